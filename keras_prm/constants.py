@@ -1,0 +1,135 @@
+"""What a channel that never varies becomes on its way through a layer.
+
+A *constant* is a float per position, NaN where the position is not known to
+be constant. Layers are evaluated on them rather than described: what a
+`ReLU(threshold=1, negative_slope=0.1)` makes of 0 is for the layer to say.
+"""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+
+_ELEMENTWISE = (
+    "celu elu exponential gelu hard_shrink hard_sigmoid hard_silu hard_tanh "
+    "leaky_relu linear log_sigmoid mish relu relu6 selu sigmoid silu "
+    "soft_shrink softplus softsign sparse_plus sparse_sigmoid squareplus "
+    "tanh tanh_shrink threshold"
+).split()
+_ELEMENTWISE_LAYERS = (
+    keras.layers.ReLU,
+    keras.layers.LeakyReLU,
+    keras.layers.ELU,
+)
+
+
+def is_elementwise(activation):
+    """True for an activation that maps each element on its own."""
+    if activation is None or isinstance(activation, _ELEMENTWISE_LAYERS):
+        return True
+    if isinstance(activation, keras.layers.Activation):
+        return is_elementwise(activation.activation)
+    known = (getattr(keras.activations, n, None) for n in _ELEMENTWISE)
+    return any(activation is f for f in known if f is not None)
+
+
+def evaluate(function, constants):
+    """Applies an elementwise function of tensors to constants.
+
+    A result that is not finite counts as not constant.
+
+    Args:
+        function: Maps a float tensor `(n,)` to one of the same shape.
+        constants: float array with NaN where not constant.
+
+    Returns:
+        float array of the same shape.
+    """
+    result = np.full(constants.shape, np.nan)
+    known = ~np.isnan(constants)
+    if known.any():
+        values, where = np.unique(constants[known], return_inverse=True)
+        tensor = keras.ops.convert_to_tensor(values.astype("float32"))
+        images = keras.ops.cast(function(tensor), "float32")
+        images = np.array(keras.ops.convert_to_numpy(images), "float64")
+        images[~np.isfinite(images)] = np.nan
+        result[known] = images[where.reshape(-1)]
+    return result
+
+
+def of(activation):
+    """The map of constants of a layer's `activation` argument."""
+    if activation is None or activation is keras.activations.linear:
+        return same
+    if not is_elementwise(activation):
+        return unknown
+    return lambda constants: evaluate(activation, constants)
+
+
+def by(site):
+    """The map of constants of an elementwise call with one tensor."""
+    call = site.call
+
+    def function(tensor):
+        args, kwargs = call.arguments.fill_in({id(call.inputs[0]): tensor})
+        return call.operation(*args, **kwargs)
+
+    return lambda constants: evaluate(function, constants)
+
+
+def normalization(layer):
+    """BatchNormalization at inference as `(scale, shift)`, float64."""
+
+    def read(variable, default):
+        if variable is None:
+            return default
+        return keras.ops.convert_to_numpy(variable).astype("float64")
+
+    mean = read(layer.moving_mean, None)
+    variance = read(layer.moving_variance, None)
+    gamma = read(layer.gamma if layer.scale else None, np.ones_like(mean))
+    beta = read(layer.beta if layer.center else None, np.zeros_like(mean))
+    scale = gamma / np.sqrt(variance + layer.epsilon)
+    return scale, beta - mean * scale
+
+
+def affine(scale, shift):
+    """`scale * c + shift`, which is constant wherever `scale` is zero."""
+    return lambda c: np.where(scale == 0, shift, scale * c + shift)
+
+
+def same(constants):
+    return constants
+
+
+def unknown(*constants):
+    return np.full(constants[0].shape, np.nan)
+
+
+def zero_stays(constants):
+    return np.where(constants == 0, 0.0, np.nan)
+
+
+def add(*constants):
+    return np.sum(constants, axis=0)
+
+
+def subtract(left, right):
+    return left - right
+
+
+def multiply(*constants):
+    product = np.prod(constants, axis=0)
+    return np.where((np.stack(constants) == 0).any(axis=0), 0.0, product)
+
+
+def average(*constants):
+    return np.mean(constants, axis=0)
+
+
+def maximum(*constants):
+    return np.max(constants, axis=0)
+
+
+def minimum(*constants):
+    return np.min(constants, axis=0)

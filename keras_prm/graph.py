@@ -1,0 +1,272 @@
+"""From a model to its channel ids: which positions stand and fall together.
+
+Every axis of every tensor that can be pruned carries a vector of integer
+*channel ids*. A layer that makes channels makes fresh ids, a layer that
+passes channels on passes ids on, and whatever must keep two positions
+together *ties* their ids. The classes of tied ids are what can be removed.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from keras_prm import layer_rules
+from keras_prm import topology
+from keras_prm.sites import Site
+from keras_prm.structures import Flow
+from keras_prm.structures import Mix
+from keras_prm.structures import Value
+from keras_prm.structures import Weight
+
+
+class Trace:
+    """A model as records: values, what flows between them, and weights.
+
+    Made by `trace(model)`; rules write it, analyses read it.
+
+    Attributes:
+        values: list of `Value`, one per tensor.
+        steps: list of `Flow` and `Mix`, each after those it depends on.
+        reads: list of `(value, axis)` whose positions are all read.
+        weights: dict from `id(variable)` to `Weight`.
+        classes: int array, the channel class of every id.
+        pinned: dict from class to the reason why it cannot be removed.
+        skipped: list of `(path, reason)`, layers that no rule describes.
+        opaque: dict from `id(layer)` to those layers.
+        homes: dict from `id(KerasTensor)` to its `Value`s: one, or in a
+            nested model one per call of that model.
+    """
+
+    def __init__(self, model):
+        self.values = []
+        self.steps = []
+        self.reads = []
+        self.weights = {}
+        self.skipped = []
+        self.opaque = {}
+        self.homes = {}
+        self.classes = None
+        self.pinned = {}
+        self.keys = {
+            id(v): key for key, v in topology.variables_by_key(model).items()
+        }
+        self._num_ids = 0
+        self._ties = []
+        self._fixed = []
+        self._nested_inputs = {}
+
+    # What rules call.
+
+    def value(self, shape, origin):
+        """Adds a tensor whose axes nobody tracks yet."""
+        shape = tuple(shape)
+        value = Value(len(self.values), shape, [None] * len(shape), origin)
+        self.values.append(value)
+        return value
+
+    def new_ids(self, size):
+        """Fresh channel ids, `(size,)`."""
+        self._num_ids += size
+        return np.arange(self._num_ids - size, self._num_ids)
+
+    def ids(self, value, axis):
+        """The ids on an axis; an untracked one gets ids that are pinned."""
+        if value.ids[axis] is None:
+            value.ids[axis] = self.new_ids(value.shape[axis])
+            reason = f"its width is that of '{value.origin}'"
+            self.fix(value.ids[axis], reason)
+        return value.ids[axis]
+
+    def tie(self, left, right):
+        """Makes the ids of two arrays of equal length stand together."""
+        self._ties.append((np.asarray(left), np.asarray(right)))
+
+    def fix(self, ids, reason):
+        """Pins ids: the width is fixed, whether or not anybody reads it."""
+        self._fixed.append((np.asarray(ids), reason))
+
+    def read(self, value, axis, reason):
+        """Pins an axis because every one of its channels is read."""
+        if value.ids[axis] is not None:
+            self.fix(value.ids[axis], reason)
+            self.reads.append((value, axis))
+
+    def weight(self, variable, ids, role):
+        """Names the axes of a variable by ids."""
+        known = self.weights.get(id(variable))
+        if known is None:
+            key = self.keys[id(variable)]
+            self.weights[id(variable)] = Weight(variable, key, ids, role)
+            return
+        for old, new in zip(known.ids, ids):
+            if old is not None and new is not None:
+                self.tie(old, new)
+
+    def flow(self, sources, target, combine, gate=None):
+        """Records that positions pass from `sources` into `target`."""
+        self.steps.append(Flow(tuple(sources), target, combine, gate))
+
+    def mix(self, site, source, target, kernel, bias, **options):
+        """Records a product with a kernel and makes its output's ids.
+
+        Args:
+            site: The call it belongs to.
+            source: `(value, axis)` that is read.
+            target: `(value, axis)` that is written; it gets its ids here.
+            kernel: `keras.Variable`, `(..., in, out)`.
+            bias: `keras.Variable` `(out,)` or `None`.
+            **options: The other fields of `Mix`.
+        """
+        in_ids = self.ids(*source)
+        spatial = [None] * (len(kernel.shape) - 2)
+        if options["depthwise"]:
+            out_ids = np.repeat(in_ids, kernel.shape[-1])
+            kernel_ids = [*spatial, in_ids, None]
+        elif options["groups"] == 1:
+            out_ids = self.new_ids(kernel.shape[-1])
+            kernel_ids = [*spatial, in_ids, out_ids]
+        else:
+            out_ids = self.new_ids(kernel.shape[-1])
+            self._tie_groups(in_ids, out_ids, options["groups"])
+            kernel_ids = [*spatial, None, out_ids]
+        value, axis = target
+        value.ids[axis] = out_ids
+        self.weight(kernel, kernel_ids, "kernel")
+        if bias is not None:
+            self.weight(bias, [out_ids], "vector")
+        sizes = [n for i, n in enumerate(value.shape) if i not in (0, axis)]
+        macs = None if None in sizes else math.prod(sizes)
+        self.steps.append(
+            Mix(
+                source,
+                target,
+                kernel,
+                bias=bias,
+                macs=macs,
+                layer=site.layer,
+                path=site.path,
+                **options,
+            )
+        )
+
+    def _tie_groups(self, in_ids, out_ids, groups):
+        blocks = np.concatenate(
+            [in_ids.reshape(groups, -1), out_ids.reshape(groups, -1)], axis=1
+        )
+        self.tie(np.repeat(blocks[:, 0], blocks.shape[1]), blocks.reshape(-1))
+
+    def skip(self, path, layer, reason):
+        """Notes a layer whose inside is not described; its weights stay."""
+        self.skipped.append((path, reason))
+        self.opaque[id(layer)] = layer
+
+    # How a model is walked.
+
+    def walk(self, view, tensors, prefix):
+        """Traces all calls of a functional model, nested ones included.
+
+        Args:
+            view: A functional model.
+            tensors: dict from `id(KerasTensor)` to `Value`, which holds the
+                model's inputs and receives all the others.
+            prefix: Path of the model in the hierarchy, `""` or `"a/b/"`.
+        """
+        for call in topology.calls(view):
+            inputs = [tensors[id(x)] for x in call.inputs]
+            path = prefix + call.operation.name
+            if topology.is_model(call.operation):
+                outputs = self._enter(call, inputs, path)
+            else:
+                outputs = [self.value(x.shape, path) for x in call.outputs]
+                site = Site(self, call, path, inputs, outputs)
+                layer_rules.apply(site)
+            for x, value in zip(call.outputs, outputs):
+                tensors[id(x)] = value
+                self.homes.setdefault(id(x), []).append(value)
+
+    def _enter(self, call, inputs, path):
+        view = topology.functional(call.operation)
+        first = self._nested_inputs.setdefault(id(call.operation), inputs)
+        for old, new in zip(first, inputs):
+            for axis, size in enumerate(new.shape):
+                if old is not new and size is not None and axis > 0:
+                    if not (old.ids[axis] is new.ids[axis] is None):
+                        self.tie(self.ids(old, axis), self.ids(new, axis))
+        tensors = dict(zip(map(id, view.inputs), inputs))
+        for x, value in zip(view.inputs, inputs):
+            self.homes.setdefault(id(x), []).append(value)
+        self.walk(view, tensors, path + "/")
+        return [tensors[id(x)] for x in view.outputs]
+
+    def finish(self):
+        """Computes `classes` and `pinned` from the ties that were made."""
+        self._fix_opaque_weights()
+        self.classes = _components(self._num_ids, self._ties)
+        for ids, reason in self._fixed:
+            for number in np.unique(self.classes[ids]):
+                self.pinned.setdefault(int(number), reason)
+        return self
+
+    def _fix_opaque_weights(self):
+        for layer in self.opaque.values():
+            for variable in getattr(layer, "weights", ()):
+                weight = self.weights.get(id(variable))
+                for ids in weight.ids if weight else ():
+                    if ids is not None:
+                        self.fix(ids, f"'{layer.name}' has no rule here")
+
+    @property
+    def num_classes(self):
+        return int(self.classes.max()) + 1 if len(self.classes) else 0
+
+    @property
+    def mixes(self):
+        return [step for step in self.steps if isinstance(step, Mix)]
+
+
+def trace(model):
+    """Traces a built functional or Sequential model.
+
+    Args:
+        model: The model; it is only read.
+
+    Returns:
+        A finished `Trace`.
+
+    Raises:
+        TypeError: The model is not functional.
+        ValueError: It is not built.
+    """
+    view = topology.functional(model)
+    found = Trace(view)
+    inputs = [found.value(x.shape, x.name) for x in view.inputs]
+    tensors = dict(zip(map(id, view.inputs), inputs))
+    for number, value in tensors.items():
+        found.homes[number] = [value]
+    found.walk(view, tensors, "")
+    for x in view.outputs:
+        value = tensors[id(x)]
+        for axis in range(len(value.shape)):
+            found.read(value, axis, "it is an output of the model")
+    return found.finish()
+
+
+def _components(size, ties):
+    """Connected components of `size` ids; numbered by their first member."""
+    root = np.arange(size)
+    if ties:
+        left = np.concatenate([a for a, _ in ties])
+        right = np.concatenate([b for _, b in ties])
+        while True:
+            low = np.minimum(root[left], root[right])
+            before = root.copy()
+            np.minimum.at(root, root[left], low)
+            np.minimum.at(root, root[right], low)
+            np.minimum.at(root, left, low)
+            np.minimum.at(root, right, low)
+            root = root[root]
+            if np.array_equal(root, before):
+                break
+    return np.unique(root, return_inverse=True)[1].reshape(-1)

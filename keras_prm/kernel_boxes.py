@@ -1,0 +1,117 @@
+"""Cutting empty rows and columns off a convolution's kernel, exactly."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from keras import layers
+
+_PADDING = {1: layers.ZeroPadding1D, 2: layers.ZeroPadding2D}
+_CROPPING = {1: layers.Cropping1D, 2: layers.Cropping2D}
+_KINDS = (layers.Conv1D, layers.Conv2D)
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelBox:
+    """The part of a kernel's window that is not empty.
+
+    Args:
+        window: tuple of slices, one per spatial axis of the kernel.
+        config: Changes to the layer's config.
+        shift: `(before, after)` per spatial axis: how far the input has to
+            be padded (or, where negative, cropped) so that the smaller
+            kernel sees what the larger one saw. Empty where not needed.
+    """
+
+    window: tuple
+    config: dict
+    shift: tuple
+
+    def adapters(self, name, dtype):
+        """The layers to put before the convolution, in order."""
+        rank = len(self.window)
+        found = []
+        pads = tuple((max(a, 0), max(b, 0)) for a, b in self.shift)
+        crops = tuple((max(-a, 0), max(-b, 0)) for a, b in self.shift)
+        for table, amounts, suffix in (
+            (_CROPPING, crops, "crop"),
+            (_PADDING, pads, "pad"),
+        ):
+            if np.any(amounts):
+                amounts = amounts[0] if rank == 1 else amounts
+                found.append(
+                    table[rank](amounts, name=f"{name}_{suffix}", dtype=dtype)
+                )
+        return found
+
+
+def find(layer, kernel, input_shapes):
+    """The box of a convolution, or `None` where nothing can be cut.
+
+    Args:
+        layer: The layer that is to be replaced.
+        kernel: Its kernel as it will be stored, `(..., in, out)`.
+        input_shapes: The shape of its input at each of its calls.
+    """
+    if type(layer) not in _KINDS or layer.data_format == "channels_first":
+        return None
+    spans = [_span(kernel, axis) for axis in range(kernel.ndim - 2)]
+    sizes = tuple(stop - start for start, stop in spans)
+    if sizes == tuple(layer.kernel_size):
+        return None
+    pads = _pads(layer, input_shapes)
+    if pads is None:
+        return None
+    shift = tuple(
+        (before - start * d, after - (k - stop) * d)
+        for (before, after), (start, stop), k, d in zip(
+            pads, spans, layer.kernel_size, layer.dilation_rate
+        )
+    )
+    window = tuple(slice(*span) for span in spans)
+    config = {"kernel_size": sizes}
+    if layer.padding == "same" and _is_same(layer, sizes, shift):
+        return KernelBox(window, config, ())
+    return KernelBox(window, {**config, "padding": "valid"}, shift)
+
+
+def _span(kernel, axis):
+    """First and one past the last position with a weight, at least one."""
+    others = tuple(i for i in range(kernel.ndim) if i != axis)
+    live = np.flatnonzero((kernel != 0).any(axis=others))
+    if not len(live):
+        middle = (kernel.shape[axis] - 1) // 2
+        return middle, middle + 1
+    return int(live[0]), int(live[-1]) + 1
+
+
+def _pads(layer, input_shapes):
+    """Zeros the layer adds `(before, after)` each axis, or `None`."""
+    if layer.padding == "valid":
+        return [(0, 0)] * len(layer.kernel_size)
+    reach = [(k - 1) * d for k, d in zip(layer.kernel_size, _dilation(layer))]
+    if layer.padding == "causal":
+        return [(reach[0], 0)]
+    if all(stride == 1 for stride in layer.strides):
+        return [(r // 2, r - r // 2) for r in reach]
+    spaces = {tuple(shape[1:-1]) for shape in input_shapes}
+    if len(spaces) != 1 or None in next(iter(spaces)):
+        return None
+    pads = []
+    for n, r, s in zip(spaces.pop(), reach, layer.strides):
+        total = max((-(-n // s) - 1) * s + r + 1 - n, 0)
+        pads.append((total // 2, total - total // 2))
+    return pads
+
+
+def _is_same(layer, sizes, shift):
+    """True where `same` padding of the smaller kernel does what is needed."""
+    if any(stride != 1 for stride in layer.strides):
+        return False
+    reach = [(k - 1) * d for k, d in zip(sizes, _dilation(layer))]
+    return all(s == (r // 2, r - r // 2) for s, r in zip(shift, reach))
+
+
+def _dilation(layer):
+    return tuple(layer.dilation_rate)

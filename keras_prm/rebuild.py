@@ -1,0 +1,330 @@
+"""Unused path removal: the same function from a physically smaller model."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+from keras import layers
+from keras import tree
+
+from keras_prm import graph
+from keras_prm import kernel_boxes
+from keras_prm import layer_rules
+from keras_prm import topology
+from keras_prm.liveness import Liveness
+from keras_prm.structures import StripReport
+from keras_prm.structures import StripRow
+
+LOWERINGS = ("none",)
+
+
+def strip(model, lowering="none", return_report=False):
+    """Rebuilds a model without everything that does not reach its outputs.
+
+    A channel goes where no reader multiplies it by a weight other than zero,
+    or where it carries a constant that all its readers can take into their
+    biases; what only fed such channels goes with them, back to the inputs.
+    Empty rows and columns at the border of a convolution's window go too.
+    This is the paper's *unused path removal*. The result equals the model at
+    inference (`training=False`, finite activations) up to the rounding of
+    sums, for any weights, whoever pruned them; a model without anything to
+    remove comes back as a copy.
+
+    Zeros elsewhere in a kernel stay stored. The report counts them.
+
+    Args:
+        model: A built functional or Sequential `keras.Model`. It is not
+            changed.
+        lowering: How columns that are empty but whose channels live are
+            stored. Only `"none"`, as zeros, so far: the result consists of
+            stock layers and loads without keras_prm.
+        return_report: Whether to return a `StripReport` as well.
+
+    Returns:
+        A new functional model, not compiled; its layers keep their names.
+        With `return_report=True`, `(model, report)`.
+
+    Raises:
+        TypeError: The model is subclassed.
+        ValueError: It is not built, a weight is NaN or infinite, or
+            `lowering` is unknown.
+
+    Example:
+
+    ```python
+    keras_prm.hard_prune(model, plan)
+    small, report = keras_prm.strip(model, return_report=True)
+    print(report)
+    ```
+
+    Reference:
+        - [Ma et al., 2019](https://arxiv.org/abs/1905.00136), P-RM.
+    """
+    if lowering not in LOWERINGS:
+        raise ValueError(
+            f"Unknown lowering. Expected one of {list(LOWERINGS)}. "
+            f"Received: lowering={lowering!r}"
+        )
+    view = topology.functional(model)
+    check_finite(view)
+    builder = _Builder(graph.trace(view))
+    small = builder.model(view, is_root=True)
+    return (small, builder.report(view, small)) if return_report else small
+
+
+def check_finite(model):
+    """Raises a `ValueError` that names every weight with NaN or infinity."""
+    bad = [
+        key
+        for key, variable in topology.variables_by_key(model).items()
+        if not np.isfinite(keras.ops.convert_to_numpy(variable)).all()
+    ]
+    if bad:
+        raise ValueError(
+            "Cannot analyse a model whose weights are not finite. Restore "
+            "them from a checkpoint, and train with "
+            "`keras.callbacks.TerminateOnNaN`. "
+            f"Received: NaN or infinity in {bad}"
+        )
+
+
+class _Builder:
+    """Builds the smaller twins of the layers and models of one trace."""
+
+    def __init__(self, trace):
+        self.trace = trace
+        self.live = Liveness(trace)
+        self._twins = {}
+        self._filled = set()
+        self._adapters = {}
+        self._mixes = {}
+        for mix in trace.mixes:
+            self._mixes.setdefault(id(mix.layer), []).append(mix)
+
+    # Models.
+
+    def model(self, view, is_root=False):
+        """The twin of a functional model."""
+        tensors = {
+            id(x): self._input(x, keep_shape=is_root) for x in view.inputs
+        }
+        inputs = dict(tensors)
+        needed = self._needed(view)
+        for call in topology.calls(view):
+            if any(id(x) in needed for x in call.outputs):
+                outputs = self._call(call, tensors)
+                for x, new in zip(call.outputs, tree.flatten(outputs)):
+                    self._check_shape(call, x, new)
+                    tensors[id(x)] = new
+        return keras.Model(
+            tree.map_structure(lambda x: inputs[id(x)], view.input),
+            tree.map_structure(lambda x: tensors[id(x)], view.output),
+            name=view.name,
+        )
+
+    def _input(self, x, keep_shape):
+        layer = x._keras_history.operation
+        config = layer.get_config()
+        if not keep_shape:
+            config["batch_shape"] = self._shape(x)
+        return type(layer).from_config(config).output
+
+    def _needed(self, view):
+        """Ids of the tensors that the outputs depend on."""
+        needed = {id(x) for x in view.outputs}
+        for call in reversed(topology.calls(view)):
+            if any(id(x) in needed for x in call.outputs):
+                needed.update(id(x) for x in self._operands(call))
+        return needed
+
+    def _operands(self, call):
+        """The inputs of a call, less the zero terms of a sum."""
+        if not _is_sum(call):
+            return call.inputs
+        terms = [
+            x
+            for x in call.inputs
+            if x.shape != call.outputs[0].shape or not self._is_zero(x)
+        ]
+        whole = [x for x in terms if x.shape == call.outputs[0].shape]
+        if whole:
+            return terms
+        spare = [x for x in call.inputs if x.shape == call.outputs[0].shape]
+        return terms + spare[:1] if spare else call.inputs
+
+    def _is_zero(self, x):
+        return all(self.live.is_zero(v) for v in self.trace.homes[id(x)])
+
+    def _call(self, call, tensors):
+        terms = self._operands(call)
+        if len(terms) < len(call.inputs):
+            terms = [tensors[id(x)] for x in terms]
+            if len(terms) == 1:
+                return terms[0]
+            return self._twin(call)(terms)
+        args, kwargs = call.arguments.fill_in(tensors)
+        twin = self._twin(call)
+        for adapter in self._adapters.get(id(call.operation), ()):
+            args = (adapter(args[0]), *args[1:])
+        outputs = twin(*args, **kwargs)
+        if id(twin) not in self._filled:
+            self._filled.add(id(twin))
+            self._fill(call.operation, twin)
+        return outputs
+
+    # Shapes.
+
+    def _shape(self, x):
+        """The shape that the analysis predicts for the twin of a tensor."""
+        value = self.trace.homes[id(x)][0]
+        return tuple(
+            n if ids is None else int(self.live.keep(ids).sum())
+            for n, ids in zip(value.shape, value.ids)
+        )
+
+    def _check_shape(self, call, x, new):
+        if tuple(new.shape) != self._shape(x):
+            raise RuntimeError(
+                f"The rebuilt '{call.operation.name}' has the shape "
+                f"{tuple(new.shape)} where the analysis expected "
+                f"{self._shape(x)}. This is an error in the rule for "
+                f"{type(call.operation).__name__}; please report it."
+            )
+
+    def _size(self, variable, axis):
+        ids = self.trace.weights[id(variable)].ids[axis]
+        if ids is None:
+            return variable.shape[axis]
+        return int(self.live.keep(ids).sum())
+
+    # Layers.
+
+    def _twin(self, call):
+        layer = call.operation
+        if id(layer) not in self._twins:
+            self._twins[id(layer)] = self._make_twin(call)
+        return self._twins[id(layer)]
+
+    def _make_twin(self, call):
+        layer = call.operation
+        if topology.is_model(layer):
+            return self.model(topology.functional(layer))
+        if isinstance(layer, layers.Lambda):
+            return _copy_lambda(layer)
+        config = layer.get_config()
+        rule = layer_rules.rule_for(layer)
+        if rule is not None and id(layer) not in self.trace.opaque:
+            shape = self._shape(call.outputs[0])
+            config.update(rule.resize(layer, self._size, shape))
+        box = self._box(layer)
+        if box is not None:
+            config.update(box.config)
+            self._adapters[id(layer)] = box.adapters(
+                layer.name, layer.dtype_policy
+            )
+        if self._folded(layer) is not None:
+            config["use_bias"] = True
+        return type(layer).from_config(config)
+
+    def _box(self, layer):
+        mixes = self._mixes.get(id(layer), ())
+        if not mixes:
+            return None
+        kernel = self._sliced(mixes[0].kernel)
+        shapes = [mix.source[0].shape for mix in mixes]
+        return kernel_boxes.find(layer, kernel, shapes)
+
+    def _folded(self, layer):
+        """What goes into a layer's bias, `(out,)`, or `None` if nothing."""
+        for mix in self._mixes.get(id(layer), ()):
+            amount = self.live.folded_bias(mix)
+            value, axis = mix.target
+            amount = amount[self.live.keep(value.ids[axis])]
+            if amount.any():
+                return amount
+        return None
+
+    def _sliced(self, variable):
+        """The part of a variable that stays, as an array."""
+        array = keras.ops.convert_to_numpy(variable)
+        weight = self.trace.weights.get(id(variable))
+        if weight is not None:
+            for axis, ids in enumerate(weight.ids):
+                if ids is not None:
+                    keep = self.live.keep(ids)
+                    if not keep.all():
+                        array = np.compress(keep, array, axis)
+        return array
+
+    def _fill(self, layer, twin):
+        """Moves a layer's weights, cut and folded, into its twin."""
+        if topology.is_model(twin) or not hasattr(layer, "variables"):
+            return
+        amount, box = self._folded(layer), self._box(layer)
+        targets = list(twin.variables)
+        if amount is not None and not layer.use_bias:
+            twin.bias.assign(amount)
+            targets = [v for v in targets if v is not twin.bias]
+        for source, target in zip(layer.variables, targets, strict=True):
+            array = self._sliced(source)
+            if box is not None and source is layer.kernel:
+                array = array[box.window]
+            if amount is not None and source is layer.bias:
+                array = array + amount
+            target.assign(array)
+
+    # What happened.
+
+    def report(self, view, small):
+        """The `StripReport` of a finished rebuild."""
+        after = topology.variables_by_key(small)
+        before = topology.variables_by_key(view)
+        rows = []
+        for weight in self.trace.weights.values():
+            if weight.role != "kernel":
+                continue
+            new = after.get(weight.key)
+            stored = new is not None
+            array = keras.ops.convert_to_numpy(new) if stored else np.zeros(0)
+            shape = tuple(weight.variable.shape)
+            old_zeros = int(np.prod(shape)) - np.count_nonzero(
+                keras.ops.convert_to_numpy(weight.variable)
+            )
+            rows.append(
+                StripRow(
+                    weight.key,
+                    shape,
+                    array.shape if stored else None,
+                    old_zeros,
+                    int(array.size - np.count_nonzero(array)),
+                )
+            )
+        reasons = list(self.trace.skipped)
+        return StripReport(
+            tuple(rows),
+            tuple(reasons),
+            sum(int(np.prod(v.shape)) for v in before.values()),
+            sum(int(np.prod(v.shape)) for v in after.values()),
+        )
+
+
+def _is_sum(call):
+    kind = type(call.operation)
+    if kind is layers.Add:
+        return True
+    return (
+        kind.__name__ == "Add"
+        and kind.__module__.startswith("keras.src.ops.")
+        and len(call.inputs) == 2
+    )
+
+
+def _copy_lambda(layer):
+    config = layer.get_config()
+    return layers.Lambda(
+        layer.function,
+        mask=layer.mask,
+        arguments=layer.arguments,
+        name=config["name"],
+        dtype=layer.dtype_policy,
+    )

@@ -1,0 +1,82 @@
+"""What a rule is, and what it sees of a model: one call of one layer."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from keras_prm import constants
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """One call of one layer, as a rule sees it.
+
+    Args:
+        trace: The `Trace` to write to.
+        call: The `topology.Call`.
+        path: The layer's place in the hierarchy.
+        inputs: list of `Value`, one per tensor argument.
+        outputs: list of `Value` whose axes the rule may name by ids.
+    """
+
+    trace: object
+    call: object
+    path: str
+    inputs: list
+    outputs: list
+
+    @property
+    def layer(self):
+        return self.call.operation
+
+    def move(self, source, target, combine=constants.same, gate=None):
+        """Passes one axis on, position by position, ids included."""
+        value, axis = source
+        if value.ids[axis] is None:
+            return
+        out, out_axis = target
+        out.ids[out_axis] = value.ids[axis]
+        every = np.arange(len(value.ids[axis]))
+        self.trace.flow(
+            [(value, axis, every)], (out, out_axis, every), combine, gate
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """How to trace a layer and how to write its smaller config.
+
+    Args:
+        trace: Gets the `Site` and writes its trace.
+        resize: `resize(layer, size, shape)` returns the changes to the
+            layer's config. `size(variable, axis)` is the new length of an
+            axis of one of its weights, `shape` the new shape of its output.
+    """
+
+    trace: Callable
+    resize: Callable = lambda layer, size, shape: {}
+
+
+def pin(site, reason):
+    """Pins all channels that a call reads; its outputs are untracked."""
+    site.trace.skip(site.path, site.layer, reason)
+    for value in site.inputs:
+        for axis in range(len(value.shape)):
+            site.trace.read(value, axis, f"'{site.path}': {reason}")
+
+
+def channel_axis(layer, value):
+    """The axis of the channels, by the layer's data format."""
+    if layer.data_format == "channels_first":
+        return 1
+    return len(value.shape) - 1
+
+
+def read_others(site, value, axis, why):
+    """Pins every axis but one, the batch left out."""
+    for other in range(1, len(value.shape)):
+        if other != axis:
+            site.trace.read(value, other, f"'{site.path}': {why}")

@@ -1,0 +1,213 @@
+"""The plain records that the other modules exchange.
+
+Conventions, used everywhere in the package:
+
+* `sparsity` is the fraction REMOVED, in [0, 1); `keep` is True where kept.
+* A kernel is laid out `(..., in, out)`. A *filter* is one position on its
+  last axis; a *column* is one position on all other axes (one row of the
+  im2col matrix product); a *channel* is all columns that read one input.
+* A *channel class* is a set of positions, on axes of any number of tensors
+  and weights, that can only be removed together.
+* A *key* names a variable by its place in the layer hierarchy
+  (`"backbone/conv1/kernel"`). Unlike `variable.path` it does not change when
+  a model is saved and loaded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class ChannelGroup:
+    """Channel classes that compete with each other for being kept.
+
+    Args:
+        name: The layers whose filters the group holds, joined by `+`.
+        start: Number of the group's first class. The classes of a group are
+            `start, ..., start + size - 1`.
+        size: How many classes there are.
+        keep: How many of them are kept, at least 1.
+        note: Why the group is left alone where `keep == size`, else `""`.
+    """
+
+    name: str
+    start: int
+    size: int
+    keep: int
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelPlan:
+    """What a plan asks of one kernel.
+
+    Args:
+        key: The kernel's key.
+        index: Its position in `model.trainable_variables`.
+        shape: Its shape, `(..., in, out)`.
+        in_classes: The channel class of each position on the input axis;
+            -1 where the position belongs to no planned class.
+        out_classes: The same for the output axis.
+        columns: Fraction of the columns to remove, of those that remain once
+            the columns of removed input channels are gone. 0.0 keeps all.
+    """
+
+    key: str
+    index: int
+    shape: tuple[int, ...]
+    in_classes: tuple[int, ...]
+    out_classes: tuple[int, ...]
+    columns: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class KernelMask:
+    """Which filters and columns of one kernel are kept.
+
+    The kernel's own mask is their product,
+    `columns[..., None] & filters`, and is never stored.
+
+    Args:
+        filters: bool array, `(out,)`.
+        columns: bool array, `kernel.shape[:-1]`.
+    """
+
+    filters: np.ndarray
+    columns: np.ndarray
+
+    def full(self) -> np.ndarray:
+        """The mask in the kernel's shape, bool."""
+        return self.columns[..., None] & self.filters
+
+
+@dataclasses.dataclass(eq=False)
+class Value:
+    """One tensor of a traced model.
+
+    Args:
+        number: Its position in `Trace.values`.
+        shape: Its static shape, batch axis included; `None` where unknown.
+        ids: Per axis, an int array with the channel id of every position, or
+            `None` for an axis whose positions nobody tracks.
+        origin: The layer that made it, for messages.
+    """
+
+    number: int
+    shape: tuple[int | None, ...]
+    ids: list[np.ndarray | None]
+    origin: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Flow:
+    """Positions of one axis that go, one by one, into those of another.
+
+    Position `targets[k]` of the target is `combine` of position
+    `sources[i][2][k]` of source `i`, whatever the other positions hold.
+
+    Args:
+        sources: tuple of `(value, axis, positions)`.
+        target: `(value, axis, positions)`.
+        combine: Maps one float array of constants per source to the constant
+            that results; NaN stands for "not constant".
+        gate: bool array, False where the result does not depend on the
+            sources at all; `None` stands for all True.
+    """
+
+    sources: tuple
+    target: tuple
+    combine: Callable[..., np.ndarray]
+    gate: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Mix:
+    """A product with a kernel: every output reads every input of its group.
+
+    Args:
+        source: `(value, axis)` that is read.
+        target: `(value, axis)` that is written.
+        kernel: The kernel, a `keras.Variable` laid out `(..., in, out)`.
+        groups: How many independent blocks the channels form; the kernel of
+            block `g` is `kernel[..., in, g * out_per_group:]`, except
+            in a depthwise kernel.
+        depthwise: True for a kernel `(..., channels, multiplier)`, where
+            each channel is a group.
+        bias: A `keras.Variable` `(out,)` or `None`.
+        activation: Maps a float array of constants elementwise.
+        foldable: True where an input that is constant and not zero adds the
+            same amount at every position of the output.
+        macs: Multiply-accumulates per sample and per kernel entry, that is
+            the number of output positions; `None` where it is not known.
+        layer: The layer, and `path` its place in the hierarchy.
+    """
+
+    source: tuple
+    target: tuple
+    kernel: object
+    groups: int
+    depthwise: bool
+    bias: object
+    activation: Callable[[np.ndarray], np.ndarray]
+    foldable: bool
+    macs: int | None
+    layer: object
+    path: str
+
+
+@dataclasses.dataclass(eq=False)
+class Weight:
+    """A variable whose axes are named by channel ids.
+
+    Args:
+        variable: The `keras.Variable`.
+        key: Its key.
+        ids: Per axis, an int array of ids, or `None` for a fixed axis.
+        role: `"kernel"`, `"vector"` (falls with its channel: bias, gamma,
+            beta) or `"statistic"` (is cut, never zeroed).
+    """
+
+    variable: object
+    key: str
+    ids: list[np.ndarray | None]
+    role: str
+
+
+@dataclasses.dataclass(frozen=True)
+class StripRow:
+    """What `strip` made of one kernel.
+
+    Args:
+        key: The kernel's key.
+        before: Its shape in the model.
+        after: Its shape in the stripped model; `None` where it is gone.
+        zeros_before: How many zeros were stored.
+        zeros_after: How many zeros still are.
+    """
+
+    key: str
+    before: tuple[int, ...]
+    after: tuple[int, ...] | None
+    zeros_before: int
+    zeros_after: int
+
+
+@dataclasses.dataclass(frozen=True)
+class StripReport:
+    """What `strip` did, and what it left alone.
+
+    Args:
+        rows: One `StripRow` per kernel.
+        skipped: `(path, reason)` per layer whose channels had to stay.
+        weights_before: Stored weights of the model, trainable or not.
+        weights_after: The same for the stripped model.
+    """
+
+    rows: tuple[StripRow, ...]
+    skipped: tuple[tuple[str, str], ...]
+    weights_before: int
+    weights_after: int

@@ -1,0 +1,137 @@
+"""The one place that reads how Keras stores a model's graph.
+
+Keras has no public way to list the calls a functional model is made of;
+`calls` is where its private one is used. Everything else here is public.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import keras
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Call:
+    """One call of a layer or operation inside a model.
+
+    Args:
+        operation: The layer or operation that is called.
+        inputs: The `KerasTensor`s among its arguments, in order.
+        outputs: The `KerasTensor`s it returns, flat.
+        arguments: Keras' record of the whole call; `arguments.args` and
+            `arguments.kwargs` as they were passed, `arguments.fill_in(d)`
+            the same with each tensor `x` replaced by `d[id(x)]`.
+    """
+
+    operation: object
+    inputs: tuple
+    outputs: tuple
+    arguments: object
+
+
+def is_model(layer):
+    """True for a model that consists of calls that can be listed."""
+    return isinstance(layer, (keras.Sequential, keras.Function))
+
+
+def functional(model):
+    """The functional form of `model`, which shares all its layers.
+
+    Args:
+        model: A built `keras.Sequential` or a functional `keras.Model`.
+
+    Raises:
+        TypeError: `model` is neither.
+        ValueError: It has no weights yet.
+    """
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            "Expected a keras.Model. To prune single layers, put them into "
+            f"a functional model. Received: model={model!r} "
+            f"(of type {type(model).__name__})"
+        )
+    if isinstance(model, keras.Sequential):
+        if not model.built:
+            raise ValueError(
+                f"The model '{model.name}' has no weights yet. Give it an "
+                "input shape: put a `keras.Input` first, or call "
+                "`model.build(input_shape)`."
+            )
+        return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
+    if not isinstance(model, keras.Function) or _overrides_call(model):
+        raise TypeError(
+            f"The model '{model.name}' is a subclass of keras.Model with a "
+            "`call` of its own, whose inside cannot be seen. Rewrite it as "
+            "a functional model: `keras.Model(inputs, outputs)`. "
+            f"Received: model of type {type(model).__name__}"
+        )
+    return keras.Model(model.input, model.output, name=model.name)
+
+
+def _overrides_call(model):
+    plain = type(keras.Model(model.input, model.output))
+    return type(model).call is not plain.call
+
+
+def calls(view):
+    """The calls of a functional model, each after those it needs."""
+    found = []
+    for depth in sorted(view._nodes_by_depth, reverse=True):
+        for node in view._nodes_by_depth[depth]:
+            if not node.is_input:
+                found.append(
+                    Call(
+                        node.operation,
+                        tuple(node.input_tensors),
+                        tuple(node.output_tensors),
+                        node.arguments,
+                    )
+                )
+    return found
+
+
+def layer_paths(model):
+    """`(path, layer)` of every layer that is not itself a model, in order.
+
+    Args:
+        model: A functional or Sequential model.
+
+    Returns:
+        list of `(path, layer)`; the path joins the names of the enclosing
+        models, the outermost left out, and of the layer, by `/`.
+    """
+    found = []
+    for layer in model.layers:
+        if is_model(layer):
+            found += [(f"{layer.name}/{p}", x) for p, x in layer_paths(layer)]
+        else:
+            found.append((layer.name, layer))
+    return found
+
+
+def variables_by_key(model):
+    """Every weight of the model by its key.
+
+    Args:
+        model: A functional or Sequential model.
+
+    Returns:
+        dict from key to `keras.Variable`; a variable that several layers
+        share appears once, under the first.
+    """
+    found, seen = {}, set()
+    for path, layer in layer_paths(model):
+        for variable in layer.weights:
+            if id(variable) not in seen:
+                seen.add(id(variable))
+                found[f"{path}/{_name_within(layer, variable)}"] = variable
+    return found
+
+
+def _name_within(layer, variable):
+    parts = variable.path.split("/")
+    if layer.name in parts[:-1]:
+        last = len(parts) - 1 - parts[::-1].index(layer.name)
+        return "/".join(parts[last + 1 :]) or variable.name
+    return variable.name
