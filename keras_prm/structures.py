@@ -211,3 +211,86 @@ class StripReport:
     skipped: tuple[tuple[str, str], ...]
     weights_before: int
     weights_after: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Thresholds:
+    """What purification calls small, relative to the layer's own medians.
+
+    A column is *live* if its squared norm is at least `column` times the
+    layer's median over columns that are not zero. A channel falls if the
+    share of its columns that are live is below `share` AND the mean squared
+    norm of all its columns is below `channel` times the layer's median over
+    channels. A filter falls if its squared norm is below `filter` times the
+    layer's median over filters that are not zero.
+
+    Args:
+        column: Bound for columns, >= 0.
+        share: Bound for the live share of a channel, in [0, 1].
+        channel: Bound for the energy of a channel, >= 0.
+        filter: Bound for the energy of a filter, >= 0.
+    """
+
+    column: float = 0.1
+    share: float = 0.5
+    channel: float = 0.1
+    filter: float = 0.1
+
+    def absolute(self, strength, medians) -> Thresholds:
+        """The bounds on squared norms themselves.
+
+        Args:
+            strength: Factor on all three energies. However large it is, a
+                column at the layer's median counts as live, so that a
+                channel of strong columns never falls.
+            medians: The layer's medians `(column, channel, filter)`.
+        """
+        column, channel, filter_ = medians
+        return Thresholds(
+            min(self.column * strength, 1.0) * column,
+            self.share,
+            self.channel * strength * channel,
+            self.filter * strength * filter_,
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PurificationReport:
+    """What purification removed, why, and what it cost.
+
+    Args:
+        rows: Tuple of `(key, channels, filters, cascaded, strength)`:
+            how many channels and filters of a kernel fell because they were
+            small, how many weights because of what fell elsewhere, and the
+            kernel's threshold strength.
+        weights_before: Nonzero weights of all kernels before.
+        weights_after: The same after.
+        score_before: What `evaluate` returned before; `None` without it.
+        score_after: What it returned after.
+        evaluations: How often it was called.
+        masks: The new `Masks`.
+    """
+
+    rows: tuple
+    weights_before: int
+    weights_after: int
+    score_before: float | None
+    score_after: float | None
+    evaluations: int
+    masks: object
+
+    def __str__(self):
+        lines = ["channels  filters  follow  strength  kernel"]
+        lines += [
+            f"{channels:8}  {filters:7}  {cascaded:6}  {strength:8.3g}  {key}"
+            for key, channels, filters, cascaded, strength in self.rows
+        ]
+        lines.append(
+            f"kernel weights: {self.weights_before:,} -> {self.weights_after:,}"
+        )
+        if self.score_before is not None:
+            lines.append(
+                f"evaluate: {self.score_before:.4f} -> "
+                f"{self.score_after:.4f} in {self.evaluations} evaluations"
+            )
+        return "\n".join(lines)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 
 import keras
+import numpy as np
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -135,3 +136,19 @@ def _name_within(layer, variable):
         last = len(parts) - 1 - parts[::-1].index(layer.name)
         return "/".join(parts[last + 1 :]) or variable.name
     return variable.name
+
+
+def check_finite(model):
+    """Raises a `ValueError` that names every weight with NaN or infinity."""
+    bad = [
+        key
+        for key, variable in variables_by_key(model).items()
+        if not np.isfinite(keras.ops.convert_to_numpy(variable)).all()
+    ]
+    if bad:
+        raise ValueError(
+            "Cannot analyse a model whose weights are not finite. Restore "
+            "them from a checkpoint, and train with "
+            "`keras.callbacks.TerminateOnNaN`. "
+            f"Received: NaN or infinity in {bad}"
+        )

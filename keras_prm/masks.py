@@ -1,0 +1,357 @@
+"""Structured masks: making them, reading them back, keeping them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import pathlib
+
+import keras
+import numpy as np
+
+from keras_prm import graph
+from keras_prm import projections
+from keras_prm import topology
+from keras_prm.structures import KernelMask
+
+
+class Masks:
+    """Which structures of a model are kept.
+
+    Stored as vectors, never in the shape of a weight, under keys that
+    survive saving and loading the model.
+
+    Args:
+        kernels: dict from key to `KernelMask`.
+        vectors: dict from key to a bool array `(channels,)`: the biases and
+            BatchNormalization's gamma and beta, False where the channel is
+            dead.
+    """
+
+    def __init__(self, kernels, vectors=None):
+        self.kernels = dict(kernels)
+        self.vectors = dict(vectors or {})
+
+    def factors(self):
+        """The masks as arrays that broadcast against their variables.
+
+        Returns:
+            dict from key to a tuple of bool arrays, whose product with the
+            variable is the masked variable.
+        """
+        found = {key: (mask,) for key, mask in self.vectors.items()}
+        for key, mask in self.kernels.items():
+            found[key] = (mask.columns[..., None], mask.filters)
+        return found
+
+    def to_json(self):
+        """A JSON string that `from_json` reads."""
+        return json.dumps(
+            {
+                "kernels": {
+                    key: {
+                        "filters": mask.filters.astype(int).tolist(),
+                        "columns": mask.columns.astype(int).tolist(),
+                    }
+                    for key, mask in self.kernels.items()
+                },
+                "vectors": {
+                    key: mask.astype(int).tolist()
+                    for key, mask in self.vectors.items()
+                },
+            }
+        )
+
+    @classmethod
+    def from_json(cls, text):
+        """Reads what `to_json` wrote."""
+        data = json.loads(text)
+        kernels = {
+            key: KernelMask(
+                np.array(mask["filters"], bool), np.array(mask["columns"], bool)
+            )
+            for key, mask in data["kernels"].items()
+        }
+        vectors = {
+            key: np.array(mask, bool) for key, mask in data["vectors"].items()
+        }
+        return cls(kernels, vectors)
+
+    def save(self, path):
+        """Writes the masks to `path` as JSON."""
+        pathlib.Path(path).write_text(self.to_json())
+
+    @classmethod
+    def load(cls, path):
+        """Reads masks that `save` wrote."""
+        return cls.from_json(pathlib.Path(path).read_text())
+
+    def __eq__(self, other):
+        return isinstance(other, Masks) and self.to_json() == other.to_json()
+
+    __hash__ = None
+
+    def __str__(self):
+        lines = ["filters kept      columns kept      kernel"]
+        for key, mask in self.kernels.items():
+            f, c = mask.filters, mask.columns
+            lines.append(
+                f"{f.sum():5} of {f.size:5}    {c.sum():5} of {c.size:5}    "
+                f"{key}"
+            )
+        return "\n".join(lines)
+
+
+def hard_prune(model, plan):
+    """Sets what the plan removes to zero. Works in place.
+
+    The structures that go are those the `ADMMWrapper` holds, where the model
+    was compiled with one for the same plan, else those whose removal is
+    nearest to the weights. A filter that goes takes its bias and its
+    BatchNormalization gamma and beta along, so that its channel is zero and
+    not merely constant, and the columns that read it go too.
+
+    Args:
+        model: A built functional or Sequential model.
+        plan: The `SparsityPlan`, made for this model.
+
+    Returns:
+        The `Masks`, to be held by `StructuredMask` while training on.
+
+    Raises:
+        TypeError: `plan` is no plan, or the model is subclassed.
+        ValueError: The plan was made for another model, or a weight is NaN
+            or infinite. Nothing has been changed then.
+
+    Reference:
+        - [Ma et al., 2019](https://arxiv.org/abs/1905.00136).
+    """
+    trace = graph.trace(model)
+    weights = {w.key: w for w in trace.weights.values()}
+    _check_plan(plan, weights)
+    topology.check_finite(model)
+    masks = _support(model, plan, weights)
+    dead = np.zeros(trace.num_classes, bool)
+    for kernel in plan.kernels:
+        filters = masks[kernel.key].filters
+        if weights[kernel.key].ids[-1] is not None:
+            ids = weights[kernel.key].ids[-1][~filters]
+            dead[trace.classes[ids]] = True
+    found = Masks(masks, _dead_vectors(trace, dead))
+    apply_masks(model, found)
+    return found
+
+
+def masks_of(model):
+    """Reads the masks back from the zeros of a model.
+
+    Args:
+        model: A built functional or Sequential model, pruned by whomever.
+
+    Returns:
+        The `Masks` of all filters and columns that are zero. The bias, gamma
+        and beta of a channel are masked where they are zero and all filters
+        that write the channel are.
+    """
+    trace = graph.trace(model)
+    kernels, writes = {}, np.zeros(trace.num_classes, bool)
+    writers = np.zeros(trace.num_classes, bool)
+    for weight in trace.weights.values():
+        if weight.role != "kernel":
+            continue
+        live = keras.ops.convert_to_numpy(weight.variable) != 0
+        spatial = tuple(range(live.ndim - 1))
+        mask = KernelMask(live.any(axis=spatial), live.any(axis=-1))
+        if not (mask.filters.all() and mask.columns.all()):
+            kernels[weight.key] = mask
+        axis = -1 if weight.ids[-1] is not None else -2
+        if weight.ids[axis] is not None:
+            others = tuple(i for i in range(live.ndim) if i != live.ndim + axis)
+            classes = trace.classes[weight.ids[axis]]
+            writers[classes] = True
+            writes[classes[live.any(axis=others)]] = True
+    vectors = {}
+    for key, keep in _dead_vectors(trace, writers & ~writes).items():
+        value = keras.ops.convert_to_numpy(
+            next(w for w in trace.weights.values() if w.key == key).variable
+        )
+        keep = keep | (value != 0)
+        if not keep.all():
+            vectors[key] = keep
+    return Masks(kernels, vectors)
+
+
+def apply_masks(model, masks):
+    """Sets everything that is masked to zero. Works in place.
+
+    Raises:
+        ValueError: The masks do not fit the model; nothing is changed then.
+    """
+    for variable, factors in fitting(model, masks):
+        array = keras.ops.convert_to_numpy(variable)
+        for factor in factors:
+            array = np.where(factor, array, np.zeros((), array.dtype))
+        variable.assign(array)
+
+
+def fitting(model, masks):
+    """Pairs of a variable and its mask factors.
+
+    Raises:
+        TypeError: `masks` are no `Masks`.
+        ValueError: A mask has no variable in the model, or another shape.
+    """
+    if not isinstance(masks, Masks):
+        raise TypeError(
+            "Expected `masks` as `hard_prune` or `masks_of` return them. "
+            f"Received: masks={masks!r} (of type {type(masks).__name__})"
+        )
+    topology.functional(model)
+    variables = topology.variables_by_key(model)
+    pairs, bad = [], {}
+    for key, factors in masks.factors().items():
+        variable = variables.get(key)
+        shape = np.broadcast_shapes(*(f.shape for f in factors))
+        if variable is None or tuple(variable.shape) != shape:
+            bad[key] = shape
+        else:
+            pairs.append((variable, factors))
+    if bad:
+        raise ValueError(
+            "The masks do not fit the model. Use masks made for this very "
+            "model; `masks_of(model)` reads them from its zeros. "
+            f"Received masks without a variable of their shape: {bad}"
+        )
+    return pairs
+
+
+@keras.saving.register_keras_serializable(package="keras_prm")
+class MaskConstraint(keras.constraints.Constraint):
+    """Multiplies a variable by mask factors, after another constraint.
+
+    Args:
+        factors: Arrays that broadcast against the variable.
+        inner: The constraint to apply first, or `None`.
+    """
+
+    def __init__(self, factors, inner=None):
+        self.factors = [np.asarray(f) for f in factors]
+        self.inner = inner
+
+    def __call__(self, w):
+        if self.inner is not None:
+            w = self.inner(w)
+        for factor in self.factors:
+            w = w * keras.ops.cast(factor, w.dtype)
+        return w
+
+    def get_config(self):
+        return {
+            "factors": [f.astype(int).tolist() for f in self.factors],
+            "inner": keras.saving.serialize_keras_object(self.inner),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        inner = keras.saving.deserialize_keras_object(config["inner"])
+        return cls(config["factors"], inner)
+
+
+@contextlib.contextmanager
+def enforced(model, masks):
+    """Keeps masked weights at zero inside a `with` block.
+
+    For `train_on_batch` and loops of your own; with `fit`, use the callback
+    `StructuredMask`. While the block runs, every masked variable has a
+    constraint, which Keras' optimizers apply inside the compiled step after
+    every update. A constraint that was there is applied first, and restored
+    at the end.
+
+    A function of your own that is already compiled (`tf.function`,
+    `jax.jit`) has to be compiled anew inside the block, and again after it.
+
+    Args:
+        model: A built functional or Sequential model.
+        masks: Its `Masks`.
+
+    Example:
+
+    ```python
+    with keras_prm.enforced(model, masks):
+        for x, y in batches:
+            model.train_on_batch(x, y)
+    ```
+    """
+    pairs = fitting(model, masks)
+    apply_masks(model, masks)
+    before = [(variable, variable.constraint) for variable, _ in pairs]
+    for variable, factors in pairs:
+        variable.constraint = MaskConstraint(factors, variable.constraint)
+    retrace(model)
+    try:
+        yield
+    finally:
+        for variable, constraint in before:
+            variable.constraint = constraint
+        retrace(model)
+        apply_masks(model, masks)
+
+
+def retrace(model):
+    """Makes a compiled model trace its training step anew."""
+    if model.compiled and model.train_function is not None:
+        model.make_train_function(force=True)
+
+
+def _dead_vectors(trace, dead):
+    """Masks of all vectors, False on the positions of dead classes."""
+    found = {}
+    for weight in trace.weights.values():
+        if weight.role == "vector":
+            keep = ~dead[trace.classes[weight.ids[0]]]
+            if not keep.all():
+                found[weight.key] = keep
+    return found
+
+
+def _check_plan(plan, weights):
+    if not hasattr(plan, "kernels") or not hasattr(plan, "groups"):
+        raise TypeError(
+            "Expected a `SparsityPlan`, as `SparsityPlan.uniform(model, ...)` "
+            f"makes it. Received: plan={plan!r} (of type "
+            f"{type(plan).__name__})"
+        )
+    bad = [
+        (k.key, k.shape)
+        for k in plan.kernels
+        if k.key not in weights
+        or tuple(weights[k.key].variable.shape) != tuple(k.shape)
+    ]
+    if bad:
+        raise ValueError(
+            "The plan was made for another model. Make one for this model "
+            "with `SparsityPlan.uniform(model, ...)`. Received a plan with "
+            f"kernels that the model does not have: {bad}"
+        )
+
+
+def _support(model, plan, weights):
+    """dict from key to `KernelMask`: the wrapper's support, or W's."""
+    optimizer = getattr(model, "optimizer", None)
+    while optimizer is not None:
+        if getattr(optimizer, "plan", None) == plan and optimizer.built:
+            return optimizer.masks()
+        optimizer = getattr(optimizer, "inner_optimizer", None)
+    kernels = [
+        keras.ops.convert_to_tensor(weights[k.key].variable)
+        for k in plan.kernels
+    ]
+    channels, columns = projections.project_plan(kernels, plan)
+    found = {}
+    for kernel, column in zip(plan.kernels, columns):
+        filters = projections.kernel_filters(kernel, channels)
+        found[kernel.key] = KernelMask(
+            keras.ops.convert_to_numpy(filters) > 0.5,
+            keras.ops.convert_to_numpy(column) > 0.5,
+        )
+    return found

@@ -1,0 +1,146 @@
+"""What `ADMMWrapper` refuses, and how each refusal is mended."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import numbers
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_prm.plans import SparsityPlan
+
+RHO_CHANGES = ("rescale", "restart")
+INNER_ARGUMENTS = (
+    "learning_rate",
+    "weight_decay",
+    "clipnorm",
+    "clipvalue",
+    "global_clipnorm",
+    "use_ema",
+    "ema_momentum",
+    "ema_overwrite_frequency",
+    "loss_scale_factor",
+    "gradient_accumulation_steps",
+)
+
+
+def check_inner(inner, wrapper):
+    """The inner optimizer must be one, and not be wrapped already."""
+    if not isinstance(inner, keras.optimizers.Optimizer):
+        raise TypeError(
+            "Cannot wrap what is not an optimizer. Expected a "
+            "`keras.optimizers.Optimizer` or its name. "
+            f"Received: inner_optimizer={inner!r}. Pass, for example, "
+            "`keras.optimizers.Adam(1e-3)`."
+        )
+    if isinstance(inner, wrapper):
+        raise ValueError(
+            "Cannot wrap an optimizer in ADMM twice. "
+            f"Received: inner_optimizer={inner.name!r}, an ADMMWrapper. Wrap "
+            "its `inner_optimizer` instead."
+        )
+    if isinstance(inner, keras.optimizers.LossScaleOptimizer):
+        raise ValueError(
+            "Cannot put ADMMWrapper around a LossScaleOptimizer: the penalty "
+            "is not scaled with the loss. "
+            f"Received: inner_optimizer={inner.name!r}. Put "
+            "LossScaleOptimizer around ADMMWrapper; under a mixed precision "
+            "policy `model.compile` does so by itself."
+        )
+
+
+def check_arguments(plan, rho, update_every, rho_change, kwargs):
+    """The constructor's other arguments; `kwargs` are those too many."""
+    _check_kwargs(kwargs)
+    if not isinstance(plan, SparsityPlan):
+        raise TypeError(
+            "ADMMWrapper needs a `keras_prm.SparsityPlan`. "
+            f"Received: plan={plan!r}. Make one with "
+            "`SparsityPlan.uniform(model, filters=0.5)`."
+        )
+    if not isinstance(rho, keras.optimizers.schedules.LearningRateSchedule):
+        _check_number(rho)
+    whole = isinstance(update_every, numbers.Integral)
+    if not whole or isinstance(update_every, bool) or update_every < 1:
+        raise ValueError(
+            "`update_every` counts steps and must be an integer of at least "
+            f"1. Received: update_every={update_every!r}. Pass, for example, "
+            "`update_every=100`."
+        )
+    if rho_change not in RHO_CHANGES:
+        raise ValueError(
+            f"`rho_change` must be one of {RHO_CHANGES}. "
+            f"Received: rho_change={rho_change!r}. Use 'restart' for `rho` in "
+            "stages, else 'rescale'."
+        )
+
+
+def _check_kwargs(kwargs):
+    inner = [name for name in kwargs if name in INNER_ARGUMENTS]
+    if inner:
+        names = ", ".join(f"`{name}`" for name in inner)
+        raise ValueError(
+            f"ADMMWrapper does not take {names}. Received: {kwargs}. "
+            f"Set {names} on the inner optimizer."
+        )
+    if kwargs:
+        raise TypeError(
+            f"ADMMWrapper does not know the arguments {sorted(kwargs)}. "
+            "Expected `plan`, `rho`, `update_every`, `rho_change`, `name`. "
+            "Remove them or correct their spelling."
+        )
+
+
+def _check_number(rho):
+    if isinstance(rho, bool) or not isinstance(rho, numbers.Real):
+        raise TypeError(
+            "`rho` must be a float or a LearningRateSchedule. "
+            f"Received: rho={rho!r}. Pass, for example, `rho=1e-2`."
+        )
+    if not 0 <= rho < math.inf:
+        raise ValueError(
+            "`rho` weighs a penalty and must be finite and at least 0. "
+            f"Received: rho={rho!r}. Pass, for example, `rho=1e-2`."
+        )
+
+
+def check_variables(variables, plan):
+    """Names and shapes, in order, must be those the plan was made for.
+
+    Paths would not do: they collide between nested models, and a reloaded
+    `Sequential` has others.
+    """
+    received = tuple((v.name, tuple(v.shape)) for v in variables)
+    if received == plan.variables:
+        return
+    differences = [
+        f"#{i}: expected {expected}, received {got}"
+        for i, (expected, got) in enumerate(
+            itertools.zip_longest(plan.variables, received)
+        )
+        if expected != got
+    ]
+    raise ValueError(
+        "The plan was made for other variables than the optimizer is built "
+        f"on; {len(differences)} differ. {'; '.join(differences[:3])}. Make "
+        "the plan from the model that is trained, after setting `trainable` "
+        "on its layers."
+    )
+
+
+def check_finite(kernels, plan):
+    """The projection of NaN is undefined."""
+    broken = [
+        plan_of.key
+        for plan_of, kernel in zip(plan.kernels, kernels, strict=True)
+        if not np.all(np.isfinite(ops.convert_to_numpy(kernel)))
+    ]
+    if broken:
+        raise ValueError(
+            "Cannot project kernels that hold NaN or infinity. Expected "
+            f"finite weights. Received: {broken}. Load or initialise them "
+            "anew, and train with a smaller learning rate."
+        )

@@ -1,0 +1,188 @@
+"""From fractions per layer to channel groups and kernel plans."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from keras_prm.projections import removed_count
+from keras_prm.structures import ChannelGroup
+from keras_prm.structures import KernelPlan
+
+_TARGETS = ("filters", "columns")
+
+
+def kernel_paths(trace):
+    """Layer path of every kernel: dict from path to its `Weight`s."""
+    found = {}
+    for weight in trace.weights.values():
+        if weight.role == "kernel":
+            found.setdefault(weight.key.rpartition("/")[0], []).append(weight)
+    return found
+
+
+def matching(names, paths):
+    """The paths that names or paths of layers stand for, a set."""
+    return {
+        path
+        for path in paths
+        for name in names
+        if path == name or path.endswith("/" + name)
+    }
+
+
+def check_names(names, paths, argument):
+    """Raises if a name stands for no layer with a kernel, or for several."""
+    if isinstance(names, str):
+        raise TypeError(
+            f"Expected `{argument}` to be a collection of layer names. "
+            f"Put the name into a list. Received: {argument}={names!r}"
+        )
+    unknown = [n for n in names if not matching([n], paths)]
+    if unknown:
+        raise ValueError(
+            f"No layer with a prunable kernel is called {unknown}. Expected "
+            f"names among {sorted(paths)}. Received: {argument}={list(names)}"
+        )
+    several = {n: sorted(matching([n], paths)) for n in names}
+    several = {n: m for n, m in several.items() if len(m) > 1 and n not in m}
+    if several:
+        raise ValueError(
+            "A name stands for several layers. Use the whole path of the "
+            f"one that is meant. Received: {several}"
+        )
+
+
+def check_targets(wanted, round_to):
+    """Raises if a fraction is not in [0, 1), all offenders together."""
+    unknown = sorted({t for d in wanted.values() for t in d} - {*_TARGETS})
+    if unknown:
+        raise ValueError(
+            f"Unknown targets. Expected {list(_TARGETS)}. Received: {unknown}"
+        )
+    if not isinstance(round_to, int) or round_to < 1:
+        raise ValueError(
+            "Expected `round_to` to be a positive integer; 1 does not round. "
+            f"Received: round_to={round_to!r}"
+        )
+    for target in _TARGETS:
+        bad = {
+            path: targets[target]
+            for path, targets in wanted.items()
+            if not 0 <= targets.get(target, 0) < 1
+        }
+        if bad:
+            raise ValueError(
+                f"Cannot prune {len(bad)} layers to their targets: a sparsity "
+                f"must leave at least one of the {target}. Expected {target} "
+                f"in [0, 1), the fraction removed. Received: {bad}. To "
+                "remove a layer whole, delete it from the model."
+            )
+
+
+def groups(model, trace, wanted, round_to, strict):
+    """The groups of filters that compete, with their targets.
+
+    Args:
+        model: The model.
+        trace: Its `Trace`.
+        wanted: dict from layer path to its targets.
+        round_to: Multiple that the kept number is rounded up to.
+        strict: Whether filters that are asked for and cannot be removed are
+            an error rather than a row in `skipped`.
+
+    Returns:
+        `(groups, numbers, skipped)`: list of `ChannelGroup`; dict from a
+        class of the trace to its number in the plan; list of
+        `(layers, reason)`.
+    """
+    trainable = {id(v) for v in model.trainable_variables}
+    found, numbers, skipped, refused = [], {}, [], {}
+    for weights in _components(trace):
+        paths = sorted({w.key.rpartition("/")[0] for w in weights})
+        asked = {
+            p: wanted[p]["filters"]
+            for p in paths
+            if wanted.get(p, {}).get("filters")
+        }
+        if not asked:
+            continue
+        if len(set(asked.values())) > 1:
+            raise ValueError(
+                "Layers whose filters can only fall together are given "
+                "different targets. Give them the same, or name one of "
+                f"them only. Received: filters={asked}"
+            )
+        classes = _classes(trace, weights)
+        frozen = [w.key for w in weights if id(w.variable) not in trainable]
+        free = [c for c in classes if c not in trace.pinned]
+        name = "+".join(paths)
+        if frozen or not free:
+            reason = f"{frozen} is not trainable" if frozen else None
+            reason = reason or trace.pinned[classes[0]]
+            skipped.append((name, reason))
+            refused.update({p: reason for p in asked})
+            continue
+        size = len(free)
+        keep = size - removed_count(size, next(iter(asked.values())))
+        keep = min(size, -(-keep // round_to) * round_to)
+        found.append(ChannelGroup(name, len(numbers), size, keep))
+        numbers.update({c: len(numbers) + i for i, c in enumerate(free)})
+    if refused and strict:
+        raise ValueError(
+            "Some filters cannot be removed. Ask for `columns` of these "
+            f"layers only. Received filters for: {refused}"
+        )
+    return found, numbers, skipped
+
+
+def _classes(trace, weights):
+    ids = np.concatenate([w.ids[-1] for w in weights])
+    _, first = np.unique(trace.classes[ids], return_index=True)
+    return [int(c) for c in trace.classes[ids][np.sort(first)]]
+
+
+def _components(trace):
+    """Lists of kernels whose filters share a class, in model order."""
+    found = []
+    for weight in trace.weights.values():
+        if weight.role != "kernel" or weight.ids[-1] is None:
+            continue
+        own = ({*trace.classes[weight.ids[-1]].tolist()}, [weight])
+        for other in [g for g in found if g[0] & own[0]]:
+            found.remove(other)
+            own = (other[0] | own[0], other[1] + own[1])
+        found.append(own)
+    return [weights for _, weights in found]
+
+
+def kernels(model, trace, wanted, numbers):
+    """The `KernelPlan` of every kernel that the plan touches."""
+    index = {id(v): i for i, v in enumerate(model.trainable_variables)}
+    found = []
+    for weight in trace.weights.values():
+        if weight.role != "kernel" or id(weight.variable) not in index:
+            continue
+        ins, outs = (_numbers(trace, weight, a, numbers) for a in (-2, -1))
+        columns = 0.0
+        if weight.ids[-1] is not None and weight.ids[-2] is not None:
+            path = weight.key.rpartition("/")[0]
+            columns = float(wanted.get(path, {}).get("columns", 0.0))
+        if columns or max(ins + outs) >= 0:
+            found.append(
+                KernelPlan(
+                    weight.key,
+                    index[id(weight.variable)],
+                    tuple(weight.variable.shape),
+                    ins,
+                    outs,
+                    columns,
+                )
+            )
+    return sorted(found, key=lambda kernel: kernel.index)
+
+
+def _numbers(trace, weight, axis, numbers):
+    if weight.ids[axis] is None:
+        return (-1,) * weight.variable.shape[axis]
+    classes = trace.classes[weight.ids[axis]].tolist()
+    return tuple(numbers.get(c, -1) for c in classes)

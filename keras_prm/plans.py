@@ -1,0 +1,185 @@
+"""What shall be removed, and from which kernels."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import pathlib
+
+import keras
+
+from keras_prm import graph
+from keras_prm import plan_builder
+from keras_prm.structures import ChannelGroup
+from keras_prm.structures import KernelPlan
+
+
+@keras.saving.register_keras_serializable(package="keras_prm")
+class SparsityPlan:
+    """How many filters and columns of each kernel are to be removed.
+
+    Make one with `SparsityPlan.uniform(...)` or `SparsityPlan.explicit(...)`.
+    Filters that can only fall together (the terms of a residual sum, say)
+    form one *group*, are scored together and share one target. `print(plan)`
+    shows the groups, and what was left alone and why.
+
+    Args:
+        kernels: tuple of `KernelPlan`, in the order of the model's
+            trainable variables.
+        groups: tuple of `ChannelGroup`; their classes are numbered
+            consecutively from 0.
+        variables: tuple of `(name, shape)`, one per trainable variable of
+            the model the plan was made for, in order. An optimizer compares
+            it with what it is built on.
+        skipped: tuple of `(layers, reason)`: filters that are left alone.
+
+    Example:
+
+    ```python
+    plan = keras_prm.SparsityPlan.uniform(model, filters=0.5, columns=0.6)
+    plan = keras_prm.SparsityPlan.explicit(
+        model, {"conv2": {"filters": 0.9, "columns": 0.5}}
+    )
+    ```
+    """
+
+    def __init__(self, kernels, groups, variables, skipped=()):
+        self.kernels = tuple(kernels)
+        self.groups = tuple(groups)
+        self.variables = tuple((n, tuple(s)) for n, s in variables)
+        self.skipped = tuple((a, b) for a, b in skipped)
+
+    @classmethod
+    def uniform(cls, model, filters=0.0, columns=0.0, round_to=1, exclude=()):
+        """The same sparsity for every layer.
+
+        The filters that make the model's outputs are left alone, as are
+        those that some layer needs at their full number; `print(plan)` names
+        them.
+
+        Args:
+            model: A built functional or Sequential model.
+            filters: Fraction of the filters to remove, in [0, 1).
+            columns: Fraction to remove of the columns that remain once the
+                channels of removed filters are gone, in [0, 1).
+            round_to: The number of filters kept is rounded up to a multiple
+                of this, as far as there are so many.
+            exclude: Names or paths of layers to leave alone.
+
+        Raises:
+            TypeError: The model is subclassed.
+            ValueError: A fraction is outside [0, 1), a name is not in the
+                model, or the model is not built.
+        """
+        trace = graph.trace(model)
+        paths = plan_builder.kernel_paths(trace)
+        plan_builder.check_names(exclude, paths, "exclude")
+        excluded = plan_builder.matching(exclude, paths)
+        wanted = {
+            path: {"filters": filters, "columns": columns}
+            for path in paths
+            if path not in excluded
+        }
+        return cls._build(model, trace, wanted, round_to, strict=False)
+
+    @classmethod
+    def explicit(cls, model, layers, round_to=1):
+        """A sparsity for each layer that is named, none for the others.
+
+        Args:
+            model: A built functional or Sequential model.
+            layers: dict from the name or path of a layer
+                (`"conv1"`, `"backbone/conv1"`) to a dict with the keys
+                `"filters"` and `"columns"`, fractions in [0, 1), either of
+                which may be missing.
+            round_to: As in `uniform`.
+
+        Raises:
+            TypeError: The model is subclassed.
+            ValueError: A fraction is outside [0, 1), a name is not in the
+                model, filters are asked for that cannot be removed, or
+                layers that stand in one group are given different targets.
+        """
+        trace = graph.trace(model)
+        paths = plan_builder.kernel_paths(trace)
+        plan_builder.check_names(layers, paths, "layers")
+        wanted = {
+            path: dict(targets)
+            for name, targets in layers.items()
+            for path in plan_builder.matching([name], paths)
+        }
+        return cls._build(model, trace, wanted, round_to, strict=True)
+
+    @classmethod
+    def _build(cls, model, trace, wanted, round_to, strict):
+        plan_builder.check_targets(wanted, round_to)
+        groups, numbers, skipped = plan_builder.groups(
+            model, trace, wanted, round_to, strict
+        )
+        kernels = plan_builder.kernels(model, trace, wanted, numbers)
+        variables = [(v.name, v.shape) for v in model.trainable_variables]
+        return cls(kernels, groups, variables, skipped)
+
+    @property
+    def num_classes(self):
+        """Number of channel classes in all groups together."""
+        return sum(group.size for group in self.groups)
+
+    def get_config(self):
+        return {
+            "kernels": [dataclasses.asdict(k) for k in self.kernels],
+            "groups": [dataclasses.asdict(g) for g in self.groups],
+            "variables": [[n, list(s)] for n, s in self.variables],
+            "skipped": [list(row) for row in self.skipped],
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        kernels = [
+            KernelPlan(
+                **{
+                    name: tuple(v) if isinstance(v, (list, tuple)) else v
+                    for name, v in kernel.items()
+                }
+            )
+            for kernel in config["kernels"]
+        ]
+        groups = [ChannelGroup(**group) for group in config["groups"]]
+        skipped = config.get("skipped", ())
+        return cls(kernels, groups, config["variables"], skipped)
+
+    def save(self, path):
+        """Writes the plan to `path` as JSON."""
+        pathlib.Path(path).write_text(json.dumps(self.get_config()))
+
+    @classmethod
+    def load(cls, path):
+        """Reads a plan that `save` wrote."""
+        return cls.from_config(json.loads(pathlib.Path(path).read_text()))
+
+    def __str__(self):
+        lines = ["filters kept      of  layers"]
+        lines += [f"{g.keep:12}  {g.size:6}  {g.name}" for g in self.groups]
+        lines += [f"{'all':>12}  {'':6}  {a}: {b}" for a, b in self.skipped]
+        lines += ["columns removed   of  kernel"]
+        lines += [
+            f"{k.columns:15.0%}  {math.prod(k.shape[:-1]):5}  {k.key}"
+            for k in self.kernels
+        ]
+        return "\n".join(lines)
+
+    def __repr__(self):
+        return (
+            f"<SparsityPlan: {len(self.groups)} groups of filters, "
+            f"{len(self.kernels)} kernels>"
+        )
+
+    def __eq__(self, other):
+        return (
+            isinstance(other, SparsityPlan)
+            and self.get_config() == other.get_config()
+        )
+
+    def __hash__(self):
+        return hash((self.kernels, self.groups, self.variables))

@@ -1,0 +1,277 @@
+"""Euclidean projections onto sets of structured sparse kernels.
+
+The nearest kernel with at most `n` filters is found by keeping the `n`
+filters of largest L2 norm and zeroing the others; columns likewise. So every
+projection here is the choice of a *support*, returned as 0/1 vectors, and
+`kernel * support` is the projected kernel.
+
+Filters alone, columns alone, and channel classes that only writers share are
+exact: a sort. Filters and columns together ask for the submatrix of largest
+energy, which is NP-hard. There the functions alternate, from both ends, and
+return the best pair seen: never worse than filters-then-columns, nor than
+columns-then-filters.
+
+All functions are pure, run on every Keras backend and inside a compiled step.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from keras import ops
+
+from keras_prm.structures import KernelPlan
+
+NUM_SWEEPS = 3
+
+
+def removed_count(size, sparsity: float):
+    """How many of `size` positions a sparsity removes.
+
+    The one place of the rounding rule: down, so that never more is removed
+    than was asked for and a sparsity below 1 leaves at least one position.
+    The 1e-4 keeps `0.7 * 10` from counting as 6.
+
+    Args:
+        size: int, or integer array.
+        sparsity: Fraction to remove, in [0, 1).
+
+    Returns:
+        int, or an int32 array of the shape of `size`.
+
+    Example:
+
+    >>> removed_count(10, 0.7), removed_count(3, 0.5), removed_count(1, 0.9)
+    (7, 1, 0)
+    """
+    count = np.floor(np.asarray(size) * float(sparsity) + 1e-4)
+    count = count.astype("int32")
+    return count if count.ndim else int(count)
+
+
+def project_filters(kernel, keep: int):
+    """The filters of largest L2 norm.
+
+    Args:
+        kernel: `(..., out)`.
+        keep: How many filters to keep.
+
+    Returns:
+        0/1 float32 `(out,)`. Of equal filters the lower index is kept.
+    """
+    return _largest(_filter_energies(squared(kernel)), keep)
+
+
+def project_columns(kernel, keep: int):
+    """The columns of largest L2 norm.
+
+    Args:
+        kernel: `(..., in, out)`.
+        keep: How many columns to keep.
+
+    Returns:
+        0/1 float32 `kernel.shape[:-1]`. Ties go as for filters.
+    """
+    return _largest(_column_energies(squared(kernel)), keep)
+
+
+def project_joint(kernel, keep_filters: int, keep_columns: int):
+    """Filters and columns together, by alternation.
+
+    Args:
+        kernel: `(..., in, out)`.
+        keep_filters: How many filters to keep.
+        keep_columns: How many columns to keep.
+
+    Returns:
+        Tuple `(filters, columns)` of 0/1 float32, `(out,)` and
+        `kernel.shape[:-1]`.
+    """
+    energy = squared(kernel)
+
+    def pick_filters(filters, columns):
+        kept = energy * columns[0][..., None]
+        return _largest(_filter_energies(kept), keep_filters)
+
+    def pick_columns(filters):
+        energies = _column_energies(energy * filters)
+        columns = _largest(energies, keep_columns)
+        return [columns], ops.sum(energies * columns)
+
+    filters, columns = _alternate(
+        pick_filters,
+        pick_columns,
+        ops.ones((energy.shape[-1],)),
+        [ops.ones(energy.shape[:-1])],
+        num_sweeps=NUM_SWEEPS,
+        from_columns=True,
+    )
+    return filters, columns[0]
+
+
+def project_plan(kernels, plan):
+    """All kernels of a plan together.
+
+    Every kernel is first divided by its norm, so that no layer drowns the
+    others. A channel class then scores the energy of its slices, on output
+    and on input axes of all kernels, and each group keeps its best classes.
+    Columns of a removed input channel are gone; of the rest each kernel
+    keeps those with most energy in the live filters.
+
+    Args:
+        kernels: List of tensors, in the order of `plan.kernels`.
+        plan: The `SparsityPlan`.
+
+    Returns:
+        Tuple `(channels, columns)`: 0/1 float32 `(plan.num_classes,)`, and a
+        list of 0/1 float32, `kernel.shape[:-1]` each.
+    """
+    energies = [_normalised(squared(kernel)) for kernel in kernels]
+    # What can be decided while tracing: which sides compete at all.
+    prunes_columns = any(kernel.columns > 0 for kernel in plan.kernels)
+    prunes_channels = any(group.keep < group.size for group in plan.groups)
+    return _alternate(
+        lambda *support: _pick_channels(energies, plan, *support),
+        lambda channels: _pick_columns(energies, plan, channels),
+        ops.ones((plan.num_classes,)),
+        [ops.ones(energy.shape[:-1]) for energy in energies],
+        num_sweeps=NUM_SWEEPS if prunes_channels else 1,
+        from_columns=prunes_columns and prunes_channels,
+    )
+
+
+def kernel_filters(kernel: KernelPlan, channels):
+    """Which filters live, `(out,)`, by the `channels` of `project_plan`."""
+    return _gather(channels, kernel.out_classes)
+
+
+def kernel_inputs(kernel: KernelPlan, channels):
+    """Which input channels live, `(in,)`, by those `channels`."""
+    return _gather(channels, kernel.in_classes)
+
+
+def squared(kernel):
+    """The squared entries of a kernel, float32 whatever its dtype."""
+    return ops.square(ops.cast(ops.convert_to_tensor(kernel), "float32"))
+
+
+def _normalised(energy):
+    total = ops.sum(energy)
+    return energy / ops.where(total > 0, total, 1.0)
+
+
+def _column_energies(energy):
+    return ops.sum(energy, axis=-1)
+
+
+def _filter_energies(energy):
+    return ops.sum(energy, axis=tuple(range(len(energy.shape) - 1)))
+
+
+def _largest(scores, keep):
+    """The `keep` largest scores: 0/1 float32, of the shape of `scores`.
+
+    Ranks instead of `top_k`, since `keep` may be a tensor.
+    """
+    flat = ops.reshape(scores, (-1,))
+    ranks = ops.argsort(ops.argsort(-flat))
+    return ops.reshape(ops.cast(ranks < keep, "float32"), scores.shape)
+
+
+def _alternate(
+    pick_channels, pick_columns, channels, columns, num_sweeps, from_columns
+):
+    """The support of most energy along one or both alternations.
+
+    `pick_channels(channels, columns)` returns channels, and
+    `pick_columns(channels)` returns columns and the energy kept. `channels`
+    and `columns` keep everything; `from_columns` adds the second start.
+    """
+    starts = [columns]
+    if from_columns:
+        starts.append(pick_columns(channels)[0])
+    best = None
+    for start in starts:
+        support = (channels, start)
+        for _ in range(num_sweeps):
+            picked = pick_channels(*support)
+            support = (picked, *pick_columns(picked))
+            best = support if best is None else _better(best, support)
+            support = support[:2]
+    return best[:2]
+
+
+def _better(one, other):
+    """Of two `(channels, columns, energy)` the one of more energy."""
+    win = other[2] > one[2]
+    return (
+        ops.where(win, other[0], one[0]),
+        [ops.where(win, b, a) for a, b in zip(one[1], other[1], strict=True)],
+        ops.where(win, other[2], one[2]),
+    )
+
+
+def _pick_channels(energies, plan, channels, columns):
+    """The best classes of each group, given the columns of each kernel."""
+    scores = ops.zeros((plan.num_classes + 1,))
+    entries = zip(plan.kernels, energies, columns, strict=True)
+    for kernel, energy, kept in entries:
+        energy = energy * kept[..., None]
+        if max(kernel.out_classes) >= 0:
+            sums = _filter_energies(energy)
+            scores = scores + _class_sums(sums, kernel.out_classes, plan)
+        if max(kernel.in_classes) >= 0:
+            energy = energy * kernel_filters(kernel, channels)
+            sums = _filter_energies(_column_energies(energy))
+            scores = scores + _class_sums(sums, kernel.in_classes, plan)
+    picked = [
+        _largest(scores[g.start : g.start + g.size], g.keep)
+        for g in plan.groups
+    ]
+    return ops.concatenate(picked) if picked else channels
+
+
+def _pick_columns(energies, plan, channels):
+    """The best columns of each kernel, given the classes, and their energy."""
+    columns = []
+    total = 0.0
+    for kernel, energy in zip(plan.kernels, energies, strict=True):
+        inputs = kernel_inputs(kernel, channels)
+        kept = _column_energies(energy * kernel_filters(kernel, channels))
+        live = ops.broadcast_to(inputs, kept.shape)
+        if kernel.columns > 0:
+            # Columns of dead channels rank behind the last live one.
+            live = _largest(
+                ops.where(live > 0, kept, -1.0), _num_kept(kernel, inputs)
+            )
+        columns.append(live)
+        total = total + ops.sum(kept * live)
+    return columns, total
+
+
+def _num_kept(kernel, inputs):
+    """How many columns stay, by the number of live input channels.
+
+    A table, since `0.7 * n` in float32 does not round like `removed_count`.
+    """
+    per_channel = int(np.prod(kernel.shape[:-2]))
+    sizes = per_channel * np.arange(kernel.shape[-2] + 1)
+    table = (sizes - removed_count(sizes, kernel.columns)).astype("int32")
+    return ops.take(table, ops.cast(ops.sum(inputs), "int32"))
+
+
+def _class_sums(energies, classes, plan):
+    """Sums per class `(num_classes + 1,)`; the last one is of no class."""
+    segments = np.where(np.asarray(classes) < 0, plan.num_classes, classes)
+    return ops.segment_sum(
+        energies,
+        ops.convert_to_tensor(segments.astype("int32")),
+        num_segments=plan.num_classes + 1,
+    )
+
+
+def _gather(channels, classes):
+    """Each position's own class value, 1.0 where it belongs to none."""
+    values = ops.concatenate([ops.cast(channels, "float32"), ops.ones((1,))])
+    last = values.shape[0] - 1
+    index = np.where(np.asarray(classes) < 0, last, classes)
+    return ops.take(values, index.astype("int32"))
