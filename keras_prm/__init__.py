@@ -1,1 +1,61 @@
-"""keras_prm."""
+"""Structured pruning for Keras 3: ADMM, purification, unused path removal.
+
+Train a model into structured sparsity, rebuild it physically smaller,
+provably unchanged, and ship it to a phone.
+"""
+
+from keras_prm.calibration import recalibrate
+from keras_prm.callbacks import ADMMProgress
+from keras_prm.callbacks import StructuredMask
+from keras_prm.costs import Costs
+from keras_prm.costs import costs
+from keras_prm.export import ExportReport
+from keras_prm.export import export_litert
+from keras_prm.layer_rules import register_rule
+from keras_prm.litert import LiteRTModel
+from keras_prm.litert import latency
+from keras_prm.masks import Masks
+from keras_prm.masks import enforced
+from keras_prm.masks import hard_prune
+from keras_prm.masks import masks_of
+from keras_prm.optimizers import ADMMWrapper
+from keras_prm.plans import SparsityPlan
+from keras_prm.purification import purify
+from keras_prm.rebuild import strip
+from keras_prm.sites import Rule
+from keras_prm.structures import KernelMask
+from keras_prm.structures import PurificationReport
+from keras_prm.structures import StripReport
+from keras_prm.structures import Thresholds
+from keras_prm.verification import Certificate
+from keras_prm.verification import verify
+from keras_prm.version import __version__
+
+__all__ = [
+    "ADMMProgress",
+    "ADMMWrapper",
+    "Certificate",
+    "Costs",
+    "ExportReport",
+    "KernelMask",
+    "LiteRTModel",
+    "Masks",
+    "PurificationReport",
+    "Rule",
+    "SparsityPlan",
+    "StripReport",
+    "StructuredMask",
+    "Thresholds",
+    "__version__",
+    "costs",
+    "enforced",
+    "export_litert",
+    "hard_prune",
+    "latency",
+    "masks_of",
+    "purify",
+    "recalibrate",
+    "register_rule",
+    "strip",
+    "verify",
+]

@@ -66,26 +66,10 @@ def strip(model, lowering="none", return_report=False):
             f"Received: lowering={lowering!r}"
         )
     view = topology.functional(model)
-    check_finite(view)
+    topology.check_finite(view)
     builder = _Builder(graph.trace(view))
     small = builder.model(view, is_root=True)
     return (small, builder.report(view, small)) if return_report else small
-
-
-def check_finite(model):
-    """Raises a `ValueError` that names every weight with NaN or infinity."""
-    bad = [
-        key
-        for key, variable in topology.variables_by_key(model).items()
-        if not np.isfinite(keras.ops.convert_to_numpy(variable)).all()
-    ]
-    if bad:
-        raise ValueError(
-            "Cannot analyse a model whose weights are not finite. Restore "
-            "them from a checkpoint, and train with "
-            "`keras.callbacks.TerminateOnNaN`. "
-            f"Received: NaN or infinity in {bad}"
-        )
 
 
 class _Builder:

@@ -1,0 +1,73 @@
+"""What a model costs: weights, by three ways of counting, and MACs."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import tempfile
+
+import keras
+import numpy as np
+
+from keras_prm import graph
+from keras_prm import topology
+
+_CONVOLUTIONS = ("Conv", "DepthwiseConv", "SeparableConv")
+
+
+@dataclasses.dataclass(frozen=True)
+class Costs:
+    """What a model stores and computes.
+
+    Args:
+        conv_weights: Nonzero entries of convolution kernels, the count of
+            the paper. Zeros in them are stored all the same.
+        weights: Nonzero entries of all weights, biases and statistics too.
+        parameters: Entries of all weights that are stored, zeros included.
+        conv_parameters: Entries of convolution kernels that are stored.
+        macs: Multiply-accumulates per sample, zeros included; `None` where
+            the input's size is not fixed.
+    """
+
+    conv_weights: int
+    weights: int
+    parameters: int
+    conv_parameters: int
+    macs: int | None
+
+
+def costs(model):
+    """Counts a built functional or Sequential model, see `Costs`."""
+    trace = graph.trace(model)
+    convolutions = {
+        id(mix.kernel): mix.kernel
+        for mix in trace.mixes
+        if type(mix.layer).__name__.startswith(_CONVOLUTIONS)
+    }.values()
+    macs = [
+        None if mix.macs is None else mix.macs * _size(mix.kernel)
+        for mix in trace.mixes
+    ]
+    return Costs(
+        sum(map(_nonzero, convolutions)),
+        sum(map(_nonzero, model.weights)),
+        sum(map(_size, model.weights)),
+        sum(map(_size, convolutions)),
+        None if None in macs else sum(macs),
+    )
+
+
+def saved_bytes(model):
+    """Bytes of the model as a `.keras` file, without optimizer state."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "model.keras"
+        topology.functional(model).save(path)
+        return path.stat().st_size
+
+
+def _size(variable):
+    return int(np.prod(variable.shape))
+
+
+def _nonzero(variable):
+    return int(np.count_nonzero(keras.ops.convert_to_numpy(variable)))

@@ -1,0 +1,250 @@
+"""Running a `.tflite` file: its predictions and how long they take."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import statistics
+import time
+
+import numpy as np
+
+
+class LiteRTModel:
+    """A `.tflite` file that is called like a Keras model.
+
+    Inputs may have any number of rows: the file's are resized, or, where its
+    batch size is fixed, the rows go through in portions. Data is quantised
+    for int8 and uint8 inputs, and such outputs are dequantised. A file orders
+    its inputs in its own way, so several inputs go by name: in a dict, or in
+    a list whose order `input_names` tells.
+
+    Args:
+        source: Path of the file, or its content as bytes.
+        num_threads: int, threads that the interpreter may use. Default 1.
+        input_names: list of str, the names of the inputs in the order in
+            which lists of arrays will be passed, such as
+            `keras_prm.export.input_names(model)`. Not needed for one input.
+
+    Raises:
+        ImportError: `ai-edge-litert` is not installed.
+        ValueError: This is no LiteRT model, or it has other inputs.
+
+    Example:
+
+    ```python
+    model = LiteRTModel("small.tflite")
+    probabilities = model.predict(images, batch_size=16)
+    ```
+    """
+
+    def __init__(self, source, num_threads=1, input_names=None):
+        # The interpreter reads from this buffer as long as it lives.
+        self._content = source
+        if not isinstance(source, bytes):
+            self._content = pathlib.Path(source).read_bytes()
+        try:
+            self._interpreter = _interpreter_class()(
+                model_content=self._content, num_threads=num_threads
+            )
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(
+                "Cannot open a LiteRT model. Expected a whole `.tflite` file. "
+                f"Received: source={str(source)[:200]}; LiteRT says: {error}"
+            ) from error
+        self._inputs, self._outputs = _signature(self._interpreter)
+        self._is_ordered = len(self._inputs) == 1 or input_names is not None
+        self._shapes = None
+        names = list(input_names or self._inputs)
+        if sorted(names) != sorted(self._inputs):
+            raise ValueError(
+                "Cannot order the inputs of a LiteRT model. Expected each of: "
+                f"{sorted(self._inputs)}. Received: input_names={names}"
+            )
+        self._inputs = {name: self._inputs[name] for name in names}
+        self._fixed_batch = self.input_shapes[names[0]][0]
+
+    @property
+    def input_names(self):
+        """Names of the inputs."""
+        return list(self._inputs)
+
+    @property
+    def input_shapes(self):
+        """Shapes of the inputs by name, None where any size will do."""
+        return {
+            name: tuple(None if n < 0 else int(n) for n in d["shape_signature"])
+            for name, d in self._inputs.items()
+        }
+
+    @property
+    def num_bytes(self):
+        """Size of the file in bytes."""
+        return len(self._content)
+
+    def __call__(self, inputs):
+        """Runs all rows in one go; see `predict`."""
+        return self.predict(inputs, batch_size=None)
+
+    def predict(self, inputs, batch_size=32):
+        """Runs the file.
+
+        Args:
+            inputs: Array `(rows, ...)`; with several inputs a dict from input
+                name to array, or a list in the order of `input_names`.
+            batch_size: int, rows per invocation, or None for all at once. A
+                batch size fixed in the file overrides it.
+
+        Returns:
+            Array, or list of arrays in the order of the Keras model's
+            `outputs` where there are several.
+
+        Raises:
+            ValueError: The inputs do not match those of the file.
+        """
+        arrays, portions = self._as_arrays(inputs), []
+        rows = len(arrays[0])
+        size = self._fixed_batch or batch_size or rows
+        for start in range(0, rows, size):
+            self._load([array[start : start + size] for array in arrays])
+            self._interpreter.invoke()
+            results = [self._result(detail) for detail in self._outputs]
+            portions.append([x[: rows - start] for x in results])
+        outputs = [np.concatenate(parts) for parts in zip(*portions)]
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def _result(self, detail):
+        array = self._interpreter.get_tensor(detail["index"])
+        scale, zero_point = detail["quantization"]
+        if scale:
+            array = (array.astype(np.float32) - zero_point) * np.float32(scale)
+        return array
+
+    def _as_arrays(self, inputs):
+        expected = self.input_shapes
+        arrays = list(map(np.asarray, self._in_order(inputs)))
+        shapes = [array.shape for array in arrays]
+        fits = all(map(_fits, shapes, expected.values()))
+        if not fits or len({s[0] for s in shapes}) > 1 or not shapes[0][0]:
+            raise ValueError(
+                "Cannot run a LiteRT model on inputs of these shapes. "
+                f"Expected: {expected}, with the same number of rows, at "
+                f"least one, in each. Received: {dict(zip(expected, shapes))}"
+            )
+        return arrays
+
+    def _in_order(self, inputs):
+        single = not isinstance(inputs, (dict, list, tuple))
+        inputs = [inputs] if single else inputs
+        if isinstance(inputs, dict):
+            if set(inputs) == set(self._inputs):
+                return [inputs[name] for name in self._inputs]
+        elif self._is_ordered and len(inputs) == len(self._inputs):
+            return inputs
+        raise ValueError(
+            "Cannot tell which array belongs to which input of a LiteRT model."
+            f" Expected: {self.input_names}. Received: "
+            f"{type(inputs).__name__} of {len(inputs)}. Pass a dict, or a list "
+            "after `LiteRTModel(..., input_names=input_names(model))`."
+        )
+
+    def _load(self, arrays):
+        # Rows are repeated or cut where the file fixes their number.
+        size = self._fixed_batch or len(arrays[0])
+        rows = np.minimum(np.arange(size), len(arrays[0]) - 1)
+        shapes = [(size, *array.shape[1:]) for array in arrays]
+        details = list(self._inputs.values())
+        if shapes != self._shapes:
+            self._shapes = None
+            for detail, shape in zip(details, shapes):
+                self._interpreter.resize_tensor_input(detail["index"], shape)
+            self._interpreter.allocate_tensors()
+            self._shapes = shapes
+        for detail, array in zip(details, arrays):
+            value = _quantise(array[rows], detail)
+            self._interpreter.set_tensor(detail["index"], value)
+
+
+def latency(models, inputs, runs=50, warmup=5, num_threads=1):
+    """Measures how long several models take, interleaved in one run.
+
+    Every round invokes each model once, beginning with another one each
+    time, so that what slows the machine down meets all alike.
+
+    Args:
+        models: list of paths, bytes or `LiteRTModel`s.
+        inputs: One batch for all; see `LiteRTModel.predict`.
+        runs: int, rounds that are timed. Default 50.
+        warmup: int, rounds before them, not timed. Default 5.
+        num_threads: int, for the models that are opened here. Default 1.
+
+    Returns:
+        list of float, the median seconds per invocation of each model.
+
+    Example:
+
+    ```python
+    dense, pruned = latency(["dense.tflite", "pruned.tflite"], images[:1])
+    ```
+    """
+    if not isinstance(models, (list, tuple)) or runs < 1:
+        raise ValueError(
+            "Cannot measure latency. Expected a list of models and at least "
+            f"one run. Received: models={models!r}, runs={runs}"
+        )
+    opened = []
+    for model in models:
+        if not isinstance(model, LiteRTModel):
+            model = LiteRTModel(model, num_threads)
+        model._load(model._as_arrays(inputs))
+        opened.append(model)
+    seconds = [[] for _ in opened]
+    for count in range(-warmup, runs):
+        for i in range(len(opened)):
+            i = (i + count) % len(opened)
+            start = time.perf_counter()
+            opened[i]._interpreter.invoke()
+            if count >= 0:
+                seconds[i].append(time.perf_counter() - start)
+    return [statistics.median(times) for times in seconds]
+
+
+def _interpreter_class():
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError as error:
+        raise ImportError("First `pip install ai-edge-litert`.") from error
+    return Interpreter
+
+
+def _signature(interpreter):
+    """Details of the inputs by name, of the outputs in Keras' order."""
+    signatures = interpreter.get_signature_list()
+    if len(signatures) != 1:
+        inputs = interpreter.get_input_details()
+        return {d["name"]: d for d in inputs}, interpreter.get_output_details()
+    runner = interpreter.get_signature_runner(next(iter(signatures)))
+    outputs = runner.get_output_details()
+    names = sorted(outputs, key=_output_position)
+    return runner.get_input_details(), [outputs[name] for name in names]
+
+
+def _output_position(name):
+    # Lists are named by position (output_10 follows output_9), dicts by key.
+    position = re.fullmatch(r"output_(\d+)", name)
+    return (0, int(position[1]), "") if position else (1, 0, name)
+
+
+def _fits(shape, expected):  # whatever the number of rows
+    return len(shape) == len(expected) > 0 and all(
+        wanted in (None, size) for size, wanted in zip(shape[1:], expected[1:])
+    )
+
+
+def _quantise(array, detail):
+    dtype = np.dtype(detail["dtype"])
+    scale, zero_point = detail["quantization"]
+    if not scale or array.dtype == dtype:
+        return array.astype(dtype)
+    levels, limits = np.round(array / scale) + zero_point, np.iinfo(dtype)
+    return np.clip(levels, limits.min, limits.max).astype(dtype)

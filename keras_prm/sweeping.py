@@ -1,0 +1,253 @@
+"""The sweeps of purification over the kernels of a model."""
+
+from __future__ import annotations
+
+import hashlib
+
+import keras
+import numpy as np
+
+from keras_prm.liveness import Liveness
+
+
+class Sweeper:
+    """Purifies the kernels of one traced model, and can take it back.
+
+    Args:
+        trace: The model's `Trace`.
+        thresholds: `Thresholds` at strength 1.
+        sweeps: `"fixed_point"` or `"single"`.
+    """
+
+    def __init__(self, trace, thresholds, sweeps):
+        self.trace = trace
+        self.thresholds = thresholds
+        self.sweeps = sweeps
+        self.weights = [
+            w for w in trace.weights.values() if w.role != "statistic"
+        ]
+        self.kernels = [w for w in self.weights if w.role == "kernel"]
+        self._before = [
+            keras.ops.convert_to_numpy(w.variable) for w in self.weights
+        ]
+        self.num_weights_before = self.num_weights()
+        self._medians = {
+            w.key: medians(_array(w), *self._channels(w)) for w in self.kernels
+        }
+        self._rows = {}
+
+    @property
+    def num_kernels(self):
+        return len(self.kernels)
+
+    def num_weights(self):
+        """Nonzero weights of all kernels."""
+        return sum(
+            int(np.count_nonzero(keras.ops.convert_to_numpy(w.variable)))
+            for w in self.kernels
+        )
+
+    def largest_first(self):
+        """Indices of the kernels by nonzero weights, most first."""
+        sizes = [np.count_nonzero(_array(w)) for w in self.kernels]
+        return sorted(range(len(sizes)), key=lambda i: -sizes[i])
+
+    def fingerprint(self):
+        """A digest that is equal for equal zeros."""
+        digest = hashlib.sha256()
+        for weight in self.weights:
+            digest.update(np.packbits(_array(weight) != 0).tobytes())
+        return digest.digest()
+
+    def rows(self):
+        """What the last `apply` removed, see `PurificationReport.rows`."""
+        return [(w.key, *self._rows[w.key]) for w in self.kernels]
+
+    def restore(self):
+        """Brings back the weights as they were at the start."""
+        for weight, array in zip(self.weights, self._before):
+            weight.variable.assign(array)
+
+    def apply(self, strengths):
+        """Purifies from the start with one strength per kernel."""
+        self.restore()
+        self._rows = {
+            w.key: [0, 0, 0, s] for w, s in zip(self.kernels, strengths)
+        }
+        if not any(strengths):
+            return
+        while True:
+            fallen = 0
+            for weight, strength in zip(self.kernels, strengths):
+                if strength:
+                    limits = self.thresholds.absolute(
+                        strength, self._medians[weight.key]
+                    )
+                    fallen += self._purify_channels(weight, limits)
+                    fallen += self._purify_filters(weight, limits)
+            fallen += self._cascade()
+            if not fallen or self.sweeps == "single":
+                return
+
+    def _channels(self, weight):
+        """The channel of every input position, and how many there are."""
+        if weight.ids[-2] is None:
+            size = weight.variable.shape[-2]
+            return np.arange(size), size
+        classes, channel_of = np.unique(
+            self.trace.classes[weight.ids[-2]], return_inverse=True
+        )
+        return channel_of.reshape(-1), len(classes)
+
+    def _purify_channels(self, weight, limits):
+        """Zeroes the channels of one kernel that are small."""
+        if weight.ids[-2] is None or weight.ids[-1] is None:
+            return 0
+        kernel = _array(weight)
+        channel_of, count = self._channels(weight)
+        falls = small_channels(kernel, channel_of, count, limits)
+        if falls.any():
+            kernel[..., falls[channel_of], :] = 0
+            weight.variable.assign(kernel)
+            self._rows[weight.key][0] += int(falls.sum())
+        return int(falls.sum())
+
+    def _purify_filters(self, weight, limits):
+        """Zeroes the filters of one kernel that are small."""
+        if weight.ids[-1] is None:
+            return 0
+        kernel = _array(weight)
+        falls = small_filters(kernel, limits) & self._may_fall(weight)
+        if falls.any():
+            kernel[..., falls] = 0
+            weight.variable.assign(kernel)
+            self._rows[weight.key][1] += int(falls.sum())
+            self._blank(self.trace.classes[weight.ids[-1][falls]])
+        return int(falls.sum())
+
+    def _may_fall(self, weight):
+        """Filters that feed a class nothing else has to keep in place."""
+        pinned = np.zeros(self.trace.num_classes, bool)
+        pinned[list(self.trace.pinned)] = True
+        return ~pinned[self.trace.classes[weight.ids[-1]]]
+
+    def _blank(self, classes):
+        """Zeroes the vectors of classes none of whose writers is left."""
+        written = np.zeros(self.trace.num_classes, bool)
+        for weight in self.kernels:
+            if weight.ids[-1] is not None:
+                kernel = _array(weight)
+                live = (kernel != 0).any(axis=tuple(range(kernel.ndim - 1)))
+                written[self.trace.classes[weight.ids[-1][live]]] = True
+        blank = np.zeros_like(written)
+        blank[classes] = True
+        blank &= ~written
+        for weight in self.weights:
+            if weight.role == "vector":
+                falls = blank[self.trace.classes[weight.ids[0]]]
+                if falls.any():
+                    weight.variable.assign(np.where(falls, 0, _array(weight)))
+
+    def _cascade(self):
+        """Zeroes all weights of channels that nobody reads, or that are 0."""
+        live = Liveness(self.trace)
+        dead = live.unused & ~self._constant(live)
+        dead[list(self.trace.pinned)] = False
+        fallen = 0
+        for weight in self.weights:
+            array = _array(weight)
+            count = np.count_nonzero(array)
+            for axis, ids in enumerate(weight.ids):
+                if ids is not None:
+                    shape = [1] * array.ndim
+                    shape[axis] = -1
+                    falls = dead[self.trace.classes[ids]].reshape(shape)
+                    array = np.where(falls, np.zeros((), array.dtype), array)
+            lost = int(count - np.count_nonzero(array))
+            if lost:
+                weight.variable.assign(array)
+                fallen += lost
+                if weight.key in self._rows:
+                    self._rows[weight.key][2] += lost
+        return fallen
+
+    def _constant(self, live):
+        """Classes that carry a constant other than 0 somewhere."""
+        found = np.zeros(self.trace.num_classes, bool)
+        for (number, axis), constants in live.constants.items():
+            ids = self.trace.values[number].ids[axis]
+            if ids is not None:
+                found[
+                    self.trace.classes[ids[np.nan_to_num(constants) != 0]]
+                ] = 1
+        return found
+
+
+def medians(kernel, channel_of, num_channels):
+    """The medians `(column, channel, filter)` that thresholds relate to.
+
+    Each is the median of the squared norms (for channels, of their mean
+    over the channel's columns) that are not zero.
+    """
+    columns, _ = _column_energies(kernel)
+    energy, _ = _channel_energies(columns, channel_of, num_channels)
+    return _median(columns), _median(energy), _median(_filter_energies(kernel))
+
+
+def small_channels(kernel, channel_of, num_channels, limits):
+    """Channels that purification removes from one kernel.
+
+    Args:
+        kernel: `(..., in, out)`.
+        channel_of: int array `(in,)`, the channel of every input position.
+        num_channels: How many channels there are.
+        limits: Absolute `Thresholds`.
+
+    Returns:
+        bool array `(num_channels,)`, True for a channel that is not zero
+        yet and whose live share and mean energy are both under their
+        bounds. The strongest channel never falls.
+    """
+    columns, live = _column_energies(kernel, limits.column)
+    energy, sizes = _channel_energies(columns, channel_of, num_channels)
+    share = np.bincount(channel_of, live.sum(0), num_channels) / sizes
+    falls = (share < limits.share) & (energy < limits.channel)
+    falls[np.argmax(energy)] = False
+    return falls & (energy > 0)
+
+
+def small_filters(kernel, limits):
+    """Filters `(out,)` that purification removes; never the strongest."""
+    energy = _filter_energies(kernel)
+    falls = energy < limits.filter
+    falls[np.argmax(energy)] = False
+    return falls & (energy > 0)
+
+
+def _column_energies(kernel, bound=0.0):
+    """Squared norms `(positions, in)`, and which reach `bound`, not 0."""
+    energies = np.square(kernel, dtype="float64").sum(axis=-1)
+    energies = energies.reshape(-1, energies.shape[-1])
+    return energies, (energies >= bound) & (energies > 0)
+
+
+def _channel_energies(columns, channel_of, num_channels):
+    """Mean squared norm of each channel's columns, and their number."""
+    sizes = np.bincount(channel_of, minlength=num_channels) * len(columns)
+    sums = np.bincount(channel_of, columns.sum(axis=0), num_channels)
+    return sums / sizes, sizes
+
+
+def _filter_energies(kernel):
+    energies = np.square(kernel, dtype="float64")
+    return energies.sum(axis=tuple(range(kernel.ndim - 1)))
+
+
+def _median(energies):
+    """The median of those that are not zero."""
+    energies = energies[energies > 0]
+    return np.median(energies) if energies.size else 0.0
+
+
+def _array(weight):
+    return np.array(keras.ops.convert_to_numpy(weight.variable))

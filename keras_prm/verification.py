@@ -1,0 +1,229 @@
+"""A certificate: how far a smaller model is from the one it came from."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+
+import keras
+import numpy as np
+
+from keras_prm import export
+from keras_prm import topology
+from keras_prm.costs import Costs
+from keras_prm.costs import costs
+from keras_prm.costs import saved_bytes
+from keras_prm.litert import LiteRTModel
+
+TOLERANCE = 1e-4
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """How far one candidate is from the model on one set of inputs.
+
+    Args:
+        candidate: `"stripped"` or `"litert"`.
+        inputs: `"random"` or `"given"`.
+        samples: How many samples were compared.
+        max_abs_error: Largest absolute difference of any output.
+        max_rel_error: The same, divided by max(1, largest absolute output).
+    """
+
+    candidate: str
+    inputs: str
+    samples: int
+    max_abs_error: float
+    max_rel_error: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Certificate:
+    """What `verify` found. `print` shows it; `bool` is `ok`.
+
+    Args:
+        comparisons: Tuple of `Comparison`.
+        before: `Costs` of the model.
+        after: `Costs` of the stripped model.
+        keras_bytes: Bytes of `.keras` files of both, without optimizer.
+        litert_bytes: Bytes of the LiteRT file; `None` without one.
+        tolerance: Largest `max_rel_error` the stripped model may have.
+    """
+
+    comparisons: tuple[Comparison, ...]
+    before: Costs
+    after: Costs
+    keras_bytes: tuple[int, int]
+    litert_bytes: int | None
+    tolerance: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether the stripped model is the model, up to rounding.
+
+        A LiteRT file may be quantised and is not held to the tolerance.
+        """
+        return all(
+            c.max_rel_error <= self.tolerance
+            for c in self.comparisons
+            if c.candidate == "stripped"
+        )
+
+    @property
+    def max_abs_error(self) -> float:
+        """Largest error of the stripped model on any inputs."""
+        return max(
+            c.max_abs_error
+            for c in self.comparisons
+            if c.candidate == "stripped"
+        )
+
+    def __bool__(self):
+        return self.ok
+
+    def __str__(self):
+        verdict = "equal up to rounding" if self.ok else "DIFFERENT"
+        lines = [
+            f"The stripped model is {verdict} "
+            f"(tolerance {self.tolerance:g}, relative).",
+            "candidate  inputs   samples  max abs error  max rel error",
+        ]
+        lines += [
+            f"{c.candidate:10} {c.inputs:7}  {c.samples:7}  "
+            f"{c.max_abs_error:13.2e}  {c.max_rel_error:13.2e}"
+            for c in self.comparisons
+        ]
+        lines.append("                       before         after  ratio")
+        for name, before, after in self._sizes():
+            ratio = f"{before / after:5.1f}x" if before and after else ""
+            lines.append(
+                f"{name:15} {_number(before):>13} {_number(after):>13} {ratio}"
+            )
+        return "\n".join(lines)
+
+    def _sizes(self):
+        yield "parameters", self.before.parameters, self.after.parameters
+        yield (
+            "CONV kernels",
+            self.before.conv_parameters,
+            self.after.conv_parameters,
+        )
+        yield "MACs", self.before.macs, self.after.macs
+        yield ".keras bytes", *self.keras_bytes
+        if self.litert_bytes is not None:
+            yield ".tflite bytes", None, self.litert_bytes
+
+
+def verify(model, small, tflite=None, inputs=None, seed=0, tolerance=TOLERANCE):
+    """Compares a model with its stripped form, and with a LiteRT file.
+
+    Args:
+        model: The model before `strip`, with its weights at zero where they
+            were pruned.
+        small: The model after it.
+        tflite: Path of the LiteRT file made from `small`, or `None`.
+        inputs: Real inputs to compare on besides random ones: an array, or a
+            structure of arrays as the model takes it. The first 256 samples
+            are used.
+        seed: Seed of the random inputs.
+        tolerance: Largest error of the stripped model that counts as
+            rounding, relative to max(1, largest absolute output).
+
+    Returns:
+        A `Certificate`. It says what was found and raises nothing if the
+        models differ; test it with `if certificate:` or `certificate.ok`.
+
+    Raises:
+        TypeError: A model is subclassed.
+        ValueError: The models' inputs or outputs have different shapes, or
+            `inputs` do not fit them.
+    """
+    views = topology.functional(model), topology.functional(small)
+    _check_signatures(*views)
+    samples = {"random": _random_inputs(views[0], seed)}
+    if inputs is not None:
+        samples["given"] = _first(views[0], inputs)
+    runner = None
+    if tflite is not None:
+        names = export.input_names(small) if len(views[0].inputs) > 1 else None
+        runner = LiteRTModel(tflite, input_names=names)
+    comparisons = []
+    for kind, arrays in samples.items():
+        expected = _run(views[0], arrays)
+        rows = len(arrays[0])
+        results = {"stripped": _run(views[1], arrays)}
+        if runner is not None:
+            found = runner.predict(arrays if len(arrays) > 1 else arrays[0])
+            results["litert"] = found if isinstance(found, list) else [found]
+        for candidate, found in results.items():
+            errors = _errors(expected, found)
+            comparisons.append(Comparison(candidate, kind, rows, *errors))
+    return Certificate(
+        tuple(comparisons),
+        costs(model),
+        costs(small),
+        (saved_bytes(model), saved_bytes(small)),
+        None if tflite is None else pathlib.Path(tflite).stat().st_size,
+        tolerance,
+    )
+
+
+def _run(view, arrays):
+    structure = keras.tree.pack_sequence_as(view.input, arrays)
+    outputs = view.predict(structure, batch_size=32, verbose=0)
+    return [np.asarray(x) for x in keras.tree.flatten(outputs)]
+
+
+def _errors(expected, found):
+    absolute = relative = 0.0
+    for want, have in zip(expected, found, strict=True):
+        error = float(np.max(np.abs(want - have), initial=0.0))
+        absolute = max(absolute, error)
+        scale = max(1.0, float(np.max(np.abs(want), initial=0.0)))
+        relative = max(relative, error / scale)
+    return absolute, relative
+
+
+def _random_inputs(view, seed, samples=32):
+    rng = np.random.default_rng(seed)
+    arrays = []
+    for x in view.inputs:
+        shape = (samples, *(n or 32 for n in x.shape[1:]))
+        if "int" in x.dtype:
+            arrays.append(rng.integers(0, 2, shape).astype(x.dtype))
+        else:
+            arrays.append(rng.uniform(-1, 1, shape).astype(x.dtype))
+    return arrays
+
+
+def _first(view, inputs, samples=256):
+    arrays = [np.asarray(x)[:samples] for x in keras.tree.flatten(inputs)]
+    expected = [tuple(x.shape[1:]) for x in view.inputs]
+    if len(arrays) != len(expected) or any(
+        len(a.shape) - 1 != len(e)
+        or any(m not in (None, n) for n, m in zip(a.shape[1:], e))
+        for a, e in zip(arrays, expected)
+    ):
+        raise ValueError(
+            f"The inputs do not fit the model. Expected shapes {expected} "
+            f"after the batch axis. Received: {[a.shape for a in arrays]}"
+        )
+    return arrays
+
+
+def _check_signatures(view, small):
+    for kind in ("inputs", "outputs"):
+        shapes = [
+            [tuple(x.shape[1:]) for x in getattr(m, kind)]
+            for m in (view, small)
+        ]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"The models have different {kind} and cannot be compared. "
+                "Pass a model and what `strip` made of it. "
+                f"Received: {shapes[0]} and {shapes[1]}"
+            )
+
+
+def _number(value):
+    return "" if value is None else f"{value:,}"
