@@ -1,0 +1,40 @@
+"""Packaging of keras_prm."""
+
+import pathlib
+import re
+
+import setuptools
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(
+    r'^__version__ = "(.+)"$',
+    (ROOT / "keras_prm" / "version.py").read_text(),
+    re.MULTILINE,
+).group(1)
+
+# The lowest Keras that passes the tests; nothing else states it.
+KERAS = "keras>=3.15"
+TENSORFLOW = ["tensorflow", "ai-edge-litert"]
+PLOTS_AND_DIGITS = ["matplotlib", "scikit-learn"]
+
+setuptools.setup(
+    name="keras-prm",
+    version=VERSION,
+    description=(
+        "Structured sparsity for Keras 3 by ADMM, network purification and "
+        "unused path removal"
+    ),
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=["keras_prm"],
+    python_requires=">=3.11",
+    install_requires=[KERAS, "numpy", "absl-py"],
+    extras_require={
+        "tensorflow": TENSORFLOW,
+        "jax": ["jax"],
+        "torch": ["torch"],
+        "examples": [*TENSORFLOW, *PLOTS_AND_DIGITS, "tensorflow-datasets"],
+        "test": [*TENSORFLOW, *PLOTS_AND_DIGITS, "pytest", "ruff"],
+    },
+)
