@@ -15,7 +15,14 @@ VERSION = re.search(
 # The lowest Keras that passes the tests; nothing else states it.
 KERAS = "keras>=3.15"
 TENSORFLOW = ["tensorflow", "ai-edge-litert"]
-PLOTS_AND_DIGITS = ["matplotlib", "scikit-learn"]
+# TensorFlow Datasets needs importlib_resources and does not say so.
+EXAMPLES = [
+    *TENSORFLOW,
+    "tensorflow-datasets",
+    "importlib_resources",
+    "matplotlib",
+    "scikit-learn",
+]
 
 setuptools.setup(
     name="keras-prm",
@@ -34,7 +41,7 @@ setuptools.setup(
         "tensorflow": TENSORFLOW,
         "jax": ["jax"],
         "torch": ["torch"],
-        "examples": [*TENSORFLOW, *PLOTS_AND_DIGITS, "tensorflow-datasets"],
-        "test": [*TENSORFLOW, *PLOTS_AND_DIGITS, "pytest", "ruff"],
+        "examples": EXAMPLES,
+        "test": [*EXAMPLES, "pytest", "ruff"],
     },
 )

@@ -12,6 +12,7 @@ import warnings
 import keras
 import numpy as np
 
+from keras_prm import samples as samples_of
 from keras_prm.litert import LiteRTModel
 
 # How far a file may be off by default, see `export_litert`; None: any figure.
@@ -21,10 +22,7 @@ TOLERANCES = {
     "dynamic_range": None,
     "int8": None,
 }
-_NUM_SAMPLES = 256
 _NUM_CHECKED_SAMPLES = 64
-_NUM_RANDOM_SAMPLES = 8
-_UNKNOWN_SIZE = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,9 +119,9 @@ def export_litert(
     view = _functional(model)
     tolerance = TOLERANCES[mode] if tolerance is None else tolerance
     if representative_data is None:
-        samples = _random_samples(view)
+        samples = samples_of.random(view)
     else:
-        samples = _representative_samples(model, representative_data)
+        samples = samples_of.representative(model, representative_data)
     with _folder_beside(path) as folder:
         temporary = pathlib.Path(folder) / path.name
         _convert(view, temporary, _options(view, mode, samples, int8_io))
@@ -335,77 +333,3 @@ def _outputs(view, path, samples):
     file = LiteRTModel(path, input_names=input_names(view))
     actual = file.predict(samples, batch_size=16)
     return list(zip(expected, [actual] if len(expected) == 1 else actual))
-
-
-def _random_samples(model):
-    # In [-1, 1): truncated to 0, a valid index, where integers are expected.
-    rng = np.random.default_rng(0)
-    samples = []
-    for x in model.inputs:
-        sizes = [size or _UNKNOWN_SIZE for size in x.shape[1:]]
-        array = rng.uniform(-1, 1, (_NUM_RANDOM_SAMPLES, *sizes))
-        samples.append(array.astype(x.dtype))
-    return samples
-
-
-def _representative_samples(model, data):
-    parts, num = [], 0
-    for batch in _batches(data, len(model.inputs)):
-        parts.append(_as_arrays(model, batch, parts[0] if parts else None))
-        num += len(parts[-1][0])
-        if num >= _NUM_SAMPLES:
-            break
-    if not num:
-        raise ValueError(
-            "Cannot export to LiteRT: representative_data is empty. Pass "
-            "some hundred typical samples; a generator can be read only once."
-        )
-    return [np.concatenate(x)[:_NUM_SAMPLES] for x in zip(*parts)]
-
-
-def _batches(data, num_inputs):
-    is_list = isinstance(data, (list, tuple)) and num_inputs > 1
-    if isinstance(data, dict) or hasattr(data, "shape"):
-        return [data]
-    if is_list and all(hasattr(x, "shape") for x in data):
-        return [list(data)]
-    if isinstance(data, keras.utils.PyDataset):
-        data = (data[i] for i in range(len(data)))
-    return (x[0] if isinstance(x, tuple) else x for x in data)
-
-
-def _as_arrays(model, batch, previous):
-    known = [x.name for x in model.inputs]
-    if isinstance(batch, dict) and set(batch) == set(known):
-        batch = [batch[name] for name in known]
-    elif isinstance(batch, dict):
-        # Keras sorts its keys, as `flatten` does.
-        known = getattr(model, "input", None)
-        known = sorted(known) if isinstance(known, dict) else []
-        batch = batch if sorted(batch) == known else []
-    arrays = [np.asarray(x)[:_NUM_SAMPLES] for x in keras.tree.flatten(batch)]
-    shapes = [x.shape for x in arrays]
-    expected = [(None, *x.shape[1:]) for x in previous or model.inputs]
-    if (
-        len(shapes) != len(expected)
-        or not all(map(_fits, shapes, expected))
-        or len({shape[0] for shape in shapes}) > 1
-    ):
-        raise ValueError(
-            "Cannot export to LiteRT: representative_data does not fit the "
-            f"inputs {[x.name for x in model.inputs]}. Expected shapes, rows "
-            f"first: {expected}. Received: {shapes}. Pass batches: arrays, "
-            "or dicts or lists of arrays."
-        )
-    if not all(np.isfinite(x).all() for x in arrays):
-        raise ValueError(
-            "Cannot export to LiteRT: representative_data holds NaN or "
-            "infinite values. Remove the samples that have them."
-        )
-    return [x.astype(y.dtype) for x, y in zip(arrays, model.inputs)]
-
-
-def _fits(shape, expected):
-    return len(shape) == len(expected) and all(
-        wanted in (None, size) for size, wanted in zip(shape, expected)
-    )

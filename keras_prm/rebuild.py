@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import keras
 import numpy as np
 from keras import layers
@@ -10,10 +12,9 @@ from keras import tree
 from keras_prm import graph
 from keras_prm import kernel_boxes
 from keras_prm import layer_rules
+from keras_prm import strip_report
 from keras_prm import topology
 from keras_prm.liveness import Liveness
-from keras_prm.structures import StripReport
-from keras_prm.structures import StripRow
 
 LOWERINGS = ("none",)
 
@@ -69,7 +70,9 @@ def strip(model, lowering="none", return_report=False):
     topology.check_finite(view)
     builder = _Builder(graph.trace(view))
     small = builder.model(view, is_root=True)
-    return (small, builder.report(view, small)) if return_report else small
+    if return_report:
+        return small, strip_report.compare(builder.trace, view, small)
+    return small
 
 
 class _Builder:
@@ -82,6 +85,9 @@ class _Builder:
         self._filled = set()
         self._adapters = {}
         self._mixes = {}
+        self._names = {
+            name for value in trace.values for name in value.origin.split("/")
+        }
         for mix in trace.mixes:
             self._mixes.setdefault(id(mix.layer), []).append(mix)
 
@@ -123,7 +129,8 @@ class _Builder:
 
     def _operands(self, call):
         """The inputs of a call, less the zero terms of a sum."""
-        if not _is_sum(call):
+        dtypes = {x.dtype for x in (*call.inputs, *call.outputs)}
+        if not _is_sum(call) or len(dtypes) > 1:
             return call.inputs
         terms = [
             x
@@ -204,15 +211,23 @@ class _Builder:
         if box is not None:
             config.update(box.config)
             self._adapters[id(layer)] = box.adapters(
-                layer.name, layer.dtype_policy
+                self._free_name(layer.name), layer.dtype_policy
             )
         if self._folded(layer) is not None:
             config["use_bias"] = True
+        if inspect.isfunction(getattr(layer, "activation", None)):
+            config["activation"] = layer.activation
         return type(layer).from_config(config)
+
+    def _free_name(self, name):
+        """A stem for the names of adapters that no layer has already."""
+        while self._names & {f"{name}_pad", f"{name}_crop"}:
+            name += "_"
+        return name
 
     def _box(self, layer):
         mixes = self._mixes.get(id(layer), ())
-        if not mixes:
+        if not mixes or id(layer) in self.trace.opaque:
             return None
         kernel = self._sliced(mixes[0].kernel)
         shapes = [mix.source[0].shape for mix in mixes]
@@ -256,40 +271,8 @@ class _Builder:
             if amount is not None and source is layer.bias:
                 array = array + amount
             target.assign(array)
-
-    # What happened.
-
-    def report(self, view, small):
-        """The `StripReport` of a finished rebuild."""
-        after = topology.variables_by_key(small)
-        before = topology.variables_by_key(view)
-        rows = []
-        for weight in self.trace.weights.values():
-            if weight.role != "kernel":
-                continue
-            new = after.get(weight.key)
-            stored = new is not None
-            array = keras.ops.convert_to_numpy(new) if stored else np.zeros(0)
-            shape = tuple(weight.variable.shape)
-            old_zeros = int(np.prod(shape)) - np.count_nonzero(
-                keras.ops.convert_to_numpy(weight.variable)
-            )
-            rows.append(
-                StripRow(
-                    weight.key,
-                    shape,
-                    array.shape if stored else None,
-                    old_zeros,
-                    int(array.size - np.count_nonzero(array)),
-                )
-            )
-        reasons = list(self.trace.skipped)
-        return StripReport(
-            tuple(rows),
-            tuple(reasons),
-            sum(int(np.prod(v.shape)) for v in before.values()),
-            sum(int(np.prod(v.shape)) for v in after.values()),
-        )
+        if hasattr(twin, "finalize_state"):
+            twin.finalize_state()
 
 
 def _is_sum(call):

@@ -212,6 +212,24 @@ class StripReport:
     weights_before: int
     weights_after: int
 
+    def __str__(self):
+        lines = [f"{'kernel before':>20}  {'after':>20}  zeros stored  key"]
+        for row in self.rows:
+            after = "gone" if row.after is None else _times(row.after)
+            lines.append(
+                f"{_times(row.before):>20}  {after:>20}  "
+                f"{row.zeros_after:12,}  {row.key}"
+            )
+        lines += [f"left alone: {a}: {b}" for a, b in self.skipped]
+        lines.append(
+            f"stored weights: {self.weights_before:,} -> {self.weights_after:,}"
+        )
+        return "\n".join(lines)
+
+
+def _times(shape):
+    return "x".join(map(str, shape))
+
 
 @dataclasses.dataclass(frozen=True)
 class Thresholds:

@@ -1,0 +1,148 @@
+"""Image classification data for the examples, from three kinds of source."""
+
+import dataclasses
+import pathlib
+
+import keras
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Images `(n, height, width, channels)` in [0, 1] and labels `(n,)`."""
+
+    x: np.ndarray
+    y: np.ndarray
+
+
+def load(name, seed=0, smallest=28):
+    """Loads a data set and splits it.
+
+    Args:
+        name: `"digits"` (in scikit-learn, nothing to download), the path of
+            an `.npz` file with `x_train`, `y_train`, `x_test` and `y_test`,
+            or any image classification set of TensorFlow Datasets.
+        seed: Seed of the split.
+        smallest: Smaller images are resized to this many pixels.
+
+    Returns:
+        dict with the `Split`s `"train"`, `"valid"` and `"test"`. The
+        validation images are taken from the training images, a fifth of
+        them and at most 5,000.
+    """
+    if name == "digits":
+        train, test = _digits(seed)
+    elif name.endswith(".npz"):
+        train, test = _npz(pathlib.Path(name))
+    else:
+        train, test = _tfds(name)
+    order = np.random.default_rng(seed).permutation(len(train.y))
+    size = min(5000, len(order) // 5)
+    return {
+        "train": _prepare(train, smallest, order[size:]),
+        "valid": _prepare(train, smallest, order[:size]),
+        "test": _prepare(test, smallest),
+    }
+
+
+class RandomShifts(keras.utils.PyDataset):
+    """Batches of a `Split` in random order, each image shifted at random.
+
+    Args:
+        split: The `Split`.
+        batch_size: Images per batch.
+        pixels: Largest shift along each axis; what is uncovered is 0.
+        seed: Seed of order and shifts.
+    """
+
+    def __init__(self, split, batch_size, pixels=2, seed=0):
+        super().__init__()
+        self.split = split
+        self.batch_size = batch_size
+        self.pixels = pixels
+        self.rng = np.random.default_rng(seed)
+        self.order = self.rng.permutation(len(split.y))
+        width = ((0, 0), (pixels, pixels), (pixels, pixels), (0, 0))
+        self.padded = np.pad(split.x, width)
+
+    def __len__(self):
+        return -(-len(self.order) // self.batch_size)
+
+    def __getitem__(self, index):
+        start = index * self.batch_size
+        rows = self.order[start : start + self.batch_size]
+        height, width = self.split.x.shape[1:3]
+        shifts = self.rng.integers(0, 2 * self.pixels + 1, (2, len(rows), 1))
+        down = (shifts[0] + np.arange(height))[:, :, None]
+        right = (shifts[1] + np.arange(width))[:, None, :]
+        return self.padded[rows[:, None, None], down, right], self.split.y[rows]
+
+    def on_epoch_end(self):
+        self.order = self.rng.permutation(self.order)
+
+
+def _digits(seed):
+    """1,797 scanned digits of 8x8 pixels; a fifth of them for the test."""
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    images = images.reshape(-1, 8, 8) * (255 / 16)
+    order = np.random.default_rng(seed).permutation(len(labels))
+    test, train = order[:360], order[360:]
+    return (
+        Split(images[train], labels[train]),
+        Split(images[test], labels[test]),
+    )
+
+
+def _npz(path):
+    if not path.exists():
+        raise SystemExit(f"There is no file {path}.")
+    with np.load(path) as data:
+        missing = {"x_train", "y_train", "x_test", "y_test"} - set(data)
+        if missing:
+            raise SystemExit(
+                f"{path} has no {sorted(missing)}. Expected the arrays "
+                "x_train, y_train, x_test and y_test. "
+                f"Received: {sorted(data)}"
+            )
+        return (
+            Split(data["x_train"], data["y_train"]),
+            Split(data["x_test"], data["y_test"]),
+        )
+
+
+def _tfds(name):
+    others = "--dataset=digits (nothing to download) or --dataset=PATH.npz"
+    print(f"Loading '{name}' by TensorFlow Datasets. Offline: {others}.")
+    try:
+        import tensorflow_datasets as tfds
+
+        return tuple(
+            _collect(tfds.as_numpy(part.batch(512)))
+            for part in tfds.load(
+                name, split=["train", "test"], as_supervised=True
+            )
+        )
+    except Exception as error:
+        reason = " ".join(str(error).split())[:160]
+        raise SystemExit(
+            f"Cannot load '{name}' from TensorFlow Datasets "
+            f"({type(error).__name__}: {reason}). Use {others}."
+        ) from None
+
+
+def _collect(batches):
+    images, labels = zip(*batches)
+    return Split(np.concatenate(images), np.concatenate(labels))
+
+
+def _prepare(split, smallest, rows=slice(None)):
+    x = np.asarray(split.x)[rows].astype("float32") / 255.0
+    x = x[..., None] if x.ndim == 3 else x
+    height, width = x.shape[1:3]
+    if min(height, width) < smallest:
+        scale = smallest / min(height, width)
+        size = (round(height * scale), round(width * scale))
+        x = keras.ops.convert_to_numpy(keras.ops.image.resize(x, size))
+    return Split(x, np.asarray(split.y)[rows].reshape(-1).astype("int32"))

@@ -1,0 +1,205 @@
+"""Running LiteRT files."""
+
+import pathlib
+import sys
+import tempfile
+from unittest import mock
+
+import keras
+import numpy as np
+from absl.testing import absltest
+from absl.testing import parameterized
+
+from keras_prm import litert
+
+
+def file_of(function, *specs, **settings):
+    """The bytes of a LiteRT file that computes `function`.
+
+    Built by TensorFlow alone, so that its signature, shapes and types can be
+    any that a file may have.
+    """
+    import tensorflow as tf
+
+    function = tf.function(function, input_signature=specs)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions(
+        [function.get_concrete_function()], tf.Module()
+    )
+    for name, value in settings.items():
+        setattr(converter, name, value)
+    return converter.convert()
+
+
+def spec(*shape, name="x", dtype="float32"):
+    import tensorflow as tf
+
+    return tf.TensorSpec(shape, dtype, name)
+
+
+def double(x):
+    return 2.0 * x
+
+
+def two_inputs():
+    """y = (zebra - apple, zebra * apple), of equal shapes."""
+
+    def function(zebra, apple):
+        return {"output_0": zebra - apple, "output_1": zebra * apple}
+
+    return file_of(
+        function, spec(None, 3, name="zebra"), spec(None, 3, name="apple")
+    )
+
+
+def quantised(int_type):
+    """Doubles x in [-1, 1] in 8 bits, also at its input and output."""
+    import tensorflow as tf
+
+    def samples():
+        yield [np.array([[-1.0, 0.0, 1.0]], "float32")]
+
+    return file_of(
+        double,
+        spec(None, 3),
+        optimizations=[tf.lite.Optimize.DEFAULT],
+        representative_dataset=samples,
+        inference_input_type=getattr(tf, int_type),
+        inference_output_type=getattr(tf, int_type),
+    )
+
+
+ROWS = np.arange(21, dtype="float32").reshape(7, 3)
+
+
+class LiteRTModelTest(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        if keras.backend.backend() != "tensorflow":
+            self.skipTest("the files are made by TensorFlow")
+        folder = self.enterContext(tempfile.TemporaryDirectory())
+        self.path = pathlib.Path(folder) / "model.tflite"
+
+    @parameterized.product(rows=(1, 2, 7), batch_size=(None, 1, 3, 100))
+    def test_any_batch_size(self, rows, batch_size):
+        model = litert.LiteRTModel(file_of(double, spec(None, 3)))
+        for x in (ROWS[:rows], ROWS[:1], ROWS[:rows]):
+            y = model.predict(x, batch_size=batch_size)
+            np.testing.assert_array_equal(y, 2 * x)
+        self.assertEqual(model.input_shapes, {"x": (None, 3)})
+
+    @parameterized.parameters(1, 2, 3, 7)
+    def test_fixed_batch_size(self, size):
+        model = litert.LiteRTModel(file_of(double, spec(size, 3)))
+        self.assertEqual(model.input_shapes, {"x": (size, 3)})
+        np.testing.assert_array_equal(model(ROWS), 2 * ROWS)
+
+    def test_other_unknown_sizes(self):
+        model = litert.LiteRTModel(file_of(double, spec(None, None, 2)))
+        for size in (3, 5):
+            x = np.ones((2, size, 2), "float32")
+            np.testing.assert_array_equal(model(x), 2 * x)
+
+    def test_path_bytes_and_size(self):
+        content = file_of(double, spec(None, 3))
+        self.path.write_bytes(content)
+        for source in (content, self.path, str(self.path)):
+            model = litert.LiteRTModel(source, num_threads=2)
+            self.assertEqual(model.num_bytes, len(content))
+            np.testing.assert_array_equal(model(ROWS), 2 * ROWS)
+
+    def test_several_inputs_go_by_name(self):
+        apple, zebra = ROWS, ROWS**2 + 1
+        expected = (zebra - apple, zebra * apple)
+        content = two_inputs()
+        by_name = litert.LiteRTModel(content)
+        for order in (["zebra", "apple"], ["apple", "zebra"]):
+            ordered = litert.LiteRTModel(content, input_names=order)
+            self.assertEqual(ordered.input_names, order)
+            arrays = {"zebra": zebra, "apple": apple}
+            for outputs in (
+                by_name(arrays),
+                ordered(arrays),
+                ordered([arrays[name] for name in order]),
+            ):
+                np.testing.assert_array_equal(outputs, expected)
+
+    def test_many_outputs_keep_their_order(self):
+        inputs = keras.Input((3,))
+        outputs = [inputs + float(i) for i in range(12)]
+        model = keras.Model(inputs, outputs)
+        model.export(self.path, format="litert", verbose=False)
+        for i, y in enumerate(litert.LiteRTModel(self.path)(ROWS)):
+            np.testing.assert_array_equal(y, ROWS + i)
+
+    @parameterized.parameters("int8", "uint8")
+    def test_quantised_inputs_and_outputs(self, int_type):
+        model = litert.LiteRTModel(quantised(int_type))
+        x = np.array([[-1.0, 0.25, 0.5], [0.0, 1.0, 9.0]], "float32")
+        y = model(x)
+        self.assertEqual(y.dtype, np.float32)
+        # Steps are 2 / 255 in and 4 / 255 out; 9 is cut to 1.
+        np.testing.assert_allclose(y, 2 * np.minimum(x, 1), atol=0.025)
+        # Data that is quantised already passes as it is.
+        raw = np.full((1, 3), 10, int_type)
+        scale, zero_point = model._inputs["x"]["quantization"]
+        expected = 2 * scale * (10.0 - zero_point) * np.ones((1, 3))
+        np.testing.assert_allclose(model(raw), expected, atol=0.025)
+
+    def test_integers_and_doubles_are_cast(self):
+        content = file_of(lambda x: x + 1, spec(None, 3, dtype="int32"))
+        y = litert.LiteRTModel(content)(ROWS.astype("float64"))
+        np.testing.assert_array_equal(y, ROWS + 1)
+
+    @parameterized.named_parameters(
+        ("list", [ROWS, ROWS], "Pass a dict"),
+        ("number", [ROWS], "Pass a dict"),
+        ("key", {"zebra": ROWS, "bear": ROWS}, "Pass a dict"),
+        ("shape", {"zebra": ROWS, "apple": ROWS[:, 1:]}, "Expected: .*None, 3"),
+        ("rank", {"zebra": ROWS, "apple": ROWS[0]}, "Expected: .*None, 3"),
+        ("rows", {"zebra": ROWS, "apple": ROWS[1:]}, "same number of rows"),
+        ("empty", {"zebra": ROWS[:0], "apple": ROWS[:0]}, "at least one"),
+    )
+    def test_wrong_inputs(self, inputs, message):
+        with self.assertRaisesRegex(ValueError, message):
+            litert.LiteRTModel(two_inputs())(inputs)
+
+    def test_wrong_names(self):
+        with self.assertRaisesRegex(ValueError, "Expected each of: .*apple"):
+            litert.LiteRTModel(two_inputs(), input_names=["zebra", "bear"])
+
+    def test_not_a_litert_file(self):
+        with self.assertRaisesRegex(ValueError, "Expected a whole"):
+            litert.LiteRTModel(b"no such thing" * 10)
+
+    def test_missing_package(self):
+        missing = {"ai_edge_litert.interpreter": None}
+        with mock.patch.dict(sys.modules, missing):
+            with self.assertRaisesRegex(ImportError, "pip install ai-edge"):
+                litert.LiteRTModel(b"")
+
+    def test_latency(self):
+        small = file_of(double, spec(None, 3))
+
+        def slow(x):
+            import tensorflow as tf
+
+            for _ in range(20):
+                x = tf.matmul(x, np.ones((500, 500), "float32")) / 500.0
+            return x
+
+        def fast(x):
+            return x[:, :1]
+
+        slow, fast = (file_of(f, spec(None, 500)) for f in (slow, fast))
+        x = np.ones((8, 500), "float32")
+        models = [slow, litert.LiteRTModel(fast), slow]
+        a, b, c = litert.latency(models, x, runs=15)
+        self.assertGreater(a, 3 * b)
+        self.assertGreater(c, 3 * b)
+        for models, runs in ((small, 5), ([small], 0)):
+            with self.assertRaisesRegex(ValueError, "Expected a list of mod"):
+                litert.latency(models, ROWS, runs=runs)
+
+
+if __name__ == "__main__":
+    absltest.main()
