@@ -34,21 +34,23 @@ class StructuredMask(keras.callbacks.Callback):
     def __init__(self, masks=None):
         super().__init__()
         self.masks = masks
+        self._held = None
         self._active = None
 
     def on_train_begin(self, logs=None):
         self._leave()
-        if self.masks is None:
-            self.masks = masks_module.masks_of(self.model)
-        self._active = masks_module.enforced(self.model, self.masks)
+        self._held = self.masks
+        if self._held is None:
+            self._held = masks_module.masks_of(self.model)
+        self._active = masks_module.enforced(self.model, self._held)
         self._active.__enter__()
 
     def on_epoch_end(self, epoch, logs=None):
-        masks_module.apply_masks(self.model, self.masks)
+        masks_module.apply_masks(self.model, self._held)
 
     def on_test_begin(self, logs=None):
         if self._active is not None:
-            masks_module.apply_masks(self.model, self.masks)
+            masks_module.apply_masks(self.model, self._held)
 
     def on_train_end(self, logs=None):
         self._leave()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import keras
 import numpy as np
 
@@ -24,13 +26,15 @@ def batch_normalization(site):
     ):
         if variable is not None:
             site.trace.weight(variable, [ids], role)
-    scale, shift = constants.normalization(layer)
+    scale, _ = constants.normalization(layer)
     for other in range(1, len(x.shape)):
         if other != axis:
             site.move((x, other), (out, other), constants.unknown)
-    site.move(
-        (x, axis), (out, axis), constants.affine(scale, shift), scale != 0
-    )
+
+    def combine(inputs):  # Read late: purification zeroes gamma and beta.
+        return constants.affine(*constants.normalization(layer))(inputs)
+
+    site.move((x, axis), (out, axis), combine, scale != 0)
 
 
 def elementwise(site):
@@ -93,6 +97,18 @@ def reshape(site):
             site.trace.read(x, axis + 1, reason)
 
 
+def flatten(site):
+    x = site.inputs[0]
+    if site.layer.data_format == "channels_first" and len(x.shape) > 2:
+        order = (*range(2, len(x.shape)), 1)
+        shape = [x.shape[0], *(x.shape[axis] for axis in order)]
+        moved = site.trace.value(shape, site.path)
+        for axis, source in enumerate(order, start=1):
+            site.move((x, source), (moved, axis))
+        site = dataclasses.replace(site, inputs=[moved])
+    reshape(site)
+
+
 def _carry(site, named, sources, targets, target):
     x, out = site.inputs[0], site.outputs[0]
     axis, ids, ties, old, new = reshaping.carry(
@@ -111,7 +127,13 @@ def _carry(site, named, sources, targets, target):
 
 
 def resize_reshape(layer, size, shape):
-    return {"target_shape": [-1 if n is None else n for n in shape[1:]]}
+    """The new shape, but -1 where the layer's own is."""
+    return {
+        "target_shape": [
+            -1 if n is None or old == -1 else n
+            for n, old in zip(shape[1:], layer.target_shape)
+        ]
+    }
 
 
 def permute(site):
@@ -136,7 +158,7 @@ def join(combine):
 
 def _join_axis(site, axis, combine):
     out = site.outputs[0]
-    if all(x.ids[axis] is None for x in site.inputs):
+    if _is_untracked(site, axis):
         return
     size = out.shape[axis]
     every, first, sources = np.arange(size), None, []
@@ -152,6 +174,18 @@ def _join_axis(site, axis, combine):
         sources.append((x, axis, every))
     out.ids[axis] = first
     site.trace.flow(sources, (out, axis, every), combine)
+
+
+def _is_untracked(site, axis):
+    """True where no ids can pass, after pinning those that there are."""
+    if all(x.ids[axis] is None for x in site.inputs):
+        return True
+    if any(x.shape[axis] is None for x in site.inputs):
+        reason = f"'{site.path}' joins it with an axis of unknown length"
+        for x in site.inputs:
+            site.trace.read(x, axis, reason)
+        return True
+    return False
 
 
 def scalar_or_join(combine):
@@ -184,7 +218,7 @@ def concatenate(site):
     for axis in range(1, rank):
         if axis != along:
             _join_axis(site, axis, constants.unknown)
-    if all(x.ids[along] is None for x in site.inputs):
+    if _is_untracked(site, along):
         return
     parts, start = [], 0
     for x in site.inputs:

@@ -14,7 +14,7 @@ _ELEMENTWISE = (
     "celu elu exponential gelu hard_shrink hard_sigmoid hard_silu hard_tanh "
     "leaky_relu linear log_sigmoid mish relu relu6 selu sigmoid silu "
     "soft_shrink softplus softsign sparse_plus sparse_sigmoid squareplus "
-    "tanh tanh_shrink threshold"
+    "tanh tanh_shrink"
 ).split()
 _ELEMENTWISE_LAYERS = (
     keras.layers.ReLU,

@@ -55,7 +55,7 @@ class Trace:
         self._num_ids = 0
         self._ties = []
         self._fixed = []
-        self._nested_inputs = {}
+        self._firsts = {}
 
     # What rules call.
 
@@ -164,7 +164,7 @@ class Trace:
 
     # How a model is walked.
 
-    def walk(self, view, tensors, prefix):
+    def walk(self, view, tensors, prefix, reason=None):
         """Traces all calls of a functional model, nested ones included.
 
         Args:
@@ -172,32 +172,47 @@ class Trace:
             tensors: dict from `id(KerasTensor)` to `Value`, which holds the
                 model's inputs and receives all the others.
             prefix: Path of the model in the hierarchy, `""` or `"a/b/"`.
+            reason: Why all its layers have to be left alone, or `None`.
         """
         for call in topology.calls(view):
-            inputs = [tensors[id(x)] for x in call.inputs]
             path = prefix + call.operation.name
             if topology.is_model(call.operation):
-                outputs = self._enter(call, inputs, path)
+                outputs = self._enter(call, tensors, path, reason)
             else:
+                inputs = [tensors[id(x)] for x in call.inputs]
                 outputs = [self.value(x.shape, path) for x in call.outputs]
                 site = Site(self, call, path, inputs, outputs)
-                layer_rules.apply(site)
+                layer_rules.apply(site, reason)
+                self._tie_calls(call.operation, outputs)
             for x, value in zip(call.outputs, outputs):
                 tensors[id(x)] = value
                 self.homes.setdefault(id(x), []).append(value)
 
-    def _enter(self, call, inputs, path):
-        view = topology.functional(call.operation)
-        first = self._nested_inputs.setdefault(id(call.operation), inputs)
-        for old, new in zip(first, inputs):
+    def _tie_calls(self, operation, outputs):
+        """A config that holds the widths of the output serves all calls."""
+        rule = layer_rules.rule_for(operation)
+        if rule is not None and rule.resize is not layer_rules.Rule.resize:
+            self._tie_values(id(operation), outputs)
+
+    def _tie_values(self, number, values):
+        """Ties values to those that were first given under this number."""
+        first = self._firsts.setdefault(number, values)
+        for old, new in zip(first, values):
             for axis, size in enumerate(new.shape):
-                if old is not new and size is not None and axis > 0:
+                same_size = size is not None and size == old.shape[axis]
+                if old is not new and same_size and axis > 0:
                     if not (old.ids[axis] is new.ids[axis] is None):
                         self.tie(self.ids(old, axis), self.ids(new, axis))
+
+    def _enter(self, call, tensors, path, reason):
+        view = topology.functional(call.operation)
+        inputs = [tensors[id(x)] for x in topology.fed(call, view)]
+        reason = reason or layer_rules.unknown_argument(call)
+        self._tie_values(id(call.operation), inputs)
         tensors = dict(zip(map(id, view.inputs), inputs))
         for x, value in zip(view.inputs, inputs):
             self.homes.setdefault(id(x), []).append(value)
-        self.walk(view, tensors, path + "/")
+        self.walk(view, tensors, path + "/", reason)
         return [tensors[id(x)] for x in view.outputs]
 
     def finish(self):

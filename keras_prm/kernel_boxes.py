@@ -29,20 +29,25 @@ class KernelBox:
     shift: tuple
 
     def adapters(self, name, dtype):
-        """The layers to put before the convolution, in order."""
+        """The layers to put before the convolution, in order.
+
+        Padding comes first: a small input may be shorter than what is
+        cropped off it.
+        """
         rank = len(self.window)
         found = []
         pads = tuple((max(a, 0), max(b, 0)) for a, b in self.shift)
         crops = tuple((max(-a, 0), max(-b, 0)) for a, b in self.shift)
         for table, amounts, suffix in (
-            (_CROPPING, crops, "crop"),
             (_PADDING, pads, "pad"),
+            (_CROPPING, crops, "crop"),
         ):
             if np.any(amounts):
                 amounts = amounts[0] if rank == 1 else amounts
-                found.append(
-                    table[rank](amounts, name=f"{name}_{suffix}", dtype=dtype)
-                )
+                options = {"name": f"{name}_{suffix}", "dtype": dtype}
+                if table[rank] is not layers.Cropping1D:
+                    options["data_format"] = "channels_last"
+                found.append(table[rank](amounts, **options))
         return found
 
 

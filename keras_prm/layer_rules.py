@@ -17,10 +17,15 @@ from keras_prm.sites import Rule
 from keras_prm.sites import pin
 
 
-def apply(site):
-    """Traces one call by the rule of its layer, or pins what it touches."""
+def apply(site, reason=None):
+    """Traces one call by the rule of its layer, or pins what it touches.
+
+    Args:
+        site: The call.
+        reason: Why it is to be pinned whatever its layer, or `None`.
+    """
     rule = rule_for(site.layer)
-    reason = _why_opaque(site, rule)
+    reason = reason or _why_opaque(site, rule)
     if reason is None:
         rule.trace(site)
     else:
@@ -43,17 +48,24 @@ def register_rule(layer_class, rule):
 
 
 def _why_opaque(site, rule):
-    layer, kwargs = site.layer, site.call.arguments.kwargs
+    layer = site.layer
     if rule is None:
         return f"no rule for {type(layer).__name__}"
     if getattr(layer, "lora_enabled", False):
         return "LoRA is enabled"
     if getattr(layer, "quantization_mode", None):
         return "it is quantised"
-    if isinstance(layer, keras.layers.Layer):
+    return unknown_argument(site.call)
+
+
+def unknown_argument(call):
+    """Names an argument of a layer's call that no rule knows, or `None`."""
+    if isinstance(call.operation, keras.layers.Layer):
         known = {"training": (None, False), "mask": (None,)}
-        for name, value in kwargs.items():
-            if not any(value is v for v in known.get(name, ())):
+        for name, value in call.arguments.kwargs.items():
+            usual = known.get(name, ())
+            parts = keras.tree.flatten(value)
+            if not all(any(p is v for v in usual) for p in parts):
                 return f"it is called with {name}={value!r}"
     return None
 
@@ -110,7 +122,7 @@ RULES = {
     layers.GlobalAveragePooling1D: Rule(channel_rules.global_pooling),
     layers.GlobalAveragePooling2D: Rule(channel_rules.global_pooling),
     layers.GlobalAveragePooling3D: Rule(channel_rules.global_pooling),
-    layers.Flatten: Rule(channel_rules.reshape),
+    layers.Flatten: Rule(channel_rules.flatten),
     layers.Reshape: Rule(channel_rules.reshape, channel_rules.resize_reshape),
     layers.Permute: Rule(channel_rules.permute),
     layers.Add: Rule(channel_rules.join(constants.add)),
@@ -132,7 +144,7 @@ OPERATIONS = {
         name: Rule(channel_rules.elementwise_operation)
         for name in (
             "Relu Relu6 LeakyRelu Elu Selu Gelu Silu Sigmoid Tanh Softplus "
-            "Softsign HardSigmoid HardSilu Exp Square Abs Negative"
+            "Softsign HardSigmoid HardSilu Exp Square Absolute Negative"
         ).split()
     },
 }

@@ -43,11 +43,22 @@ class Liveness:
         return ~self.removed[self.trace.classes[ids]]
 
     def is_zero(self, value):
-        """True for a tensor that is zero everywhere, whatever the input."""
-        return any(
-            number == value.number and bool((c == 0).all())
-            for (number, _), c in self.constants.items()
-        )
+        """True for a tensor of which only zeros remain, whatever the input."""
+        for axis, ids in enumerate(value.ids):
+            constants = self._constant(value, axis) if ids is not None else ()
+            if len(constants) and (constants[self.keep(ids)] == 0).all():
+                return True
+        return False
+
+    def constant_classes(self):
+        """bool array per class: it carries a constant other than 0."""
+        found = np.zeros(self.trace.num_classes, bool)
+        for (number, axis), constants in self.constants.items():
+            ids = self.trace.values[number].ids[axis]
+            if ids is not None:
+                at = ids[np.nan_to_num(constants) != 0]
+                found[self.trace.classes[at]] = True
+        return found
 
     def folded_bias(self, mix):
         """What the inputs that go add to each output of a mix, `(out,)`."""

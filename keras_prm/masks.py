@@ -87,7 +87,10 @@ class Masks:
         return cls.from_json(pathlib.Path(path).read_text())
 
     def __eq__(self, other):
-        return isinstance(other, Masks) and self.to_json() == other.to_json()
+        if not isinstance(other, Masks):
+            return False
+        # Parsed again, since the order of the keys means nothing.
+        return json.loads(self.to_json()) == json.loads(other.to_json())
 
     __hash__ = None
 
@@ -128,7 +131,7 @@ def hard_prune(model, plan):
     """
     trace = graph.trace(model)
     weights = {w.key: w for w in trace.weights.values()}
-    _check_plan(plan, weights)
+    _check_plan(plan, trace, weights)
     topology.check_finite(model)
     masks = _support(model, plan, weights)
     dead = np.zeros(trace.num_classes, bool)
@@ -227,22 +230,24 @@ def fitting(model, masks):
 
 @keras.saving.register_keras_serializable(package="keras_prm")
 class MaskConstraint(keras.constraints.Constraint):
-    """Multiplies a variable by mask factors, after another constraint.
+    """Sets what is masked to zero, after another constraint.
 
     Args:
-        factors: Arrays that broadcast against the variable.
+        factors: Bool arrays that broadcast against the variable.
         inner: The constraint to apply first, or `None`.
     """
 
     def __init__(self, factors, inner=None):
-        self.factors = [np.asarray(f) for f in factors]
+        self.factors = [np.asarray(f, bool) for f in factors]
         self.inner = inner
 
     def __call__(self, w):
         if self.inner is not None:
             w = self.inner(w)
+        w = keras.ops.convert_to_tensor(w)
         for factor in self.factors:
-            w = w * keras.ops.cast(factor, w.dtype)
+            # A product would keep NaN and infinity alive.
+            w = keras.ops.where(factor, w, keras.ops.zeros_like(w))
         return w
 
     def get_config(self):
@@ -284,17 +289,31 @@ def enforced(model, masks):
     """
     pairs = fitting(model, masks)
     apply_masks(model, masks)
-    before = [(variable, variable.constraint) for variable, _ in pairs]
+    held = []
     for variable, factors in pairs:
         variable.constraint = MaskConstraint(factors, variable.constraint)
+        held.append((variable, variable.constraint))
     retrace(model)
     try:
         yield
     finally:
-        for variable, constraint in before:
-            variable.constraint = constraint
+        for variable, constraint in held:
+            variable.constraint = _without(variable.constraint, constraint)
         retrace(model)
-        apply_masks(model, masks)
+    # Averages of weights (EMA) are taken before constraints are applied.
+    apply_masks(model, masks)
+
+
+def _without(constraint, own):
+    """A chain of constraints less one, wherever in it that is by now."""
+    if constraint is own:
+        return own.inner
+    link = constraint
+    while isinstance(link, MaskConstraint):
+        if link.inner is own:
+            link.inner = own.inner
+        link = link.inner
+    return constraint
 
 
 def retrace(model):
@@ -314,7 +333,7 @@ def _dead_vectors(trace, dead):
     return found
 
 
-def _check_plan(plan, weights):
+def _check_plan(plan, trace, weights):
     if not hasattr(plan, "kernels") or not hasattr(plan, "groups"):
         raise TypeError(
             "Expected a `SparsityPlan`, as `SparsityPlan.uniform(model, ...)` "
@@ -327,12 +346,39 @@ def _check_plan(plan, weights):
         if k.key not in weights
         or tuple(weights[k.key].variable.shape) != tuple(k.shape)
     ]
+    if not bad:
+        bad = _differently_tied(plan, trace, weights)
     if bad:
         raise ValueError(
             "The plan was made for another model. Make one for this model "
             "with `SparsityPlan.uniform(model, ...)`. Received a plan with "
-            f"kernels that the model does not have: {bad}"
+            f"kernels that the model does not have so: {bad}"
         )
+
+
+def _differently_tied(plan, trace, weights):
+    """Kernels whose channels the plan and the model tie in other ways."""
+    planned, found = {}, {}
+    bad = []
+    for kernel in plan.kernels:
+        sides = zip(
+            (kernel.in_classes, kernel.out_classes),
+            weights[kernel.key].ids[-2:],
+        )
+        pairs = [
+            (number, int(c))
+            for numbers, ids in sides
+            if ids is not None
+            for number, c in zip(numbers, trace.classes[ids])
+            if number >= 0
+        ]
+        if any(
+            planned.setdefault(number, c) != c
+            or found.setdefault(c, number) != number
+            for number, c in pairs
+        ):
+            bad.append((kernel.key, kernel.shape))
+    return bad
 
 
 def _support(model, plan, weights):

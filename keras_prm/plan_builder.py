@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numbers
+
 import numpy as np
 
 from keras_prm.projections import removed_count
@@ -21,12 +23,15 @@ def kernel_paths(trace):
 
 
 def matching(names, paths):
-    """The paths that names or paths of layers stand for, a set."""
+    """The paths that names or paths of layers stand for, a set.
+
+    A whole path stands for that layer only, though others end like it.
+    """
     return {
         path
         for path in paths
         for name in names
-        if path == name or path.endswith("/" + name)
+        if path == name or (name not in paths and path.endswith("/" + name))
     }
 
 
@@ -44,7 +49,7 @@ def check_names(names, paths, argument):
             f"names among {sorted(paths)}. Received: {argument}={list(names)}"
         )
     several = {n: sorted(matching([n], paths)) for n in names}
-    several = {n: m for n, m in several.items() if len(m) > 1 and n not in m}
+    several = {n: m for n, m in several.items() if len(m) > 1}
     if several:
         raise ValueError(
             "A name stands for several layers. Use the whole path of the "
@@ -54,6 +59,12 @@ def check_names(names, paths, argument):
 
 def check_targets(wanted, round_to):
     """Raises if a fraction is not in [0, 1), all offenders together."""
+    shapeless = {p: d for p, d in wanted.items() if not isinstance(d, dict)}
+    if shapeless:
+        raise TypeError(
+            "Expected a dict of targets for each layer, such as "
+            f'{{"filters": 0.5, "columns": 0.5}}. Received: {shapeless}'
+        )
     unknown = sorted({t for d in wanted.values() for t in d} - {*_TARGETS})
     if unknown:
         raise ValueError(
@@ -64,19 +75,23 @@ def check_targets(wanted, round_to):
             "Expected `round_to` to be a positive integer; 1 does not round. "
             f"Received: round_to={round_to!r}"
         )
-    for target in _TARGETS:
-        bad = {
-            path: targets[target]
-            for path, targets in wanted.items()
-            if not 0 <= targets.get(target, 0) < 1
-        }
-        if bad:
-            raise ValueError(
-                f"Cannot prune {len(bad)} layers to their targets: a sparsity "
-                f"must leave at least one of the {target}. Expected {target} "
-                f"in [0, 1), the fraction removed. Received: {bad}. To "
-                "remove a layer whole, delete it from the model."
-            )
+    bad = {
+        path: targets
+        for path, targets in wanted.items()
+        if not all(_is_fraction(value) for value in targets.values())
+    }
+    if bad:
+        raise ValueError(
+            f"Cannot prune {len(bad)} layers to their targets: a sparsity "
+            "must leave at least one of the filters, and of the columns. "
+            "Expected filters and columns in [0, 1), the fraction removed. "
+            f"Received: {bad}. To remove a layer whole, delete it from the "
+            "model."
+        )
+
+
+def _is_fraction(value):
+    return isinstance(value, numbers.Real) and 0 <= value < 1
 
 
 def groups(model, trace, wanted, round_to, strict):
@@ -102,11 +117,16 @@ def groups(model, trace, wanted, round_to, strict):
         asked = {
             p: wanted[p]["filters"]
             for p in paths
-            if wanted.get(p, {}).get("filters")
+            if "filters" in wanted.get(p, {})
         }
-        if not asked:
+        if not any(asked.values()):
             continue
+        name = "+".join(paths)
         if len(set(asked.values())) > 1:
+            if not strict:
+                kept = [p for p in asked if not asked[p]]
+                skipped.append((name, f"{kept} is excluded"))
+                continue
             raise ValueError(
                 "Layers whose filters can only fall together are given "
                 "different targets. Give them the same, or name one of "
@@ -115,7 +135,6 @@ def groups(model, trace, wanted, round_to, strict):
         classes = _classes(trace, weights)
         frozen = [w.key for w in weights if id(w.variable) not in trainable]
         free = [c for c in classes if c not in trace.pinned]
-        name = "+".join(paths)
         if frozen or not free:
             reason = f"{frozen} is not trainable" if frozen else None
             reason = reason or trace.pinned[classes[0]]

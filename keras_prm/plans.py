@@ -65,7 +65,8 @@ class SparsityPlan:
                 channels of removed filters are gone, in [0, 1).
             round_to: The number of filters kept is rounded up to a multiple
                 of this, as far as there are so many.
-            exclude: Names or paths of layers to leave alone.
+            exclude: Names or paths of layers to leave alone, together with
+                the filters that can only fall with theirs.
 
         Raises:
             TypeError: The model is subclassed.
@@ -76,10 +77,10 @@ class SparsityPlan:
         paths = plan_builder.kernel_paths(trace)
         plan_builder.check_names(exclude, paths, "exclude")
         excluded = plan_builder.matching(exclude, paths)
+        targets = {"filters": filters, "columns": columns}
         wanted = {
-            path: {"filters": filters, "columns": columns}
+            path: dict.fromkeys(targets, 0.0) if path in excluded else targets
             for path in paths
-            if path not in excluded
         }
         return cls._build(model, trace, wanted, round_to, strict=False)
 
@@ -96,7 +97,7 @@ class SparsityPlan:
             round_to: As in `uniform`.
 
         Raises:
-            TypeError: The model is subclassed.
+            TypeError: The model is subclassed, or a target is no dict.
             ValueError: A fraction is outside [0, 1), a name is not in the
                 model, filters are asked for that cannot be removed, or
                 layers that stand in one group are given different targets.
@@ -105,7 +106,7 @@ class SparsityPlan:
         paths = plan_builder.kernel_paths(trace)
         plan_builder.check_names(layers, paths, "layers")
         wanted = {
-            path: dict(targets)
+            path: targets
             for name, targets in layers.items()
             for path in plan_builder.matching([name], paths)
         }

@@ -39,8 +39,8 @@ def purify(
     Args:
         model: A built functional or Sequential model.
         evaluate: Function from the model to a float, higher is better, such
-            as `lambda m: m.evaluate(x, y, verbose=0)[1]`. `None` applies
-            `thresholds` as they are.
+            as `lambda m: m.evaluate(x, y, verbose=0)[1]`; it must not change
+            the model. `None` applies `thresholds` as they are.
         max_drop: By how much the score may fall, in its own unit, >= 0.
         thresholds: `Thresholds`. With `evaluate`, the proportions that the
             search scales.
@@ -101,6 +101,7 @@ class _Search:
             self.state.apply([1.0] * self.state.num_kernels)
             return
         self.score_before = self.score = self._evaluate()
+        self.seen[self.state.fingerprint()] = self.score
         self._raise_level(range(self.state.num_kernels))
         for index in self.state.largest_first():
             self._raise_level([index])
@@ -136,7 +137,16 @@ class _Search:
 
     def _evaluate(self):
         self.evaluations += 1
-        score = float(self.function(self.model))
+        score = self.function(self.model)
+        try:
+            score = float(score)
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                "`evaluate` has to return a float. `model.evaluate` returns "
+                "a list, of which it could take one metric: "
+                "`lambda m: m.evaluate(x, y)[1]`. "
+                f"Received: {score!r}"
+            ) from error
         if np.isnan(score):
             raise ValueError(
                 "`evaluate` returned NaN. It has to return a float, higher "

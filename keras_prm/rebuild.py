@@ -71,7 +71,7 @@ def strip(model, lowering="none", return_report=False):
     builder = _Builder(graph.trace(view))
     small = builder.model(view, is_root=True)
     if return_report:
-        return small, strip_report.compare(builder.trace, view, small)
+        return small, strip_report.compare(builder.live, view, small)
     return small
 
 
@@ -106,6 +106,7 @@ class _Builder:
                 for x, new in zip(call.outputs, tree.flatten(outputs)):
                     self._check_shape(call, x, new)
                     tensors[id(x)] = new
+                self._fill_once(call.operation)
         return keras.Model(
             tree.map_structure(lambda x: inputs[id(x)], view.input),
             tree.map_structure(lambda x: tensors[id(x)], view.output),
@@ -157,11 +158,7 @@ class _Builder:
         twin = self._twin(call)
         for adapter in self._adapters.get(id(call.operation), ()):
             args = (adapter(args[0]), *args[1:])
-        outputs = twin(*args, **kwargs)
-        if id(twin) not in self._filled:
-            self._filled.add(id(twin))
-            self._fill(call.operation, twin)
-        return outputs
+        return twin(*args, **kwargs)
 
     # Shapes.
 
@@ -254,6 +251,11 @@ class _Builder:
                     if not keep.all():
                         array = np.compress(keep, array, axis)
         return array
+
+    def _fill_once(self, layer):
+        if id(layer) in self._twins and id(layer) not in self._filled:
+            self._filled.add(id(layer))
+            self._fill(layer, self._twins[id(layer)])
 
     def _fill(self, layer, twin):
         """Moves a layer's weights, cut and folded, into its twin."""

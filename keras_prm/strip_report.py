@@ -9,38 +9,58 @@ from keras_prm import topology
 from keras_prm.structures import StripReport
 from keras_prm.structures import StripRow
 
+_CONSTANT = "a reader cannot take their constant into its bias"
+_USED = "other layers use their channels"
 
-def compare(trace, view, small):
+
+def compare(live, view, small):
     """The `StripReport` of a model and what became of it.
 
     Args:
-        trace: The `Trace` of the model.
+        live: The `Liveness` of the model.
         view: The model.
         small: The stripped model.
     """
     before = topology.variables_by_key(view)
     after = topology.variables_by_key(small)
     rows = [
-        _row(weight, after.get(weight.key))
-        for weight in trace.weights.values()
+        _row(live, weight, after.get(weight.key))
+        for weight in live.trace.weights.values()
         if weight.role == "kernel"
     ]
     return StripReport(
         tuple(rows),
-        tuple(trace.skipped),
+        tuple(live.trace.skipped),
         sum(map(_size, before.values())),
         sum(map(_size, after.values())),
     )
 
 
-def _row(weight, new):
+def _row(live, weight, new):
     return StripRow(
         weight.key,
         tuple(weight.variable.shape),
         None if new is None else tuple(new.shape),
         _zeros(weight.variable),
         0 if new is None else _zeros(new),
+        "" if new is None else _note(live, weight, new),
     )
+
+
+def _note(live, weight, new):
+    """Why filters that are empty are still there."""
+    ids = weight.ids[-1]
+    array = keras.ops.convert_to_numpy(new)
+    empty = ~(array != 0).any(axis=tuple(range(array.ndim - 1)))
+    if ids is None or not empty.any():
+        return ""
+    classes = live.trace.classes[ids[live.keep(ids)][empty]]
+    constant = live.constant_classes()
+    why = {
+        live.trace.pinned.get(int(c)) or (_CONSTANT if constant[c] else _USED)
+        for c in classes
+    }
+    return f"{empty.sum()} empty filters stay: {'; '.join(sorted(why))}"
 
 
 def _size(variable):

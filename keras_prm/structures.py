@@ -187,6 +187,7 @@ class StripRow:
         after: Its shape in the stripped model; `None` where it is gone.
         zeros_before: How many zeros were stored.
         zeros_after: How many zeros still are.
+        note: Which empty filters had to stay, and why; `""` if none did.
     """
 
     key: str
@@ -194,6 +195,7 @@ class StripRow:
     after: tuple[int, ...] | None
     zeros_before: int
     zeros_after: int
+    note: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,6 +222,8 @@ class StripReport:
                 f"{_times(row.before):>20}  {after:>20}  "
                 f"{row.zeros_after:12,}  {row.key}"
             )
+            if row.note:
+                lines.append(f"{'':>20}  {row.note}")
         lines += [f"left alone: {a}: {b}" for a, b in self.skipped]
         lines.append(
             f"stored weights: {self.weights_before:,} -> {self.weights_after:,}"
@@ -253,6 +257,14 @@ class Thresholds:
     share: float = 0.5
     channel: float = 0.1
     filter: float = 0.1
+
+    def __post_init__(self):
+        bad = {k: v for k, v in vars(self).items() if not v >= 0}
+        if bad or self.share > 1:
+            raise ValueError(
+                "Thresholds must be >= 0, and `share` at most 1. "
+                f"Received: {bad or {'share': self.share}}. 0 keeps all."
+            )
 
     def absolute(self, strength, medians) -> Thresholds:
         """The bounds on squared norms themselves.

@@ -151,7 +151,7 @@ class Sweeper:
     def _cascade(self):
         """Zeroes all weights of channels that nobody reads, or that are 0."""
         live = Liveness(self.trace)
-        dead = live.unused & ~self._constant(live)
+        dead = live.unused & ~live.constant_classes()
         dead[list(self.trace.pinned)] = False
         fallen = 0
         for weight in self.weights:
@@ -171,17 +171,6 @@ class Sweeper:
                     self._rows[weight.key][2] += lost
         return fallen
 
-    def _constant(self, live):
-        """Classes that carry a constant other than 0 somewhere."""
-        found = np.zeros(self.trace.num_classes, bool)
-        for (number, axis), constants in live.constants.items():
-            ids = self.trace.values[number].ids[axis]
-            if ids is not None:
-                found[
-                    self.trace.classes[ids[np.nan_to_num(constants) != 0]]
-                ] = 1
-        return found
-
 
 def medians(kernel, channel_of, num_channels):
     """The medians `(column, channel, filter)` that thresholds relate to.
@@ -189,7 +178,7 @@ def medians(kernel, channel_of, num_channels):
     Each is the median of the squared norms (for channels, of their mean
     over the channel's columns) that are not zero.
     """
-    columns, _ = _column_energies(kernel)
+    columns = _column_energies(kernel)
     energy, _ = _channel_energies(columns, channel_of, num_channels)
     return _median(columns), _median(energy), _median(_filter_energies(kernel))
 
@@ -208,7 +197,10 @@ def small_channels(kernel, channel_of, num_channels, limits):
         yet and whose live share and mean energy are both under their
         bounds. The strongest channel never falls.
     """
-    columns, live = _column_energies(kernel, limits.column)
+    columns = _column_energies(kernel)
+    # Filters that fell have taken energy from every column.
+    bound = min(limits.column, _median(columns))
+    live = (columns >= bound) & (columns > 0)
     energy, sizes = _channel_energies(columns, channel_of, num_channels)
     share = np.bincount(channel_of, live.sum(0), num_channels) / sizes
     falls = (share < limits.share) & (energy < limits.channel)
@@ -224,11 +216,10 @@ def small_filters(kernel, limits):
     return falls & (energy > 0)
 
 
-def _column_energies(kernel, bound=0.0):
-    """Squared norms `(positions, in)`, and which reach `bound`, not 0."""
+def _column_energies(kernel):
+    """Squared norms `(positions, in)`."""
     energies = np.square(kernel, dtype="float64").sum(axis=-1)
-    energies = energies.reshape(-1, energies.shape[-1])
-    return energies, (energies >= bound) & (energies > 0)
+    return energies.reshape(-1, energies.shape[-1])
 
 
 def _channel_energies(columns, channel_of, num_channels):

@@ -59,7 +59,9 @@ def functional(model):
                 "input shape: put a `keras.Input` first, or call "
                 "`model.build(input_shape)`."
             )
-        return keras.Model(model.inputs[0], model.outputs[0], name=model.name)
+        if not _overrides_call(model):
+            x, y = model.inputs[0], model.outputs[0]
+            return keras.Model(x, y, name=model.name)
     if not isinstance(model, keras.Function) or _overrides_call(model):
         raise TypeError(
             f"The model '{model.name}' is a subclass of keras.Model with a "
@@ -71,6 +73,8 @@ def functional(model):
 
 
 def _overrides_call(model):
+    if isinstance(model, keras.Sequential):
+        return type(model).call is not keras.Sequential.call
     plain = type(keras.Model(model.input, model.output))
     return type(model).call is not plain.call
 
@@ -90,6 +94,16 @@ def calls(view):
                     )
                 )
     return found
+
+
+def fed(call, view):
+    """What a call of a nested model feeds to each of `view.inputs`."""
+    argument = call.arguments.args[0] if call.arguments.args else None
+    if not isinstance(argument, dict):
+        return call.inputs
+    if isinstance(view.input, dict):
+        return tuple(argument[name] for name in sorted(view.input))
+    return tuple(argument[x._keras_history.operation.name] for x in view.inputs)
 
 
 def layer_paths(model):

@@ -178,8 +178,10 @@ def _errors(expected, found):
     absolute = relative = 0.0
     for want, have in zip(expected, found, strict=True):
         error = float(np.max(np.abs(want - have), initial=0.0))
+        error = np.inf if np.isnan(error) else error
         absolute = max(absolute, error)
         scale = max(1.0, float(np.max(np.abs(want), initial=0.0)))
+        scale = scale if np.isfinite(scale) else 1.0
         relative = max(relative, error / scale)
     return absolute, relative
 

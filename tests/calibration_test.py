@@ -1,0 +1,170 @@
+import keras
+import numpy as np
+from absl.testing import absltest
+from absl.testing import parameterized
+from keras import layers
+
+from keras_prm.calibration import recalibrate
+from tests import zoo
+
+ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
+
+
+def make_model(wrap=False):
+    """Statistics of `bn` are those of `2 x + 1`; noise would move them."""
+    x = inputs = keras.Input((3,))
+    x = layers.GaussianNoise(1.0, name="noise")(x)
+    x = layers.Dropout(0.5, name="dropout")(x)
+    x = layers.GaussianDropout(0.5, name="gaussian")(x)
+    x = layers.Dense(3, name="dense")(x)
+    x = layers.BatchNormalization(momentum=0.9, name="bn")(x)
+    model = keras.Model(inputs, x)
+    if wrap:
+        outer = keras.Input((3,))
+        model = keras.Model(outer, model(outer))
+    zoo.randomise(model)
+    dense = find(model, "dense")
+    dense.kernel.assign(2 * np.eye(3))
+    dense.bias.assign(np.ones(3))
+    return model
+
+
+def find(model, name):
+    """The layer of this name, in a nested model too."""
+    for layer in model.layers:
+        if layer.name == name:
+            return layer
+        if isinstance(layer, keras.Model):
+            return find(layer, name)
+
+
+def make_data(samples=24):
+    rng = np.random.default_rng(0)
+    x = rng.normal(2.0, 3.0, (samples, 3)) * np.arange(1, 4)
+    return x.astype("float32")
+
+
+def batches(x, size=8):
+    return [x[i : i + size] for i in range(0, len(x), size)]
+
+
+def dataset(x, y=False):
+    import tensorflow as tf
+
+    parts = (x, np.zeros(len(x))) if y else x
+    return tf.data.Dataset.from_tensor_slices(parts).batch(8)
+
+
+class RecalibrateTest(parameterized.TestCase):
+    def assert_statistics(self, model, parts):
+        parts = [2 * part + 1 for part in parts]
+        bn = find(model, "bn")
+        np.testing.assert_allclose(
+            bn.moving_mean, np.mean([p.mean(0) for p in parts], 0), rtol=1e-4
+        )
+        np.testing.assert_allclose(
+            bn.moving_variance, np.mean([p.var(0) for p in parts], 0), rtol=1e-4
+        )
+
+    @parameterized.named_parameters(
+        ("array", lambda x: x, False),
+        ("generator", lambda x: iter(batches(x)), False),
+        ("pairs", lambda x: ((b, np.zeros(len(b))) for b in batches(x)), False),
+        ("triples", lambda x: ((b, 0, 1) for b in batches(x)), False),
+        ("dataset", dataset, True),
+        ("dataset_of_pairs", lambda x: dataset(x, y=True), True),
+    )
+    def test_average_over_the_batches(self, give, needs_tensorflow):
+        if needs_tensorflow and not ON_TENSORFLOW:
+            self.skipTest("tf.data")
+        model, x = make_model(), make_data()
+        self.assertEqual(recalibrate(model, give(x), batch_size=8), 3)
+        self.assert_statistics(model, batches(x))
+
+    def test_last_batch_may_be_short(self):
+        model, x = make_model(), make_data(20)
+        self.assertEqual(recalibrate(model, x, batch_size=8), 3)
+        self.assert_statistics(model, [x[:8], x[8:16], x[16:]])
+
+    @parameterized.parameters((1, 1), (2, 2), (9, 3))
+    def test_number_of_batches(self, limit, used):
+        model, x = make_model(), make_data()
+        count = recalibrate(model, x, batch_size=8, max_batches=limit)
+        self.assertEqual(count, used)
+        self.assert_statistics(model, batches(x)[:used])
+
+    def test_nested_models(self):
+        model, x = make_model(wrap=True), make_data()
+        recalibrate(model, x, batch_size=8)
+        self.assert_statistics(model, batches(x))
+
+    def test_structured_inputs(self):
+        model = zoo.make("in_and_out")
+        self.assertEqual(recalibrate(model, zoo.inputs_of(model), 2), 2)
+
+    def test_all_else_is_as_before(self):
+        model, x = make_model(), make_data()
+        before = {v.path: np.array(v) for v in model.weights}
+        recalibrate(model, x, batch_size=8)
+        for variable in model.weights:
+            equal = np.array_equal(variable, before[variable.path])
+            self.assertEqual(
+                equal, "moving" not in variable.name, variable.path
+            )
+        self.assert_settings_are_back(model)
+        # Noise is on again.
+        one, other = (np.array(model(x, training=True)) for _ in range(2))
+        self.assertTrue(np.any(one != other))
+
+    def assert_settings_are_back(self, model):
+        self.assertEqual(model.get_layer("noise").stddev, 1.0)
+        self.assertEqual(model.get_layer("dropout").rate, 0.5)
+        self.assertEqual(model.get_layer("gaussian").rate, 0.5)
+        self.assertEqual(model.get_layer("bn").momentum, 0.9)
+
+    def test_frozen_statistics_are_kept(self):
+        model = make_model()
+        bn = model.get_layer("bn")
+        bn.trainable = False
+        before = np.array(bn.moving_mean), np.array(bn.moving_variance)
+        recalibrate(model, make_data())
+        np.testing.assert_array_equal(bn.moving_mean, before[0])
+        np.testing.assert_array_equal(bn.moving_variance, before[1])
+        self.assertFalse(bn.trainable)
+
+    def test_settings_come_back_after_an_error(self):
+        model = make_model()
+
+        def data():
+            yield make_data()
+            raise RuntimeError("mine")
+
+        with self.assertRaisesRegex(RuntimeError, "mine"):
+            recalibrate(model, data())
+        self.assert_settings_are_back(model)
+
+    @parameterized.named_parameters(
+        ("list", list),
+        ("used_up", lambda: iter(())),
+        ("array", lambda: np.zeros((0, 3), "float32")),
+    )
+    def test_no_batch(self, give):
+        model = make_model()
+        before = model.get_weights()
+        with self.assertRaisesRegex(ValueError, "Pass at least one batch"):
+            recalibrate(model, give())
+        for old, new in zip(before, model.get_weights(), strict=True):
+            np.testing.assert_array_equal(old, new)
+        self.assert_settings_are_back(model)
+
+    def test_subclassed_model(self):
+        class Subclassed(keras.Model):
+            def call(self, x):
+                return x
+
+        with self.assertRaisesRegex(TypeError, "functional model"):
+            recalibrate(Subclassed(), make_data())
+
+
+if __name__ == "__main__":
+    absltest.main()

@@ -1,0 +1,96 @@
+import keras
+import numpy as np
+from absl.testing import absltest
+from absl.testing import parameterized
+from keras import layers
+
+from keras_prm import graph
+from keras_prm import plan_builder
+from keras_prm.plans import SparsityPlan
+from keras_prm.structures import ChannelGroup
+from tests import zoo
+
+
+class PlanBuilderTest(parameterized.TestCase):
+    def test_matching(self):
+        paths = {"conv": 0, "a/conv": 0, "a/b": 0}
+        for names, expected in (
+            (["conv"], {"conv"}),
+            (["b"], {"a/b"}),
+            (["a/conv", "b"], {"a/conv", "a/b"}),
+            (["onv"], set()),
+            ([], set()),
+        ):
+            self.assertEqual(plan_builder.matching(names, paths), expected)
+
+    def test_partly_pinned_group_competes_with_what_is_free(self):
+        """Of 6 and 4 concatenated channels a sum with an input pins 4."""
+        inputs = keras.Input((10,)), keras.Input((4,))
+        x = layers.Dense(10, name="a")(inputs[0])
+        x = layers.Add()(
+            [
+                x,
+                layers.Concatenate()(
+                    [layers.Dense(6, name="b")(inputs[0]), inputs[1]]
+                ),
+            ]
+        )
+        model = keras.Model(inputs, layers.Dense(2, name="out")(x))
+        plan = SparsityPlan.uniform(model, filters=0.5)
+        self.assertEqual(plan.groups, (ChannelGroup("a+b", 0, 6, 3),))
+        kernels = {k.key: k for k in plan.kernels}
+        free = (0, 1, 2, 3, 4, 5)
+        self.assertEqual(kernels["b/kernel"].out_classes, free)
+        self.assertEqual(kernels["a/kernel"].out_classes, free + (-1,) * 4)
+        self.assertEqual(kernels["out/kernel"].in_classes, free + (-1,) * 4)
+
+    def test_classes_are_numbered_as_the_trace_ties_them(self):
+        model = zoo.make("branches")
+        trace = graph.trace(model)
+        plan = SparsityPlan.uniform(model, filters=0.5)
+        weights = {w.key: w for w in trace.weights.values()}
+        seen = {}
+        for kernel in plan.kernels:
+            for axis, numbers in (
+                (-2, kernel.in_classes),
+                (-1, kernel.out_classes),
+            ):
+                classes = trace.classes[weights[kernel.key].ids[axis]]
+                for a, b in zip(classes.tolist(), numbers, strict=True):
+                    self.assertEqual(seen.setdefault(a, b), b)
+        found = [n for n in seen.values() if n >= 0]
+        self.assertLen(found, len(np.unique(found)))
+
+    def test_components_are_tied_by_filters(self):
+        model = zoo.make("residual")
+        trace = graph.trace(model)
+        paths = plan_builder.kernel_paths(trace)
+        self.assertEqual(
+            [*paths],
+            ["stem", "onea", "oneb", "twoa", "twob", "down", "short", "out"],
+        )
+        wanted = {path: {"filters": 0.5} for path in paths}
+        groups, numbers, skipped = plan_builder.groups(
+            model, trace, {}, 1, strict=False
+        )
+        self.assertEqual((groups, numbers, skipped), ([], {}, []))
+        groups, numbers, skipped = plan_builder.groups(
+            model, trace, wanted, 1, strict=False
+        )
+        self.assertEqual(
+            [(g.name, g.start, g.size) for g in groups],
+            [
+                ("onea", 0, 8),
+                ("twoa", 8, 8),
+                ("oneb+stem+twob", 16, 8),
+                ("down+short", 24, 12),
+            ],
+        )
+        self.assertCountEqual(numbers.values(), range(8 + 8 + 8 + 12))
+        self.assertEqual([name for name, _ in skipped], ["out"])
+        with self.assertRaisesRegex(ValueError, "Ask for `columns` of these"):
+            plan_builder.groups(model, trace, wanted, 1, strict=True)
+
+
+if __name__ == "__main__":
+    absltest.main()

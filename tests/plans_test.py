@@ -1,0 +1,327 @@
+import json
+import os
+import tempfile
+
+import keras
+from absl.testing import absltest
+from absl.testing import parameterized
+from keras import layers
+
+from keras_prm.plans import SparsityPlan
+from keras_prm.structures import ChannelGroup
+from keras_prm.structures import KernelPlan
+from tests import zoo
+
+
+def chain(*units):
+    x = inputs = keras.Input((5,))
+    for i, n in enumerate(units):
+        x = layers.Dense(n, name=f"d{i}")(x)
+    return keras.Model(inputs, x)
+
+
+def same_names():
+    """`conv` outside, `body/conv` and `head/conv` inside."""
+
+    def part(name):
+        inner = keras.Input((4, 4, 6))
+        return keras.Model(
+            inner, layers.Conv2D(6, 1, name="conv")(inner), name=name
+        )
+
+    inputs = keras.Input((4, 4, 3))
+    x = layers.Conv2D(6, 1, name="conv")(inputs)
+    x = part("head")(part("body")(x))
+    return keras.Model(inputs, layers.Conv2D(2, 1, name="out")(x))
+
+
+class Subclassed(keras.Model):
+    def call(self, x):
+        return x
+
+
+class PlansTest(parameterized.TestCase):
+    @parameterized.parameters(*zoo.MODELS)
+    def test_uniform_is_feasible(self, name):
+        model = zoo.make(name)
+        plan = SparsityPlan.uniform(model, filters=0.5, columns=0.3)
+        start = 0
+        for group in plan.groups:
+            self.assertEqual(group.start, start)
+            self.assertEqual(group.keep, group.size - group.size // 2)
+            start += group.size
+        self.assertEqual(plan.num_classes, start)
+        variables = model.trainable_variables
+        self.assertEqual(
+            plan.variables, tuple((v.name, tuple(v.shape)) for v in variables)
+        )
+        used = set()
+        for kernel in plan.kernels:
+            self.assertEqual(kernel.shape, tuple(variables[kernel.index].shape))
+            self.assertLen(kernel.in_classes, kernel.shape[-2])
+            self.assertLen(kernel.out_classes, kernel.shape[-1])
+            used.update(kernel.in_classes + kernel.out_classes)
+        self.assertEqual(used | {-1}, {-1, *range(start)})
+        # The filters that make the outputs stay, and the table says so.
+        last = "fc2" if name == "lenet5" else "out"
+        outs = {k.key: k.out_classes for k in plan.kernels}
+        self.assertEqual({*outs.get(f"{last}/kernel", (-1,))}, {-1})
+        reason = dict(plan.skipped)[last]
+        self.assertRegex(reason, "output of the model|reads every channel")
+        self.assertIn(f"{last}: {reason}", str(plan))
+
+    @parameterized.parameters(
+        (10, 0.5, 1, 5),
+        (10, 0.7, 1, 3),
+        (3, 0.5, 1, 2),
+        (10, 0.99, 1, 1),
+        (1, 0.9, 1, 1),
+        (10, 0.0, 1, None),
+        (20, 0.7, 8, 8),
+        (20, 0.5, 8, 16),
+        (20, 0.1, 8, 20),
+        (4, 0.5, 8, 4),
+    )
+    def test_number_of_filters_kept(self, size, sparsity, round_to, keep):
+        model = chain(size, 2)
+        plan = SparsityPlan.uniform(model, sparsity, round_to=round_to)
+        found = [(g.name, g.size, g.keep) for g in plan.groups]
+        self.assertEqual(found, [] if keep is None else [("d0", size, keep)])
+
+    def test_columns_are_asked_of_the_kernel_only(self):
+        plan = SparsityPlan.uniform(chain(4, 2), columns=0.25)
+        self.assertEmpty(plan.groups)
+        self.assertEqual([k.columns for k in plan.kernels], [0.25, 0.25])
+
+    def test_residual_sum_is_one_group(self):
+        model = zoo.make("residual")
+        plan = SparsityPlan.uniform(model, filters=0.5)
+        names = [g.name for g in plan.groups]
+        self.assertIn("oneb+stem+twob", names)
+        self.assertIn("down+short", names)
+        kernels = {k.key: k for k in plan.kernels}
+        for name in ("oneb", "twob"):
+            self.assertEqual(
+                kernels[f"{name}/kernel"].out_classes,
+                kernels["stem/kernel"].out_classes,
+            )
+        self.assertEqual(
+            kernels["onea/kernel"].in_classes,
+            kernels["stem/kernel"].out_classes,
+        )
+
+    def test_flatten_repeats_the_classes(self):
+        plan = SparsityPlan.uniform(zoo.make("lenet5"), filters=0.5)
+        kernels = {k.key: k for k in plan.kernels}
+        conv2 = kernels["conv2/kernel"].out_classes
+        self.assertEqual(kernels["fc1/kernel"].in_classes, conv2 * (4 * 4))
+
+    @parameterized.parameters(
+        ("grouped", ("g/kernel",), ("a/kernel", "out/kernel")),
+        (
+            "depthwise",
+            ("dw/kernel", "sep/depthwise_kernel", "dw2/kernel"),
+            ("expand/kernel", "sep/pointwise_kernel"),
+        ),
+    )
+    def test_no_columns_of_channel_groups(self, name, without, with_):
+        plan = SparsityPlan.uniform(zoo.make(name), columns=0.5)
+        columns = {k.key: k.columns for k in plan.kernels}
+        for key in without:
+            self.assertEqual(columns.get(key, 0.0), 0.0, key)
+        for key in with_:
+            self.assertEqual(columns[key], 0.5, key)
+
+    def test_explicit_is_per_layer(self):
+        model = zoo.make("lenet5")
+        plan = SparsityPlan.explicit(
+            model,
+            {
+                "conv2": {"filters": 0.9, "columns": 0.5},
+                "fc1": {"columns": 0.2},
+            },
+            round_to=4,
+        )
+        self.assertEqual(
+            plan.groups, (ChannelGroup("conv2", 0, size=50, keep=8),)
+        )
+        columns = {k.key: k.columns for k in plan.kernels}
+        self.assertEqual(columns, {"conv2/kernel": 0.5, "fc1/kernel": 0.2})
+
+    def test_one_layer_of_a_group_stands_for_all(self):
+        model = zoo.make("residual")
+        plan = SparsityPlan.explicit(model, {"stem": {"filters": 0.5}})
+        self.assertEqual([g.name for g in plan.groups], ["oneb+stem+twob"])
+
+    def test_explicit_takes_paths_of_nested_models(self):
+        model = zoo.make("nested")
+        plan = SparsityPlan.explicit(model, {"body/conv": {"filters": 0.5}})
+        self.assertEqual([g.name for g in plan.groups], ["body/conv"])
+
+    def test_whole_path_wins_over_equal_endings(self):
+        plan = SparsityPlan.explicit(same_names(), {"conv": {"columns": 0.5}})
+        self.assertEqual([k.key for k in plan.kernels], ["conv/kernel"])
+
+    def test_excluded_layers_are_left_alone(self):
+        model = zoo.make("lenet5")
+        plan = SparsityPlan.uniform(model, 0.5, 0.5, exclude=["conv1"])
+        self.assertEqual([g.name for g in plan.groups], ["conv2", "fc1"])
+        self.assertNotIn("conv1/kernel", [k.key for k in plan.kernels])
+
+    def test_excluding_one_layer_of_a_sum_keeps_the_whole_sum(self):
+        model = zoo.make("residual")
+        plan = SparsityPlan.uniform(model, 0.5, exclude=["stem"])
+        self.assertEqual(
+            [g.name for g in plan.groups], ["onea", "twoa", "down+short"]
+        )
+        self.assertIn(("oneb+stem+twob", "['stem'] is excluded"), plan.skipped)
+
+    def test_frozen_layers_are_skipped_with_a_reason(self):
+        model = zoo.make("residual")
+        model.get_layer("oneb").trainable = False
+        plan = SparsityPlan.uniform(model, filters=0.5, columns=0.5)
+        self.assertNotIn("oneb/kernel", [k.key for k in plan.kernels])
+        self.assertIn(
+            ("oneb+stem+twob", "['oneb/kernel'] is not trainable"),
+            plan.skipped,
+        )
+        self.assertIn("is not trainable", str(plan))
+        self.assertIn("onea", [g.name for g in plan.groups])
+
+    @parameterized.parameters("residual", "shared", "nested")
+    def test_round_trips(self, name):
+        model = zoo.make(name)
+        plan = SparsityPlan.uniform(model, 0.5, 0.3)
+        config = json.loads(json.dumps(plan.get_config()))
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "plan.json")
+            plan.save(path)
+            loaded = SparsityPlan.load(path)
+        serialised = keras.saving.serialize_keras_object(plan)
+        for back in (
+            SparsityPlan.from_config(config),
+            loaded,
+            keras.saving.deserialize_keras_object(serialised),
+            keras.saving.deserialize_keras_object(
+                json.loads(json.dumps(serialised))
+            ),
+        ):
+            self.assertEqual(back, plan)
+            self.assertEqual(hash(back), hash(plan))
+            self.assertEqual(str(back), str(plan))
+            self.assertEqual(back.kernels, plan.kernels)
+            self.assertEqual(back.groups, plan.groups)
+
+    def test_equality(self):
+        model = zoo.make("mlp")
+        plan = SparsityPlan.uniform(model, 0.5, 0.3)
+        self.assertEqual(plan, SparsityPlan.uniform(model, 0.5, 0.3))
+        self.assertNotEqual(plan, SparsityPlan.uniform(model, 0.5, 0.2))
+        self.assertNotEqual(plan, SparsityPlan.uniform(model, 0.25, 0.3))
+        self.assertNotEqual(plan, None)
+
+    def test_table(self):
+        plan = SparsityPlan(
+            [KernelPlan("a/kernel", 0, (3, 3, 2, 6), (-1,) * 2, (0,), 0.25)],
+            [ChannelGroup("a+b", 0, 6, 3)],
+            [("kernel", (3, 3, 2, 6))],
+            [("out", "it is an output of the model")],
+        )
+        self.assertEqual(
+            [line.split() for line in str(plan).split("\n")],
+            [
+                ["filters", "kept", "of", "layers"],
+                ["3", "6", "a+b"],
+                ["all", *"out: it is an output of the model".split()],
+                ["columns", "removed", "of", "kernel"],
+                ["25%", f"{3 * 3 * 2}", "a/kernel"],
+            ],
+        )
+        self.assertIn("1 groups of filters, 1 kernels", repr(plan))
+
+
+class PlanErrorsTest(parameterized.TestCase):
+    @parameterized.parameters(1.0, -0.1, float("nan"), 2, "half", None)
+    def test_sparsity_is_a_fraction(self, value):
+        for target in ("filters", "columns"):
+            with self.assertRaisesRegex(
+                ValueError, r"in \[0, 1\), the fraction removed"
+            ):
+                SparsityPlan.uniform(chain(4, 2), **{target: value})
+
+    def test_all_offenders_are_named_at_once(self):
+        targets = {
+            "conv1": {"filters": 1.0},
+            "conv2": {"filters": 0.5, "columns": 7.0},
+            "fc1": {"filters": 0.5},
+        }
+        with self.assertRaises(ValueError) as caught:
+            SparsityPlan.explicit(zoo.make("lenet5"), targets)
+        message = str(caught.exception)
+        self.assertRegex(message, "Cannot prune 2 layers .* delete it from")
+        self.assertIn("'conv1': {'filters': 1.0}", message)
+        self.assertIn("'columns': 7.0", message)
+        self.assertNotIn("fc1", message)
+
+    def test_unknown_names(self):
+        model = zoo.make("mlp")
+        with self.assertRaisesRegex(
+            ValueError, r"\['x', 'y'\]. Expected names among .*'d0', 'd1'"
+        ):
+            SparsityPlan.explicit(model, {"x": {}, "y": {}, "d0": {}})
+        with self.assertRaisesRegex(ValueError, "Expected names among"):
+            SparsityPlan.uniform(model, 0.5, exclude=["dropout"])
+
+    def test_name_alone_where_names_are_expected(self):
+        with self.assertRaisesRegex(TypeError, "Put the name into a list"):
+            SparsityPlan.uniform(zoo.make("mlp"), 0.5, exclude="d0")
+
+    def test_ambiguous_names(self):
+        with self.assertRaisesRegex(
+            ValueError, r"Use the whole path.*\['body/conv', 'head/conv'\]"
+        ):
+            SparsityPlan.explicit(zoo.make("nested"), {"conv": {}})
+
+    def test_filters_of_a_pinned_layer(self):
+        with self.assertRaisesRegex(
+            ValueError, "Ask for `columns` of these.*'fc2': 'it is an output"
+        ):
+            SparsityPlan.explicit(
+                zoo.make("lenet5"),
+                {"fc1": {"filters": 0.5}, "fc2": {"filters": 0.5}},
+            )
+
+    @parameterized.parameters(0.25, 0.0)
+    def test_conflicting_targets_in_a_group(self, other):
+        with self.assertRaisesRegex(
+            ValueError, "Give them the same, or name one of them only"
+        ):
+            SparsityPlan.explicit(
+                zoo.make("residual"),
+                {"stem": {"filters": 0.5}, "oneb": {"filters": other}},
+            )
+
+    @parameterized.parameters(0, -1, 1.5, "8")
+    def test_round_to(self, value):
+        with self.assertRaisesRegex(ValueError, "1 does not round"):
+            SparsityPlan.uniform(chain(4, 2), 0.5, round_to=value)
+
+    def test_unknown_target(self):
+        with self.assertRaisesRegex(ValueError, r"Expected \['filters', "):
+            SparsityPlan.explicit(chain(4, 2), {"d0": {"filter": 0.5}})
+
+    def test_number_in_place_of_targets(self):
+        with self.assertRaisesRegex(TypeError, "dict of targets for each"):
+            SparsityPlan.explicit(chain(4, 2), {"d0": 0.5})
+
+    def test_models_that_cannot_be_seen(self):
+        with self.assertRaisesRegex(TypeError, "functional model"):
+            SparsityPlan.uniform(Subclassed(), 0.5)
+        with self.assertRaisesRegex(TypeError, "into a functional model"):
+            SparsityPlan.uniform(layers.Dense(3), 0.5)
+        with self.assertRaisesRegex(ValueError, "put a `keras.Input` first"):
+            SparsityPlan.uniform(keras.Sequential([layers.Dense(3)]), 0.5)
+
+
+if __name__ == "__main__":
+    absltest.main()

@@ -1,0 +1,417 @@
+import zlib
+
+import keras
+import numpy as np
+from absl.testing import absltest
+from absl.testing import parameterized
+from keras import layers
+
+from keras_prm.masks import masks_of
+from keras_prm.purification import purify
+from keras_prm.rebuild import strip
+from keras_prm.structures import Thresholds
+from tests import zoo
+
+
+def chain():
+    """Three convolutions whose kernels are all ones; vectors are not 0."""
+    inputs = keras.Input((6, 6, 2))
+    x = layers.Conv2D(4, 3, name="a")(inputs)
+    x = layers.BatchNormalization(name="bn")(x)
+    x = layers.ReLU()(x)
+    x = layers.Conv2D(3, 3, activation="relu", name="b")(x)
+    model = keras.Model(inputs, layers.Conv2D(2, 1, name="out")(x))
+    return fill(model)
+
+
+def residual():
+    """out(s + p(s)): the filters of `s` and `p` fall together."""
+    inputs = keras.Input((4, 4, 2))
+    s = layers.Conv2D(4, 1, name="s")(inputs)
+    x = layers.Add()([s, layers.Conv2D(4, 1, name="p")(s)])
+    return fill(keras.Model(inputs, layers.Conv2D(2, 1, name="out")(x)))
+
+
+def fill(model):
+    zoo.randomise(model)
+    for layer in model.layers:
+        if isinstance(layer, layers.Conv2D):
+            layer.kernel.assign(np.ones(layer.kernel.shape))
+    return model
+
+
+def uneven(name, seed=0):
+    """A zoo model with strong and weak channels and filters."""
+    model = zoo.make(name)
+    rng = np.random.default_rng(seed)
+    for v in model.trainable_variables:
+        if "kernel" in v.name:
+            scale = np.exp(1.5 * rng.normal(size=v.shape[-2:]))
+            v.assign(np.array(v) * scale)
+    return model
+
+
+def edit(model, name, index, value):
+    """Sets `kernel[index]` of a layer, which is (h, w, in, out)."""
+    kernel = np.array(model.get_layer(name).kernel)
+    kernel[index] = value
+    model.get_layer(name).kernel.assign(kernel)
+
+
+def kernel_of(model, name):
+    return np.array(model.get_layer(name).kernel)
+
+
+def rows_of(report):
+    return {key: row for key, *row in report.rows}
+
+
+class ThresholdsTest(parameterized.TestCase):
+    def test_channel_with_few_and_weak_columns_falls(self):
+        model = chain()
+        edit(model, "b", np.s_[:, :, 1], 0.0)
+        edit(model, "b", np.s_[0, 0, 1, :], 0.1)
+        report = purify(model, thresholds=Thresholds())
+        self.assertFalse(kernel_of(model, "b")[:, :, 1].any())
+        # Filter (i - 1, j) falls with it, whole.
+        self.assertFalse(kernel_of(model, "a")[..., 1].any())
+        bn = model.get_layer("bn")
+        for vector in (model.get_layer("a").bias, bn.gamma, bn.beta):
+            np.testing.assert_array_equal(
+                np.array(vector) != 0, [True, False, True, True]
+            )
+        self.assertEqual(
+            rows_of(report),
+            {
+                "a/kernel": [0, 0, 3 * 3 * 2, 1.0],
+                "b/kernel": [1, 0, 0, 1.0],
+                "out/kernel": [0, 0, 0, 1.0],
+            },
+        )
+        before = 3 * 3 * 2 * 4 + (3 * 3 * 3 + 1) * 3 + 3 * 2
+        self.assertEqual(report.weights_before, before)
+        self.assertEqual(report.weights_after, before - 3 * 3 * 2 - 3)
+        self.assertEqual(report.masks, masks_of(model))
+        self.assertEqual(strip(model).get_layer("a").filters, 3)
+
+    def test_weak_channel_of_live_columns_stays(self):
+        model = chain()
+        # 0.35^2 is a tenth of the median column, and a tenth of the energy.
+        edit(model, "b", np.s_[:, :, 1], 0.35)
+        thresholds = Thresholds(column=0.1, share=0.5, channel=0.5)
+        report = purify(model, thresholds=thresholds)
+        self.assertEqual(report.weights_after, report.weights_before)
+
+    def test_strong_channel_of_few_columns_stays(self):
+        model = chain()
+        edit(model, "b", np.s_[:, :, 1], 0.0)
+        edit(model, "b", np.s_[1, 1, 1, :], 1.0)  # a ninth of the energy
+        report = purify(model, thresholds=Thresholds(channel=0.1))
+        self.assertEqual(report.weights_after, report.weights_before)
+        report = purify(model, thresholds=Thresholds(channel=0.12))
+        self.assertLess(report.weights_after, report.weights_before)
+
+    @parameterized.parameters(1.0, 1e3, 1e9)
+    def test_channel_of_strong_columns_never_falls(self, strength):
+        model = chain()
+        edit(model, "b", np.s_[:, :, 1:3], 2.0)
+        limits = Thresholds(strength, 0.5, strength, 0.0)
+        purify(model, thresholds=limits)
+        self.assertTrue(kernel_of(model, "b")[:, :, 1:3].all())
+        self.assertFalse(kernel_of(model, "b")[:, :, [0, 3]].any())
+
+    @parameterized.parameters("fixed_point", "single")
+    def test_nor_does_it_in_a_search_that_may_do_anything(self, sweeps):
+        model = chain()
+        edit(model, "b", np.s_[:, :, 1:3], 2.0)
+        purify(
+            model,
+            evaluate=lambda m: 1.0,
+            thresholds=Thresholds(10.0, 0.5, 10.0, 0.0),
+            sweeps=sweeps,
+        )
+        self.assertTrue(kernel_of(model, "b")[:, :, 1:3].all())
+
+    def test_nor_because_filters_fell(self):
+        """Every column of `b` loses the little that two filters held."""
+        model = chain()
+        edit(model, "b", np.s_[..., 2], 0.1)
+        purify(model, thresholds=Thresholds(1e3, 0.5, 1e3, 0.5))
+        kernel = kernel_of(model, "b")
+        self.assertFalse(kernel[..., 2].any())
+        self.assertTrue(kernel[..., :2].all())
+
+    def test_small_filter_falls_with_all_that_follows(self):
+        model = chain()
+        edit(model, "a", np.s_[..., 2], 0.1)
+        report = purify(model, thresholds=Thresholds())
+        self.assertFalse(kernel_of(model, "a")[..., 2].any())
+        bn = model.get_layer("bn")
+        for vector in (model.get_layer("a").bias, bn.gamma, bn.beta):
+            np.testing.assert_array_equal(
+                np.array(vector) != 0, [True, True, False, True]
+            )
+        self.assertTrue(np.all(bn.moving_mean))
+        self.assertFalse(kernel_of(model, "b")[:, :, 2].any())  # (i + 1, m)
+        self.assertEqual(
+            rows_of(report),
+            {
+                "a/kernel": [0, 1, 0, 1.0],
+                "b/kernel": [0, 0, 3 * 3 * 3, 1.0],
+                "out/kernel": [0, 0, 0, 1.0],
+            },
+        )
+
+    def test_filters_of_the_output_stay(self):
+        model = chain()
+        edit(model, "out", np.s_[..., 1], 1e-3)
+        report = purify(model, thresholds=Thresholds())
+        self.assertEqual(report.weights_after, report.weights_before)
+
+    def test_fixed_point_does_more_than_a_single_sweep(self):
+        counts = {}
+        for sweeps in ("single", "fixed_point"):
+            model = chain()
+            # Channel 1 lives by filter 0, which lives by channel 1.
+            edit(model, "b", np.s_[..., 0], 0.0)
+            edit(model, "b", np.s_[:, :, 1], 0.01)
+            edit(model, "b", np.s_[:, :, 1, 0], 0.5)
+            report = purify(model, thresholds=Thresholds(), sweeps=sweeps)
+            self.assertFalse(kernel_of(model, "b")[..., 0].any())
+            counts[sweeps] = report.weights_after
+            left = kernel_of(model, "a")[..., 1].any()
+            self.assertEqual(left, sweeps == "single")
+        # Filter 1 of `a`, and what `b` reads of it with two filters.
+        difference = 3 * 3 * 2 + 3 * 3 * 2
+        self.assertEqual(counts["single"] - counts["fixed_point"], difference)
+
+
+class ResidualTest(parameterized.TestCase):
+    def test_one_blank_writer_is_not_enough(self):
+        model = residual()
+        edit(model, "p", np.s_[..., 1], 0.01)
+        bias = np.array(model.get_layer("p").bias)
+        report = purify(model, thresholds=Thresholds())
+        self.assertFalse(kernel_of(model, "p")[..., 1].any())
+        self.assertTrue(kernel_of(model, "s").all())
+        self.assertTrue(kernel_of(model, "out").all())
+        np.testing.assert_array_equal(model.get_layer("p").bias, bias)
+        self.assertEqual(report.masks, masks_of(model))
+        self.assertEqual(strip(model).count_params(), model.count_params())
+
+    def test_all_writers_blank(self):
+        model = residual()
+        edit(model, "p", np.s_[..., 1], 0.01)
+        edit(model, "s", np.s_[..., 1], 0.01)
+        purify(model, thresholds=Thresholds())
+        for name in ("s", "p"):
+            layer = model.get_layer(name)
+            self.assertFalse(kernel_of(model, name)[..., 1].any())
+            self.assertEqual(np.array(layer.bias)[1], 0.0)
+        for name in ("p", "out"):
+            self.assertFalse(kernel_of(model, name)[:, :, 1].any())
+        self.assertEqual(strip(model).get_layer("s").filters, 3)
+
+    @parameterized.parameters(False, True)
+    def test_falls_where_nobody_reads_it(self, one_reader):
+        model = residual()
+        edit(model, "out", np.s_[:, :, 1], 0.01)
+        if not one_reader:
+            edit(model, "p", np.s_[:, :, 1], 0.01)
+        purify(model, thresholds=Thresholds())
+        self.assertFalse(kernel_of(model, "out")[:, :, 1].any())
+        self.assertEqual(kernel_of(model, "s")[..., 1].all(), one_reader)
+        filters = strip(model).get_layer("s").filters
+        self.assertEqual(filters, 4 if one_reader else 3)
+
+
+def share_of_energy(model):
+    kernels = [np.array(v) for v in model.weights if "kernel" in v.name]
+    return float(sum(np.abs(k).sum() for k in kernels)) / 1e3
+
+
+def count(model):
+    return sum(np.count_nonzero(w) for w in model.get_weights())
+
+
+def checksum(model):
+    return zlib.crc32(b"".join(w.tobytes() for w in model.get_weights()))
+
+
+SCORES = {
+    "constant": lambda m: 0.5,
+    "energy": share_of_energy,
+    "steps": lambda m: float(count(m) > 150),
+    "fewer_is_better": lambda m: -count(m) / 1e3,
+    "waves": lambda m: np.sin(count(m) / 7.0),
+    "noise": lambda m: share_of_energy(m) + checksum(m) % 97 / 97,
+    "array": lambda m: np.array(checksum(m) % 11, "float32"),
+}
+
+
+class Recorder:
+    """Keeps every state that was evaluated, with its score."""
+
+    def __init__(self, function):
+        self.function = function
+        self.seen = []
+
+    def __call__(self, model):
+        self.seen.append((checksum(model), float(self.function(model))))
+        return self.function(model)
+
+
+class BudgetTest(parameterized.TestCase):
+    @parameterized.product(
+        score=[*SCORES], max_drop=[0.0, 0.3], name=["batch_norm"]
+    )
+    def test_holds_for_any_score(self, score, max_drop, name):
+        self.check(uneven(name), SCORES[score], max_drop)
+
+    @parameterized.parameters("residual", "mlp", "shared", "nested")
+    def test_holds_for_any_model(self, name):
+        self.check(uneven(name), SCORES["noise"], 0.3, max_evaluations=15)
+
+    @parameterized.parameters(0, 1)
+    def test_holds_for_single_sweeps(self, seed):
+        model = uneven("batch_norm", seed)
+        self.check(model, SCORES["energy"], 0.05, sweeps="single")
+
+    def check(self, model, score, max_drop, **kwargs):
+        kwargs = {"max_evaluations": 30} | kwargs
+        recorder = Recorder(score)
+        before = model.get_weights()
+        report = purify(model, recorder, max_drop, **kwargs)
+        self.assertEqual(report.score_before, recorder.seen[0][1])
+        self.assertGreaterEqual(
+            float(score(model)), report.score_before - max_drop
+        )
+        # The final state is one that was evaluated, to the bit.
+        self.assertIn((checksum(model), report.score_after), recorder.seen)
+        self.assertLen(recorder.seen, report.evaluations)
+        self.assertLessEqual(report.evaluations, kwargs["max_evaluations"])
+        states = [state for state, _ in recorder.seen]
+        self.assertLen({*states}, len(states))
+        for old, new in zip(before, model.get_weights(), strict=True):
+            np.testing.assert_array_equal(new, np.where(new == 0, 0, old))
+        self.assertEqual(report.masks, masks_of(model))
+        kernels = [v for v in model.weights if "kernel" in v.name]
+        self.assertEqual(
+            report.weights_after, sum(np.count_nonzero(k) for k in kernels)
+        )
+        return report
+
+    def test_a_large_budget_is_used(self):
+        model = uneven("batch_norm")
+        report = self.check(model, SCORES["constant"], 0.0)
+        self.assertLess(report.weights_after, report.weights_before / 2)
+
+    def test_no_budget_changes_nothing(self):
+        model = uneven("batch_norm")
+        before = checksum(model)
+        report = purify(model, lambda m: float(checksum(m) == before))
+        self.assertEqual(checksum(model), before)
+        self.assertEqual(report.weights_after, report.weights_before)
+        for _, *removed, _ in report.rows:
+            self.assertEqual(removed, [0, 0, 0])
+
+    @parameterized.parameters(1, 2, 5)
+    def test_number_of_evaluations(self, limit):
+        model = uneven("batch_norm")
+        report = self.check(model, SCORES["noise"], 0.3, max_evaluations=limit)
+        self.assertEqual(report.evaluations, limit)
+
+    @parameterized.product(
+        error=[RuntimeError("mine"), KeyboardInterrupt("mine")], call=[1, 2, 4]
+    )
+    def test_weights_come_back_after_an_error(self, error, call):
+        model = uneven("batch_norm")
+        before, calls = checksum(model), []
+
+        def evaluate(model):
+            calls.append(checksum(model))
+            if len(calls) == call:
+                raise error
+            return 1.0
+
+        with self.assertRaisesRegex(type(error), "mine"):
+            purify(model, evaluate)
+        self.assertLen(calls, call)
+        self.assertEqual(checksum(model), before)
+        self.assertEqual(call == 1, calls[-1] == before)
+
+    @parameterized.parameters(
+        (float("nan"), ValueError, "higher is better, such as an accuracy"),
+        ([0.1, 0.9], TypeError, r"`lambda m: m.evaluate\(x, y\)\[1\]`"),
+        (None, TypeError, "has to return a float"),
+    )
+    def test_weights_come_back_after_no_score(self, bad, error, message):
+        model = uneven("batch_norm")
+        before, scores = checksum(model), iter([1.0, 1.0, bad])
+        with self.assertRaisesRegex(error, message):
+            purify(model, lambda m: next(scores))
+        self.assertEqual(checksum(model), before)
+
+
+class ReportTest(parameterized.TestCase):
+    def test_with_scores(self):
+        model = uneven("batch_norm")
+        report = purify(model, SCORES["constant"], max_evaluations=5)
+        lines = str(report).split("\n")
+        self.assertLen(lines, 1 + 3 + 2)
+        self.assertEqual(
+            lines[0].split(),
+            ["channels", "filters", "follow", "strength", "kernel"],
+        )
+        key, *numbers = report.rows[0]
+        self.assertEqual(lines[1].split()[-1], key)
+        self.assertEqual(lines[1].split()[:3], [str(n) for n in numbers[:3]])
+        self.assertIn(f"{report.weights_before:,} -> ", lines[-2])
+        self.assertEqual(
+            lines[-1], "evaluate: 0.5000 -> 0.5000 in 5 evaluations"
+        )
+
+    def test_without_scores(self):
+        report = purify(chain(), thresholds=Thresholds())
+        self.assertIsNone(report.score_before)
+        self.assertIsNone(report.score_after)
+        self.assertEqual(report.evaluations, 0)
+        self.assertNotIn("evaluate", str(report))
+
+
+class ArgumentsTest(parameterized.TestCase):
+    @parameterized.parameters(
+        ({}, ValueError, "`max_drop`, or explicit `thresholds`"),
+        ({"evaluate": 0.9}, TypeError, "a function from the model to a float"),
+        ({"max_drop": -0.1}, ValueError, "by how much the score may fall"),
+        ({"max_drop": float("nan")}, ValueError, "`max_drop` >= 0"),
+        ({"thresholds": 0.1}, TypeError, r"`keras_prm.Thresholds\(...\)`"),
+        ({"sweeps": "twice"}, ValueError, "Expected 'fixed_point' or 'single'"),
+        ({"max_evaluations": 0}, ValueError, "`max_evaluations` >= 1"),
+    )
+    def test_out_of_range(self, arguments, error, message):
+        if arguments:
+            arguments = {"evaluate": lambda m: 1.0} | arguments
+        model = chain()
+        before = checksum(model)
+        with self.assertRaisesRegex(error, message):
+            purify(model, **arguments)
+        self.assertEqual(checksum(model), before)
+
+    def test_weights_that_are_not_finite(self):
+        model = chain()
+        edit(model, "b", np.s_[0, 0, 0, 0], np.nan)
+        with self.assertRaisesRegex(ValueError, r"Restore.*\['b/kernel'\]"):
+            purify(model, thresholds=Thresholds())
+
+    def test_subclassed_model(self):
+        class Subclassed(keras.Model):
+            def call(self, x):
+                return x
+
+        with self.assertRaisesRegex(TypeError, "functional model"):
+            purify(Subclassed(), thresholds=Thresholds())
+
+
+if __name__ == "__main__":
+    absltest.main()

@@ -1,0 +1,145 @@
+import numpy as np
+from absl.testing import absltest
+from absl.testing import parameterized
+
+from keras_prm import graph
+from keras_prm import sweeping
+from keras_prm.structures import Thresholds
+from tests import zoo
+
+# One kernel position, four inputs in two channels, three filters.
+KERNEL = np.array(
+    [[[[1.0, 0, 2], [3, 0, 0], [0, 0, 0], [0, 0, 1]]]]  # (1, 1, in, out)
+)
+CHANNEL_OF = np.array([0, 0, 1, 1])
+
+
+class EnergiesTest(parameterized.TestCase):
+    def test_medians_are_of_what_is_not_zero(self):
+        column, channel, filter_ = sweeping.medians(KERNEL, CHANNEL_OF, 2)
+        self.assertEqual(column, np.median([1 + 4, 9, 1]))
+        self.assertEqual(channel, np.median([(5 + 9) / 2, (0 + 1) / 2]))
+        self.assertEqual(filter_, np.median([1 + 9, 4 + 1]))
+
+    def test_medians_of_nothing(self):
+        found = sweeping.medians(np.zeros((1, 1, 4, 3)), CHANNEL_OF, 2)
+        self.assertEqual(found, (0.0, 0.0, 0.0))
+
+    @parameterized.parameters(
+        # Live columns of channel 1: the one of energy 1, where that counts.
+        (Thresholds(1.0, 0.6, 0.6, 0), True),
+        (Thresholds(1.0, 0.5, 0.6, 0), False),
+        (Thresholds(1.1, 0.5, 0.6, 0), True),
+        (Thresholds(1.1, 0.5, 0.5, 0), False),
+    )
+    def test_channel_falls_if_share_and_energy_are_small(self, limits, falls):
+        found = sweeping.small_channels(KERNEL, CHANNEL_OF, 2, limits)
+        self.assertEqual(found.tolist(), [False, falls])
+
+    def test_strongest_and_empty_channels_do_not_fall(self):
+        kernel = np.array([[[[0.0], [2.0], [3.0]]]])
+        limits = Thresholds(1e9, 1.0, 1e9, 1e9)
+        found = sweeping.small_channels(kernel, np.arange(3), 3, limits)
+        self.assertEqual(found.tolist(), [False, True, False])
+
+    def test_small_filters(self):
+        found = sweeping.small_filters(KERNEL, Thresholds(filter=5.1))
+        self.assertEqual(found.tolist(), [False, False, True])
+        found = sweeping.small_filters(KERNEL, Thresholds(filter=5.0))
+        self.assertFalse(found.any())
+        found = sweeping.small_filters(KERNEL, Thresholds(filter=1e9))
+        self.assertEqual(found.tolist(), [False, False, True])
+
+    @parameterized.parameters(0.5, 1.0, 10.0, 1e3)
+    def test_bound_on_columns_stops_at_the_median(self, strength):
+        found = Thresholds(0.5, 0.4, 0.2, 0.3).absolute(strength, (2, 3, 5))
+        self.assertEqual(found.column, 2 * min(0.5 * strength, 1.0))
+        self.assertEqual(found.share, 0.4)
+        self.assertAlmostEqual(found.channel, 3 * 0.2 * strength)
+        self.assertAlmostEqual(found.filter, 5 * 0.3 * strength)
+
+    def test_column_at_the_median_is_live_though_filters_fell(self):
+        """Bounds of a time when every column held twice the energy."""
+        limits = Thresholds(1.0, 0.5, 3.0, 0).absolute(1e3, (2.0, 2.0, 2.0))
+        kernel = np.ones((3, 3, 4, 1))
+        found = sweeping.small_channels(kernel, np.arange(4), 4, limits)
+        self.assertFalse(found.any())
+
+
+class SweeperTest(parameterized.TestCase):
+    def make(self, name, sweeps="fixed_point"):
+        model = zoo.make(name)
+        rng = np.random.default_rng(0)
+        for v in model.trainable_variables:
+            if v.name == "kernel":
+                scale = np.exp(rng.normal(size=v.shape[-2:]))
+                v.assign(np.array(v) * scale)
+        trace = graph.trace(model)
+        return model, sweeping.Sweeper(trace, Thresholds(), sweeps)
+
+    @parameterized.parameters(*zoo.MODELS)
+    def test_only_zeroes_and_takes_it_back(self, name):
+        model, sweeper = self.make(name)
+        before = model.get_weights()
+        counts = []
+        for strength in (0.0, 1.0, 10.0):
+            sweeper.apply([strength] * sweeper.num_kernels)
+            for old, new in zip(before, model.get_weights(), strict=True):
+                np.testing.assert_array_equal(new, np.where(new == 0, 0, old))
+            counts.append(sweeper.num_weights())
+            fell = sum(np.count_nonzero(w.variable) for w in sweeper.kernels)
+            self.assertEqual(counts[-1], fell)
+        self.assertEqual(counts[0], sweeper.num_weights_before)
+        self.assertLess(counts[2], counts[0])
+        self.assertGreater(counts[2], 0)
+        sweeper.restore()
+        for old, new in zip(before, model.get_weights(), strict=True):
+            np.testing.assert_array_equal(old, new)
+        for weight in sweeper.kernels:
+            self.assertTrue(np.any(weight.variable), weight.key)
+
+    def test_cascade_is_exact(self):
+        """With a strength that removes nothing only the unused goes."""
+        model, sweeper = self.make("residual")
+        layer = model.get_layer("down")
+        kernel = np.array(model.get_layer("oneb").kernel)
+        kernel[..., 3:] = 0  # inside a sum: nothing may fall
+        model.get_layer("oneb").kernel.assign(kernel)
+        kernel = np.array(layer.kernel)
+        kernel[:, :, 2] = 0  # `short` still reads it
+        layer.kernel.assign(kernel)
+        kernel = np.array(model.get_layer("twob").kernel)
+        kernel[:, :, 5] = 0  # nobody reads channel 5 of `twoa`
+        model.get_layer("twob").kernel.assign(kernel)
+        x = zoo.inputs_of(model)
+        before = np.array(model(x, training=False))
+        sweeper = sweeping.Sweeper(
+            graph.trace(model), Thresholds(), "fixed_point"
+        )
+        sweeper.apply([1e-9] * sweeper.num_kernels)
+        np.testing.assert_allclose(
+            model(x, training=False), before, rtol=1e-5, atol=1e-6
+        )
+        rows = {row[0]: row[1:] for row in sweeper.rows()}
+        self.assertEqual(rows.pop("twoa/kernel"), (0, 0, 3 * 3 * 8, 1e-9))
+        for key, row in rows.items():
+            self.assertEqual(row, (0, 0, 0, 1e-9), key)
+
+    def test_fingerprint_tells_zeros_apart(self):
+        _, sweeper = self.make("mlp")
+        digests = []
+        for strengths in ([0, 0, 0], [30, 0, 0], [0, 30, 0], [0, 0, 0]):
+            sweeper.apply(strengths)
+            digests.append(sweeper.fingerprint())
+        self.assertEqual(digests[0], digests[3])
+        self.assertLen({*digests}, 3)
+
+    def test_largest_first(self):
+        _, sweeper = self.make("lenet5")
+        sizes = [np.count_nonzero(w.variable) for w in sweeper.kernels]
+        order = [sizes[i] for i in sweeper.largest_first()]
+        self.assertEqual(order, sorted(sizes, reverse=True))
+
+
+if __name__ == "__main__":
+    absltest.main()
