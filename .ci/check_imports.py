@@ -33,6 +33,7 @@ ORDER = (
     "calibration",
     "liveness",
     "kernel_boxes",
+    "twins",
     "strip_report",
     "rebuild",
     "costs",

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
-
 import keras
-import numpy as np
 from keras import layers
 from keras import tree
 
 from keras_prm import graph
-from keras_prm import kernel_boxes
-from keras_prm import layer_rules
 from keras_prm import strip_report
 from keras_prm import topology
+from keras_prm import twins
 from keras_prm.liveness import Liveness
 
 LOWERINGS = ("none",)
@@ -81,15 +77,8 @@ class _Builder:
     def __init__(self, trace):
         self.trace = trace
         self.live = Liveness(trace)
+        self.maker = twins.Maker(self.live)
         self._twins = {}
-        self._filled = set()
-        self._adapters = {}
-        self._mixes = {}
-        self._names = {
-            name for value in trace.values for name in value.origin.split("/")
-        }
-        for mix in trace.mixes:
-            self._mixes.setdefault(id(mix.layer), []).append(mix)
 
     # Models.
 
@@ -99,14 +88,16 @@ class _Builder:
             id(x): self._input(x, keep_shape=is_root) for x in view.inputs
         }
         inputs = dict(tensors)
-        needed = self._needed(view)
-        for call in topology.calls(view):
+        calls, needed = topology.calls(view), self._needed(view)
+        for call in calls:
             if any(id(x) in needed for x in call.outputs):
                 outputs = self._call(call, tensors)
                 for x, new in zip(call.outputs, tree.flatten(outputs)):
                     self._check_shape(call, x, new)
                     tensors[id(x)] = new
-                self._fill_once(call.operation)
+        for layer in {id(c.operation): c.operation for c in calls}.values():
+            if id(layer) in self._twins and not topology.is_model(layer):
+                self.maker.fill(layer, self._twins[id(layer)].layer)
         return keras.Model(
             tree.map_structure(lambda x: inputs[id(x)], view.input),
             tree.map_structure(lambda x: tensors[id(x)], view.output),
@@ -153,12 +144,22 @@ class _Builder:
             terms = [tensors[id(x)] for x in terms]
             if len(terms) == 1:
                 return terms[0]
-            return self._twin(call)(terms)
+            return self._twin(call).layer(terms)
         args, kwargs = call.arguments.fill_in(tensors)
         twin = self._twin(call)
-        for adapter in self._adapters.get(id(call.operation), ()):
+        for adapter in twin.adapters:
             args = (adapter(args[0]), *args[1:])
-        return twin(*args, **kwargs)
+        return twin.layer(*args, **kwargs)
+
+    def _twin(self, call):
+        layer = call.operation
+        if id(layer) not in self._twins:
+            if topology.is_model(layer):
+                twin = twins.Twin(self.model(topology.functional(layer)), ())
+            else:
+                twin = self.maker.make(layer, self._shape(call.outputs[0]))
+            self._twins[id(layer)] = twin
+        return self._twins[id(layer)]
 
     # Shapes.
 
@@ -179,103 +180,6 @@ class _Builder:
                 f"{type(call.operation).__name__}; please report it."
             )
 
-    def _size(self, variable, axis):
-        ids = self.trace.weights[id(variable)].ids[axis]
-        if ids is None:
-            return variable.shape[axis]
-        return int(self.live.keep(ids).sum())
-
-    # Layers.
-
-    def _twin(self, call):
-        layer = call.operation
-        if id(layer) not in self._twins:
-            self._twins[id(layer)] = self._make_twin(call)
-        return self._twins[id(layer)]
-
-    def _make_twin(self, call):
-        layer = call.operation
-        if topology.is_model(layer):
-            return self.model(topology.functional(layer))
-        if isinstance(layer, layers.Lambda):
-            return _copy_lambda(layer)
-        config = layer.get_config()
-        rule = layer_rules.rule_for(layer)
-        if rule is not None and id(layer) not in self.trace.opaque:
-            shape = self._shape(call.outputs[0])
-            config.update(rule.resize(layer, self._size, shape))
-        box = self._box(layer)
-        if box is not None:
-            config.update(box.config)
-            self._adapters[id(layer)] = box.adapters(
-                self._free_name(layer.name), layer.dtype_policy
-            )
-        if self._folded(layer) is not None:
-            config["use_bias"] = True
-        if inspect.isfunction(getattr(layer, "activation", None)):
-            config["activation"] = layer.activation
-        return type(layer).from_config(config)
-
-    def _free_name(self, name):
-        """A stem for the names of adapters that no layer has already."""
-        while self._names & {f"{name}_pad", f"{name}_crop"}:
-            name += "_"
-        return name
-
-    def _box(self, layer):
-        mixes = self._mixes.get(id(layer), ())
-        if not mixes or id(layer) in self.trace.opaque:
-            return None
-        kernel = self._sliced(mixes[0].kernel)
-        shapes = [mix.source[0].shape for mix in mixes]
-        return kernel_boxes.find(layer, kernel, shapes)
-
-    def _folded(self, layer):
-        """What goes into a layer's bias, `(out,)`, or `None` if nothing."""
-        for mix in self._mixes.get(id(layer), ()):
-            amount = self.live.folded_bias(mix)
-            value, axis = mix.target
-            amount = amount[self.live.keep(value.ids[axis])]
-            if amount.any():
-                return amount
-        return None
-
-    def _sliced(self, variable):
-        """The part of a variable that stays, as an array."""
-        array = keras.ops.convert_to_numpy(variable)
-        weight = self.trace.weights.get(id(variable))
-        if weight is not None:
-            for axis, ids in enumerate(weight.ids):
-                if ids is not None:
-                    keep = self.live.keep(ids)
-                    if not keep.all():
-                        array = np.compress(keep, array, axis)
-        return array
-
-    def _fill_once(self, layer):
-        if id(layer) in self._twins and id(layer) not in self._filled:
-            self._filled.add(id(layer))
-            self._fill(layer, self._twins[id(layer)])
-
-    def _fill(self, layer, twin):
-        """Moves a layer's weights, cut and folded, into its twin."""
-        if topology.is_model(twin) or not hasattr(layer, "variables"):
-            return
-        amount, box = self._folded(layer), self._box(layer)
-        targets = list(twin.variables)
-        if amount is not None and not layer.use_bias:
-            twin.bias.assign(amount)
-            targets = [v for v in targets if v is not twin.bias]
-        for source, target in zip(layer.variables, targets, strict=True):
-            array = self._sliced(source)
-            if box is not None and source is layer.kernel:
-                array = array[box.window]
-            if amount is not None and source is layer.bias:
-                array = array + amount
-            target.assign(array)
-        if hasattr(twin, "finalize_state"):
-            twin.finalize_state()
-
 
 def _is_sum(call):
     kind = type(call.operation)
@@ -285,15 +189,4 @@ def _is_sum(call):
         kind.__name__ == "Add"
         and kind.__module__.startswith("keras.src.ops.")
         and len(call.inputs) == 2
-    )
-
-
-def _copy_lambda(layer):
-    config = layer.get_config()
-    return layers.Lambda(
-        layer.function,
-        mask=layer.mask,
-        arguments=layer.arguments,
-        name=config["name"],
-        dtype=layer.dtype_policy,
     )

@@ -69,8 +69,8 @@ def pin(site, reason):
 
 
 def channel_axis(layer, value):
-    """The axis of the channels, by the layer's data format."""
-    if layer.data_format == "channels_first":
+    """The axis of the channels, by the layer's data format if it has one."""
+    if getattr(layer, "data_format", None) == "channels_first":
         return 1
     return len(value.shape) - 1
 

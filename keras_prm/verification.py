@@ -15,7 +15,8 @@ from keras_prm.costs import costs
 from keras_prm.costs import saved_bytes
 from keras_prm.litert import LiteRTModel
 
-TOLERANCE = 1e-4
+# Of rounding, by the coarsest type a model computes in.
+TOLERANCES = {"bfloat16": 3e-2, "float16": 4e-3, "float32": 1e-4}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +115,7 @@ class Certificate:
             yield ".tflite bytes", None, self.litert_bytes
 
 
-def verify(model, small, tflite=None, inputs=None, seed=0, tolerance=TOLERANCE):
+def verify(model, small, tflite=None, inputs=None, seed=0, tolerance=None):
     """Compares a model with its stripped form, and with a LiteRT file.
 
     Args:
@@ -127,7 +128,8 @@ def verify(model, small, tflite=None, inputs=None, seed=0, tolerance=TOLERANCE):
             are used.
         seed: Seed of the random inputs.
         tolerance: Largest error of the stripped model that counts as
-            rounding, relative to max(1, largest absolute output).
+            rounding, relative to max(1, largest absolute output). `None`
+            takes 1e-4, and more for a model that computes in half precision.
 
     Returns:
         A `Certificate`. It says what was found and raises nothing if the
@@ -164,8 +166,14 @@ def verify(model, small, tflite=None, inputs=None, seed=0, tolerance=TOLERANCE):
         costs(small),
         (saved_bytes(model), saved_bytes(small)),
         None if tflite is None else pathlib.Path(tflite).stat().st_size,
-        tolerance,
+        _tolerance(model) if tolerance is None else tolerance,
     )
+
+
+def _tolerance(model):
+    used = {layer.compute_dtype for _, layer in topology.layer_paths(model)}
+    found = [limit for name, limit in TOLERANCES.items() if name in used]
+    return max(found, default=TOLERANCES["float32"])
 
 
 def _run(view, arrays):

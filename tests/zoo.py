@@ -111,6 +111,8 @@ def sequence():
     x = layers.Activation("relu")(x)
     x = layers.SeparableConv1D(6, 3, name="s")(x)
     x = layers.MaxPooling1D(2)(x)
+    x = layers.Cropping1D(1)(layers.ZeroPadding1D(2)(x))
+    x = layers.UpSampling1D(2)(x)
     x = layers.Dense(7, activation="tanh", name="d")(x)
     x = layers.Conv1D(4, 2, dilation_rate=2, padding="same", name="b")(x)
     x = layers.GlobalAveragePooling1D()(x)

@@ -1,0 +1,156 @@
+"""The table of rules, and how users add their own."""
+
+import keras
+import numpy as np
+from absl.testing import absltest
+from absl.testing import parameterized
+from keras import layers
+
+from keras_prm import constants
+from keras_prm import graph
+from keras_prm import layer_rules
+from keras_prm import sites
+from keras_prm.rebuild import strip
+from tests import zoo
+
+
+@keras.saving.register_keras_serializable("layer_rules_test")
+class Scale(layers.Layer):
+    """Multiplies every channel by a weight of its own."""
+
+    def build(self, input_shape):
+        self.factor = self.add_weight(shape=input_shape[-1:], name="factor")
+
+    def call(self, inputs):
+        return inputs * self.factor
+
+
+def scale_rule(site):
+    """A worked example: the channels pass, each with its factor."""
+    x, out = site.inputs[0], site.outputs[0]
+    axis = len(x.shape) - 1
+    site.trace.weight(site.layer.factor, [site.trace.ids(x, axis)], "vector")
+    factor = keras.ops.convert_to_numpy(site.layer.factor)
+    site.move(
+        (x, axis),
+        (out, axis),
+        constants.affine(factor, np.zeros_like(factor)),
+        factor != 0,
+    )
+
+
+def scaled():
+    inputs = keras.Input((4,))
+    x = layers.Dense(6, name="a")(inputs)
+    x = Scale(name="scale")(x)
+    model = keras.Model(inputs, layers.Dense(2, name="b")(x))
+    zoo.randomise(model)
+    factor = model.get_layer("scale").factor
+    factor.assign([1.0, 0.0, 2.0, 3.0, 0.0, -1.0])
+    return model
+
+
+class RegisterTest(parameterized.TestCase):
+    def tearDown(self):
+        layer_rules.RULES.pop(Scale, None)
+        super().tearDown()
+
+    def test_without_a_rule_the_layer_is_left_alone(self):
+        model = scaled()
+        small, report = strip(model, return_report=True)
+        self.assertEqual(small.count_params(), model.count_params())
+        self.assertEqual(report.skipped, (("scale", "no rule for Scale"),))
+
+    def test_with_a_rule_its_dead_channels_go(self):
+        layer_rules.register_rule(Scale, sites.Rule(scale_rule))
+        model = scaled()
+        small, report = strip(model, return_report=True)
+        self.assertEqual(report.skipped, ())
+        self.assertEqual(small.get_layer("a").units, 4)
+        np.testing.assert_array_equal(
+            small.get_layer("scale").factor, [1.0, 2.0, 3.0, -1.0]
+        )
+        x = zoo.inputs_of(model)
+        np.testing.assert_allclose(small(x), model(x), atol=1e-5)
+
+    def test_a_subclass_does_not_inherit_a_rule(self):
+        class Mine(layers.Dense):
+            def call(self, inputs, training=None):
+                return super().call(inputs) + 1
+
+        self.assertIsNone(layer_rules.rule_for(Mine(3)))
+        self.assertIsNotNone(layer_rules.rule_for(layers.Dense(3)))
+
+    def test_a_wrong_rule_does_not_go_unnoticed(self):
+        """A config key that was forgotten shows in the shape."""
+        table = layer_rules.RULES
+        original = table[layers.Dense]
+        model = zoo.make("mlp")
+        kernel = np.array(keras.ops.convert_to_numpy(model.layers[1].kernel))
+        kernel[:, 0] = 0
+        model.layers[1].kernel.assign(kernel)
+        layer_rules.register_rule(layers.Dense, sites.Rule(original.trace))
+        try:
+            with self.assertRaisesRegex(RuntimeError, "rule for Dense; please"):
+                strip(model)
+        finally:
+            layer_rules.register_rule(layers.Dense, original)
+
+
+class OpaqueTest(parameterized.TestCase):
+    def model(self):
+        inputs = keras.Input((8,))
+        x = layers.Dense(8, name="a")(inputs)
+        x = layers.Dense(6, name="d")(x)
+        model = keras.Model(inputs, layers.Dense(3, name="b")(x))
+        zoo.randomise(model)
+        kernel = np.array(keras.ops.convert_to_numpy(model.layers[1].kernel))
+        kernel[:, [1, 2]] = 0
+        model.layers[1].kernel.assign(kernel)
+        return model
+
+    @parameterized.parameters(
+        (lambda d: d.enable_lora(2), "LoRA is enabled"),
+        (lambda d: d.quantize("int8"), "it is quantised"),
+    )
+    def test_lora_and_quantised_layers_pin(self, change, reason):
+        model = self.model()
+        self.assertEqual(strip(model).get_layer("a").units, 6)
+        change(model.get_layer("d"))
+        trace = graph.trace(model)
+        self.assertEqual(trace.skipped, [("d", reason)])
+        small = strip(model)
+        self.assertEqual(small.get_layer("a").units, 8)
+        x = zoo.inputs_of(model)
+        np.testing.assert_allclose(small(x), model(x), atol=1e-5)
+
+
+class TableTest(parameterized.TestCase):
+    def test_operations_are_keras_own(self):
+        """A class that only has the name of one is not taken for it."""
+
+        class Add(keras.Operation):
+            pass
+
+        self.assertIsNone(layer_rules.rule_for(Add()))
+
+    @parameterized.parameters(*layer_rules.OPERATIONS)
+    def test_operations_exist(self, name):
+        """Fails loudly when Keras renames an operation."""
+        x = keras.Input((3,))
+        function = getattr(keras.ops, _snake(name))
+        two = name in ("Add", "Subtract", "Multiply", "Maximum", "Minimum")
+        y = function(x, 2.0) if two else function(x)
+        operation = y._keras_history.operation
+        self.assertEqual(type(operation).__name__, name)
+        self.assertIsNotNone(layer_rules.rule_for(operation))
+
+
+def _snake(name):
+    """`HardSilu` is `ops.hard_silu`."""
+    parts = "".join("_" + c if c.isupper() else c for c in name)
+    return parts.lower().lstrip("_")
+
+
+if __name__ == "__main__":
+    absltest.main()

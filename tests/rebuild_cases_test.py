@@ -1,0 +1,407 @@
+"""Models made to break `strip`."""
+
+import keras
+import numpy as np
+from absl.testing import absltest
+from absl.testing import parameterized
+from keras import layers
+from keras import ops
+
+from keras_prm.rebuild import strip
+from tests import zoo
+from tests.zeros import edit
+from tests.zeros import max_error
+from tests.zeros import shapes
+from tests.zeros import zero_filters
+
+CASES = {}
+
+
+def case(function):
+    CASES[function.__name__.removeprefix("_")] = function
+    return function
+
+
+def finish(inputs, outputs, **zeros):
+    """A random model with filters of some layers at zero, biases not."""
+    model = keras.Model(inputs, outputs)
+    zoo.randomise(model)
+    zero_filters(model, **zeros)
+    return model
+
+
+def image(channels=3, size=6):
+    return keras.Input((size, size, channels))
+
+
+@case
+def _batch_norm_without_scale():
+    """gamma is 0: the channel is beta, whatever comes in."""
+    bn = layers.BatchNormalization()
+    x = inputs = image()
+    x = bn(layers.Conv2D(6, 3, name="a")(x))
+    x = layers.Conv2D(3, 1)(layers.LeakyReLU()(x))
+    model = finish(inputs, x, a=[1])
+    edit(bn.gamma, [2, 3])
+    return model
+
+
+@case
+def _gate_of_squeeze_and_excitation():
+    x = inputs = image()
+    x = layers.Conv2D(8, 3, name="a")(x)
+    g = layers.GlobalAveragePooling2D(keepdims=True)(x)
+    g = layers.Conv2D(4, 1, activation="relu", name="s")(g)
+    g = layers.Conv2D(8, 1, activation="sigmoid", name="g")(g)
+    x = layers.Conv2D(3, 3, padding="same")(layers.Multiply()([x, g]))
+    model = finish(inputs, x, a=[1, 3], s=[0, 1], g=[2])
+    edit(model.get_layer("a").bias, [1])
+    return model
+
+
+@case
+def _gate_of_one_channel():
+    x = inputs = image()
+    x = layers.Conv2D(8, 3, name="a")(x)
+    g = layers.Conv2D(1, 3, activation="sigmoid", name="g")(inputs)
+    x = layers.Conv2D(3, 3)(layers.Multiply()([x, g]))
+    return finish(inputs, x, a=[1, 3], g=[0])
+
+
+@case
+def _the_same_tensor_twice():
+    x = inputs = keras.Input((4,))
+    x = layers.Dense(6, name="a")(x)
+    y = layers.Concatenate()([x, x])
+    z = layers.Add()([x, x])
+    y = layers.Concatenate()([y, z, x + x, x * x, x])
+    return finish(inputs, layers.Dense(3)(y), a=[1, 3])
+
+
+@case
+def _constants_under_maximum():
+    inputs = image()
+    x = layers.Conv2D(6, 3, name="a")(inputs)
+    y = layers.Conv2D(6, 3, name="b")(inputs)
+    z = ops.minimum(ops.maximum(layers.Maximum()([x, y]), 0.5), x)
+    return finish(inputs, layers.Conv2D(3, 3)(z), a=[1, 3], b=[1, 2])
+
+
+@case
+def _inputs_and_inner_tensors_as_outputs():
+    inputs = keras.Input((4,), name="i")
+    x = layers.Dense(5, name="a")(inputs)
+    y = layers.Dense(5, name="b")(x)
+    outputs = {"i": inputs, "x": x, "y": layers.Dense(2)(y)}
+    return finish(inputs, outputs, a=[1], b=[2, 3])
+
+
+@case
+def _dense_on_four_axes():
+    x = inputs = keras.Input((5, 6, 4))
+    x = layers.Dense(6, name="a", activation="sigmoid")(x)
+    x = layers.Dense(7, name="b")(x)
+    x = layers.Permute((3, 1, 2))(x)
+    x = layers.Permute((2, 3, 1))(layers.Dense(5, name="c")(x))
+    x = layers.Conv2D(3, 3, name="d")(x)
+    return finish(inputs, x, a=[1, 3], b=[1, 2], c=[0])
+
+
+@case
+def _permute_then_conv():
+    x = inputs = image(4)
+    x = layers.Conv2D(6, 1, name="a")(x)
+    x = layers.Conv2D(5, 3, name="b")(layers.Permute((3, 1, 2))(x))
+    x = layers.Dense(2)(layers.Flatten()(x))
+    return finish(inputs, x, a=[1, 3], b=[1, 3])
+
+
+@case
+def _reshape_with_minus_one():
+    x = inputs = image()
+    x = layers.Conv2D(6, 3, name="a", padding="same")(x)
+    x = layers.Conv1D(4, 3, name="b")(layers.Reshape((-1, 6))(x))
+    x = layers.Flatten()(layers.Reshape((17, 2, -1))(x))
+    return finish(inputs, layers.Dense(2)(x), a=[1, 3], b=[0, 1])
+
+
+@case
+def _reshape_of_unknown_size():
+    x = inputs = keras.Input((None, None, 3))
+    x = layers.Conv2D(6, 3, name="a", padding="same")(x)
+    x = layers.Conv1D(4, 3, name="b")(layers.Reshape((-1, 6))(x))
+    x = layers.Conv2D(2, 1)(layers.Reshape((-1, 2, 2))(x))
+    return finish(inputs, x, a=[1, 3], b=[1, 2])
+
+
+@case
+def _one_reshape_for_two_tensors():
+    inputs = image(size=4)
+    reshape = layers.Reshape((4 * 4 * 6,))
+    x = (layers.Conv2D(6, 1, name=n)(inputs) for n in "ab")
+    outputs = [layers.Dense(2)(reshape(y)) for y in x]
+    return finish(inputs, outputs, a=[1], b=[1, 2])
+
+
+@case
+def _one_reshape_for_two_sizes():
+    inputs = image(), image(size=5)
+    reshape = layers.Reshape((-1, 6))
+    x = (layers.Conv2D(6, 1, name=n)(i) for n, i in zip("ab", inputs))
+    outputs = [layers.Conv1D(2, 3)(reshape(y)) for y in x]
+    return finish(list(inputs), outputs, a=[1], b=[1, 2])
+
+
+@case
+def _flatten_that_moves_channels_to_the_end():
+    x = inputs = image()
+    x = layers.Conv2D(6, 3, name="a")(x)
+    x = layers.Flatten(data_format="channels_first")(x)
+    return finish(inputs, layers.Dense(3)(x), a=[1, 3])
+
+
+@case
+def _sums_with_an_axis_of_unknown_length():
+    inputs = keras.Input((None, 1)), keras.Input((4,))
+    x = layers.Reshape((7, 1))(layers.Dense(7, name="a")(inputs[1]))
+    y = layers.Concatenate(axis=1)([inputs[0], x])
+    y = layers.Conv1D(2, 1)(y)
+    z = layers.Conv1D(2, 1)(layers.Add()([inputs[0], x]))
+    return finish(list(inputs), [y, z], a=[1, 3])
+
+
+@case
+def _sequential_in_model_in_model():
+    norm = layers.BatchNormalization()
+    s = keras.Sequential(
+        [image(6), layers.Conv2D(6, 3, padding="same", name="c"), norm]
+    )
+    i = image(6)
+    body = keras.Model(i, layers.ReLU()(s(i)) + i)
+    x = inputs = image()
+    x = layers.Conv2D(6, 1, name="a")(x)
+    x = layers.Conv2D(2, 3)(s(body(body(x))))
+    model = finish(inputs, x, a=[1, 3])
+    zero_filters(s, c=[1, 2])
+    edit(norm.gamma, [1, 3])
+    edit(norm.beta, [1])
+    return model
+
+
+@case
+def _nested_model_fed_by_name():
+    b, a = keras.Input((4,), name="b"), keras.Input((4,), name="a2")
+    x = [layers.Dense(3, name="db")(b), layers.Dense(2, name="da")(a)]
+    body = keras.Model([b, a], layers.Concatenate()(x))
+    inputs = keras.Input((4,))
+    x, y = (layers.Dense(4, name=n)(inputs) for n in "xy")
+    x = layers.Dense(2)(body({"a2": x, "b": y}))
+    return finish(inputs, x, x=[1], y=[2, 3])
+
+
+@case
+def _shared_batch_norm():
+    inputs = image()
+    norm, out = layers.BatchNormalization(), layers.Conv2D(3, 1)
+    x = (norm(layers.Conv2D(6, 1, name=n)(inputs)) for n in "ab")
+    model = finish(inputs, [out(y) for y in x], a=[1, 3], b=[1, 2])
+    edit(norm.gamma, [3, 5])
+    return model
+
+
+@case
+def _random_layers():
+    x = inputs = keras.Input((4,))
+    x = layers.Dropout(0.3, seed=7)(layers.Dense(6, name="a")(x))
+    x = layers.AlphaDropout(0.2)(layers.GaussianNoise(0.1)(x))
+    model = keras.Model(inputs, layers.Dense(3)(x))
+    zero_filters(model, a=[1, 3])
+    return model
+
+
+@case
+def _activation_layers():
+    x = inputs = image()
+    x = layers.Conv2D(6, 1, name="a", activation=layers.LeakyReLU(0.2))(x)
+    x = layers.Conv2D(6, 1, name="b", activation=layers.Softmax())(x)
+    x = layers.Activation(layers.ELU(0.5))(x)
+    return finish(inputs, layers.Conv2D(2, 1)(x), a=[1, 3], b=[2])
+
+
+def square_plus_one(x):
+    return x * x + 1.0
+
+
+@case
+def _activation_of_ones_own():
+    x = inputs = keras.Input((4,))
+    x = layers.Dense(6, name="a", activation=square_plus_one)(x)
+    x = layers.Activation(square_plus_one)(layers.Dense(5, name="b")(x))
+    return finish(inputs, layers.Dense(3)(x), a=[1], b=[2])
+
+
+@case
+def _integers():
+    inputs = keras.Input((4,), dtype="int32")
+    x = layers.Conv1D(4, 2, name="a")(layers.Embedding(10, 5)(inputs))
+    y = layers.Dense(4, name="b")(inputs)
+    outputs = [layers.Dense(3)(x), layers.Dense(2)(y), inputs]
+    return finish(inputs, outputs, a=[1, 3], b=[2])
+
+
+@case
+def _operators():
+    x = inputs = image()
+    x = 1 - layers.Conv2D(6, 3, name="a")(x)
+    x = x * np.float32(2) + np.ones((1,), "float32")
+    y = layers.Conv2D(6, 1, name="b")(x)
+    y = ops.leaky_relu(2 / (y * y + 1.5), negative_slope=0.3)
+    z = layers.Conv2D(6, 1, name="c")(y)
+    z = -ops.gelu(ops.add(x1=z, x2=z), approximate=False)
+    return finish(inputs, layers.Conv2D(3, 3)(z), a=[1], b=[1, 2], c=[3])
+
+
+@case
+def _operations_without_a_rule():
+    x = inputs = image()
+    x = abs(-(layers.Conv2D(6, 3, name="a")(x) ** 2))
+    y = ops.concatenate([x[..., 2:5], x], axis=-1)
+    y, z = ops.split(y, [3], axis=-1)
+    w = ops.mean(ops.reshape(x, (-1, 16, 6)), axis=1)
+    outputs = [layers.Conv2D(2, 3)(y), layers.Conv2D(2, 3)(z)]
+    return finish(inputs, [*outputs, layers.Dense(2)(w)], a=[1, 3])
+
+
+@case
+def _constants_through_depthwise():
+    x = inputs = image(size=8)
+    x = layers.Conv2D(4, 1, name="a", activation="sigmoid")(x)
+    x = layers.DepthwiseConv2D(3, depth_multiplier=2, name="dw")(x)
+    x = layers.SeparableConv2D(5, 3, use_bias=False)(x)
+    model = finish(inputs, layers.Conv2D(3, 2)(x), a=[1, 3])
+    edit(model.get_layer("dw").kernel, ..., 0, 1)
+    return model
+
+
+@case
+def _layers_without_a_rule():
+    x = inputs = keras.Input((7, 4))
+    x = layers.Dense(6, name="a")(x)
+    x = layers.MultiHeadAttention(2, 3)(query=x, value=x)
+    x = layers.Bidirectional(layers.LSTM(3))(layers.Masking()(x))
+    x = layers.Dense(5, name="b")(x)
+    return finish(inputs, layers.Dense(2)(x), a=[1], b=[2])
+
+
+@case
+def _adapted_normalization():
+    norm = layers.Normalization()
+    norm.adapt(np.random.default_rng(0).normal(3, 5, (50, 4)))
+    inputs = keras.Input((4,))
+    x = layers.Dense(6, name="a")(norm(inputs))
+    model = keras.Model(inputs, layers.Dense(3)(x))
+    zero_filters(model, a=[1])
+    return model
+
+
+@case
+def _names_that_adapters_would_take():
+    x = inputs = image()
+    x = layers.Activation("relu", name="a_pad")(x)
+    x = layers.Activation("tanh", name="a_crop")(x)
+    x = layers.Conv2D(4, 5, padding="same", name="a")(x)
+    model = finish(inputs, x)
+    edit(model.get_layer("a").kernel, slice(0, 3))
+    return model
+
+
+@case
+def _window_larger_than_the_image():
+    x = inputs = image(size=1)
+    x = layers.Conv2D(4, 3, padding="same", name="a")(x)
+    model = finish(inputs, x)
+    edit(model.get_layer("a").kernel, slice(1, 3))
+    return model
+
+
+@case
+def _window_of_a_layer_that_is_pinned():
+    inputs = image(size=8), image(size=9)
+    conv = layers.Conv2D(4, 5, strides=2, padding="same")
+    outputs = [conv(inputs[0]), conv(inputs[1], training=True)]
+    model = finish(list(inputs), outputs)
+    edit(conv.kernel, slice(0, 2))
+    return model
+
+
+class BreakTest(parameterized.TestCase):
+    @parameterized.parameters(*CASES)
+    def test_is_exact(self, name):
+        keras.utils.set_random_seed(0)
+        model = CASES[name]()
+        rng = np.random.default_rng(1)
+
+        def array(x):
+            shape = (3, *(n or 7 for n in x.shape[1:]))
+            return rng.integers(0, 9, shape).astype(x.dtype)
+
+        x = keras.tree.map_structure(array, model.input)
+        x = keras.tree.map_structure(
+            lambda a: a - a.mean() if a.dtype.kind == "f" else a, x
+        )
+        weights = model.get_weights()
+        self.assertLess(max_error(model, strip(model), x), 1e-5)
+        for old, new in zip(weights, model.get_weights()):
+            np.testing.assert_array_equal(old, new)
+
+    @parameterized.parameters(True, False)
+    def test_training_inside_a_nested_model(self, nested):
+        """Statistics of the batch are nothing that strip knows of."""
+        norm = layers.BatchNormalization()
+        if nested:
+            i = keras.Input((6,))
+            norm = keras.Model(i, norm(i))
+        inputs = keras.Input((4,))
+        x = norm(layers.Dense(6, name="a")(inputs), training=True)
+        model = finish(inputs, layers.Dense(3)(x), a=[1, 3])
+        small = strip(model)
+        self.assertEqual(shapes(small), shapes(model))
+        x = np.random.default_rng(0).normal(size=(5, 4))
+        self.assertLess(max_error(model, small, x), 1e-5)
+
+    def test_data_format_of_the_adapters(self):
+        """They follow the layer, not what is the default meanwhile."""
+        x = inputs = image()
+        x = layers.Conv2D(4, 5, padding="same", name="a")(x)
+        model = finish(inputs, x)
+        edit(model.get_layer("a").kernel, slice(0, 3))
+        keras.config.set_image_data_format("channels_first")
+        try:
+            small = strip(model)
+        finally:
+            keras.config.set_image_data_format("channels_last")
+        self.assertLess(max_error(model, small, zoo.inputs_of(model)), 1e-5)
+        self.assertEqual(tuple(small.get_layer("a").kernel.shape)[:2], (2, 5))
+
+    def test_channels_first(self):
+        """The graph only: TensorFlow has no such kernels on a CPU."""
+        inputs = keras.Input((3, 7, 7))
+        first = {"data_format": "channels_first"}
+        x = layers.Conv2D(6, 3, name="a", **first)(inputs)
+        x = layers.MaxPooling2D(**first)(
+            layers.BatchNormalization(1, name="bn")(x)
+        )
+        x = layers.Flatten(**first)(x)
+        model = finish(inputs, layers.Dense(3, name="fc")(x), a=[1, 3])
+        edit(model.get_layer("a").bias, [1, 3])
+        edit(model.get_layer("bn").beta, 0)
+        small = strip(model)
+        # BN makes the two dead channels constant, and Dense folds them.
+        self.assertEqual(small.get_layer("a").filters, 4)
+        self.assertEqual(
+            tuple(small.get_layer("fc").kernel.shape), (2 * 2 * 4, 3)
+        )
+
+
+if __name__ == "__main__":
+    absltest.main()

@@ -1,0 +1,152 @@
+"""Reading a model's graph, its layers and their keys."""
+
+import keras
+import numpy as np
+from absl.testing import absltest
+from absl.testing import parameterized
+from keras import layers
+
+from keras_prm import topology
+from tests import zoo
+
+
+class FunctionalTest(parameterized.TestCase):
+    @parameterized.parameters("lenet5", "residual", "in_and_out")
+    def test_shares_layers_and_computes_the_same(self, name):
+        model = zoo.make(name)
+        model.compile("sgd", "mse")
+        view = topology.functional(model)
+        self.assertIsNot(view, model)
+        self.assertFalse(view.compiled)
+        self.assertEqual(view.name, model.name)
+        for old, new in zip(model.weights, view.weights, strict=True):
+            self.assertIs(old, new)
+        x = zoo.inputs_of(model)
+        keras.tree.map_structure(
+            np.testing.assert_array_equal, model(x), view(x)
+        )
+
+    def test_a_subclass_that_only_names_itself_is_functional(self):
+        class Named(keras.Model):
+            pass
+
+        inputs = keras.Input((3,))
+        model = Named(inputs, layers.Dense(2)(inputs))
+        self.assertLen(topology.functional(model).layers, 2)
+
+    @parameterized.parameters(keras.Model, keras.Sequential)
+    def test_a_call_of_its_own_raises(self, base):
+        class Twice(base):
+            def call(self, inputs, training=None, mask=None):
+                return 2 * super().call(inputs)
+
+        inputs = keras.Input((3,))
+        dense = layers.Dense(2)
+        arguments = [inputs, dense(inputs)]
+        if base is keras.Sequential:
+            arguments = [[inputs, dense]]
+        with self.assertRaisesRegex(TypeError, r"keras.Model\(inputs, out"):
+            topology.functional(Twice(*arguments))
+
+    def test_other_things_raise(self):
+        with self.assertRaisesRegex(TypeError, "put them into a functional"):
+            topology.functional(layers.Dense(2))
+        with self.assertRaisesRegex(ValueError, r"model.build\(input_shape\)"):
+            topology.functional(keras.Sequential([layers.Dense(2)]))
+
+
+class CallsTest(parameterized.TestCase):
+    @parameterized.parameters(*zoo.MODELS)
+    def test_each_comes_after_what_it_needs(self, name):
+        view = topology.functional(zoo.make(name))
+        known = {id(x) for x in view.inputs}
+        for call in topology.calls(view):
+            self.assertContainsSubset({id(x) for x in call.inputs}, known)
+            known.update(id(x) for x in call.outputs)
+        self.assertContainsSubset({id(x) for x in view.outputs}, known)
+
+    def test_a_shared_layer_is_called_twice_and_arguments_are_kept(self):
+        inputs = keras.Input((4,))
+        dense, norm = layers.Dense(4), layers.BatchNormalization()
+        x = dense(norm(dense(inputs), training=True)) - 1.0
+        found = topology.calls(keras.Model(inputs, x))
+        self.assertEqual(
+            [type(c.operation).__name__ for c in found],
+            ["Dense", "BatchNormalization", "Dense", "Subtract"],
+        )
+        self.assertEqual(found[1].arguments.kwargs["training"], True)
+        args, _ = found[3].arguments.fill_in({id(found[3].inputs[0]): 5})
+        self.assertEqual(args, (5, 1.0))
+
+    @parameterized.parameters(False, True)
+    def test_a_nested_model_fed_by_name(self, by_dict):
+        """A dict is sorted by its keys, a list is not."""
+        b, a = keras.Input((3,), name="b"), keras.Input((2,), name="a2")
+        structure = {"b": b, "a2": a} if by_dict else [b, a]
+        body = keras.Model(structure, layers.Concatenate()([a, b]))
+        u, v = keras.Input((2,), name="u"), keras.Input((3,), name="v")
+        model = keras.Model([u, v], body({"b": v, "a2": u}))
+        (call,) = topology.calls(model)
+        fed = topology.fed(call, topology.functional(body))
+        names = {id(u): "u", id(v): "v"}
+        self.assertEqual(
+            [names[id(x)] for x in fed], ["u", "v"] if by_dict else ["v", "u"]
+        )
+
+
+class KeysTest(parameterized.TestCase):
+    def test_keys_name_the_place_in_the_hierarchy(self):
+        keys = topology.variables_by_key(zoo.make("nested"))
+        self.assertEqual(
+            [k for k in keys if k.endswith("kernel")],
+            [
+                "stem/kernel",
+                "body/conv/kernel",
+                "head/conv/kernel",
+                "out/kernel",
+            ],
+        )
+        paths = [path for path, _ in topology.layer_paths(zoo.make("nested"))]
+        self.assertIn("body/bn", paths)
+
+    @parameterized.parameters(*zoo.MODELS)
+    def test_every_weight_has_one_key(self, name):
+        model = zoo.make(name)
+        found = topology.variables_by_key(model)
+        self.assertEqual(
+            {id(v) for v in found.values()}, {id(v) for v in model.weights}
+        )
+        self.assertLen(found, len(model.weights))
+
+    def test_layers_inside_layers(self):
+        inputs = keras.Input((5, 3))
+        x = layers.Bidirectional(layers.GRU(2), name="both")(inputs)
+        keys = topology.variables_by_key(keras.Model(inputs, x))
+        self.assertLen(keys, 6)
+        self.assertTrue(all(key.startswith("both/") for key in keys))
+
+    def test_keys_survive_a_rebuild(self):
+        """Unlike `variable.path`, which here changes."""
+        model = zoo.make("nested")
+        again = keras.models.clone_model(model)
+        self.assertEqual(
+            list(topology.variables_by_key(model)),
+            list(topology.variables_by_key(again)),
+        )
+
+
+class FiniteTest(parameterized.TestCase):
+    def test_names_every_bad_weight(self):
+        model = zoo.make("mlp")
+        topology.check_finite(model)
+        model.get_layer("d1").bias.assign(np.full(10, -np.inf))
+        value = np.zeros((10, 3))
+        value[4, 1] = np.nan
+        model.get_layer("out").kernel.assign(value)
+        message = r"checkpoint.*in \['d1/bias', 'out/kernel'\]"
+        with self.assertRaisesRegex(ValueError, message):
+            topology.check_finite(model)
+
+
+if __name__ == "__main__":
+    absltest.main()

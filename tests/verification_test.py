@@ -1,0 +1,176 @@
+"""The certificate that nothing has changed."""
+
+import pathlib
+import tempfile
+
+import keras
+import numpy as np
+from absl.testing import absltest
+from absl.testing import parameterized
+from keras import layers
+
+from keras_prm.export import export_litert
+from keras_prm.rebuild import strip
+from keras_prm.verification import verify
+from tests import zoo
+
+
+def pruned(name="mlp"):
+    model = zoo.make(name)
+    layer = model.get_layer("d0" if name == "mlp" else "a")
+    kernel = np.array(keras.ops.convert_to_numpy(layer.kernel))
+    kernel[..., ::2] = 0
+    layer.kernel.assign(kernel)
+    return model
+
+
+class VerifyTest(parameterized.TestCase):
+    def test_stripped(self):
+        model = pruned()
+        found = verify(model, strip(model))
+        self.assertTrue(found.ok)
+        self.assertTrue(found)
+        self.assertLess(found.max_abs_error, 1e-5)
+        (comparison,) = found.comparisons
+        self.assertEqual(comparison.candidate, "stripped")
+        self.assertEqual(comparison.inputs, "random")
+        self.assertEqual(comparison.samples, 32)
+        # d0 loses 8 of its 16 units, d1 what it reads of them.
+        lost = 8 * (12 + 1) + 8 * 10
+        self.assertEqual(found.before.parameters - found.after.parameters, lost)
+        self.assertGreater(*found.keras_bytes)
+        self.assertIsNone(found.litert_bytes)
+
+    def test_a_difference_is_found_but_raises_nothing(self):
+        model = pruned()
+        small = strip(model)
+        bias = small.get_layer("d1").bias
+        bias.assign(bias + 0.5)
+        found = verify(model, small)
+        self.assertFalse(found.ok)
+        self.assertFalse(found)
+        self.assertGreater(found.max_abs_error, 1e-3)
+        self.assertIn("DIFFERENT", str(found))
+        self.assertTrue(verify(model, small, tolerance=1.0).ok)
+
+    @parameterized.parameters(np.nan, np.inf)
+    def test_what_is_not_finite_is_different(self, value):
+        model = pruned()
+        small = strip(model)
+        small.get_layer("out").bias.assign([0.0, value, 0.0])
+        with np.errstate(invalid="ignore"):
+            self.assertFalse(verify(model, small).ok)
+            self.assertFalse(verify(small, small).ok)
+
+    def test_errors_are_relative_to_large_outputs(self):
+        inputs = keras.Input((3,))
+        model = keras.Model(inputs, layers.Dense(2, name="a")(inputs))
+        zoo.randomise(model)
+        model.get_layer("a").bias.assign([1000.0, 0.0])
+        other = strip(model)
+        other.get_layer("a").bias.assign([1000.0, 0.01])
+        found = verify(model, other)
+        self.assertAlmostEqual(found.max_abs_error, 0.01, 3)
+        self.assertTrue(found.ok)
+
+    def test_given_inputs(self):
+        """Only these reach the unit in which the models differ."""
+        inputs = keras.Input((2,))
+        x = layers.Dense(2, activation="relu", name="a")(inputs)
+        model = keras.Model(inputs, layers.Dense(1, name="out")(x))
+        model.set_weights(
+            [np.eye(2), np.array([0.0, -5.0]), np.ones((2, 1)), np.zeros(1)]
+        )
+        other = strip(model)
+        other.get_layer("out").kernel.assign([[1.0], [2.0]])
+        self.assertTrue(verify(model, other).ok)
+        found = verify(model, other, inputs=np.full((300, 2), 9.0))
+        self.assertFalse(found.ok)
+        self.assertEqual(
+            [(c.inputs, c.samples) for c in found.comparisons],
+            [("random", 32), ("given", 256)],
+        )
+        self.assertEqual(found.max_abs_error, 9.0 - 5.0)
+
+    def test_given_inputs_as_a_dict(self):
+        model = pruned("in_and_out")
+        found = verify(model, strip(model), inputs=zoo.inputs_of(model))
+        self.assertTrue(found.ok)
+        self.assertLen(found.comparisons, 2)
+
+    @parameterized.parameters("mlp", "in_and_out")
+    def test_litert(self, name):
+        model = pruned(name)
+        small = strip(model)
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder, "small.tflite")
+            export_litert(small, path)
+            found = verify(model, small, path, inputs=zoo.inputs_of(model))
+            self.assertEqual(found.litert_bytes, path.stat().st_size)
+        self.assertTrue(found.ok)
+        self.assertEqual(
+            [(c.candidate, c.inputs) for c in found.comparisons],
+            [
+                ("stripped", "random"),
+                ("litert", "random"),
+                ("stripped", "given"),
+                ("litert", "given"),
+            ],
+        )
+        for comparison in found.comparisons:
+            self.assertLess(comparison.max_rel_error, 1e-5)
+        self.assertIn(".tflite bytes", str(found))
+
+    def test_printed(self):
+        model = pruned()
+        text = str(verify(model, strip(model)))
+        self.assertIn("equal up to rounding", text)
+        for name in ("parameters", "CONV kernels", "MACs", ".keras bytes"):
+            self.assertIn(name, text)
+        self.assertNotIn(".tflite", text)
+        self.assertIn(f"{model.count_params():,}", text)
+
+    def test_unknown_sizes_and_integers(self):
+        u = keras.Input((None, None, 3))
+        v = keras.Input((4,), dtype="int32")
+        x = layers.GlobalAveragePooling2D()(layers.Conv2D(3, 3)(u))
+        y = layers.Flatten()(layers.Embedding(5, 2)(v))
+        model = keras.Model(
+            [u, v], layers.Dense(2)(layers.Concatenate()([x, y]))
+        )
+        found = verify(model, strip(model))
+        self.assertTrue(found.ok)
+        self.assertIsNone(found.before.macs)
+        self.assertIn("MACs", str(found))
+
+
+class RaiseTest(parameterized.TestCase):
+    def test_other_signatures(self):
+        x = keras.Input((12,))
+        other = keras.Model(x, layers.Dense(2)(x))
+        with self.assertRaisesRegex(ValueError, "different outputs.*`strip`"):
+            verify(zoo.make("mlp"), other)
+        with self.assertRaisesRegex(ValueError, "different inputs.*`strip`"):
+            verify(zoo.make("lenet5"), other)
+
+    @parameterized.parameters(
+        (np.ones((4, 11)),),
+        (np.ones((4, 12, 1)),),
+        ([np.ones((4, 12)), np.ones((4, 12))],),
+    )
+    def test_inputs_that_do_not_fit(self, inputs):
+        model = pruned()
+        message = r"Expected shapes \[\(12,\)\].*Received"
+        with self.assertRaisesRegex(ValueError, message):
+            verify(model, model, inputs=inputs)
+
+    def test_subclassed(self):
+        class Model(keras.Model):
+            pass
+
+        with self.assertRaisesRegex(TypeError, "Rewrite it as a functional"):
+            verify(zoo.make("mlp"), Model())
+
+
+if __name__ == "__main__":
+    absltest.main()
