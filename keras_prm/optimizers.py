@@ -113,29 +113,22 @@ class ADMMWrapper(keras.optimizers.Optimizer):
 
     def _add_state(self, state, variables):
         self._targets = [
-            self._add_like(t, f"{k.key}_target", variables[k.index])
+            self.add_variable_from_reference(
+                variables[k.index], name="target", initializer=_constant(t)
+            )
             for k, t in zip(self.plan.kernels, state.targets, strict=True)
         ]
         self._columns = [
-            self._add_like(columns, f"{k.key}_columns")
+            self._add_like(columns, f"{k.key}_columns".replace("/", "_"))
             for k, columns in zip(self.plan.kernels, state.columns, strict=True)
         ]
         self._channels = self._add_like(state.channels, "channels")
         self._current_rho = self._add_like(state.rho, "rho")
         self._dual = self._add_like(state.dual, "dual_residuals")
 
-    def _add_like(self, tensor, name, reference=None):
-        # All replicas compute the same values, and assign them in replica
-        # context, where the aggregation "none" is an error.
+    def _add_like(self, tensor, name):
         return self.add_variable(
-            shape=tensor.shape,
-            initializer=keras.initializers.Constant(
-                ops.convert_to_numpy(tensor)
-            ),
-            dtype=keras.backend.standardize_dtype(tensor.dtype),
-            aggregation="only_first_replica",
-            layout=getattr(reference, "_layout", None),
-            name=name.replace("/", "_"),
+            tensor.shape, _constant(tensor), dtype="float32", name=name
         )
 
     def _state(self):
@@ -314,6 +307,10 @@ class ADMMWrapper(keras.optimizers.Optimizer):
                 config[name], custom_objects=custom_objects
             )
         return cls(**config)
+
+
+def _constant(tensor):
+    return keras.initializers.Constant(ops.convert_to_numpy(tensor))
 
 
 def _num_replicas():
