@@ -7,15 +7,29 @@ from keras_prm.sites import channel_axis
 from keras_prm.sites import read_others
 
 
-def _read_unless_elementwise(site, out, axis):
-    if not constants.is_elementwise(site.layer.activation):
-        name = getattr(site.layer.activation, "__name__", "activation")
+def _mix(site, source, target, kernel, groups=1, depthwise=False, **options):
+    """A product with a layer's kernel, then its bias and activation."""
+    layer = site.layer
+    site.trace.mix(
+        site,
+        source,
+        target,
+        kernel,
+        layer.bias if layer.use_bias else None,
+        groups=groups,
+        depthwise=depthwise,
+        activation=constants.of(layer.activation),
+        **options,
+    )
+    if not constants.is_elementwise(layer.activation):
+        name = getattr(layer.activation, "__name__", "activation")
         reason = f"the {name} of '{site.path}' reads every channel"
-        site.trace.read(out, axis, reason)
+        site.trace.read(*target, reason)
 
 
-def _is_pointwise(layer):
-    return all(size == 1 for size in layer.kernel_size)
+def _is_foldable(layer):
+    """True where all positions of the output see as much of the input."""
+    return layer.padding == "valid" or all(k == 1 for k in layer.kernel_size)
 
 
 def dense(site):
@@ -23,36 +37,22 @@ def dense(site):
     axis = len(x.shape) - 1
     for other in range(1, axis):
         site.move((x, other), (out, other), constants.unknown)
-    site.trace.mix(
-        site,
-        (x, axis),
-        (out, axis),
-        layer.kernel,
-        layer.bias if layer.use_bias else None,
-        groups=1,
-        depthwise=False,
-        foldable=True,
-        activation=constants.of(layer.activation),
-    )
-    _read_unless_elementwise(site, out, axis)
+    _mix(site, (x, axis), (out, axis), layer.kernel, foldable=True)
 
 
 def conv(site, depthwise=False):
     layer, x, out = site.layer, site.inputs[0], site.outputs[0]
     axis = channel_axis(layer, x)
     read_others(site, x, axis, "a convolution slides over it")
-    site.trace.mix(
+    _mix(
         site,
         (x, axis),
         (out, axis),
         layer.kernel,
-        layer.bias if layer.use_bias else None,
+        foldable=_is_foldable(layer),
         groups=1 if depthwise else layer.groups,
         depthwise=depthwise,
-        foldable=layer.padding == "valid" or _is_pointwise(layer),
-        activation=constants.of(layer.activation),
     )
-    _read_unless_elementwise(site, out, axis)
 
 
 def depthwise(site):
@@ -74,21 +74,16 @@ def separable(site):
         None,
         groups=1,
         depthwise=True,
-        foldable=layer.padding == "valid" or _is_pointwise(layer),
+        foldable=_is_foldable(layer),
         activation=constants.same,
     )
-    site.trace.mix(
+    _mix(
         site,
         (hidden, axis),
         (out, axis),
         layer.pointwise_kernel,
-        layer.bias if layer.use_bias else None,
-        groups=1,
-        depthwise=False,
         foldable=True,
-        activation=constants.of(layer.activation),
     )
-    _read_unless_elementwise(site, out, axis)
 
 
 def resize_conv(layer, size, shape):
