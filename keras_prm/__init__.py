@@ -18,6 +18,7 @@ from keras_prm.masks import Masks
 from keras_prm.masks import enforced
 from keras_prm.masks import hard_prune
 from keras_prm.masks import masks_of
+from keras_prm.masks import release_masks
 from keras_prm.optimizers import ADMMWrapper
 from keras_prm.plans import SparsityPlan
 from keras_prm.purification import purify
@@ -56,6 +57,7 @@ __all__ = [
     "purify",
     "recalibrate",
     "register_rule",
+    "release_masks",
     "strip",
     "verify",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import keras
 import numpy as np
 
@@ -17,7 +19,10 @@ class StructuredMask(keras.callbacks.Callback):
     applied before it and restored at the end; a later `fit` without the
     callback is free again.
 
-    With `keras.callbacks.SwapEMAWeights`, put this callback after it.
+    With `keras.callbacks.SwapEMAWeights`, put this callback after it. If
+    `fit` is interrupted, by an exception or by Ctrl-C, Keras does not tell
+    its callbacks and the masks stay: `keras_prm.release_masks(model)` takes
+    them off, as does the next `fit` with a `StructuredMask` of its own.
 
     Args:
         masks: The `Masks` that `hard_prune` returned; `None` takes those of
@@ -34,31 +39,42 @@ class StructuredMask(keras.callbacks.Callback):
     def __init__(self, masks=None):
         super().__init__()
         self.masks = masks
+        self._used = None
         self._held = None
-        self._active = None
 
     def on_train_begin(self, logs=None):
-        self._leave()
-        self._held = self.masks
-        if self._held is None:
-            self._held = masks_module.masks_of(self.model)
-        self._active = masks_module.enforced(self.model, self._held)
-        self._active.__enter__()
+        self._remove_leftovers()
+        self._used = self.masks
+        if self._used is None:
+            self._used = masks_module.masks_of(self.model)
+        self._held = masks_module.hold(self.model, self._used)
+        for constraint in self._held:
+            constraint.training = self.model.history
+
+    def _remove_leftovers(self):
+        """Takes off what a training that was interrupted left behind."""
+        left = []
+        for variable in self.model.trainable_variables:
+            link = variable.constraint
+            while isinstance(link, masks_module.MaskConstraint):
+                training = getattr(link, "training", None)
+                if training not in (None, self.model.history):
+                    left.append(link)
+                link = link.inner
+        if left:
+            masks_module.release_masks(self.model, left)
 
     def on_epoch_end(self, epoch, logs=None):
-        masks_module.apply_masks(self.model, self._held)
+        masks_module.apply_masks(self.model, self._used)
 
     def on_test_begin(self, logs=None):
-        if self._active is not None:
-            masks_module.apply_masks(self.model, self._held)
+        if self._held is not None:
+            masks_module.apply_masks(self.model, self._used)
 
     def on_train_end(self, logs=None):
-        self._leave()
-
-    def _leave(self):
-        if self._active is not None:
-            self._active.__exit__(None, None, None)
-            self._active = None
+        masks_module.release_masks(self.model, self._held)
+        masks_module.apply_masks(self.model, self._used)
+        self._held = None
 
 
 class ADMMProgress(keras.callbacks.Callback):
@@ -67,16 +83,19 @@ class ADMMProgress(keras.callbacks.Callback):
     Adds to the logs of every epoch, and so to `History`, the progress bar
     and TensorBoard:
 
-    * `primal_residual`: ‖W − Z‖ over all planned kernels, which goes
-      to 0 as the weights reach the set;
+    * `primal_residual`: ‖W − Z‖ / ‖W‖ over all planned kernels. It goes to 0
+      as the weights reach the set; while it is above about 0.1, pruning
+      will hurt: raise `rho`, or train longer. It may rise at first.
     * `dual_residual`: rho ‖Z' − Z‖ of the last update, which goes to 0 as
       the set's nearest point stands still.
 
-    Needs a model compiled with `ADMMWrapper`.
+    Needs a model compiled with `ADMMWrapper`, and warns at the end of a
+    training that was too short for a single update.
 
     Attributes:
         history: list with one dict per epoch, from kernel key to
-            `{"primal": float, "dual": float}`.
+            `{"primal": float, "dual": float}`, as `ADMMWrapper.residuals`
+            returns them.
     """
 
     def __init__(self):
@@ -88,9 +107,31 @@ class ADMMProgress(keras.callbacks.Callback):
         residuals = wrapper.residuals()
         self.history.append(residuals)
         if logs is not None:
-            for kind in ("primal", "dual"):
-                values = [r[kind] for r in residuals.values()]
-                logs[f"{kind}_residual"] = float(np.linalg.norm(values))
+            primal = _norm(r["primal"] for r in residuals.values())
+            size = _norm(
+                np.linalg.norm(keras.ops.convert_to_numpy(v))
+                for v in (
+                    self.model.trainable_variables[k.index]
+                    for k in wrapper.plan.kernels
+                )
+            )
+            logs["primal_residual"] = primal / size if size else 0.0
+            logs["dual_residual"] = _norm(r["dual"] for r in residuals.values())
+
+    def on_train_end(self, logs=None):
+        wrapper = _find_wrapper(self.model.optimizer)
+        steps = int(wrapper.iterations)
+        if steps < wrapper.update_every:
+            warnings.warn(
+                f"ADMM was never updated: {steps} steps, and the first "
+                f"update comes after {wrapper.update_every}. Train longer, "
+                "or give ADMMWrapper a smaller `update_every`.",
+                stacklevel=2,
+            )
+
+
+def _norm(values):
+    return float(np.linalg.norm(list(values)))
 
 
 def _find_wrapper(optimizer):

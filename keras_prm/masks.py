@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import pathlib
+import warnings
 
 import keras
 import numpy as np
@@ -66,6 +67,11 @@ class Masks:
     def from_json(cls, text):
         """Reads what `to_json` wrote."""
         data = json.loads(text)
+        if not isinstance(data, dict) or {*data} != {"kernels", "vectors"}:
+            raise ValueError(
+                "These are no masks. Expected what `Masks.save` wrote. "
+                f"Received: {text[:80]!r}"
+            )
         kernels = {
             key: KernelMask(
                 np.array(mask["filters"], bool), np.array(mask["columns"], bool)
@@ -244,7 +250,6 @@ class MaskConstraint(keras.constraints.Constraint):
     def __call__(self, w):
         if self.inner is not None:
             w = self.inner(w)
-        w = keras.ops.convert_to_tensor(w)
         for factor in self.factors:
             # A product would keep NaN and infinity alive.
             w = keras.ops.where(factor, w, keras.ops.zeros_like(w))
@@ -260,6 +265,51 @@ class MaskConstraint(keras.constraints.Constraint):
     def from_config(cls, config):
         inner = keras.saving.deserialize_keras_object(config["inner"])
         return cls(config["factors"], inner)
+
+
+def hold(model, masks):
+    """Applies masks and puts a constraint on every masked variable.
+
+    Returns:
+        list of `MaskConstraint`, to be given to `release_masks`.
+    """
+    pairs = fitting(model, masks)
+    apply_masks(model, masks)
+    held = []
+    for variable, factors in pairs:
+        variable.constraint = MaskConstraint(factors, variable.constraint)
+        held.append(variable.constraint)
+    retrace(model)
+    return held
+
+
+def release_masks(model, held=None):
+    """Takes mask constraints off a model, so that all weights train again.
+
+    Not needed after `StructuredMask` or `enforced`, which clean up behind
+    them, except where `fit` was interrupted: Keras does not tell callbacks
+    then.
+
+    Args:
+        model: A built functional or Sequential model.
+        held: The `MaskConstraint`s to take off; `None` takes off all.
+    """
+    mine = None if held is None else {id(constraint) for constraint in held}
+    for variable in topology.variables_by_key(model).values():
+        constraint = getattr(variable, "constraint", None)
+        if isinstance(constraint, MaskConstraint):
+            variable.constraint = _without(constraint, mine)
+    retrace(model)
+
+
+def _without(constraint, mine):
+    """A chain of constraints less some, wherever in it they are by now."""
+    if not isinstance(constraint, MaskConstraint):
+        return constraint
+    constraint.inner = _without(constraint.inner, mine)
+    if mine is None or id(constraint) in mine:
+        return constraint.inner
+    return constraint
 
 
 @contextlib.contextmanager
@@ -287,33 +337,13 @@ def enforced(model, masks):
             model.train_on_batch(x, y)
     ```
     """
-    pairs = fitting(model, masks)
-    apply_masks(model, masks)
-    held = []
-    for variable, factors in pairs:
-        variable.constraint = MaskConstraint(factors, variable.constraint)
-        held.append((variable, variable.constraint))
-    retrace(model)
+    held = hold(model, masks)
     try:
         yield
     finally:
-        for variable, constraint in held:
-            variable.constraint = _without(variable.constraint, constraint)
-        retrace(model)
+        release_masks(model, held)
     # Averages of weights (EMA) are taken before constraints are applied.
     apply_masks(model, masks)
-
-
-def _without(constraint, own):
-    """A chain of constraints less one, wherever in it that is by now."""
-    if constraint is own:
-        return own.inner
-    link = constraint
-    while isinstance(link, MaskConstraint):
-        if link.inner is own:
-            link.inner = own.inner
-        link = link.inner
-    return constraint
 
 
 def retrace(model):
@@ -385,8 +415,15 @@ def _support(model, plan, weights):
     """dict from key to `KernelMask`: the wrapper's support, or W's."""
     optimizer = getattr(model, "optimizer", None)
     while optimizer is not None:
-        if getattr(optimizer, "plan", None) == plan and optimizer.built:
-            return optimizer.masks()
+        if hasattr(optimizer, "plan"):
+            if optimizer.plan == plan and optimizer.built:
+                return optimizer.masks()
+            warnings.warn(
+                "The model is compiled with ADMM, but for another plan or "
+                "not trained yet: what goes is chosen by the weights alone. "
+                "To use what ADMM found, pass `model.optimizer.plan`.",
+                stacklevel=3,
+            )
         optimizer = getattr(optimizer, "inner_optimizer", None)
     kernels = [
         keras.ops.convert_to_tensor(weights[k.key].variable)

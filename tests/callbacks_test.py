@@ -15,6 +15,7 @@ from keras_prm.callbacks import StructuredMask
 from keras_prm.masks import apply_masks
 from keras_prm.masks import hard_prune
 from keras_prm.masks import masks_of
+from keras_prm.masks import release_masks
 from keras_prm.optimizers import ADMMWrapper
 from keras_prm.plans import SparsityPlan
 from tests import zoo
@@ -268,6 +269,30 @@ class StructuredMaskTest(parameterized.TestCase):
         apply_masks(model, masks)
         self.assertEqual(leaks(model, masks), [])
 
+    @parameterized.parameters(True, False)
+    def test_after_an_interrupted_fit(self, with_another):
+        """Keras does not tell callbacks that `fit` was left."""
+
+        class Interrupt(keras.callbacks.Callback):
+            def on_train_batch_end(self, batch, logs=None):
+                raise KeyboardInterrupt
+
+        model = make()
+        masks = self.prune(model)
+        model.compile(adam(), "mse", jit_compile=False)
+        callback = StructuredMask(masks)
+        with self.assertRaises(KeyboardInterrupt):
+            train(model, callback, Interrupt())
+        self.assertEqual(leaks(model, masks), [])
+        if with_another:
+            train(model, StructuredMask(masks))
+        else:
+            release_masks(model)
+        for variable in model.trainable_variables:
+            self.assertIsNone(variable.constraint)
+        train(model)
+        self.assertNotEmpty(leaks(model, masks))
+
 
 class ADMMProgressTest(parameterized.TestCase):
     @parameterized.parameters(False, True)
@@ -286,13 +311,26 @@ class ADMMProgressTest(parameterized.TestCase):
             progress.history[-1], [k.key for k in plan.kernels]
         )
         self.assertEqual(progress.history[-1], wrapper.residuals())
-        for kind in ("primal", "dual"):
-            for epoch, value in enumerate(history[f"{kind}_residual"]):
-                squares = [
-                    r[kind] ** 2 for r in progress.history[epoch].values()
-                ]
-                self.assertAlmostEqual(value, sum(squares) ** 0.5, places=5)
-                self.assertGreater(value, 0.0)
+        norms = [
+            np.linalg.norm(model.get_weights()[i])
+            for i, v in enumerate(model.weights)
+            for k in plan.kernels
+            if v is model.trainable_variables[k.index]
+        ]
+        for kind, scale in (("primal", np.linalg.norm(norms)), ("dual", 1)):
+            residuals = progress.history[-1].values()
+            expected = np.linalg.norm([r[kind] for r in residuals]) / scale
+            value = history[f"{kind}_residual"][-1]
+            self.assertAlmostEqual(value, expected, places=5)
+            self.assertGreater(value, 0.0)
+
+    def test_says_that_it_was_too_short_for_an_update(self):
+        model = make()
+        plan = SparsityPlan.uniform(model, filters=0.5)
+        wrapper = ADMMWrapper(adam(), plan, update_every=1000)
+        model.compile(wrapper, "mse", jit_compile=False)
+        with self.assertWarnsRegex(UserWarning, "smaller `update_every`"):
+            train(model, ADMMProgress(), epochs=1)
 
     def test_model_without_the_wrapper(self):
         model = make()

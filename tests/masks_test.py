@@ -15,6 +15,7 @@ from keras_prm.masks import apply_masks
 from keras_prm.masks import enforced
 from keras_prm.masks import hard_prune
 from keras_prm.masks import masks_of
+from keras_prm.masks import release_masks
 from keras_prm.optimizers import ADMMWrapper
 from keras_prm.plans import SparsityPlan
 from keras_prm.rebuild import strip
@@ -183,7 +184,8 @@ class HardPruneTest(MasksTestCase):
         for variable, array in zip(model.weights, weights, strict=True):
             variable.assign(array)
         other = SparsityPlan.uniform(model, 0.5, 0.25)
-        projected = hard_prune(model, other).kernels
+        with self.assertWarnsRegex(UserWarning, "pass `model.optimizer.plan`"):
+            projected = hard_prune(model, other).kernels
         for variable, array in zip(model.weights, weights, strict=True):
             variable.assign(array)
         model.compile("sgd", "mse")
@@ -201,7 +203,9 @@ class HardPruneTest(MasksTestCase):
         model = conv_model()
         plan = SparsityPlan.uniform(model, 0.5)
         model.compile(ADMMWrapper("sgd", plan), "mse")
-        self.assert_masked(model, hard_prune(model, plan))
+        with self.assertWarnsRegex(UserWarning, "not trained yet"):
+            masks = hard_prune(model, plan)
+        self.assert_masked(model, masks)
 
     @parameterized.parameters(
         ("residual", "made for another model. Make one for this model"),
@@ -405,6 +409,23 @@ class EnforcedTest(MasksTestCase):
         for c in (constraint, back):
             np.testing.assert_allclose(c(w), expected, rtol=1e-5)
         self.assertEqual(back.get_config(), constraint.get_config())
+
+    def test_release_takes_off_all_and_leaves_what_was_there(self):
+        model = conv_model()
+        layer = model.get_layer("a")
+        own = keras.constraints.NonNeg()
+        layer.kernel.constraint = own
+        masks = hard_prune(model, SparsityPlan.uniform(model, 0.5))
+        for _ in range(2):
+            enforced(model, masks).__enter__()
+        release_masks(model)
+        self.assertIs(layer.kernel.constraint, own)
+        for variable in model.trainable_variables:
+            self.assertNotIsInstance(variable.constraint, MaskConstraint)
+
+    def test_json_of_something_else(self):
+        with self.assertRaisesRegex(ValueError, "what `Masks.save` wrote"):
+            Masks.from_json('{"a": 1}')
 
     def test_blocks_may_end_in_any_order(self):
         model = conv_model()
