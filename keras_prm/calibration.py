@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 
 import keras
 import numpy as np
@@ -22,9 +23,9 @@ def recalibrate(model, data, batch_size=32, max_batches=None):
 
     Args:
         model: A built functional or Sequential model.
-        data: Training inputs: an array or a nested structure of arrays, or
-            an iterable of batches such as a `tf.data.Dataset`; of batches
-            `(x, y, ...)` only `x` is used.
+        data: Training inputs: an array, a dict or list of arrays as the
+            model takes them, or an iterable of batches such as a
+            `tf.data.Dataset`. Of tuples `(x, y, ...)` only `x` is used.
         batch_size: Samples per batch where `data` are arrays.
         max_batches: Stop after so many batches; `None` takes all.
 
@@ -33,7 +34,8 @@ def recalibrate(model, data, batch_size=32, max_batches=None):
 
     Raises:
         TypeError: The model is subclassed.
-        ValueError: There is no batch in `data`.
+        ValueError: There is no batch in `data`, or the statistics come out
+            NaN or infinite. The model is as before then.
 
     Example:
 
@@ -50,37 +52,78 @@ def recalibrate(model, data, batch_size=32, max_batches=None):
         if isinstance(layer, keras.layers.BatchNormalization)
         and layer.trainable
     ]
+    if batch_size < 1:
+        raise ValueError(
+            f"Expected `batch_size` >= 1. Received: batch_size={batch_size}"
+        )
     count = 0
-    with _quiet(layers), _restored(norms, "momentum"):
-        for x in _batches(data, batch_size, max_batches):
+    with _quiet(layers), _restored(norms, "momentum"), _undone(norms):
+        for x in _batches(model, data, batch_size, max_batches):
             for layer in norms:
                 layer.momentum = count / (count + 1)
             model(x, training=True)
             count += 1
-    if not count:
-        raise ValueError(
-            "There is no batch to measure on. Pass at least one batch of "
-            "training inputs (an iterator that is used up has none left)."
-        )
+        if not count:
+            raise ValueError(
+                "There is no batch to measure on. Pass at least one batch of "
+                "training inputs (an iterator that is used up has none left)."
+            )
     return count
 
 
-def _batches(data, batch_size, max_batches):
-    leaves = keras.tree.flatten(data)
-    if all(hasattr(x, "shape") for x in leaves) and leaves:
-        size = len(leaves[0])
+def _batches(model, data, batch_size, max_batches):
+    """Yields inputs of the model as tensors, a batch at a time."""
+    arrays = _whole(model, data)
+    if arrays is None:
+        source = (b[0] if isinstance(b, tuple) else b for b in data)
+    else:
+        size = len(keras.tree.flatten(arrays)[0])
         source = (
-            keras.tree.map_structure(lambda a: a[i : i + batch_size], data)
+            keras.tree.map_structure(lambda a: a[i : i + batch_size], arrays)
             for i in range(0, size, batch_size)
         )
-    else:
-        source = (b[0] if isinstance(b, tuple) else b for b in data)
-    for number, x in enumerate(source):
-        if max_batches is not None and number >= max_batches:
-            return
+    for x in itertools.islice(source, max_batches):
         yield keras.tree.map_structure(
             lambda a: keras.ops.convert_to_tensor(np.asarray(a)), x
         )
+
+
+def _whole(model, data):
+    """The arrays of all samples, or `None` if `data` are batches.
+
+    For a model with one input, a tuple of arrays is `(x, y, ...)` and a
+    list is one of batches.
+    """
+    if hasattr(data, "shape") or isinstance(data, dict):
+        return data
+    if isinstance(data, (list, tuple)):
+        is_arrays = all(hasattr(a, "shape") for a in data)
+        if is_arrays and len(model.inputs) == len(data) > 1:
+            return data
+        if isinstance(data, tuple):
+            return data[0]
+    return None
+
+
+@contextlib.contextmanager
+def _undone(norms):
+    """Brings the statistics back if measuring fails, or finds NaN."""
+    variables = [
+        v for layer in norms for v in (layer.moving_mean, layer.moving_variance)
+    ]
+    before = [keras.ops.convert_to_numpy(v).copy() for v in variables]
+    try:
+        yield
+        after = [keras.ops.convert_to_numpy(v) for v in variables]
+        if not all(np.isfinite(a).all() for a in after):
+            raise ValueError(
+                "The data make statistics that are NaN or infinite. Remove "
+                "the samples that are not finite. The model is as before."
+            )
+    except BaseException:
+        for variable, old in zip(variables, before):
+            variable.assign(old)
+        raise
 
 
 @contextlib.contextmanager

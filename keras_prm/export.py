@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from keras_prm import samples as samples_of
+from keras_prm import topology
 from keras_prm.litert import LiteRTModel
 
 # How far a file may be off by default, see `export_litert`; None: any figure.
@@ -117,6 +118,7 @@ def export_litert(
     path, mode = pathlib.Path(path), quantize or "float32"
     _check_arguments(path, mode, representative_data, tolerance, int8_io)
     view = _functional(model)
+    topology.check_finite(view)
     tolerance = TOLERANCES[mode] if tolerance is None else tolerance
     if representative_data is None:
         samples = samples_of.random(view)
@@ -272,7 +274,7 @@ def _convert(view, path, options):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             view.export(
-                path,
+                str(path),
                 format="litert",
                 verbose=False,
                 input_signature=[signature],

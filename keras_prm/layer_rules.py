@@ -43,7 +43,23 @@ def rule_for(operation):
 
 
 def register_rule(layer_class, rule):
-    """Registers the `Rule` of a layer class of your own."""
+    """Registers the `Rule` of a layer class of your own.
+
+    Args:
+        layer_class: A subclass of `keras.layers.Layer`.
+        rule: Its `keras_prm.Rule`.
+
+    Raises:
+        TypeError: An argument is of another type.
+    """
+    is_layer = isinstance(layer_class, type) and issubclass(
+        layer_class, keras.layers.Layer
+    )
+    if not is_layer or not isinstance(rule, Rule):
+        raise TypeError(
+            "Expected a layer class and a rule: `register_rule(MyLayer, "
+            f"keras_prm.Rule(trace))`. Received: {layer_class!r}, {rule!r}"
+        )
     RULES[layer_class] = rule
 
 

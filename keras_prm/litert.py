@@ -82,6 +82,16 @@ class LiteRTModel:
         """Size of the file in bytes."""
         return len(self._content)
 
+    @property
+    def is_quantised(self):
+        """Whether any weight or activation is stored in less than 32 bits."""
+        details = self._interpreter.get_tensor_details()
+        return any(
+            np.dtype(d["dtype"]).itemsize < 4 and d["dtype"] is not np.bool_
+            for d in details
+            if np.issubdtype(d["dtype"], np.number)
+        )
+
     def __call__(self, inputs):
         """Runs all rows in one go; see `predict`."""
         return self.predict(inputs, batch_size=None)

@@ -29,6 +29,11 @@ INNER_ARGUMENTS = (
 
 def check_inner(inner, wrapper):
     """The inner optimizer must be one, and not be wrapped already."""
+    if isinstance(inner, SparsityPlan):
+        raise TypeError(
+            "The plan comes second: `ADMMWrapper(optimizer, plan)`. "
+            f"Received: inner_optimizer={inner!r}"
+        )
     if not isinstance(inner, keras.optimizers.Optimizer):
         raise TypeError(
             "Cannot wrap what is not an optimizer. Expected a "
@@ -60,6 +65,12 @@ def check_arguments(plan, rho, update_every, rho_change, kwargs):
             "ADMMWrapper needs a `keras_prm.SparsityPlan`. "
             f"Received: plan={plan!r}. Make one with "
             "`SparsityPlan.uniform(model, filters=0.5)`."
+        )
+    if not plan.kernels:
+        raise ValueError(
+            "The plan removes nothing, so there is nothing to train for. "
+            "Give `SparsityPlan.uniform` or `explicit` fractions above 0. "
+            f"Received: a plan that leaves alone {plan.skipped}"
         )
     if not isinstance(rho, keras.optimizers.schedules.LearningRateSchedule):
         _check_number(rho)

@@ -143,8 +143,12 @@ def groups(model, trace, wanted, round_to, strict):
             continue
         size = len(free)
         keep = size - removed_count(size, next(iter(asked.values())))
-        keep = min(size, -(-keep // round_to) * round_to)
-        found.append(ChannelGroup(name, len(numbers), size, keep))
+        note = "" if keep < size else "too few to remove one"
+        rounded = min(size, -(-keep // round_to) * round_to)
+        if rounded == size > keep:
+            note = f"rounded up to a multiple of {round_to}"
+        keep = rounded
+        found.append(ChannelGroup(name, len(numbers), size, keep, note))
         numbers.update({c: len(numbers) + i for i, c in enumerate(free)})
     if refused and strict:
         raise ValueError(

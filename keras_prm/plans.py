@@ -102,6 +102,12 @@ class SparsityPlan:
                 model, filters are asked for that cannot be removed, or
                 layers that stand in one group are given different targets.
         """
+        if not isinstance(layers, dict):
+            raise TypeError(
+                "Expected `layers` to be a dict such as "
+                '{"conv1": {"filters": 0.5}}. For the same targets '
+                f"everywhere, use `uniform`. Received: layers={layers!r}"
+            )
         trace = graph.trace(model)
         paths = plan_builder.kernel_paths(trace)
         plan_builder.check_names(layers, paths, "layers")
@@ -157,11 +163,21 @@ class SparsityPlan:
     @classmethod
     def load(cls, path):
         """Reads a plan that `save` wrote."""
-        return cls.from_config(json.loads(pathlib.Path(path).read_text()))
+        config = json.loads(pathlib.Path(path).read_text())
+        if not isinstance(config, dict) or "kernels" not in config:
+            raise ValueError(
+                f"There is no plan in {path}. Expected a file that "
+                "`SparsityPlan.save` wrote."
+            )
+        return cls.from_config(config)
 
     def __str__(self):
         lines = ["filters kept      of  layers"]
-        lines += [f"{g.keep:12}  {g.size:6}  {g.name}" for g in self.groups]
+        lines += [
+            f"{g.keep:12}  {g.size:6}  {g.name}"
+            + (f": {g.note}" if g.note else "")
+            for g in self.groups
+        ]
         lines += [f"{'all':>12}  {'':6}  {a}: {b}" for a, b in self.skipped]
         lines += ["columns removed   of  kernel"]
         lines += [

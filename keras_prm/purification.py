@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numbers
+
 import numpy as np
 
 from keras_prm import graph
@@ -17,7 +19,7 @@ STRENGTHS = (0.0, *np.geomspace(1e-3, 30.0, 24))
 def purify(
     model,
     evaluate=None,
-    max_drop=0.0,
+    max_drop=None,
     thresholds=None,
     sweeps="fixed_point",
     max_evaluations=100,
@@ -42,6 +44,7 @@ def purify(
             as `lambda m: m.evaluate(x, y, verbose=0)[1]`; it must not change
             the model. `None` applies `thresholds` as they are.
         max_drop: By how much the score may fall, in its own unit, >= 0.
+            Defaults to 0 with `evaluate`, and has no meaning without.
         thresholds: `Thresholds`. With `evaluate`, the proportions that the
             search scales.
         sweeps: `"fixed_point"` repeats until nothing falls, `"single"` makes
@@ -65,7 +68,7 @@ def purify(
     state = sweeping.Sweeper(
         graph.trace(model), thresholds or Thresholds(), sweeps
     )
-    search = _Search(model, state, evaluate, max_drop, max_evaluations)
+    search = _Search(model, state, evaluate, max_drop or 0.0, max_evaluations)
     try:
         search.run()
     except BaseException:
@@ -161,12 +164,19 @@ def _check(evaluate, max_drop, thresholds, sweeps, max_evaluations):
             "purify needs to know what it may cost. Give it `evaluate` and "
             "`max_drop`, or explicit `thresholds`."
         )
+    if evaluate is None and max_drop is not None:
+        raise ValueError(
+            "`max_drop` is a budget on what `evaluate` returns. Give "
+            "`evaluate` too, or leave it out to apply `thresholds` as they "
+            f"are. Received: max_drop={max_drop}"
+        )
     if evaluate is not None and not callable(evaluate):
         raise TypeError(
             "Expected `evaluate` to be a function from the model to a float. "
             f"Received: evaluate={evaluate!r}"
         )
-    if not max_drop >= 0:
+    is_number = isinstance(max_drop, numbers.Real)
+    if max_drop is not None and not (is_number and max_drop >= 0):
         raise ValueError(
             "Expected `max_drop` >= 0: by how much the score may fall. "
             f"Received: max_drop={max_drop}"

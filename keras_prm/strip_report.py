@@ -10,6 +10,7 @@ from keras_prm.structures import StripReport
 from keras_prm.structures import StripRow
 
 _CONSTANT = "a reader cannot take their constant into its bias"
+_ALONE = "a layer needs at least one"
 _USED = "other layers use their channels"
 
 
@@ -56,11 +57,13 @@ def _note(live, weight, new):
         return ""
     classes = live.trace.classes[ids[live.keep(ids)][empty]]
     constant = live.constant_classes()
+    alone = len(empty) == 1
     why = {
-        live.trace.pinned.get(int(c)) or (_CONSTANT if constant[c] else _USED)
+        live.trace.pinned.get(int(c))
+        or (_ALONE if alone else _CONSTANT if constant[c] else _USED)
         for c in classes
     }
-    return f"{empty.sum()} empty filters stay: {'; '.join(sorted(why))}"
+    return f"empty filters that stay: {empty.sum()} ({'; '.join(sorted(why))})"
 
 
 def _size(variable):

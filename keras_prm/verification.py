@@ -29,6 +29,8 @@ class Comparison:
         samples: How many samples were compared.
         max_abs_error: Largest absolute difference of any output.
         max_rel_error: The same, divided by max(1, largest absolute output).
+        tolerance: Largest `max_rel_error` that counts as rounding; `None`
+            for a quantised file, which is not judged.
     """
 
     candidate: str
@@ -36,6 +38,12 @@ class Comparison:
     samples: int
     max_abs_error: float
     max_rel_error: float
+    tolerance: float | None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the error is one of rounding, or is not judged."""
+        return self.tolerance is None or self.max_rel_error <= self.tolerance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +56,6 @@ class Certificate:
         after: `Costs` of the stripped model.
         keras_bytes: Bytes of `.keras` files of both, without optimizer.
         litert_bytes: Bytes of the LiteRT file; `None` without one.
-        tolerance: Largest `max_rel_error` the stripped model may have.
     """
 
     comparisons: tuple[Comparison, ...]
@@ -56,19 +63,14 @@ class Certificate:
     after: Costs
     keras_bytes: tuple[int, int]
     litert_bytes: int | None
-    tolerance: float
 
     @property
     def ok(self) -> bool:
-        """Whether the stripped model is the model, up to rounding.
+        """Whether everything equals the model up to rounding.
 
-        A LiteRT file may be quantised and is not held to the tolerance.
+        A quantised LiteRT file is not held to that.
         """
-        return all(
-            c.max_rel_error <= self.tolerance
-            for c in self.comparisons
-            if c.candidate == "stripped"
-        )
+        return all(c.ok for c in self.comparisons)
 
     @property
     def max_abs_error(self) -> float:
@@ -83,10 +85,8 @@ class Certificate:
         return self.ok
 
     def __str__(self):
-        verdict = "equal up to rounding" if self.ok else "DIFFERENT"
         lines = [
-            f"The stripped model is {verdict} "
-            f"(tolerance {self.tolerance:g}, relative).",
+            *self._verdicts(),
             "candidate  inputs   samples  max abs error  max rel error",
         ]
         lines += [
@@ -101,6 +101,19 @@ class Certificate:
                 f"{name:15} {_number(before):>13} {_number(after):>13} {ratio}"
             )
         return "\n".join(lines)
+
+    def _verdicts(self):
+        names = {"stripped": "stripped model", "litert": "LiteRT file"}
+        for candidate, name in names.items():
+            found = [c for c in self.comparisons if c.candidate == candidate]
+            if found:
+                verdict = "equal up to rounding"
+                limit = f"tolerance {found[0].tolerance}, relative"
+                if found[0].tolerance is None:
+                    verdict, limit = "quantised", "not judged"
+                elif not all(c.ok for c in found):
+                    verdict = "DIFFERENT"
+                yield f"The {name} is {verdict} ({limit})."
 
     def _sizes(self):
         yield "parameters", self.before.parameters, self.after.parameters
@@ -127,9 +140,10 @@ def verify(model, small, tflite=None, inputs=None, seed=0, tolerance=None):
             structure of arrays as the model takes it. The first 256 samples
             are used.
         seed: Seed of the random inputs.
-        tolerance: Largest error of the stripped model that counts as
-            rounding, relative to max(1, largest absolute output). `None`
-            takes 1e-4, and more for a model that computes in half precision.
+        tolerance: Largest error that counts as rounding, relative to
+            max(1, largest absolute output). `None` takes 1e-4, and more for
+            a model that computes in half precision. A quantised file is
+            measured and not judged.
 
     Returns:
         A `Certificate`. It says what was found and raises nothing if the
@@ -145,10 +159,14 @@ def verify(model, small, tflite=None, inputs=None, seed=0, tolerance=None):
     samples = {"random": _random_inputs(views[0], seed)}
     if inputs is not None:
         samples["given"] = _first(views[0], inputs)
+    if tolerance is None:
+        tolerance = _tolerance(model)
+    limits = {"stripped": tolerance}
     runner = None
     if tflite is not None:
         names = export.input_names(small) if len(views[0].inputs) > 1 else None
         runner = LiteRTModel(tflite, input_names=names)
+        limits["litert"] = None if runner.is_quantised else tolerance
     comparisons = []
     for kind, arrays in samples.items():
         expected = _run(views[0], arrays)
@@ -159,14 +177,15 @@ def verify(model, small, tflite=None, inputs=None, seed=0, tolerance=None):
             results["litert"] = found if isinstance(found, list) else [found]
         for candidate, found in results.items():
             errors = _errors(expected, found)
-            comparisons.append(Comparison(candidate, kind, rows, *errors))
+            comparisons.append(
+                Comparison(candidate, kind, rows, *errors, limits[candidate])
+            )
     return Certificate(
         tuple(comparisons),
         costs(model),
         costs(small),
         (saved_bytes(model), saved_bytes(small)),
         None if tflite is None else pathlib.Path(tflite).stat().st_size,
-        _tolerance(model) if tolerance is None else tolerance,
     )
 
 

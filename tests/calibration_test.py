@@ -139,9 +139,37 @@ class RecalibrateTest(parameterized.TestCase):
             yield make_data()
             raise RuntimeError("mine")
 
+        before = model.get_weights()
         with self.assertRaisesRegex(RuntimeError, "mine"):
             recalibrate(model, data())
         self.assert_settings_are_back(model)
+        for old, new in zip(before, model.get_weights(), strict=True):
+            np.testing.assert_array_equal(old, new)
+
+    def test_data_that_are_not_finite_change_nothing(self):
+        model = make_model()
+        before = model.get_weights()
+        x = make_data()
+        x[3, 1] = np.nan
+        with self.assertRaisesRegex(ValueError, "Remove the samples"):
+            recalibrate(model, x)
+        for old, new in zip(before, model.get_weights(), strict=True):
+            np.testing.assert_array_equal(old, new)
+
+    def test_forms_of_data(self):
+        """A list holds batches, a tuple is `(x, y)`."""
+        x, found = make_data(), []
+        forms = (x, batches(x), [(b, b) for b in batches(x)], (x, x))
+        for data in forms:
+            model = make_model()
+            self.assertEqual(recalibrate(model, data, batch_size=8), 3)
+            found.append(np.array(model.get_layer("bn").moving_mean))
+        for mean in found[1:]:
+            np.testing.assert_array_equal(mean, found[0])
+
+    def test_batch_size(self):
+        with self.assertRaisesRegex(ValueError, "Expected `batch_size` >= 1"):
+            recalibrate(make_model(), make_data(), batch_size=0)
 
     @parameterized.named_parameters(
         ("list", list),

@@ -53,6 +53,21 @@ class VerifyTest(parameterized.TestCase):
         self.assertIn("DIFFERENT", str(found))
         self.assertTrue(verify(model, small, tolerance=1.0).ok)
 
+    def test_a_file_of_another_model_is_different(self):
+        model = pruned()
+        other = strip(zoo.make("mlp", seed=3))
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "other.tflite"
+            export_litert(other, path)
+            found = verify(model, strip(model), path)
+            self.assertFalse(found.ok)
+            self.assertIn("The LiteRT file is DIFFERENT", str(found))
+            self.assertIn("The stripped model is equal", str(found))
+            export_litert(other, path, "float16")
+            found = verify(model, strip(model), path)
+        self.assertTrue(found.ok)
+        self.assertIn("LiteRT file is quantised (not judged)", str(found))
+
     @parameterized.parameters(np.nan, np.inf)
     def test_what_is_not_finite_is_different(self, value):
         model = pruned()
