@@ -29,6 +29,8 @@ ORDER = (
     "optimizer_checks",
     "optimizers",
     "masks",
+    "pruning",
+    "enforcing",
     "callbacks",
     "calibration",
     "liveness",

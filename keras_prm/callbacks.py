@@ -7,6 +7,7 @@ import warnings
 import keras
 import numpy as np
 
+from keras_prm import enforcing
 from keras_prm import masks as masks_module
 
 
@@ -47,7 +48,7 @@ class StructuredMask(keras.callbacks.Callback):
         self._used = self.masks
         if self._used is None:
             self._used = masks_module.masks_of(self.model)
-        self._held = masks_module.hold(self.model, self._used)
+        self._held = enforcing.hold(self.model, self._used)
         for constraint in self._held:
             constraint.training = self.model.history
 
@@ -56,13 +57,13 @@ class StructuredMask(keras.callbacks.Callback):
         left = []
         for variable in self.model.trainable_variables:
             link = variable.constraint
-            while isinstance(link, masks_module.MaskConstraint):
+            while isinstance(link, enforcing.MaskConstraint):
                 training = getattr(link, "training", None)
                 if training not in (None, self.model.history):
                     left.append(link)
                 link = link.inner
         if left:
-            masks_module.release_masks(self.model, left)
+            enforcing.release_masks(self.model, left)
 
     def on_epoch_end(self, epoch, logs=None):
         masks_module.apply_masks(self.model, self._used)
@@ -72,7 +73,7 @@ class StructuredMask(keras.callbacks.Callback):
             masks_module.apply_masks(self.model, self._used)
 
     def on_train_end(self, logs=None):
-        masks_module.release_masks(self.model, self._held)
+        enforcing.release_masks(self.model, self._held)
         masks_module.apply_masks(self.model, self._used)
         self._held = None
 

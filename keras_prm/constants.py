@@ -71,8 +71,11 @@ def by(site):
     call = site.call
 
     def function(tensor):
+        # Not `operation(...)`, which records losses and casts by itself.
+        dtype = getattr(call.operation, "compute_dtype", tensor.dtype)
+        tensor = keras.ops.cast(tensor, dtype)
         args, kwargs = call.arguments.fill_in({id(call.inputs[0]): tensor})
-        return call.operation(*args, **kwargs)
+        return call.operation.call(*args, **kwargs)
 
     return lambda constants: evaluate(function, constants)
 

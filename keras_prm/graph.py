@@ -198,6 +198,8 @@ class Trace:
         """Ties values to those that were first given under this number."""
         first = self._firsts.setdefault(number, values)
         for old, new in zip(first, values):
+            if len(old.shape) != len(new.shape):
+                continue
             for axis, size in enumerate(new.shape):
                 same_size = size is not None and size == old.shape[axis]
                 if old is not new and same_size and axis > 0:

@@ -51,16 +51,19 @@ class KernelBox:
         return found
 
 
+def has_window(layer):
+    """True for a layer whose window can be cut."""
+    return type(layer) in _KINDS and layer.data_format == "channels_last"
+
+
 def find(layer, kernel, input_shapes):
     """The box of a convolution, or `None` where nothing can be cut.
 
     Args:
-        layer: The layer that is to be replaced.
+        layer: The layer that is to be replaced; it `has_window`.
         kernel: Its kernel as it will be stored, `(..., in, out)`.
         input_shapes: The shape of its input at each of its calls.
     """
-    if type(layer) not in _KINDS or layer.data_format == "channels_first":
-        return None
     spans = [_span(kernel, axis) for axis in range(kernel.ndim - 2)]
     sizes = tuple(stop - start for start, stop in spans)
     if sizes == tuple(layer.kernel_size):

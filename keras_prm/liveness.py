@@ -67,10 +67,6 @@ class Liveness:
         amount = np.where(gone, self._constant(value, axis), 0.0)
         return self._response(mix, np.where(np.isnan(amount), 0.0, amount))
 
-    def zero_inputs(self, mix):
-        """bool array `(in,)`: inputs that every output multiplies by 0."""
-        return ~self._nonzero(mix).any(axis=2).reshape(-1)
-
     def _constant(self, value, axis):
         found = self.constants.get((value.number, axis))
         return np.full(value.shape[axis], np.nan) if found is None else found

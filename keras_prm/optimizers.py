@@ -233,6 +233,13 @@ class ADMMWrapper(keras.optimizers.Optimizer):
         # `SwapEMAWeights` looks for it below a `LossScaleOptimizer`.
         return self.inner_optimizer._model_variables_moving_average
 
+    def apply_gradients(self, grads_and_vars):
+        super().apply_gradients(grads_and_vars)
+        return self.iterations
+
+    def exclude_from_weight_decay(self, *args, **kwargs):
+        self.inner_optimizer.exclude_from_weight_decay(*args, **kwargs)
+
     def scale_loss(self, loss):
         return self.inner_optimizer.scale_loss(loss)
 

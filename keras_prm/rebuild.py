@@ -21,7 +21,8 @@ def strip(model, lowering="none", return_report=False):
     A channel goes where no reader multiplies it by a weight other than zero,
     or where it carries a constant that all its readers can take into their
     biases; what only fed such channels goes with them, back to the inputs.
-    Empty rows and columns at the border of a convolution's window go too.
+    Empty rows and columns at the border of a Conv1D's or Conv2D's window go
+    too.
     This is the paper's *unused path removal*. The result equals the model at
     inference (`training=False`, finite activations) up to the rounding of
     sums, for any weights, whoever pruned them; a model without anything to
@@ -79,6 +80,7 @@ class _Builder:
         self.live = Liveness(trace)
         self.maker = twins.Maker(self.live)
         self._twins = {}
+        self._outputs = set()
 
     # Models.
 
@@ -88,6 +90,7 @@ class _Builder:
             id(x): self._input(x, keep_shape=is_root) for x in view.inputs
         }
         inputs = dict(tensors)
+        self._outputs.update(id(x) for x in view.outputs)
         calls, needed = topology.calls(view), self._needed(view)
         for call in calls:
             if any(id(x) in needed for x in call.outputs):
@@ -105,7 +108,7 @@ class _Builder:
         )
 
     def _input(self, x, keep_shape):
-        layer = x._keras_history.operation
+        layer = topology.input_layer(x)
         config = layer.get_config()
         if not keep_shape:
             config["batch_shape"] = self._shape(x)
@@ -122,7 +125,12 @@ class _Builder:
     def _operands(self, call):
         """The inputs of a call, less the zero terms of a sum."""
         dtypes = {x.dtype for x in (*call.inputs, *call.outputs)}
-        if not _is_sum(call) or len(dtypes) > 1:
+        if (
+            not _is_sum(call)
+            or len(dtypes) > 1
+            or any(map(topology.is_masked, call.inputs))
+            or id(call.outputs[0]) in self._outputs  # they keep their names
+        ):
             return call.inputs
         terms = [
             x
@@ -168,7 +176,7 @@ class _Builder:
         value = self.trace.homes[id(x)][0]
         return tuple(
             n if ids is None else int(self.live.keep(ids).sum())
-            for n, ids in zip(value.shape, value.ids)
+            for n, ids in zip(x.shape, value.ids)
         )
 
     def _check_shape(self, call, x, new):

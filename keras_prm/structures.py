@@ -284,15 +284,35 @@ class Thresholds:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class PurificationRow:
+    """What purification removed from one kernel.
+
+    Args:
+        key: The kernel's key.
+        channels: First position on the input axis of each channel that fell
+            because few of its columns are live and their energy is low.
+        filters: Filters that fell because their energy is low.
+        followed: How many weights fell because nobody reads or writes their
+            channel any more.
+        limits: The bounds on squared norms that were kept to.
+        strength: What the proportions were multiplied by to get them.
+    """
+
+    key: str
+    channels: tuple[int, ...]
+    filters: tuple[int, ...]
+    followed: int
+    limits: Thresholds
+    strength: float
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class PurificationReport:
     """What purification removed, why, and what it cost.
 
     Args:
-        rows: Tuple of `(key, channels, filters, cascaded, strength)`:
-            how many channels and filters of a kernel fell because they were
-            small, how many weights because of what fell elsewhere, and the
-            kernel's threshold strength.
+        rows: One `PurificationRow` per kernel.
         weights_before: Nonzero weights of all kernels before.
         weights_after: The same after.
         score_before: What `evaluate` returned before; `None` without it.
@@ -301,7 +321,7 @@ class PurificationReport:
         masks: The new `Masks`.
     """
 
-    rows: tuple
+    rows: tuple[PurificationRow, ...]
     weights_before: int
     weights_after: int
     score_before: float | None
@@ -310,10 +330,11 @@ class PurificationReport:
     masks: object
 
     def __str__(self):
-        lines = ["channels  filters  follow  strength  kernel"]
+        lines = ["channels  filters  weights that followed  strength  kernel"]
         lines += [
-            f"{channels:8}  {filters:7}  {cascaded:6}  {strength:8.3g}  {key}"
-            for key, channels, filters, cascaded, strength in self.rows
+            f"{len(r.channels):8}  {len(r.filters):7}  {r.followed:21,}  "
+            f"{r.strength:8.3g}  {r.key}"
+            for r in self.rows
         ]
         lines.append(
             f"kernel weights: {self.weights_before:,} -> {self.weights_after:,}"

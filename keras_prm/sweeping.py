@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 
 import keras
 import numpy as np
 
 from keras_prm.liveness import Liveness
+from keras_prm.structures import PurificationRow
 
 
 class Sweeper:
@@ -61,7 +63,7 @@ class Sweeper:
 
     def rows(self):
         """What the last `apply` removed, see `PurificationReport.rows`."""
-        return [(w.key, *self._rows[w.key]) for w in self.kernels]
+        return list(self._rows.values())
 
     def restore(self):
         """Brings back the weights as they were at the start."""
@@ -72,7 +74,8 @@ class Sweeper:
         """Purifies from the start with one strength per kernel."""
         self.restore()
         self._rows = {
-            w.key: [0, 0, 0, s] for w, s in zip(self.kernels, strengths)
+            w.key: PurificationRow(w.key, (), (), 0, self._limits(w, s), s)
+            for w, s in zip(self.kernels, map(float, strengths))
         }
         if not any(strengths):
             return
@@ -80,14 +83,21 @@ class Sweeper:
             fallen = 0
             for weight, strength in zip(self.kernels, strengths):
                 if strength:
-                    limits = self.thresholds.absolute(
-                        strength, self._medians[weight.key]
-                    )
+                    limits = self._rows[weight.key].limits
                     fallen += self._purify_channels(weight, limits)
                     fallen += self._purify_filters(weight, limits)
             fallen += self._cascade()
             if not fallen or self.sweeps == "single":
                 return
+
+    def _limits(self, weight, strength):
+        return self.thresholds.absolute(strength, self._medians[weight.key])
+
+    def _note(self, weight, **what):
+        """Adds to the counts of a kernel's row."""
+        row = self._rows[weight.key]
+        sums = {name: getattr(row, name) + more for name, more in what.items()}
+        self._rows[weight.key] = dataclasses.replace(row, **sums)
 
     def _channels(self, weight):
         """The channel of every input position, and how many there are."""
@@ -109,7 +119,8 @@ class Sweeper:
         if falls.any():
             kernel[..., falls[channel_of], :] = 0
             weight.variable.assign(kernel)
-            self._rows[weight.key][0] += int(falls.sum())
+            first = np.unique(channel_of, return_index=True)[1]
+            self._note(weight, channels=tuple(first[falls].tolist()))
         return int(falls.sum())
 
     def _purify_filters(self, weight, limits):
@@ -121,7 +132,8 @@ class Sweeper:
         if falls.any():
             kernel[..., falls] = 0
             weight.variable.assign(kernel)
-            self._rows[weight.key][1] += int(falls.sum())
+            fallen = np.flatnonzero(falls).tolist()
+            self._note(weight, filters=tuple(fallen))
             self._blank(self.trace.classes[weight.ids[-1][falls]])
         return int(falls.sum())
 
@@ -168,7 +180,7 @@ class Sweeper:
                 weight.variable.assign(array)
                 fallen += lost
                 if weight.key in self._rows:
-                    self._rows[weight.key][2] += lost
+                    self._note(weight, followed=lost)
         return fallen
 
 

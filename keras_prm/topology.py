@@ -1,7 +1,7 @@
 """The one place that reads how Keras stores a model's graph.
 
-Keras has no public way to list the calls a functional model is made of;
-`calls` is where its private one is used. Everything else here is public.
+Keras has no public way to list the calls a functional model is made of, nor
+to ask where a tensor comes from; what it keeps in private is read here only.
 """
 
 from __future__ import annotations
@@ -96,6 +96,16 @@ def calls(view):
     return found
 
 
+def is_masked(x):
+    """Whether Keras passes a mask of timesteps along with a tensor."""
+    return getattr(x, "_keras_mask", None) is not None
+
+
+def input_layer(x):
+    """The `InputLayer` that made an input of a model."""
+    return x._keras_history.operation
+
+
 def fed(call, view):
     """What a call of a nested model feeds to each of `view.inputs`."""
     argument = call.arguments.args[0] if call.arguments.args else None
@@ -103,7 +113,7 @@ def fed(call, view):
         return call.inputs
     if isinstance(view.input, dict):
         return tuple(argument[name] for name in sorted(view.input))
-    return tuple(argument[x._keras_history.operation.name] for x in view.inputs)
+    return tuple(argument[input_layer(x).name] for x in view.inputs)
 
 
 def layer_paths(model):

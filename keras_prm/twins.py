@@ -59,7 +59,11 @@ class Maker:
         if rule is not None and id(layer) not in self.trace.opaque:
             config.update(rule.resize(layer, self._size, shape))
         # They would draw random numbers, or hold arrays of the old shape.
-        config.update(dict.fromkeys(_initializers(layer), "zeros"))
+        config.update(dict.fromkeys(_initializers(layer, config), "zeros"))
+        if hasattr(layer, "get_vocabulary"):
+            config["vocabulary"] = layer.get_vocabulary(
+                include_special_tokens=False
+            )
         box = self._box(layer)
         if box is not None:
             config.update(box.config)
@@ -87,9 +91,9 @@ class Maker:
             if amount is not None and source is layer.bias:
                 array = array + amount
             target.assign(array)
-        if hasattr(twin, "finalize_state"):
+        if isinstance(twin, layers.Normalization):
             twin.finalize_state()
-        for name in _initializers(layer):
+        for name in _initializers(layer, layer.get_config()):
             setattr(twin, name, getattr(layer, name))
 
     def _size(self, variable, axis):
@@ -112,7 +116,11 @@ class Maker:
 
     def _box(self, layer):
         mixes = self._mixes.get(id(layer), ())
-        if not mixes or id(layer) in self.trace.opaque:
+        if (
+            not mixes
+            or id(layer) in self.trace.opaque
+            or not kernel_boxes.has_window(layer)
+        ):
             return None
         kernel = self._sliced(mixes[0].kernel)
         shapes = [mix.source[0].shape for mix in mixes]
@@ -135,12 +143,13 @@ class Maker:
         return name
 
 
-def _initializers(layer):
+def _initializers(layer, config):
     """Names of the arguments that hold a layer's own initializers."""
+    attributes = vars(layer)
     return [
         name
-        for name in vars(layer)
-        if name.endswith("_initializer") and not name.startswith("_")
+        for name in config
+        if name.endswith("_initializer") and name in attributes
     ]
 
 

@@ -28,7 +28,7 @@ class Comparison:
         inputs: `"random"` or `"given"`.
         samples: How many samples were compared.
         max_abs_error: Largest absolute difference of any output.
-        max_rel_error: The same, divided by max(1, largest absolute output).
+        max_rel_error: The same, divided by the largest absolute output.
         tolerance: Largest `max_rel_error` that counts as rounding; `None`
             for a quantised file, which is not judged.
     """
@@ -141,8 +141,8 @@ def verify(model, small, tflite=None, inputs=None, seed=0, tolerance=None):
             are used.
         seed: Seed of the random inputs.
         tolerance: Largest error that counts as rounding, relative to
-            max(1, largest absolute output). `None` takes 1e-4, and more for
-            a model that computes in half precision. A quantised file is
+            the largest absolute output. `None` takes 1e-4, and more for a
+            model that computes in half precision. A quantised file is
             measured and not judged.
 
     Returns:
@@ -207,8 +207,8 @@ def _errors(expected, found):
         error = float(np.max(np.abs(want - have), initial=0.0))
         error = np.inf if np.isnan(error) else error
         absolute = max(absolute, error)
-        scale = max(1.0, float(np.max(np.abs(want), initial=0.0)))
-        scale = scale if np.isfinite(scale) else 1.0
+        scale = float(np.max(np.abs(want), initial=0.0))
+        scale = max(scale, 1e-6) if np.isfinite(scale) else 1.0
         relative = max(relative, error / scale)
     return absolute, relative
 

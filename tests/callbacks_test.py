@@ -8,16 +8,17 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
+from keras_prm import enforcing
 from keras_prm import masks as masks_module
 from keras_prm import topology
 from keras_prm.callbacks import ADMMProgress
 from keras_prm.callbacks import StructuredMask
+from keras_prm.enforcing import release_masks
 from keras_prm.masks import apply_masks
-from keras_prm.masks import hard_prune
 from keras_prm.masks import masks_of
-from keras_prm.masks import release_masks
 from keras_prm.optimizers import ADMMWrapper
 from keras_prm.plans import SparsityPlan
+from keras_prm.pruning import hard_prune
 from tests import zoo
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
@@ -175,7 +176,7 @@ class StructuredMaskTest(parameterized.TestCase):
         train(model)
         masks = self.prune(model)
         watch = Watch(masks)
-        with mock.patch.object(masks_module, "retrace"):
+        with mock.patch.object(enforcing, "retrace"):
             train(model, StructuredMask(masks), watch)
         self.assertNotEmpty(watch.found)
 

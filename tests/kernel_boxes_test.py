@@ -139,11 +139,12 @@ class NoneTest(parameterized.TestCase):
         class Mine(layers.Conv1D):
             pass
 
-        layer, kernel = self.border(Mine)
-        self.assertIsNone(kernel_boxes.find(layer, kernel, [(None, 6, 2)]))
-        layer, kernel = self.border(layers.Conv2D)
+        layer, _ = self.border(Mine)
+        self.assertFalse(kernel_boxes.has_window(layer))
+        layer, _ = self.border(layers.Conv2D)
+        self.assertTrue(kernel_boxes.has_window(layer))
         layer.data_format = "channels_first"
-        self.assertIsNone(kernel_boxes.find(layer, kernel, [(None, 2, 6, 6)]))
+        self.assertFalse(kernel_boxes.has_window(layer))
 
 
 class SharedTest(parameterized.TestCase):

@@ -284,15 +284,6 @@ class UseTest(parameterized.TestCase):
         self.assertFalse(verdict.live.unused[classes].any())
         self.assertEqual(verdict.removed("b/kernel"), [])
 
-    def test_zero_inputs(self):
-        model = self.residual()
-        self.silence(model, "onea")
-        verdict = Verdict(model)
-        (mix,) = [m for m in verdict.trace.mixes if m.path == "onea"]
-        np.testing.assert_array_equal(
-            verdict.live.zero_inputs(mix), [False, True, False]
-        )
-
     def test_is_zero(self):
         model = self.residual()
         dead(model, "oneb", which=range(3))

@@ -334,7 +334,81 @@ def _window_of_a_layer_that_is_pinned():
     return model
 
 
+@case
+def _zero_term_that_takes_the_mask_away():
+    """A sum has no mask if one term has none; its pooling sees all steps."""
+    x = keras.Input((5, 3))
+    a = layers.Dense(4, name="a")(layers.Masking()(x))
+    b = layers.Conv1D(4, 1, name="b")(x)
+    total = layers.GlobalAveragePooling1D()(layers.Add()([a, b]))
+    model = finish(x, total)
+    edit(model.get_layer("b").kernel, ...)
+    edit(model.get_layer("b").bias, ...)
+    return model
+
+
+@case
+def _nested_model_of_unknown_size():
+    i = keras.Input((None, None, 8))
+    y = layers.Conv2D(6, 3, padding="same", name="b")(i)
+    head = keras.Model(i, layers.Conv2D(2, 1, name="c")(y), name="head")
+    x = image()
+    y = layers.Conv2D(8, 3, padding="same", name="a")(x)
+    outputs = [head(y), head(layers.MaxPooling2D(2)(y))]
+    model = finish(x, outputs, a=[1, 2])
+    edit(head.get_layer("b").kernel, ..., [0, 3])
+    return model
+
+
+@case
+def _shared_layer_on_two_ranks():
+    dense = layers.Dense(6, name="a")
+    inputs = [keras.Input((8,)), keras.Input((5, 8))]
+    y, z = map(dense, inputs)
+    z = layers.Add()([y, layers.Flatten()(layers.Dense(6)(z[:, 0]))])
+    return finish(inputs, layers.Dense(2)(z), a=[1, 4])
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class OwnLayer(layers.Layer):
+    """Has an initializer that is no argument."""
+
+    def build(self, shape):
+        self.scale_initializer = keras.initializers.Ones()
+        self.scale = self.add_weight(
+            shape=shape[-1:], initializer=self.scale_initializer
+        )
+
+    def call(self, x):
+        return x * self.scale
+
+
+@case
+def _layer_of_ones_own():
+    x = inputs = keras.Input((4,))
+    x = OwnLayer()(layers.Dense(6, name="a")(x))
+    return finish(inputs, layers.Dense(2)(x), a=[1, 4])
+
+
+@case
+def _adapted_discretization():
+    bins = layers.Discretization(num_bins=4, output_mode="one_hot")
+    bins.adapt(np.linspace(0, 9, 50, dtype="float32")[:, None])
+    x = inputs = keras.Input((1,))
+    x = layers.Dense(5, activation="relu", name="a")(bins(x))
+    return finish(inputs, layers.Dense(2)(x), a=[1, 4])
+
+
 class BreakTest(parameterized.TestCase):
+    def test_records_no_losses_in_the_model(self):
+        x = inputs = keras.Input((4,))
+        x = layers.Dense(4, name="a")(x)
+        x = layers.Activation("sigmoid", activity_regularizer="l2")(x)
+        model = finish(inputs, layers.Dense(2)(x), a=[1])
+        before = len(model.losses)
+        strip(model)
+        self.assertLen(model.losses, before)
+
     @parameterized.parameters(*CASES)
     def test_is_exact(self, name):
         keras.utils.set_random_seed(0)
@@ -349,6 +423,9 @@ class BreakTest(parameterized.TestCase):
         x = keras.tree.map_structure(
             lambda a: a - a.mean() if a.dtype.kind == "f" else a, x
         )
+        for steps in keras.tree.flatten(x):
+            if steps.ndim == 3:
+                steps[:, -2:] = 0  # which is what layers mask
         weights = model.get_weights()
         self.assertLess(max_error(model, strip(model), x), 1e-5)
         for old, new in zip(weights, model.get_weights()):

@@ -120,10 +120,11 @@ class SweeperTest(parameterized.TestCase):
         np.testing.assert_allclose(
             model(x, training=False), before, rtol=1e-5, atol=1e-6
         )
-        rows = {row[0]: row[1:] for row in sweeper.rows()}
-        self.assertEqual(rows.pop("twoa/kernel"), (0, 0, 3 * 3 * 8, 1e-9))
-        for key, row in rows.items():
-            self.assertEqual(row, (0, 0, 0, 1e-9), key)
+        for row in sweeper.rows():
+            self.assertEqual((row.channels, row.filters), ((), ()))
+            expected = 3 * 3 * 8 if row.key == "twoa/kernel" else 0
+            self.assertEqual(row.followed, expected, row.key)
+            self.assertEqual(row.strength, 1e-9)
 
     def test_fingerprint_tells_zeros_apart(self):
         _, sweeper = self.make("mlp")

@@ -178,12 +178,17 @@ def operators():
     return keras.Model(inputs, layers.Conv2D(2, 1, name="out")(x))
 
 
+@keras.saving.register_keras_serializable(package="zoo")
+def double(x):
+    return x * 2.0
+
+
 def unknown_layers():
     x = inputs = keras.Input((8, 8, 3))
     x = layers.Conv2D(6, 3, name="a")(x)
     x = layers.LayerNormalization()(x)
     x = layers.Conv2D(6, 1, name="b")(x)
-    x = layers.Lambda(lambda t: t * 2.0, name="double")(x)
+    x = layers.Lambda(double, name="double")(x)
     x = layers.Conv2D(6, 1, name="c")(x)
     x = layers.Softmax()(x)
     x = layers.Conv2D(6, 1, activation="softmax", name="d")(x)

@@ -1,0 +1,130 @@
+"""Keeping masked weights at zero while others train."""
+
+from __future__ import annotations
+
+import contextlib
+
+import keras
+import numpy as np
+
+from keras_prm import topology
+from keras_prm.masks import apply_masks
+from keras_prm.masks import fitting
+
+
+@keras.saving.register_keras_serializable(package="keras_prm")
+class MaskConstraint(keras.constraints.Constraint):
+    """Sets what is masked to zero, after another constraint.
+
+    Args:
+        factors: Bool arrays that broadcast against the variable.
+        inner: The constraint to apply first, or `None`.
+    """
+
+    def __init__(self, factors, inner=None):
+        self.factors = [np.asarray(f, bool) for f in factors]
+        self.inner = inner
+
+    def __call__(self, w):
+        if self.inner is not None:
+            w = self.inner(w)
+        for factor in self.factors:
+            # A product would keep NaN and infinity alive.
+            w = keras.ops.where(factor, w, keras.ops.zeros_like(w))
+        return w
+
+    def get_config(self):
+        return {
+            "factors": [f.astype(int).tolist() for f in self.factors],
+            "inner": keras.saving.serialize_keras_object(self.inner),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        inner = keras.saving.deserialize_keras_object(config["inner"])
+        return cls(config["factors"], inner)
+
+
+def hold(model, masks):
+    """Applies masks and puts a constraint on every masked variable.
+
+    Returns:
+        list of `MaskConstraint`, to be given to `release_masks`.
+    """
+    pairs = fitting(model, masks)
+    apply_masks(model, masks)
+    held = []
+    for variable, factors in pairs:
+        variable.constraint = MaskConstraint(factors, variable.constraint)
+        held.append(variable.constraint)
+    retrace(model)
+    return held
+
+
+def release_masks(model, held=None):
+    """Takes mask constraints off a model, so that all weights train again.
+
+    Not needed after `StructuredMask` or `enforced`, which clean up behind
+    them, except where `fit` was interrupted: Keras does not tell callbacks
+    then.
+
+    Args:
+        model: A built functional or Sequential model.
+        held: The `MaskConstraint`s to take off; `None` takes off all.
+    """
+    mine = None if held is None else {id(constraint) for constraint in held}
+    for variable in topology.variables_by_key(model).values():
+        constraint = getattr(variable, "constraint", None)
+        if isinstance(constraint, MaskConstraint):
+            variable.constraint = _without(constraint, mine)
+    retrace(model)
+
+
+def _without(constraint, mine):
+    """A chain of constraints less some, wherever in it they are by now."""
+    if not isinstance(constraint, MaskConstraint):
+        return constraint
+    constraint.inner = _without(constraint.inner, mine)
+    if mine is None or id(constraint) in mine:
+        return constraint.inner
+    return constraint
+
+
+@contextlib.contextmanager
+def enforced(model, masks):
+    """Keeps masked weights at zero inside a `with` block.
+
+    For `train_on_batch` and loops of your own; with `fit`, use the callback
+    `StructuredMask`. While the block runs, every masked variable has a
+    constraint, which Keras' optimizers apply inside the compiled step after
+    every update. A constraint that was there is applied first, and restored
+    at the end.
+
+    A function of your own that is already compiled (`tf.function`,
+    `jax.jit`) has to be compiled anew inside the block, and again after it.
+
+    Args:
+        model: A built functional or Sequential model.
+        masks: Its `Masks`.
+
+    Example:
+
+    ```python
+    with keras_prm.enforced(model, masks):
+        for x, y in batches:
+            model.train_on_batch(x, y)
+    ```
+    """
+    held = hold(model, masks)
+    try:
+        yield
+    finally:
+        release_masks(model, held)
+    # Averages of weights (EMA) are taken before constraints are applied.
+    apply_masks(model, masks)
+
+
+def retrace(model):
+    """Makes a compiled model trace its training step anew."""
+    if model.compiled and model.train_function is not None:
+        model.make_train_function(force=True)

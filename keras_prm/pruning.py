@@ -1,0 +1,135 @@
+"""Hard pruning: setting to zero what a plan removes."""
+
+from __future__ import annotations
+
+import warnings
+
+import keras
+import numpy as np
+
+from keras_prm import graph
+from keras_prm import projections
+from keras_prm import topology
+from keras_prm.masks import Masks
+from keras_prm.masks import apply_masks
+from keras_prm.masks import dead_vectors
+from keras_prm.structures import KernelMask
+
+
+def hard_prune(model, plan):
+    """Sets what the plan removes to zero. Works in place.
+
+    The structures that go are those the `ADMMWrapper` holds, where the model
+    was compiled with one for the same plan, else those whose removal is
+    nearest to the weights. A filter that goes takes its bias and its
+    BatchNormalization gamma and beta along, so that its channel is zero and
+    not merely constant, and the columns that read it go too.
+
+    Args:
+        model: A built functional or Sequential model.
+        plan: The `SparsityPlan`, made for this model.
+
+    Returns:
+        The `Masks`, to be held by `StructuredMask` while training on.
+
+    Raises:
+        TypeError: `plan` is no plan, or the model is subclassed.
+        ValueError: The plan was made for another model, or a weight is NaN
+            or infinite. Nothing has been changed then.
+
+    Reference:
+        - [Ma et al., 2019](https://arxiv.org/abs/1905.00136).
+    """
+    trace = graph.trace(model)
+    weights = {w.key: w for w in trace.weights.values()}
+    _check_plan(plan, trace, weights)
+    topology.check_finite(model)
+    masks = _support(model, plan, weights)
+    dead = np.zeros(trace.num_classes, bool)
+    for kernel in plan.kernels:
+        filters = masks[kernel.key].filters
+        if weights[kernel.key].ids[-1] is not None:
+            ids = weights[kernel.key].ids[-1][~filters]
+            dead[trace.classes[ids]] = True
+    found = Masks(masks, dead_vectors(trace, dead))
+    apply_masks(model, found)
+    return found
+
+
+def _check_plan(plan, trace, weights):
+    if not hasattr(plan, "kernels") or not hasattr(plan, "groups"):
+        raise TypeError(
+            "Expected a `SparsityPlan`, as `SparsityPlan.uniform(model, ...)` "
+            f"makes it. Received: plan={plan!r} (of type "
+            f"{type(plan).__name__})"
+        )
+    bad = [
+        (k.key, k.shape)
+        for k in plan.kernels
+        if k.key not in weights
+        or tuple(weights[k.key].variable.shape) != tuple(k.shape)
+    ]
+    if not bad:
+        bad = _differently_tied(plan, trace, weights)
+    if bad:
+        raise ValueError(
+            "The plan was made for another model. Make one for this model "
+            "with `SparsityPlan.uniform(model, ...)`. Received a plan with "
+            f"kernels that the model does not have so: {bad}"
+        )
+
+
+def _differently_tied(plan, trace, weights):
+    """Kernels whose channels the plan and the model tie in other ways."""
+    planned, found = {}, {}
+    bad = []
+    for kernel in plan.kernels:
+        sides = zip(
+            (kernel.in_classes, kernel.out_classes),
+            weights[kernel.key].ids[-2:],
+        )
+        pairs = [
+            (number, int(c))
+            for numbers, ids in sides
+            if ids is not None
+            for number, c in zip(numbers, trace.classes[ids])
+            if number >= 0
+        ]
+        if any(
+            planned.setdefault(number, c) != c
+            or found.setdefault(c, number) != number
+            for number, c in pairs
+        ):
+            bad.append((kernel.key, kernel.shape))
+    return bad
+
+
+def _support(model, plan, weights):
+    """dict from key to `KernelMask`: the wrapper's support, or W's."""
+    optimizer = getattr(model, "optimizer", None)
+    while optimizer is not None:
+        if hasattr(optimizer, "plan"):
+            done = optimizer.built and optimizer.iterations
+            if optimizer.plan == plan and done >= optimizer.update_every:
+                return optimizer.masks()
+            warnings.warn(
+                "The model is compiled with ADMM, but for another plan, or "
+                "not trained for a single update: what goes is chosen by "
+                "the weights alone. "
+                "To use what ADMM found, pass `model.optimizer.plan`.",
+                stacklevel=3,
+            )
+        optimizer = getattr(optimizer, "inner_optimizer", None)
+    kernels = [
+        keras.ops.convert_to_tensor(weights[k.key].variable)
+        for k in plan.kernels
+    ]
+    channels, columns = projections.project_plan(kernels, plan)
+    found = {}
+    for kernel, column in zip(plan.kernels, columns):
+        filters = projections.kernel_filters(kernel, channels)
+        found[kernel.key] = KernelMask(
+            keras.ops.convert_to_numpy(filters) > 0.5,
+            keras.ops.convert_to_numpy(column) > 0.5,
+        )
+    return found
