@@ -42,6 +42,6 @@ setuptools.setup(
         "jax": ["jax"],
         "torch": ["torch"],
         "examples": EXAMPLES,
-        "test": [*EXAMPLES, "pytest", "ruff"],
+        "test": [*EXAMPLES, "jax", "pytest", "ruff"],
     },
 )

@@ -32,15 +32,18 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string("output_dir", "runs/lenet5", "Where results are written.")
 flags.DEFINE_integer("seed", 0, "Seed of weights, batches and splits.")
-flags.DEFINE_integer("batch_size", 64, "Images per training step.")
-flags.DEFINE_integer("shift", 3, "Images are shifted by up to this.")
-flags.DEFINE_integer("dense_epochs", 40, "Epochs of dense training.")
-flags.DEFINE_integer("admm_epochs", 60, "Epochs of ADMM.")
-flags.DEFINE_integer("retrain_epochs", 150, "Epochs of masked retraining.")
-flags.DEFINE_float("rho", 3e-3, "ADMM's penalty weight in the first epoch.")
+flags.DEFINE_integer("batch_size", 64, "Images per training step.", 1)
+flags.DEFINE_integer("shift", 3, "Images are shifted by up to this.", 0)
+flags.DEFINE_integer("dense_epochs", 40, "Epochs of dense training.", 1)
+flags.DEFINE_integer("admm_epochs", 60, "Epochs of ADMM.", 1)
+flags.DEFINE_integer("retrain_epochs", 150, "Epochs of retraining.", 1)
+flags.DEFINE_float("rho", 3e-3, "ADMM's penalty in the first epoch.", 0.0)
 flags.DEFINE_float("rho_growth", 1.1, "Factor on rho from epoch to epoch.")
 flags.DEFINE_float(
-    "max_drop", 0.0, "What purify may cost, mean log likelihood, validation."
+    "max_drop",
+    0.0,
+    "What purify may cost, mean log likelihood of the validation labels.",
+    lower_bound=0.0,
 )
 flags.DEFINE_string(
     "plan",
@@ -168,6 +171,7 @@ def prune_and_retrain(run, plan):
         [keras_prm.StructuredMask(masks)],
     )
     run.measure("retrain")
+    run.model.save(run.folder / "stages" / "retrained.keras")
 
 
 def purify(run):
@@ -208,7 +212,11 @@ def main(argv):
         ) from None
     run = Run(image_data.load(FLAGS.dataset, FLAGS.seed), folder)
     run.model.summary()
-    plan = keras_prm.SparsityPlan.explicit(run.model, json.loads(FLAGS.plan))
+    try:
+        targets = json.loads(FLAGS.plan)
+        plan = keras_prm.SparsityPlan.explicit(run.model, targets)
+    except (TypeError, ValueError) as error:
+        raise SystemExit(f"--plan is of no use: {error}") from None
     print(plan)
     train_dense(run)
     history = train_admm(run, plan)

@@ -30,11 +30,11 @@ class PackageTest(absltest.TestCase):
         )
         found = subprocess.run(
             [sys.executable, "-c", code],
-            env={**os.environ, "KERAS_BACKEND": "numpy"},
+            env={**os.environ, "KERAS_BACKEND": "jax"},
             capture_output=True,
             text=True,
         )
-        self.assertEqual(found.stdout.strip(), "numpy", found.stderr[-2000:])
+        self.assertEqual(found.stdout.strip(), "jax", found.stderr[-2000:])
 
 
 if __name__ == "__main__":
