@@ -28,6 +28,7 @@ class MaskConstraint(keras.constraints.Constraint):
     def __call__(self, w):
         if self.inner is not None:
             w = self.inner(w)
+        w = keras.ops.convert_to_tensor(w)  # JAX cannot take a variable here
         for factor in self.factors:
             # A product would keep NaN and infinity alive.
             w = keras.ops.where(factor, w, keras.ops.zeros_like(w))

@@ -391,6 +391,16 @@ def _layer_of_ones_own():
 
 
 @case
+def _shared_layer_that_is_pinned_in_one_call():
+    """What one call leaves alone, the other must not cut."""
+    dense = layers.Dense(6, name="a")
+    x, y = keras.Input((8,)), keras.Input((8,))
+    outputs = [dense(x), layers.Softmax()(dense(y, training=True))]
+    outputs = [layers.Dense(2)(z) for z in outputs]
+    return finish([x, y], outputs, a=[1, 4])
+
+
+@case
 def _adapted_discretization():
     bins = layers.Discretization(num_bins=4, output_mode="one_hot")
     bins.adapt(np.linspace(0, 9, 50, dtype="float32")[:, None])
