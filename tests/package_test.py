@@ -9,7 +9,6 @@ from absl.testing import absltest
 import keras_prm
 from keras_prm import version
 
-
 # The whole path but the export, in a Python without TensorFlow.
 ON_JAX = """
 import sys; sys.modules["tensorflow"] = None
