@@ -26,8 +26,8 @@ import keras_prm
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("batch_size", 64, "Images per step.")
-flags.DEFINE_integer("copies", 3, "Models in each group.")
-flags.DEFINE_integer("rounds", 300, "Rounds that are timed.")
+flags.DEFINE_integer("copies", 5, "Models in each group.")
+flags.DEFINE_integer("rounds", 200, "Rounds that are timed.")
 flags.DEFINE_integer("warmup", 30, "Rounds before them.")
 flags.DEFINE_integer("update_every", 100, "Steps between updates of Z and U.")
 flags.DEFINE_enum("optimizer", "adam", ["adam", "sgd"], "The inner optimizer.")
