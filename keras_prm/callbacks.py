@@ -58,8 +58,7 @@ class StructuredMask(keras.callbacks.Callback):
         for variable in self.model.trainable_variables:
             link = variable.constraint
             while isinstance(link, enforcing.MaskConstraint):
-                training = getattr(link, "training", None)
-                if training not in (None, self.model.history):
+                if link.training not in (None, self.model.history):
                     left.append(link)
                 link = link.inner
         if left:

@@ -19,11 +19,16 @@ class MaskConstraint(keras.constraints.Constraint):
     Args:
         factors: Bool arrays that broadcast against the variable.
         inner: The constraint to apply first, or `None`.
+
+    Attributes:
+        training: The `keras.callbacks.History` of the `fit` it was put on
+            for, by which a later one knows what was left behind.
     """
 
     def __init__(self, factors, inner=None):
         self.factors = [np.asarray(f, bool) for f in factors]
         self.inner = inner
+        self.training = None
 
     def __call__(self, w):
         if self.inner is not None:
