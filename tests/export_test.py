@@ -344,5 +344,18 @@ class BackendTest(absltest.TestCase):
         self.assertEqual(result.stdout.strip(), "set()", result.stderr)
 
 
+class NotFiniteTest(parameterized.TestCase):
+    def test_weights_that_are_not_finite_are_named(self):
+        inputs = keras.Input((3,))
+        dense = keras.layers.Dense(2, name="d")
+        model = keras.Model(inputs, dense(inputs))
+        dense.bias.assign([0.0, np.nan])
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "m.tflite"
+            with self.assertRaisesRegex(ValueError, "d/bias"):
+                export.export_litert(model, path)
+            self.assertFalse(path.exists())
+
+
 if __name__ == "__main__":
     absltest.main()

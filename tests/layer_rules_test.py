@@ -152,5 +152,14 @@ def _snake(name):
     return parts.lower().lstrip("_")
 
 
+class RegisterRefusalTest(parameterized.TestCase):
+    def test_not_a_layer_or_not_a_rule(self):
+        rule = sites.Rule(lambda site: None)
+        for arguments in (("x", rule), (layers.Softmax, None)):
+            with self.assertRaisesRegex(TypeError, "register_rule.MyLayer"):
+                layer_rules.register_rule(*arguments)
+        self.assertNotIn(layers.Softmax, layer_rules.RULES)
+
+
 if __name__ == "__main__":
     absltest.main()

@@ -589,5 +589,17 @@ class TensorFlowTest(OptimizerTest):
         self.assertTrue(np.any(before[2:] != values(model.variables)[0][2:]))
 
 
+class PlanRefusalTest(parameterized.TestCase):
+    def test_the_plan_comes_second(self):
+        plan = SparsityPlan((), (), ())
+        with self.assertRaisesRegex(TypeError, "ADMMWrapper.optimizer, plan"):
+            ADMMWrapper(plan, keras.optimizers.SGD(0.1))
+
+    def test_a_plan_that_removes_nothing(self):
+        plan = SparsityPlan((), (), (), [("out", "an output")])
+        with self.assertRaisesRegex(ValueError, "fractions above 0.*output"):
+            ADMMWrapper("sgd", plan)
+
+
 if __name__ == "__main__":
     absltest.main()

@@ -323,5 +323,19 @@ class PlanErrorsTest(parameterized.TestCase):
             SparsityPlan.uniform(keras.Sequential([layers.Dense(3)]), 0.5)
 
 
+class RefusalTest(parameterized.TestCase):
+    def test_explicit_without_targets(self):
+        with self.assertRaisesRegex(TypeError, "everywhere, use `uniform`"):
+            SparsityPlan.explicit(zoo.make("mlp"), ["d0"])
+
+    def test_load_of_something_else(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "other.json")
+            with open(path, "w") as file:
+                json.dump({"a": 1}, file)
+            with self.assertRaisesRegex(ValueError, "`SparsityPlan.save`"):
+                SparsityPlan.load(path)
+
+
 if __name__ == "__main__":
     absltest.main()

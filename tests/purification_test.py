@@ -416,5 +416,15 @@ class ArgumentsTest(parameterized.TestCase):
             purify(Subclassed(), thresholds=Thresholds())
 
 
+class BudgetWithoutScoreTest(parameterized.TestCase):
+    def test_max_drop_needs_evaluate(self):
+        model = zoo.make("mlp")
+        before = model.get_weights()
+        with self.assertRaisesRegex(ValueError, "Give `evaluate` too"):
+            purify(model, max_drop=0.1, thresholds=Thresholds())
+        for old, new in zip(before, model.get_weights(), strict=True):
+            np.testing.assert_array_equal(old, new)
+
+
 if __name__ == "__main__":
     absltest.main()
