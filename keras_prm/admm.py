@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from keras import ops
 
+from keras_prm import layouts
 from keras_prm.projections import kernel_filters
 from keras_prm.projections import project_plan
 from keras_prm.structures import KernelPlan
@@ -33,7 +34,7 @@ class State(NamedTuple):
     Args:
         targets: List of tensors `t`, one per kernel, of its shape.
         channels: 0/1 float32 `(plan.num_classes,)`.
-        columns: List of 0/1 float32, `kernel.shape[:-1]` each.
+        columns: List of 0/1 float32 `(..., in)`, one per kernel.
         rho: float32 scalar, the penalty's weight until the next update.
         dual: float32 `(num_kernels,)`: `rho * ||z - previous z||`.
     """
@@ -47,7 +48,8 @@ class State(NamedTuple):
 
 def kernel_mask(kernel: KernelPlan, channels, columns):
     """The kernel's mask `m`, 0/1 float32 in its shape."""
-    return columns[..., None] * kernel_filters(kernel, channels)
+    mask = columns[..., None] * kernel_filters(kernel, channels)
+    return layouts.from_matrix(mask, kernel.axes)
 
 
 def start(kernels, plan, rho) -> State:

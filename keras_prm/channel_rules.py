@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
-import keras
 import numpy as np
 
 from keras_prm import constants
@@ -12,29 +12,6 @@ from keras_prm import reshaping
 from keras_prm.sites import channel_axis
 from keras_prm.sites import pin
 from keras_prm.sites import read_others
-
-
-def batch_normalization(site):
-    layer, x, out = site.layer, site.inputs[0], site.outputs[0]
-    axis = layer.axis % len(x.shape)
-    ids = site.trace.ids(x, axis)
-    for variable, role in (
-        (layer.gamma if layer.scale else None, "vector"),
-        (layer.beta if layer.center else None, "vector"),
-        (layer.moving_mean, "statistic"),
-        (layer.moving_variance, "statistic"),
-    ):
-        if variable is not None:
-            site.trace.weight(variable, [ids], role)
-    scale, _ = constants.normalization(layer)
-    for other in range(1, len(x.shape)):
-        if other != axis:
-            site.move((x, other), (out, other), constants.unknown)
-
-    def combine(inputs):  # Read late: purification zeroes gamma and beta.
-        return constants.affine(*constants.normalization(layer))(inputs)
-
-    site.move((x, axis), (out, axis), combine, scale != 0)
 
 
 def elementwise(site):
@@ -53,13 +30,6 @@ def activation(site):
         elementwise(site)
     else:
         pin(site, "its activation reads every channel")
-
-
-def elementwise_operation(site):
-    if len(site.inputs) == 1:
-        elementwise(site)
-    else:
-        pin(site, "it is called with several tensors")
 
 
 def along_space(combine):
@@ -84,9 +54,9 @@ def global_pooling(site):
 def reshape(site):
     x, out = site.inputs[0], site.outputs[0]
     target = reshaping.resolve(x.shape[1:], out.shape[1:])
-    if target is None:
+    if target is None or math.prod(target) != math.prod(x.shape[1:]):
         if any(ids is not None for ids in x.ids):
-            pin(site, "it reshapes axes of unknown length")
+            _keep_last_axes(site)
         return
     for sources, targets in reshaping.blocks(x.shape[1:], target):
         named = [i for i in sources if x.ids[i + 1] is not None]
@@ -95,6 +65,18 @@ def reshape(site):
         for axis in named[1:] and named:
             reason = f"'{site.path}' merges it with another pruned axis"
             site.trace.read(x, axis + 1, reason)
+
+
+def _keep_last_axes(site):
+    """What is sure where sizes are unknown: equal axes at the end stay."""
+    x, out = site.inputs[0], site.outputs[0]
+    axis = -1
+    last = min(len(x.shape), len(out.shape)) - 1
+    while axis >= -last and x.shape[axis] == out.shape[axis] is not None:
+        site.move((x, len(x.shape) + axis), (out, len(out.shape) + axis))
+        axis -= 1
+    for other in range(1, len(x.shape) + axis + 1):
+        site.trace.read(x, other, f"'{site.path}' reshapes it")
 
 
 def flatten(site):
@@ -136,6 +118,22 @@ def resize_reshape(layer, size, shape):
     }
 
 
+def repeat_vector(site):
+    site.move((site.inputs[0], 1), (site.outputs[0], 2))
+
+
+def resizing(site):
+    """Interpolation keeps a constant, a border of another value does not."""
+    layer = site.layer
+    fill = layer.fill_value
+
+    def bordered(c):
+        return np.where(c == fill, c, np.nan)
+
+    padded = getattr(layer, "pad_to_aspect_ratio", False)
+    along_space(bordered if padded else constants.same)(site)
+
+
 def permute(site):
     for axis, source in enumerate(site.layer.dims, start=1):
         site.move((site.inputs[0], source), (site.outputs[0], axis))
@@ -150,10 +148,19 @@ def join(combine):
         if any(len(x.shape) != rank for x in site.inputs):
             pin(site, "it joins tensors of different rank")
             return
+        if site.has_arrays():
+            pin(site, "it joins tensors with an array")
+            return
         for axis in range(1, rank):
             _join_axis(site, axis, combine)
 
     return rule
+
+
+def scaled_sum(site):
+    """`x + scale * y`, Inception-ResNet's."""
+    scale = site.layer.scale
+    join(lambda x, y: x + scale * y)(site)
 
 
 def _join_axis(site, axis, combine):
@@ -188,33 +195,13 @@ def _is_untracked(site, axis):
     return False
 
 
-def scalar_or_join(combine):
-    """Operators: two tensors are joined, one with a number is elementwise."""
-    join_tensors = join(combine)
-
-    def rule(site):
-        others = [
-            x
-            for x in (
-                *site.call.arguments.args,
-                *site.call.arguments.kwargs.values(),
-            )
-            if not isinstance(x, keras.KerasTensor)
-        ]
-        if len(site.inputs) == 2 and not others:
-            join_tensors(site)
-        elif len(site.inputs) == 1 and all(np.ndim(x) == 0 for x in others):
-            elementwise(site)
-        else:
-            pin(site, "it joins a tensor with an array")
-
-    return rule
-
-
-def concatenate(site):
+def concatenate(site, axis=None):
     out = site.outputs[0]
     rank = len(out.shape)
-    along = site.layer.axis % rank
+    along = (site.layer.axis if axis is None else axis) % rank
+    if site.has_arrays() or along == 0:
+        pin(site, "it joins tensors with an array, or along the batch")
+        return
     for axis in range(1, rank):
         if axis != along:
             _join_axis(site, axis, constants.unknown)
@@ -230,3 +217,12 @@ def concatenate(site):
         parts.append(ids)
         start += len(ids)
     out.ids[along] = np.concatenate(parts)
+
+
+# What `Bidirectional` makes of its two directions.
+MERGES = {
+    "concat": lambda site: concatenate(site, axis=-1),
+    "sum": join(constants.add),
+    "mul": join(constants.multiply),
+    "ave": join(constants.average),
+}

@@ -126,6 +126,12 @@ def multiply(*constants):
     return np.where((np.stack(constants) == 0).any(axis=0), 0.0, product)
 
 
+def divide(left, right):
+    with np.errstate(all="ignore"):
+        quotient = left / right
+    return np.where(np.isfinite(quotient), quotient, np.nan)
+
+
 def average(*constants):
     return np.mean(constants, axis=0)
 

@@ -40,13 +40,14 @@ def costs(model):
     """Counts a built functional or Sequential model, see `Costs`."""
     trace = graph.trace(model)
     convolutions = {
-        id(mix.kernel): mix.kernel
-        for mix in trace.mixes
+        id(kernel): kernel
+        for mix in trace.products
         if type(mix.layer).__name__.startswith(_CONVOLUTIONS)
+        for kernel in mix.kernels
     }.values()
     macs = [
-        None if mix.macs is None else mix.macs * _size(mix.kernel)
-        for mix in trace.mixes
+        None if mix.macs is None else mix.macs * sum(map(_size, mix.kernels))
+        for mix in trace.products
     ]
     return Costs(
         sum(map(_nonzero, convolutions)),

@@ -12,13 +12,24 @@ import math
 
 import numpy as np
 
+from keras_prm import constants
 from keras_prm import layer_rules
+from keras_prm import layouts
 from keras_prm import topology
 from keras_prm.sites import Site
-from keras_prm.structures import Flow
-from keras_prm.structures import Mix
+from keras_prm.steps import Flow
+from keras_prm.steps import Mix
+from keras_prm.steps import Recurrence
+from keras_prm.steps import Sum
 from keras_prm.structures import Value
 from keras_prm.structures import Weight
+
+_PLAIN = {
+    "groups": 1,
+    "depthwise": False,
+    "activation": constants.same,
+    "inside": None,
+}
 
 
 class Trace:
@@ -28,13 +39,14 @@ class Trace:
 
     Attributes:
         values: list of `Value`, one per tensor.
-        steps: list of `Flow` and `Mix`, each after those it depends on.
+        steps: list of the records of `steps`, each after those it needs.
         reads: list of `(value, axis)` whose positions are all read.
         weights: dict from `id(variable)` to `Weight`.
         classes: int array, the channel class of every id.
         pinned: dict from class to the reason why it cannot be removed.
         skipped: list of `(path, reason)`, layers that no rule describes.
         opaque: dict from `id(layer)` to those layers.
+        inner: dict from `id(wrapper)` to the `Call`s of the layers inside.
         homes: dict from `id(KerasTensor)` to its `Value`s: one, or in a
             nested model one per call of that model.
     """
@@ -46,6 +58,7 @@ class Trace:
         self.weights = {}
         self.skipped = []
         self.opaque = {}
+        self.inner = {}
         self.homes = {}
         self.classes = None
         self.pinned = {}
@@ -93,12 +106,20 @@ class Trace:
             self.fix(value.ids[axis], reason)
             self.reads.append((value, axis))
 
-    def weight(self, variable, ids, role):
-        """Names the axes of a variable by ids."""
+    def weight(
+        self, variable, ids, role, axes=layouts.STANDARD, prunes_columns=True
+    ):
+        """Names the axes of a variable by ids, see `Weight`."""
         known = self.weights.get(id(variable))
         if known is None:
-            key = self.keys[id(variable)]
-            self.weights[id(variable)] = Weight(variable, key, ids, role)
+            self.weights[id(variable)] = Weight(
+                variable,
+                self.keys[id(variable)],
+                list(ids),
+                role,
+                axes,
+                prunes_columns,
+            )
             return
         for old, new in zip(known.ids, ids):
             if old is not None and new is not None:
@@ -108,41 +129,60 @@ class Trace:
         """Records that positions pass from `sources` into `target`."""
         self.steps.append(Flow(tuple(sources), target, combine, gate))
 
-    def mix(self, site, source, target, kernel, bias, **options):
+    def mix(
+        self,
+        site,
+        sources,
+        targets,
+        kernel,
+        bias=None,
+        axes=((-2,), (-1,)),
+        macs=None,
+        prunes_columns=True,
+        **options,
+    ):
         """Records a product with a kernel and makes its output's ids.
 
         Args:
             site: The call it belongs to.
-            source: `(value, axis)` that is read.
-            target: `(value, axis)` that is written; it gets its ids here.
-            kernel: `keras.Variable`, `(..., in, out)`.
-            bias: `keras.Variable` `(out,)` or `None`.
-            **options: The other fields of `Mix`.
+            sources: list of `(value, axis)`, one per input axis of the
+                kernel.
+            targets: list of `(value, axis)`, one per output axis; those
+                without ids get new ones.
+            kernel: `keras.Variable`.
+            bias: `keras.Variable` of the shape of the output axes, or
+                `None`.
+            axes: The kernel's axes `(inputs, outputs)`, two tuples.
+            macs: Multiply-accumulates per sample and kernel entry; `None`
+                takes the number of positions of the target.
+            prunes_columns: Whether a plan may prune the kernel's columns.
+            **options: Other fields of `Mix`: `groups`, `depthwise`,
+                `activation`, `inside`.
         """
-        in_ids = self.ids(*source)
-        spatial = [None] * (len(kernel.shape) - 2)
-        if options["depthwise"]:
-            out_ids = np.repeat(in_ids, kernel.shape[-1])
-            kernel_ids = [*spatial, in_ids, None]
-        elif options["groups"] == 1:
-            out_ids = self.new_ids(kernel.shape[-1])
-            kernel_ids = [*spatial, in_ids, out_ids]
-        else:
-            out_ids = self.new_ids(kernel.shape[-1])
-            self._tie_groups(in_ids, out_ids, options["groups"])
-            kernel_ids = [*spatial, None, out_ids]
-        value, axis = target
-        value.ids[axis] = out_ids
-        self.weight(kernel, kernel_ids, "kernel")
+        rank = len(kernel.shape)
+        ins, outs = (tuple(axis % rank for axis in side) for side in axes)
+        options = {**_PLAIN, **options}
+        kernel_ids = [None] * rank
+        in_ids = [self.ids(*source) for source in sources]
+        out_ids = self._out_ids(kernel, in_ids, targets, outs, options)
+        if options["groups"] == 1:
+            for axis, ids in zip(ins, in_ids):
+                kernel_ids[axis] = ids
+        if not options["depthwise"]:
+            for axis, ids in zip(outs, out_ids):
+                kernel_ids[axis] = ids
+        in_out = (ins[0] - rank, outs[0] - rank)
+        self.weight(kernel, kernel_ids, "kernel", in_out, prunes_columns)
         if bias is not None:
-            self.weight(bias, [out_ids], "vector")
-        sizes = [n for i, n in enumerate(value.shape) if i not in (0, axis)]
-        macs = None if None in sizes else math.prod(sizes)
+            self.weight(bias, out_ids, "vector")
+        if macs is None:
+            macs = _positions(targets)
         self.steps.append(
             Mix(
-                source,
-                target,
+                tuple(sources),
+                tuple(targets),
                 kernel,
+                (ins, outs),
                 bias=bias,
                 macs=macs,
                 layer=site.layer,
@@ -150,6 +190,67 @@ class Trace:
                 **options,
             )
         )
+
+    def _out_ids(self, kernel, in_ids, targets, outs, options):
+        """The ids of the outputs, written to the targets."""
+        found = []
+        for (value, axis), kernel_axis in zip(targets, outs):
+            ids = value.ids[axis]
+            if options["depthwise"]:
+                ids = np.repeat(in_ids[0], kernel.shape[-1])
+            elif ids is None:
+                ids = self.new_ids(kernel.shape[kernel_axis])
+            value.ids[axis] = ids
+            found.append(ids)
+        if options["groups"] > 1:
+            self._tie_groups(in_ids[0], found[0], options["groups"])
+        return found
+
+    def recurrence(self, site, source, target, gates, candidate):
+        """Records a recurrent layer and makes the ids of its units.
+
+        Args:
+            site: The call it belongs to.
+            source: `(value, axis)` of the inputs.
+            target: `(value, axis)` of the units.
+            gates: How many gates a unit has.
+            candidate: Which gate has to be zero for the output to be;
+                `None` if that is not enough.
+        """
+        cell = site.layer.cell
+        value, axis = target
+        units = self.new_ids(cell.units)
+        value.ids[axis] = units
+        by_gate = np.tile(units, gates)
+        bias = cell.bias if cell.use_bias else None
+        kernels = (
+            (cell.kernel, self.ids(*source)),
+            (cell.recurrent_kernel, units),
+        )
+        for kernel, ids in kernels:
+            self.weight(kernel, [ids, by_gate], "kernel", prunes_columns=False)
+        if bias is not None:
+            lead = [None] * (len(bias.shape) - 1)
+            self.weight(bias, [*lead, by_gate], "vector")
+        steps = source[0].shape[1]
+        self.steps.append(
+            Recurrence(
+                source,
+                target,
+                cell.kernel,
+                cell.recurrent_kernel,
+                bias,
+                candidate,
+                steps,
+                site.layer,
+                site.path,
+            )
+        )
+
+    def total(self, value, axis):
+        """Records that an axis is summed over: what is zero may go."""
+        self.ids(value, axis)
+        self.steps.append(Sum((value, axis)))
 
     def _tie_groups(self, in_ids, out_ids, groups):
         blocks = np.concatenate(
@@ -175,18 +276,38 @@ class Trace:
             reason: Why all its layers have to be left alone, or `None`.
         """
         for call in topology.calls(view):
-            path = prefix + call.operation.name
-            if topology.is_model(call.operation):
-                outputs = self._enter(call, tensors, path, reason)
-            else:
-                inputs = [tensors[id(x)] for x in call.inputs]
-                outputs = [self.value(x.shape, path) for x in call.outputs]
-                site = Site(self, call, path, inputs, outputs)
-                layer_rules.apply(site, reason)
-                self._tie_calls(call.operation, outputs)
-            for x, value in zip(call.outputs, outputs):
-                tensors[id(x)] = value
-                self.homes.setdefault(id(x), []).append(value)
+            self.call(call, tensors, prefix + call.operation.name, reason)
+
+    def call(self, call, tensors, path, reason=None):
+        """Traces one call.
+
+        Args:
+            call: The `topology.Call`.
+            tensors: As for `walk`.
+            path: The operation's place in the hierarchy.
+            reason: Why it has to be left alone, or `None`.
+
+        Returns:
+            list of `Value`, one per output.
+        """
+        if topology.is_model(call.operation):
+            outputs = self._enter(call, tensors, path, reason)
+        else:
+            inputs = [tensors[id(x)] for x in call.inputs]
+            outputs = [self.value(x.shape, path) for x in call.outputs]
+            site = Site(self, call, path, inputs, outputs)
+            layer_rules.apply(site, reason)
+            self._tie_calls(call.operation, outputs)
+        for x, value in zip(call.outputs, outputs):
+            tensors[id(x)] = value
+            self.homes.setdefault(id(x), []).append(value)
+        return outputs
+
+    def can_trace(self, layer):
+        """Whether a wrapped layer is a model or has a rule."""
+        if topology.is_model(layer):
+            return not topology.overrides_call(layer)
+        return layer_rules.rule_for(layer) is not None
 
     def _tie_calls(self, operation, outputs):
         """A config that holds the widths of the output serves all calls."""
@@ -239,6 +360,11 @@ class Trace:
         return int(self.classes.max()) + 1 if len(self.classes) else 0
 
     @property
+    def products(self):
+        """The steps that multiply with kernels: `Mix`, `Recurrence`."""
+        return [s for s in self.steps if isinstance(s, (Mix, Recurrence))]
+
+    @property
     def mixes(self):
         return [step for step in self.steps if isinstance(step, Mix)]
 
@@ -268,6 +394,14 @@ def trace(model):
         for axis in range(len(value.shape)):
             found.read(value, axis, "it is an output of the model")
     return found.finish()
+
+
+def _positions(targets):
+    """The number of positions of a tensor but for the axes of `targets`."""
+    value = targets[0][0]
+    axes = [0, *(axis for _, axis in targets)]
+    sizes = [n for i, n in enumerate(value.shape) if i not in axes]
+    return None if None in sizes else math.prod(sizes)
 
 
 def _components(size, ties):

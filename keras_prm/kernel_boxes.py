@@ -7,6 +7,8 @@ import dataclasses
 import numpy as np
 from keras import layers
 
+from keras_prm import windows
+
 _PADDING = {1: layers.ZeroPadding1D, 2: layers.ZeroPadding2D}
 _CROPPING = {1: layers.Cropping1D, 2: layers.Cropping2D}
 _KINDS = (layers.Conv1D, layers.Conv2D)
@@ -68,7 +70,7 @@ def find(layer, kernel, input_shapes):
     sizes = tuple(stop - start for start, stop in spans)
     if sizes == tuple(layer.kernel_size):
         return None
-    pads = _pads(layer, input_shapes)
+    pads = windows.pads(layer, {tuple(s[1:-1]) for s in input_shapes})
     if pads is None:
         return None
     shift = tuple(
@@ -94,32 +96,9 @@ def _span(kernel, axis):
     return int(live[0]), int(live[-1]) + 1
 
 
-def _pads(layer, input_shapes):
-    """Zeros the layer adds `(before, after)` each axis, or `None`."""
-    if layer.padding == "valid":
-        return [(0, 0)] * len(layer.kernel_size)
-    reach = [(k - 1) * d for k, d in zip(layer.kernel_size, _dilation(layer))]
-    if layer.padding == "causal":
-        return [(reach[0], 0)]
-    if all(stride == 1 for stride in layer.strides):
-        return [(r // 2, r - r // 2) for r in reach]
-    spaces = {tuple(shape[1:-1]) for shape in input_shapes}
-    if len(spaces) != 1 or None in next(iter(spaces)):
-        return None
-    pads = []
-    for n, r, s in zip(spaces.pop(), reach, layer.strides):
-        total = max((-(-n // s) - 1) * s + r + 1 - n, 0)
-        pads.append((total // 2, total - total // 2))
-    return pads
-
-
 def _is_same(layer, sizes, shift):
     """True where `same` padding of the smaller kernel does what is needed."""
     if any(stride != 1 for stride in layer.strides):
         return False
-    reach = [(k - 1) * d for k, d in zip(sizes, _dilation(layer))]
+    reach = windows.reaches(layer, sizes)
     return all(s == (r // 2, r - r // 2) for s, r in zip(shift, reach))
-
-
-def _dilation(layer):
-    return tuple(layer.dilation_rate)

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from keras_prm import constants
+from keras_prm import windows
 from keras_prm.sites import channel_axis
+from keras_prm.sites import pin
 from keras_prm.sites import read_others
 
+_ALL_TAPS = np.ones((), bool)
 
-def _mix(site, source, target, kernel, groups=1, depthwise=False, **options):
+
+def _mix(site, sources, targets, kernel, bias, **options):
     """A product with a layer's kernel, then its bias and activation."""
     layer = site.layer
+    activation = constants.of(layer.activation)
     site.trace.mix(
-        site,
-        source,
-        target,
-        kernel,
-        layer.bias if layer.use_bias else None,
-        groups=groups,
-        depthwise=depthwise,
-        activation=constants.of(layer.activation),
-        **options,
+        site, sources, targets, kernel, bias, activation=activation, **options
     )
     if not constants.is_elementwise(layer.activation):
         name = getattr(layer.activation, "__name__", "activation")
-        reason = f"the {name} of '{site.path}' reads every channel"
-        site.trace.read(*target, reason)
-
-
-def _is_foldable(layer):
-    """True where all positions of the output see as much of the input."""
-    return layer.padding == "valid" or all(k == 1 for k in layer.kernel_size)
+        for target in targets:
+            reason = f"the {name} of '{site.path}' reads every channel"
+            site.trace.read(*target, reason)
 
 
 def dense(site):
@@ -37,19 +32,21 @@ def dense(site):
     axis = len(x.shape) - 1
     for other in range(1, axis):
         site.move((x, other), (out, other), constants.unknown)
-    _mix(site, (x, axis), (out, axis), layer.kernel, foldable=True)
+    bias = layer.bias if layer.use_bias else None
+    ends = [(x, axis)], [(out, axis)]
+    _mix(site, *ends, layer.kernel, bias, inside=_ALL_TAPS)
 
 
 def conv(site, depthwise=False):
-    layer, x, out = site.layer, site.inputs[0], site.outputs[0]
-    axis = channel_axis(layer, x)
-    read_others(site, x, axis, "a convolution slides over it")
+    layer = site.layer
+    source, target = _slides(site)
     _mix(
         site,
-        (x, axis),
-        (out, axis),
+        [source],
+        [target],
         layer.kernel,
-        foldable=_is_foldable(layer),
+        layer.bias if layer.use_bias else None,
+        inside=windows.inside(layer, _space(*source)),
         groups=1 if depthwise else layer.groups,
         depthwise=depthwise,
     )
@@ -60,29 +57,127 @@ def depthwise(site):
 
 
 def separable(site):
-    layer, x, out = site.layer, site.inputs[0], site.outputs[0]
-    axis = channel_axis(layer, x)
-    read_others(site, x, axis, "a convolution slides over it")
+    layer = site.layer
+    source, (out, axis) = _slides(site)
     shape = list(out.shape)
     shape[axis] = layer.pointwise_kernel.shape[-2]
     hidden = site.trace.value(shape, site.path)
     site.trace.mix(
         site,
-        (x, axis),
-        (hidden, axis),
+        [source],
+        [(hidden, axis)],
         layer.depthwise_kernel,
-        None,
-        groups=1,
         depthwise=True,
-        foldable=_is_foldable(layer),
-        activation=constants.same,
+        inside=windows.inside(layer, _space(*source)),
     )
+    point = layer.pointwise_kernel
     _mix(
         site,
-        (hidden, axis),
-        (out, axis),
-        layer.pointwise_kernel,
-        foldable=True,
+        [(hidden, axis)],
+        [(out, axis)],
+        point,
+        layer.bias if layer.use_bias else None,
+        inside=np.ones(point.shape[:-2], bool),
+    )
+
+
+def transposed(site):
+    """A transposed convolution; its kernel is `(..., out, in)`."""
+    layer = site.layer
+    source, target = _slides(site)
+    space = _space(*source)
+    _mix(
+        site,
+        [source],
+        [target],
+        layer.kernel,
+        layer.bias if layer.use_bias else None,
+        axes=((-1,), (-2,)),
+        macs=None if None in space else int(np.prod(space)),
+    )
+
+
+def _slides(site):
+    """`(value, axis)` of the channels in and out of a convolution."""
+    x, out = site.inputs[0], site.outputs[0]
+    axis = channel_axis(site.layer, x)
+    read_others(site, x, axis, "a convolution slides over it")
+    return (x, axis), (out, axis)
+
+
+def _space(value, axis):
+    return [n for i, n in enumerate(value.shape) if i not in (0, axis)]
+
+
+def einsum_dense(site):
+    """A product whose equation contracts some axes and makes others."""
+    layer, x, out = site.layer, site.inputs[0], site.outputs[0]
+    equation = layer.equation.replace(" ", "")
+    read, kernel, made = _labels(equation, len(x.shape), len(out.shape))
+    contracted = [a for a in kernel if a in read and a not in made]
+    produced = [a for a in made if a in kernel and a not in read]
+    plain = set(kernel) == {*contracted, *produced} and produced and contracted
+    if not plain or read[0] != made[0] or "." in read + made + kernel:
+        pin(site, f"'{equation}' is not a plain product")
+        return
+    bias = layer.bias
+    sizes = [layer.kernel.shape[kernel.index(a)] for a in produced]
+    if bias is not None and list(bias.shape) != sizes:
+        pin(site, "its bias varies along other axes than its kernel")
+        return
+    for axis, label in enumerate(read):
+        if axis and label in made:
+            target = (out, made.index(label))
+            site.move((x, axis), target, constants.unknown)
+    _mix(
+        site,
+        [(x, read.index(a)) for a in contracted],
+        [(out, made.index(a)) for a in produced],
+        layer.kernel,
+        bias,
+        axes=tuple(
+            tuple(kernel.index(a) for a in side)
+            for side in (contracted, produced)
+        ),
+        inside=_ALL_TAPS if len(contracted + produced) == 2 else None,
+    )
+
+
+def _labels(equation, in_rank, out_rank):
+    """The axes of an equation by letters; leading dots become digits."""
+    read, rest = equation.split(",")
+    kernel, made = rest.split("->")
+    spare = in_rank - len(read.replace("...", ""))
+    dots = "0123456789"[: max(spare, 0)]
+    read, made = read.replace("...", dots), made.replace("...", dots)
+    if len(read) != in_rank or len(made) != out_rank:
+        return ".", kernel, "."
+    return read, kernel, made
+
+
+def resize_einsum_dense(layer, size, shape):
+    """The output's shape, but `None` where the layer's own is."""
+    old = layer.get_config()["output_shape"]
+    old = (old,) if isinstance(old, int) else tuple(old)
+    new = shape[len(shape) - len(old) :]
+    return {
+        "output_shape": [
+            None if before is None else after for before, after in zip(old, new)
+        ]
+    }
+
+
+def embedding(site):
+    """A product with the one-hot vectors of its input."""
+    layer, out = site.layer, site.outputs[0]
+    one_hot = site.trace.value((None, layer.input_dim), site.path)
+    site.trace.mix(
+        site,
+        [(one_hot, 1)],
+        [(out, len(out.shape) - 1)],
+        layer.embeddings,
+        macs=0,
+        prunes_columns=False,
     )
 
 

@@ -10,9 +10,13 @@ from __future__ import annotations
 import keras
 from keras import layers
 
+from keras_prm import attention_rules
 from keras_prm import channel_rules
 from keras_prm import constants
 from keras_prm import kernel_rules
+from keras_prm import normalization_rules
+from keras_prm import operator_rules
+from keras_prm import recurrent_rules
 from keras_prm.sites import Rule
 from keras_prm.sites import pin
 
@@ -38,8 +42,8 @@ def rule_for(operation):
     if kind in RULES:
         return RULES[kind]
     if kind.__module__.startswith("keras.src.ops."):
-        return OPERATIONS.get(kind.__name__)
-    return None
+        return operator_rules.OPERATIONS.get(kind.__name__)
+    return APPLICATIONS.get(f"{kind.__module__}.{kind.__name__}")
 
 
 def register_rule(layer_class, rule):
@@ -71,14 +75,16 @@ def _why_opaque(site, rule):
         return "LoRA is enabled"
     if getattr(layer, "quantization_mode", None):
         return "it is quantised"
-    return unknown_argument(site.call)
+    return unknown_argument(site.call, rule.arguments)
 
 
-def unknown_argument(call):
+def unknown_argument(call, rule_knows=()):
     """Names an argument of a layer's call that no rule knows, or `None`."""
     if isinstance(call.operation, keras.layers.Layer):
         known = {"training": (None, False), "mask": (None,)}
         for name, value in call.arguments.kwargs.items():
+            if name in rule_knows:
+                continue
             usual = known.get(name, ())
             parts = keras.tree.flatten(value)
             if not all(any(p is v for v in usual) for p in parts):
@@ -94,6 +100,18 @@ _SEPARABLE = Rule(
     lambda layer, size, shape: {"filters": size(layer.pointwise_kernel, -1)},
 )
 
+_TRANSPOSED = Rule(
+    kernel_rules.transposed,
+    lambda layer, size, shape: {"filters": size(layer.kernel, -2)},
+)
+_NORMALISES = Rule(normalization_rules.normalises)
+
+
+def _recurrent(gates, candidate):
+    rule = recurrent_rules.recurrent(gates, candidate)
+    return Rule(rule, recurrent_rules.resize_recurrent)
+
+
 RULES = {
     layers.Dense: Rule(
         kernel_rules.dense,
@@ -106,7 +124,50 @@ RULES = {
     layers.DepthwiseConv2D: Rule(kernel_rules.depthwise),
     layers.SeparableConv1D: _SEPARABLE,
     layers.SeparableConv2D: _SEPARABLE,
-    layers.BatchNormalization: Rule(channel_rules.batch_normalization),
+    layers.Conv1DTranspose: _TRANSPOSED,
+    layers.Conv2DTranspose: _TRANSPOSED,
+    layers.Conv3DTranspose: _TRANSPOSED,
+    layers.EinsumDense: Rule(
+        kernel_rules.einsum_dense, kernel_rules.resize_einsum_dense
+    ),
+    layers.Embedding: Rule(
+        kernel_rules.embedding,
+        lambda layer, size, shape: {"output_dim": size(layer.embeddings, -1)},
+    ),
+    layers.LSTM: _recurrent(4, 2),
+    layers.GRU: _recurrent(3, 2),
+    layers.SimpleRNN: _recurrent(1, 0),
+    layers.Bidirectional: Rule(
+        recurrent_rules.bidirectional,
+        wrap=recurrent_rules.wrap_bidirectional,
+    ),
+    layers.TimeDistributed: Rule(
+        recurrent_rules.time_distributed,
+        wrap=recurrent_rules.wrap_time_distributed,
+    ),
+    layers.MultiHeadAttention: Rule(
+        attention_rules.multi_head,
+        attention_rules.resize_multi_head,
+        arguments=attention_rules.ARGUMENTS,
+        factors=attention_rules.keep_the_scale,
+    ),
+    layers.GroupQueryAttention: Rule(
+        attention_rules.group_query,
+        attention_rules.resize_group_query,
+        arguments=attention_rules.ARGUMENTS,
+        factors=attention_rules.keep_the_scale,
+    ),
+    layers.BatchNormalization: Rule(normalization_rules.batch_normalization),
+    layers.GroupNormalization: Rule(
+        normalization_rules.group_normalization,
+        normalization_rules.resize_group_normalization,
+    ),
+    layers.LayerNormalization: _NORMALISES,
+    layers.RMSNormalization: _NORMALISES,
+    layers.UnitNormalization: _NORMALISES,
+    layers.Rescaling: Rule(normalization_rules.rescaling),
+    layers.Normalization: Rule(normalization_rules.normalization),
+    layers.PReLU: Rule(normalization_rules.prelu),
     layers.Activation: Rule(channel_rules.activation),
     layers.ReLU: Rule(channel_rules.elementwise),
     layers.LeakyReLU: Rule(channel_rules.elementwise),
@@ -126,6 +187,15 @@ RULES = {
     layers.AveragePooling1D: _SAME,
     layers.AveragePooling2D: _SAME,
     layers.AveragePooling3D: _SAME,
+    layers.AdaptiveAveragePooling1D: _SAME,
+    layers.AdaptiveAveragePooling2D: _SAME,
+    layers.AdaptiveAveragePooling3D: _SAME,
+    layers.AdaptiveMaxPooling1D: _SAME,
+    layers.AdaptiveMaxPooling2D: _SAME,
+    layers.AdaptiveMaxPooling3D: _SAME,
+    layers.Resizing: Rule(channel_rules.resizing, arguments=("training",)),
+    layers.RepeatVector: Rule(channel_rules.repeat_vector),
+    layers.Dot: Rule(operator_rules.dot),
     layers.UpSampling1D: _SAME,
     layers.UpSampling2D: _SAME,
     layers.UpSampling3D: _SAME,
@@ -153,17 +223,16 @@ RULES = {
     layers.Concatenate: Rule(channel_rules.concatenate),
 }
 
-OPERATIONS = {
-    "Add": Rule(channel_rules.scalar_or_join(constants.add)),
-    "Subtract": Rule(channel_rules.scalar_or_join(constants.subtract)),
-    "Multiply": Rule(channel_rules.scalar_or_join(constants.multiply)),
-    "Maximum": Rule(channel_rules.scalar_or_join(constants.maximum)),
-    "Minimum": Rule(channel_rules.scalar_or_join(constants.minimum)),
-    **{
-        name: Rule(channel_rules.elementwise_operation)
-        for name in (
-            "Relu Relu6 LeakyRelu Elu Selu Gelu Silu Sigmoid Tanh Softplus "
-            "Softsign HardSigmoid HardSilu Exp Square Absolute Negative"
-        ).split()
-    },
+# Layers of keras.applications, which Keras does not export.
+APPLICATIONS = {
+    "keras.src.applications.convnext.LayerScale": Rule(
+        normalization_rules.layer_scale,
+        lambda layer, size, shape: {"projection_dim": size(layer.gamma, 0)},
+    ),
+    "keras.src.applications.convnext.StochasticDepth": Rule(
+        channel_rules.identity
+    ),
+    "keras.src.applications.inception_resnet_v2.CustomScaleLayer": Rule(
+        channel_rules.scaled_sum
+    ),
 }

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_prm import graph
+from keras_prm import layouts
 from keras_prm import topology
 from keras_prm.structures import KernelMask
 
@@ -21,9 +22,9 @@ class Masks:
 
     Args:
         kernels: dict from key to `KernelMask`.
-        vectors: dict from key to a bool array `(channels,)`: the biases and
-            BatchNormalization's gamma and beta, False where the channel is
-            dead.
+        vectors: dict from key to a bool array in the variable's shape: the
+            biases and BatchNormalization's gamma and beta, False where the
+            channel is dead.
     """
 
     def __init__(self, kernels, vectors=None):
@@ -39,7 +40,7 @@ class Masks:
         """
         found = {key: (mask,) for key, mask in self.vectors.items()}
         for key, mask in self.kernels.items():
-            found[key] = (mask.columns[..., None], mask.filters)
+            found[key] = mask.factors()
         return found
 
     def to_json(self):
@@ -50,6 +51,7 @@ class Masks:
                     key: {
                         "filters": mask.filters.astype(int).tolist(),
                         "columns": mask.columns.astype(int).tolist(),
+                        "axes": list(mask.axes),
                     }
                     for key, mask in self.kernels.items()
                 },
@@ -71,7 +73,9 @@ class Masks:
             )
         kernels = {
             key: KernelMask(
-                np.array(mask["filters"], bool), np.array(mask["columns"], bool)
+                np.array(mask["filters"], bool),
+                np.array(mask["columns"], bool),
+                tuple(mask.get("axes", layouts.STANDARD)),
             )
             for key, mask in data["kernels"].items()
         }
@@ -126,14 +130,18 @@ def masks_of(model):
         if weight.role != "kernel":
             continue
         live = keras.ops.convert_to_numpy(weight.variable) != 0
+        live = layouts.to_matrix(live, weight.axes)
         spatial = tuple(range(live.ndim - 1))
-        mask = KernelMask(live.any(axis=spatial), live.any(axis=-1))
+        mask = KernelMask(
+            live.any(axis=spatial), live.any(axis=-1), weight.axes
+        )
         if not (mask.filters.all() and mask.columns.all()):
             kernels[weight.key] = mask
-        axis = -1 if weight.ids[-1] is not None else -2
-        if weight.ids[axis] is not None:
+        axis = -1 if weight.out_ids is not None else -2
+        ids = weight.in_ids if weight.out_ids is None else weight.out_ids
+        if ids is not None:
             others = tuple(i for i in range(live.ndim) if i != live.ndim + axis)
-            classes = trace.classes[weight.ids[axis]]
+            classes = trace.classes[ids]
             writers[classes] = True
             writes[classes[live.any(axis=others)]] = True
     vectors = {}
@@ -196,7 +204,7 @@ def dead_vectors(trace, dead):
     found = {}
     for weight in trace.weights.values():
         if weight.role == "vector":
-            keep = ~dead[trace.classes[weight.ids[0]]]
+            keep = ~weight.touched(dead[trace.classes])
             if not keep.all():
                 found[weight.key] = keep
     return found

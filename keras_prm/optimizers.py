@@ -261,6 +261,7 @@ class ADMMWrapper(keras.optimizers.Optimizer):
                     kernel_filters(k, self._channels) > 0
                 ),
                 columns=ops.convert_to_numpy(columns) > 0,
+                axes=k.axes,
             )
             for k, columns in zip(self.plan.kernels, self._columns, strict=True)
         }

@@ -159,7 +159,7 @@ def groups(model, trace, wanted, round_to, strict):
 
 
 def _classes(trace, weights):
-    ids = np.concatenate([w.ids[-1] for w in weights])
+    ids = np.concatenate([w.out_ids for w in weights])
     _, first = np.unique(trace.classes[ids], return_index=True)
     return [int(c) for c in trace.classes[ids][np.sort(first)]]
 
@@ -168,9 +168,9 @@ def _components(trace):
     """Lists of kernels whose filters share a class, in model order."""
     found = []
     for weight in trace.weights.values():
-        if weight.role != "kernel" or weight.ids[-1] is None:
+        if weight.role != "kernel" or weight.out_ids is None:
             continue
-        own = ({*trace.classes[weight.ids[-1]].tolist()}, [weight])
+        own = ({*trace.classes[weight.out_ids].tolist()}, [weight])
         for other in [g for g in found if g[0] & own[0]]:
             found.remove(other)
             own = (other[0] | own[0], other[1] + own[1])
@@ -185,9 +185,10 @@ def kernels(model, trace, wanted, numbers):
     for weight in trace.weights.values():
         if weight.role != "kernel" or id(weight.variable) not in index:
             continue
-        ins, outs = (_numbers(trace, weight, a, numbers) for a in (-2, -1))
+        ins, outs = (_numbers(trace, weight, a, numbers) for a in weight.axes)
         columns = 0.0
-        if weight.ids[-1] is not None and weight.ids[-2] is not None:
+        named = weight.in_ids is not None and weight.out_ids is not None
+        if named and weight.prunes_columns:
             path = weight.key.rpartition("/")[0]
             columns = float(wanted.get(path, {}).get("columns", 0.0))
         if columns or max(ins + outs) >= 0:
@@ -199,6 +200,7 @@ def kernels(model, trace, wanted, numbers):
                     ins,
                     outs,
                     columns,
+                    weight.axes,
                 )
             )
     return sorted(found, key=lambda kernel: kernel.index)

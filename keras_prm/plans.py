@@ -181,7 +181,7 @@ class SparsityPlan:
         lines += [f"{'all':>12}  {'':6}  {a}: {b}" for a, b in self.skipped]
         lines += ["columns removed   of  kernel"]
         lines += [
-            f"{k.columns:15.0%}  {math.prod(k.shape[:-1]):5}  {k.key}"
+            f"{k.columns:15.0%}  {math.prod(k.matrix_shape[:-1]):5}  {k.key}"
             for k in self.kernels
         ]
         return "\n".join(lines)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import numpy as np
 from keras import ops
 
+from keras_prm import layouts
 from keras_prm.structures import KernelPlan
 
 NUM_SWEEPS = 3
@@ -123,9 +124,12 @@ def project_plan(kernels, plan):
 
     Returns:
         Tuple `(channels, columns)`: 0/1 float32 `(plan.num_classes,)`, and a
-        list of 0/1 float32, `kernel.shape[:-1]` each.
+        list of 0/1 float32 `(..., in)`, one per kernel.
     """
-    energies = [_normalised(squared(kernel)) for kernel in kernels]
+    energies = [
+        _normalised(squared(layouts.to_matrix(kernel, entry.axes)))
+        for kernel, entry in zip(kernels, plan.kernels, strict=True)
+    ]
     # What can be decided while tracing: which sides compete at all.
     prunes_columns = any(kernel.columns > 0 for kernel in plan.kernels)
     prunes_channels = any(group.keep < group.size for group in plan.groups)
@@ -253,8 +257,8 @@ def _num_kept(kernel, inputs):
 
     A table, since `0.7 * n` in float32 does not round like `removed_count`.
     """
-    per_channel = int(np.prod(kernel.shape[:-2]))
-    sizes = per_channel * np.arange(kernel.shape[-2] + 1)
+    *taps, num_inputs, _ = kernel.matrix_shape
+    sizes = int(np.prod(taps)) * np.arange(num_inputs + 1)
     table = (sizes - removed_count(sizes, kernel.columns)).astype("int32")
     return ops.take(table, ops.cast(ops.sum(inputs), "int32"))
 

@@ -48,8 +48,8 @@ def hard_prune(model, plan):
     dead = np.zeros(trace.num_classes, bool)
     for kernel in plan.kernels:
         filters = masks[kernel.key].filters
-        if weights[kernel.key].ids[-1] is not None:
-            ids = weights[kernel.key].ids[-1][~filters]
+        if weights[kernel.key].out_ids is not None:
+            ids = weights[kernel.key].out_ids[~filters]
             dead[trace.classes[ids]] = True
     found = Masks(masks, dead_vectors(trace, dead))
     apply_masks(model, found)
@@ -86,7 +86,7 @@ def _differently_tied(plan, trace, weights):
     for kernel in plan.kernels:
         sides = zip(
             (kernel.in_classes, kernel.out_classes),
-            weights[kernel.key].ids[-2:],
+            (weights[kernel.key].in_ids, weights[kernel.key].out_ids),
         )
         pairs = [
             (number, int(c))
@@ -131,5 +131,6 @@ def _support(model, plan, weights):
         found[kernel.key] = KernelMask(
             keras.ops.convert_to_numpy(filters) > 0.5,
             keras.ops.convert_to_numpy(column) > 0.5,
+            kernel.axes,
         )
     return found

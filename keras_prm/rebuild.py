@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import keras
+import numpy as np
 from keras import layers
 from keras import tree
 
 from keras_prm import graph
+from keras_prm import layer_rules
 from keras_prm import strip_report
 from keras_prm import topology
 from keras_prm import twins
@@ -100,7 +102,7 @@ class _Builder:
                     tensors[id(x)] = new
         for layer in {id(c.operation): c.operation for c in calls}.values():
             if id(layer) in self._twins and not topology.is_model(layer):
-                self.maker.fill(layer, self._twins[id(layer)].layer)
+                self.maker.fill(layer, self._twins[id(layer)])
         return keras.Model(
             tree.map_structure(lambda x: inputs[id(x)], view.input),
             tree.map_structure(lambda x: tensors[id(x)], view.output),
@@ -154,6 +156,9 @@ class _Builder:
                 return terms[0]
             return self._twin(call).layer(terms)
         args, kwargs = call.arguments.fill_in(tensors)
+        rule = layer_rules.rule_for(call.operation)
+        if rule is not None and rule.rewrite is not None:
+            args, kwargs = rule.rewrite(call, args, kwargs, self._keep)
         twin = self._twin(call)
         for adapter in twin.adapters:
             args = (adapter(args[0]), *args[1:])
@@ -163,13 +168,30 @@ class _Builder:
         layer = call.operation
         if id(layer) not in self._twins:
             if topology.is_model(layer):
-                twin = twins.Twin(self.model(topology.functional(layer)), ())
+                twin = twins.Twin(self.model(topology.functional(layer)))
             else:
-                twin = self.maker.make(layer, self._shape(call.outputs[0]))
+                inner = self._inner(layer)
+                shape = self._shape(call.outputs[0])
+                twin = self.maker.make(call, shape, self._keep, inner)
             self._twins[id(layer)] = twin
         return self._twins[id(layer)]
 
+    def _inner(self, layer):
+        """The twins of what a wrapper wraps, once each."""
+        calls = self.trace.inner.get(id(layer), ())
+        if id(layer) in self.trace.opaque:
+            calls = ()
+        layers_ = {id(call.operation): call for call in calls}
+        return [self._twin(call) for call in layers_.values()]
+
     # Shapes.
+
+    def _keep(self, x, axis):
+        """Which positions of an axis of a tensor stay, bool."""
+        ids = self.trace.homes[id(x)][0].ids[axis]
+        if ids is None:
+            return np.ones(x.shape[axis] or 0, bool)
+        return self.live.keep(ids)
 
     def _shape(self, x):
         """The shape that the analysis predicts for the twin of a tensor."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+import keras
 import numpy as np
 
 from keras_prm import constants
@@ -32,6 +33,28 @@ class Site:
     def layer(self):
         return self.call.operation
 
+    def has_arrays(self):
+        """True if arrays are among the arguments of the call."""
+        arguments = self.call.arguments
+        return any(
+            hasattr(x, "shape") and not isinstance(x, keras.KerasTensor)
+            for x in keras.tree.flatten((arguments.args, arguments.kwargs))
+        )
+
+    def argument(self, name, position):
+        """What the call passes for an argument, or `None`."""
+        arguments = self.call.arguments
+        if name in arguments.kwargs:
+            return arguments.kwargs[name]
+        if len(arguments.args) > position:
+            return arguments.args[position]
+        return None
+
+    def value_of(self, tensor):
+        """The `Value` of one of the tensors that the call is given."""
+        found = [x is tensor for x in self.call.inputs]
+        return self.inputs[found.index(True)]
+
     def move(self, source, target, combine=constants.same, gate=None):
         """Passes one axis on, position by position, ids included."""
         value, axis = source
@@ -47,17 +70,36 @@ class Site:
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """How to trace a layer and how to write its smaller config.
+    """How to trace a layer and how to make it smaller.
+
+    Only `trace` is needed for a layer whose config holds no widths.
 
     Args:
         trace: Gets the `Site` and writes its trace.
         resize: `resize(layer, size, shape)` returns the changes to the
             layer's config. `size(variable, axis)` is the new length of an
             axis of one of its weights, `shape` the new shape of its output.
+        configure: `configure(call, keep)` returns the changes to the config
+            of an operation, which is called only once. `keep(x, axis)` is a
+            bool array: which positions of a tensor's axis stay.
+        rewrite: `rewrite(call, args, kwargs, keep)` returns the arguments of
+            the smaller call, from those that have its tensors filled in.
+        arguments: Names of the call's arguments that `trace` looks at; any
+            other one that is not at its default pins.
+        factors: `factors(layer, size)` returns `(variable, factor)` pairs:
+            what has to be multiplied by a number once it is smaller.
+        wrap: `wrap(config, children)` makes the smaller wrapper of the
+            smaller layers it wraps, and returns it and these as it holds
+            them, in the order of `Trace.inner`.
     """
 
     trace: Callable
     resize: Callable = lambda layer, size, shape: {}
+    configure: Callable = lambda call, keep: {}
+    rewrite: Callable | None = None
+    arguments: tuple[str, ...] = ()
+    factors: Callable = lambda layer, size: ()
+    wrap: Callable | None = None
 
 
 def pin(site, reason):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 
+from keras_prm import layouts
 from keras_prm import topology
 from keras_prm.structures import StripReport
 from keras_prm.structures import StripRow
@@ -50,8 +51,8 @@ def _row(live, weight, new):
 
 def _note(live, weight, new):
     """Why filters that are empty are still there."""
-    ids = weight.ids[-1]
-    array = keras.ops.convert_to_numpy(new)
+    ids = weight.out_ids
+    array = layouts.to_matrix(keras.ops.convert_to_numpy(new), weight.axes)
     empty = ~(array != 0).any(axis=tuple(range(array.ndim - 1)))
     if ids is None or not empty.any():
         return ""

@@ -6,6 +6,8 @@ Conventions, used everywhere in the package:
 * A kernel is laid out `(..., in, out)`. A *filter* is one position on its
   last axis; a *column* is one position on all other axes (one row of the
   im2col matrix product); a *channel* is all columns that read one input.
+  Where Keras lays a kernel out otherwise (transposed convolutions,
+  attention), `axes` names the two axes, and `layouts.to_matrix` moves them.
 * A *channel class* is a set of positions, on axes of any number of tensors
   and weights, that can only be removed together.
 * A *key* names a variable by its place in the layer hierarchy
@@ -16,9 +18,10 @@ Conventions, used everywhere in the package:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
 import numpy as np
+
+from keras_prm import layouts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,12 +51,13 @@ class KernelPlan:
     Args:
         key: The kernel's key.
         index: Its position in `model.trainable_variables`.
-        shape: Its shape, `(..., in, out)`.
+        shape: Its shape.
         in_classes: The channel class of each position on the input axis;
             -1 where the position belongs to no planned class.
         out_classes: The same for the output axis.
         columns: Fraction of the columns to remove, of those that remain once
             the columns of removed input channels are gone. 0.0 keeps all.
+        axes: Its axes `(in, out)`, counted from the end.
     """
 
     key: str
@@ -62,6 +66,13 @@ class KernelPlan:
     in_classes: tuple[int, ...]
     out_classes: tuple[int, ...]
     columns: float = 0.0
+    axes: tuple[int, int] = (-2, -1)
+
+    @property
+    def matrix_shape(self) -> tuple[int, ...]:
+        """Its shape laid out `(..., in, out)`."""
+        order = layouts.order(len(self.shape), self.axes)
+        return tuple(self.shape[i] for i in order)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -73,15 +84,27 @@ class KernelMask:
 
     Args:
         filters: bool array, `(out,)`.
-        columns: bool array, `kernel.shape[:-1]`.
+        columns: bool array `(..., in)`, the other axes in order.
+        axes: The kernel's axes `(in, out)`, counted from the end.
     """
 
     filters: np.ndarray
     columns: np.ndarray
+    axes: tuple[int, int] = (-2, -1)
+
+    def factors(self) -> tuple[np.ndarray, np.ndarray]:
+        """Two masks that broadcast against the kernel as it is stored."""
+        columns = self.columns[..., None]
+        filters = self.filters.reshape((1,) * (columns.ndim - 1) + (-1,))
+        return (
+            layouts.from_matrix(columns, self.axes),
+            layouts.from_matrix(filters, self.axes),
+        )
 
     def full(self) -> np.ndarray:
         """The mask in the kernel's shape, bool."""
-        return self.columns[..., None] & self.filters
+        columns, filters = self.factors()
+        return columns & filters
 
 
 @dataclasses.dataclass(eq=False)
@@ -102,63 +125,6 @@ class Value:
     origin: str
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Flow:
-    """Positions of one axis that go, one by one, into those of another.
-
-    Position `targets[k]` of the target is `combine` of position
-    `sources[i][2][k]` of source `i`, whatever the other positions hold.
-
-    Args:
-        sources: tuple of `(value, axis, positions)`.
-        target: `(value, axis, positions)`.
-        combine: Maps one float array of constants per source to the constant
-            that results; NaN stands for "not constant".
-        gate: bool array, False where the result does not depend on the
-            sources at all; `None` stands for all True.
-    """
-
-    sources: tuple
-    target: tuple
-    combine: Callable[..., np.ndarray]
-    gate: np.ndarray | None = None
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Mix:
-    """A product with a kernel: every output reads every input of its group.
-
-    Args:
-        source: `(value, axis)` that is read.
-        target: `(value, axis)` that is written.
-        kernel: The kernel, a `keras.Variable` laid out `(..., in, out)`.
-        groups: How many independent blocks the channels form; the kernel of
-            block `g` is `kernel[..., in, g * out_per_group:]`, except
-            in a depthwise kernel.
-        depthwise: True for a kernel `(..., channels, multiplier)`, where
-            each channel is a group.
-        bias: A `keras.Variable` `(out,)` or `None`.
-        activation: Maps a float array of constants elementwise.
-        foldable: True where an input that is constant and not zero adds the
-            same amount at every position of the output.
-        macs: Multiply-accumulates per sample and per kernel entry, that is
-            the number of output positions; `None` where it is not known.
-        layer: The layer, and `path` its place in the hierarchy.
-    """
-
-    source: tuple
-    target: tuple
-    kernel: object
-    groups: int
-    depthwise: bool
-    bias: object
-    activation: Callable[[np.ndarray], np.ndarray]
-    foldable: bool
-    macs: int | None
-    layer: object
-    path: str
-
-
 @dataclasses.dataclass(eq=False)
 class Weight:
     """A variable whose axes are named by channel ids.
@@ -169,12 +135,41 @@ class Weight:
         ids: Per axis, an int array of ids, or `None` for a fixed axis.
         role: `"kernel"`, `"vector"` (falls with its channel: bias, gamma,
             beta) or `"statistic"` (is cut, never zeroed).
+        axes: The kernel's axes `(in, out)`, counted from the end.
+        prunes_columns: Whether a plan may prune the kernel's columns.
     """
 
     variable: object
     key: str
     ids: list[np.ndarray | None]
     role: str
+    axes: tuple[int, int] = (-2, -1)
+    prunes_columns: bool = True
+
+    def touched(self, ids):
+        """Entries on a marked id along any axis, bool, of its shape.
+
+        Args:
+            ids: bool array, one entry per id.
+        """
+        shape = tuple(self.variable.shape)
+        found = np.zeros(shape, bool)
+        for axis, names in enumerate(self.ids):
+            if names is not None:
+                place = [1] * len(shape)
+                place[axis] = -1
+                found |= ids[names].reshape(place)
+        return found
+
+    @property
+    def in_ids(self):
+        """The ids of the inputs of a kernel, or `None`."""
+        return self.ids[self.axes[0]]
+
+    @property
+    def out_ids(self):
+        """The ids of the filters of a kernel, or `None`."""
+        return self.ids[self.axes[1]]
 
 
 @dataclasses.dataclass(frozen=True)

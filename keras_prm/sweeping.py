@@ -8,6 +8,7 @@ import hashlib
 import keras
 import numpy as np
 
+from keras_prm import layouts
 from keras_prm.liveness import Liveness
 from keras_prm.structures import PurificationRow
 
@@ -34,7 +35,7 @@ class Sweeper:
         ]
         self.num_weights_before = self.num_weights()
         self._medians = {
-            w.key: medians(_array(w), *self._channels(w)) for w in self.kernels
+            w.key: medians(_matrix(w), *self._channels(w)) for w in self.kernels
         }
         self._rows = {}
 
@@ -101,62 +102,62 @@ class Sweeper:
 
     def _channels(self, weight):
         """The channel of every input position, and how many there are."""
-        if weight.ids[-2] is None:
-            size = weight.variable.shape[-2]
+        if weight.in_ids is None:
+            size = weight.variable.shape[weight.axes[0]]
             return np.arange(size), size
         classes, channel_of = np.unique(
-            self.trace.classes[weight.ids[-2]], return_inverse=True
+            self.trace.classes[weight.in_ids], return_inverse=True
         )
         return channel_of.reshape(-1), len(classes)
 
     def _purify_channels(self, weight, limits):
         """Zeroes the channels of one kernel that are small."""
-        if weight.ids[-2] is None or weight.ids[-1] is None:
+        if weight.in_ids is None or weight.out_ids is None:
             return 0
-        kernel = _array(weight)
+        kernel = _matrix(weight)
         channel_of, count = self._channels(weight)
         falls = small_channels(kernel, channel_of, count, limits)
         if falls.any():
             kernel[..., falls[channel_of], :] = 0
-            weight.variable.assign(kernel)
+            _assign(weight, kernel)
             first = np.unique(channel_of, return_index=True)[1]
             self._note(weight, channels=tuple(first[falls].tolist()))
         return int(falls.sum())
 
     def _purify_filters(self, weight, limits):
         """Zeroes the filters of one kernel that are small."""
-        if weight.ids[-1] is None:
+        if weight.out_ids is None:
             return 0
-        kernel = _array(weight)
+        kernel = _matrix(weight)
         falls = small_filters(kernel, limits) & self._may_fall(weight)
         if falls.any():
             kernel[..., falls] = 0
-            weight.variable.assign(kernel)
+            _assign(weight, kernel)
             fallen = np.flatnonzero(falls).tolist()
             self._note(weight, filters=tuple(fallen))
-            self._blank(self.trace.classes[weight.ids[-1][falls]])
+            self._blank(self.trace.classes[weight.out_ids[falls]])
         return int(falls.sum())
 
     def _may_fall(self, weight):
         """Filters that feed a class nothing else has to keep in place."""
         pinned = np.zeros(self.trace.num_classes, bool)
         pinned[list(self.trace.pinned)] = True
-        return ~pinned[self.trace.classes[weight.ids[-1]]]
+        return ~pinned[self.trace.classes[weight.out_ids]]
 
     def _blank(self, classes):
         """Zeroes the vectors of classes none of whose writers is left."""
         written = np.zeros(self.trace.num_classes, bool)
         for weight in self.kernels:
-            if weight.ids[-1] is not None:
-                kernel = _array(weight)
+            if weight.out_ids is not None:
+                kernel = _matrix(weight)
                 live = (kernel != 0).any(axis=tuple(range(kernel.ndim - 1)))
-                written[self.trace.classes[weight.ids[-1][live]]] = True
+                written[self.trace.classes[weight.out_ids[live]]] = True
         blank = np.zeros_like(written)
         blank[classes] = True
         blank &= ~written
         for weight in self.weights:
             if weight.role == "vector":
-                falls = blank[self.trace.classes[weight.ids[0]]]
+                falls = weight.touched(blank[self.trace.classes])
                 if falls.any():
                     weight.variable.assign(np.where(falls, 0, _array(weight)))
 
@@ -169,12 +170,7 @@ class Sweeper:
         for weight in self.weights:
             array = _array(weight)
             count = np.count_nonzero(array)
-            for axis, ids in enumerate(weight.ids):
-                if ids is not None:
-                    shape = [1] * array.ndim
-                    shape[axis] = -1
-                    falls = dead[self.trace.classes[ids]].reshape(shape)
-                    array = np.where(falls, np.zeros((), array.dtype), array)
+            array[weight.touched(dead[self.trace.classes])] = 0
             lost = int(count - np.count_nonzero(array))
             if lost:
                 weight.variable.assign(array)
@@ -254,3 +250,12 @@ def _median(energies):
 
 def _array(weight):
     return np.array(keras.ops.convert_to_numpy(weight.variable))
+
+
+def _matrix(weight):
+    """A copy of a kernel, laid out `(..., in, out)`."""
+    return layouts.to_matrix(_array(weight), weight.axes)
+
+
+def _assign(weight, matrix):
+    weight.variable.assign(layouts.from_matrix(matrix, weight.axes))

@@ -59,10 +59,10 @@ def functional(model):
                 "input shape: put a `keras.Input` first, or call "
                 "`model.build(input_shape)`."
             )
-        if not _overrides_call(model):
+        if not overrides_call(model):
             x, y = model.inputs[0], model.outputs[0]
             return keras.Model(x, y, name=model.name)
-    if not isinstance(model, keras.Function) or _overrides_call(model):
+    if not isinstance(model, keras.Function) or overrides_call(model):
         raise TypeError(
             f"The model '{model.name}' is a subclass of keras.Model with a "
             "`call` of its own, whose inside cannot be seen. Rewrite it as "
@@ -72,7 +72,8 @@ def functional(model):
     return keras.Model(model.input, model.output, name=model.name)
 
 
-def _overrides_call(model):
+def overrides_call(model):
+    """True for a model whose inside cannot be seen."""
     if isinstance(model, keras.Sequential):
         return type(model).call is not keras.Sequential.call
     plain = type(keras.Model(model.input, model.output))
@@ -94,6 +95,23 @@ def calls(view):
                     )
                 )
     return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """The arguments of a call that Keras keeps no record of."""
+
+    args: tuple
+    kwargs: dict
+
+    def fill_in(self, tensors):
+        return tuple(tensors[id(x)] for x in self.args), self.kwargs
+
+
+def call_of(layer, x):
+    """The `Call` that a wrapper makes of the layer inside, on one tensor."""
+    outputs = keras.tree.flatten(layer.compute_output_spec(x))
+    return Call(layer, (x,), tuple(outputs), Arguments((x,), {}))
 
 
 def is_masked(x):
@@ -150,8 +168,18 @@ def variables_by_key(model):
         for variable in layer.weights:
             if id(variable) not in seen:
                 seen.add(id(variable))
-                found[f"{path}/{_name_within(layer, variable)}"] = variable
+                found[_free_key(found, path, layer, variable)] = variable
     return found
+
+
+def _free_key(found, path, layer, variable):
+    """A key that is not taken; wrappers hold weights of equal names."""
+    parts = variable.path.split("/")
+    names = [_name_within(layer, variable)]
+    names += ["/".join(parts[-n:]) for n in range(2, len(parts) + 1)]
+    names += [f"{names[0]}_{n}" for n in range(1, len(found) + 2)]
+    keys = (f"{path}/{name}" for name in names)
+    return next(key for key in keys if key not in found)
 
 
 def _name_within(layer, variable):

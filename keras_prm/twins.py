@@ -11,6 +11,7 @@ from keras import layers
 
 from keras_prm import kernel_boxes
 from keras_prm import layer_rules
+from keras_prm import topology
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,10 +21,12 @@ class Twin:
     Args:
         layer: The layer, operation or model.
         adapters: The layers to put before it, in order.
+        children: Pairs of a wrapped layer and its twin.
     """
 
     layer: object
-    adapters: tuple
+    adapters: tuple = ()
+    children: tuple = ()
 
 
 class Maker:
@@ -39,25 +42,39 @@ class Maker:
         self._mixes = {}
         for mix in self.trace.mixes:
             self._mixes.setdefault(id(mix.layer), []).append(mix)
+        self._wrapped = {
+            id(call.operation)
+            for calls in self.trace.inner.values()
+            for call in calls
+        }
         self._names = {
             name
             for value in self.trace.values
             for name in value.origin.split("/")
         }
 
-    def make(self, layer, shape):
+    def make(self, call, shape, keep, children=()):
         """The `Twin` of a layer or operation, not built yet.
 
         Args:
-            layer: The layer or operation.
+            call: A `topology.Call` of it.
             shape: The shape of its output in the smaller model.
+            keep: `keep(x, axis)` is a bool array: which positions of a
+                tensor's axis stay.
+            children: The twins of the layers it wraps.
         """
+        layer = call.operation
         if isinstance(layer, layers.Lambda):
-            return Twin(_copy_lambda(layer), ())
+            return Twin(_copy_lambda(layer))
         config, adapters = layer.get_config(), ()
         rule = layer_rules.rule_for(layer)
         if rule is not None and id(layer) not in self.trace.opaque:
             config.update(rule.resize(layer, self._size, shape))
+            config.update(rule.configure(call, keep))
+            if children:
+                return _wrapped(
+                    self.trace.inner[id(layer)], rule, config, children
+                )
         # They would draw random numbers, or hold arrays of the old shape.
         config.update(dict.fromkeys(_initializers(layer, config), "zeros"))
         if hasattr(layer, "get_vocabulary"):
@@ -77,9 +94,15 @@ class Maker:
 
     def fill(self, layer, twin):
         """Moves a layer's weights, cut and folded, into its built twin."""
-        if not isinstance(layer, layers.Layer):
+        if not isinstance(layer, layers.Layer) or topology.is_model(layer):
             return
+        if twin.children:
+            for child, small in twin.children:
+                self.fill(child, Twin(small))
+            return
+        twin = twin.layer
         amount, box = self._folded(layer), self._box(layer)
+        factors = self._factors(layer)
         targets = list(twin.variables)
         if amount is not None and not layer.use_bias:
             twin.bias.assign(amount)
@@ -90,6 +113,8 @@ class Maker:
                 array = array[box.window]
             if amount is not None and source is layer.bias:
                 array = array + amount
+            if id(source) in factors:
+                array = array * factors[id(source)]
             target.assign(array)
         if isinstance(twin, layers.Normalization):
             twin.finalize_state()
@@ -114,10 +139,19 @@ class Maker:
                         array = np.compress(keep, array, axis)
         return array
 
+    def _factors(self, layer):
+        """What variables are multiplied by once they are smaller."""
+        rule = layer_rules.rule_for(layer)
+        if rule is None or id(layer) in self.trace.opaque:
+            return {}
+        pairs = rule.factors(layer, self._size)
+        return {id(v): np.float32(f) for v, f in pairs if f != 1}
+
     def _box(self, layer):
         mixes = self._mixes.get(id(layer), ())
         if (
             not mixes
+            or id(layer) in self._wrapped
             or id(layer) in self.trace.opaque
             or not kernel_boxes.has_window(layer)
         ):
@@ -130,9 +164,10 @@ class Maker:
         """What goes into a layer's bias, `(out,)`, or `None` if nothing."""
         for mix in self._mixes.get(id(layer), ()):
             amount = self.live.folded_bias(mix)
-            value, axis = mix.target
-            amount = amount[self.live.keep(value.ids[axis])]
-            if amount.any():
+            if np.any(amount):
+                value, axis = mix.target
+                amount = amount[self.live.keep(value.ids[axis])]
+            if np.any(amount):
                 return amount
         return None
 
@@ -141,6 +176,12 @@ class Maker:
         while self._names & {f"{name}_pad", f"{name}_crop"}:
             name += "_"
         return name
+
+
+def _wrapped(calls, rule, config, children):
+    wrapper, inside = rule.wrap(config, [twin.layer for twin in children])
+    pairs = zip((call.operation for call in calls), inside)
+    return Twin(wrapper, (), tuple(pairs))
 
 
 def _initializers(layer, config):

@@ -1,9 +1,12 @@
 """Ways of zeroing weights, and how far a stripped model is off."""
 
+import dataclasses
+
 import keras
 import numpy as np
 from keras import ops
 
+from keras_prm import graph
 from keras_prm import topology
 
 
@@ -42,6 +45,20 @@ def both_with_vectors(model, rng):
             edit(variable, rng.random(variable.shape[0]) < 0.5)
 
 
+def classes(model, rng):
+    """Half of the channels that may go, as `hard_prune` would."""
+    trace = graph.trace(model)
+    dead = rng.random(trace.num_classes) < 0.5
+    dead[list(trace.pinned)] = False
+    for weight in trace.weights.values():
+        if weight.role == "kernel" and weight.out_ids is not None:
+            ids = [None] * len(weight.ids)
+            ids[weight.axes[1]] = weight.out_ids
+            weight = dataclasses.replace(weight, ids=ids)
+        if weight.role != "statistic":
+            edit(weight.variable, weight.touched(dead[trace.classes]))
+
+
 def borders(model, rng):
     for kernel in kernels(model):
         if len(kernel.shape) > 2 and kernel.shape[0] > 1:
@@ -54,7 +71,15 @@ def everything(model, rng):
         edit(kernel, ...)
 
 
-PATTERNS = (none, filters, columns, both_with_vectors, borders, everything)
+PATTERNS = (
+    none,
+    filters,
+    columns,
+    both_with_vectors,
+    classes,
+    borders,
+    everything,
+)
 
 
 def outputs_of(model, x):

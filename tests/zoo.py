@@ -8,6 +8,8 @@ import numpy as np
 from keras import layers
 from keras import ops
 
+from tests import zoo_layers
+
 
 def lenet5():
     return keras.Sequential(
@@ -224,6 +226,7 @@ MODELS = {
         operators,
         unknown_layers,
         in_and_out,
+        *zoo_layers.MODELS,
     )
 }
 
@@ -252,8 +255,14 @@ def inputs_of(model, batch=3, seed=1):
     """Random inputs in the structure the model takes."""
     rng = np.random.default_rng(seed)
     return keras.tree.map_structure(
-        lambda x: rng.normal(size=(batch, *x.shape[1:])).astype("float32"),
+        lambda x: _array(rng, (batch, *x.shape[1:]), x.dtype),
         model.input
         if not isinstance(model, keras.Sequential)
         else model.inputs[0],
     )
+
+
+def _array(rng, shape, dtype):
+    if "int" in dtype:
+        return rng.integers(0, 9, shape).astype(dtype)
+    return rng.normal(size=shape).astype(dtype)

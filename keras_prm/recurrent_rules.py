@@ -1,0 +1,119 @@
+"""Rules of recurrent layers, and of wrappers around layers."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import keras
+import numpy as np
+from keras import layers
+
+from keras_prm import channel_rules
+from keras_prm import constants
+from keras_prm import topology
+from keras_prm.sites import pin
+from keras_prm.sites import read_others
+
+
+def recurrent(gates, candidate):
+    """A layer of units with `gates` gates each.
+
+    Args:
+        gates: How many gates a unit has.
+        candidate: The gate that writes to the state: while it is zero, so
+            is the state.
+    """
+
+    def rule(site):
+        layer, x = site.layer, site.inputs[0]
+        if layer.stateful or site.has_arrays() or len(site.inputs) > 1:
+            pin(site, "its state does not start at zero")
+            return
+        read_others(site, x, 2, "a recurrent layer walks along it")
+        out = site.outputs[0]
+        last = len(out.shape) - 1
+        still = constants.is_elementwise(layer.activation) and not any(
+            constants.evaluate(layer.activation, np.zeros(1))
+        )
+        site.trace.recurrence(
+            site, (x, 2), (out, last), gates, candidate if still else None
+        )
+        for state in site.outputs[1:]:
+            site.move((out, last), (state, 1))
+
+    return rule
+
+
+def resize_recurrent(layer, size, shape):
+    return {"units": size(layer.cell.recurrent_kernel, 0)}
+
+
+def bidirectional(site):
+    """Both directions keep as many units: Keras takes one for the other."""
+    layer, x = site.layer, site.inputs[0]
+    both = (layer.forward_layer, layer.backward_layer)
+    if layer.return_state or site.has_arrays() or len(site.inputs) > 1:
+        pin(site, "its states are passed on")
+        return
+    if layer.stateful or len({part.units for part in both}) > 1:
+        pin(site, "it is stateful, or its directions differ")
+        return
+    ends = []
+    for part in both:
+        out = _child(site, part, x, site.call.inputs[0])
+        if out is None:
+            pin(site, f"no rule for {type(part).__name__}")
+            return
+        ends.append(out)
+    last = len(ends[0].shape) - 1
+    if ends[0].ids[last] is None or ends[1].ids[last] is None:
+        pin(site, "one of its directions has no rule here")
+        return
+    site.trace.tie(ends[0].ids[last], ends[1].ids[last])
+    if layer.merge_mode is None:
+        for end, out in zip(ends, site.outputs):
+            site.move((end, last), (out, last))
+        return
+    merged = dataclasses.replace(site, inputs=ends)
+    channel_rules.MERGES[layer.merge_mode](merged)
+
+
+def time_distributed(site):
+    """What the wrapped layer does to one step."""
+    x, out = site.inputs[0], site.outputs[0]
+    trace = site.trace
+    trace.read(x, 1, f"'{site.path}' walks along it")
+    step = trace.value((x.shape[0], *x.shape[2:]), site.path)
+    for axis in range(2, len(x.shape)):
+        site.move((x, axis), (step, axis - 1))
+    tensor = keras.KerasTensor(step.shape, site.call.inputs[0].dtype)
+    end = _child(site, site.layer.layer, step, tensor)
+    if end is None:
+        pin(site, f"no rule for {type(site.layer.layer).__name__}")
+        return
+    for axis in range(1, len(end.shape)):
+        site.move((end, axis), (out, axis + 1))
+
+
+def _child(site, layer, value, tensor):
+    """Traces a wrapped layer on one tensor, and notes the call."""
+    if not site.trace.can_trace(layer):
+        return None
+    call = topology.call_of(layer, tensor)
+    site.trace.inner.setdefault(id(site.layer), []).append(call)
+    path = f"{site.path}/{layer.name}"
+    return site.trace.call(call, {id(tensor): value}, path)[0]
+
+
+def wrap_bidirectional(config, children):
+    for name in ("layer", "backward_layer"):
+        config.pop(name, None)
+    forward, backward = children
+    config["backward_layer"] = backward
+    wrapper = layers.Bidirectional(forward, **config)
+    return wrapper, (wrapper.forward_layer, wrapper.backward_layer)
+
+
+def wrap_time_distributed(config, children):
+    config.pop("layer")
+    return layers.TimeDistributed(children[0], **config), children

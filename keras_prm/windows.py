@@ -1,0 +1,75 @@
+"""Where the window of a convolution lies: its padding, tap by tap."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+
+def pads(layer, spaces):
+    """Zeros a convolution adds `(before, after)` each axis.
+
+    Args:
+        layer: A convolution; its padding may be `"causal"`.
+        spaces: The spatial shapes of its inputs, a set of tuples.
+
+    Returns:
+        list of `(before, after)`, one per axis, or `None` where they depend
+        on a size that is not known, or that is not the same for all inputs.
+    """
+    if layer.padding == "valid":
+        return [(0, 0)] * len(layer.kernel_size)
+    reach = reaches(layer, layer.kernel_size)
+    if layer.padding == "causal":
+        return [(reach[0], 0)]
+    strides = _per_axis(layer, layer.strides)
+    if all(stride == 1 for stride in strides):
+        return [(r // 2, r - r // 2) for r in reach]
+    if len(spaces) != 1 or None in next(iter(spaces)):
+        return None
+    found = []
+    for n, r, s in zip(next(iter(spaces)), reach, strides):
+        total = max((-(-n // s) - 1) * s + r + 1 - n, 0)
+        found.append((total // 2, total - total // 2))
+    return found
+
+
+def reaches(layer, sizes):
+    """How far the last tap of a window is from the first, per axis."""
+    dilation = _per_axis(layer, layer.dilation_rate)
+    return [(k - 1) * d for k, d in zip(sizes, dilation)]
+
+
+def inside(layer, space):
+    """Which taps see an input, and never padding, whatever the output.
+
+    Args:
+        layer: A convolution.
+        space: The spatial shape of its input.
+
+    Returns:
+        bool array in the shape of the window.
+    """
+    sizes = tuple(layer.kernel_size)
+    if layer.padding == "valid" or all(k == 1 for k in sizes):
+        return np.ones(sizes, bool)
+    before = pads(layer, {tuple(space)})
+    strides = _per_axis(layer, layer.strides)
+    if before is None or (None in space and max(strides) > 1):
+        return np.zeros(sizes, bool)
+    dilation = _per_axis(layer, layer.dilation_rate)
+    masks = []
+    for n, k, s, d, (pad, _) in zip(space, sizes, strides, dilation, before):
+        first = np.arange(k) * d - pad
+        if s == 1:  # as many outputs as inputs, of whatever number
+            masks.append(first == 0)
+        else:
+            last = first + (-(-n // s) - 1) * s
+            masks.append((first >= 0) & (last <= n - 1))
+    return functools.reduce(np.logical_and.outer, masks)
+
+
+def _per_axis(layer, value):
+    rank = len(layer.kernel_size)
+    return (value,) * rank if isinstance(value, int) else tuple(value)
