@@ -22,6 +22,8 @@ ORDER = (
     "channel_rules",
     "layer_rules",
     "graph",
+    "channel_classes",
+    "explanation",
     "projections",
     "plan_builder",
     "plans",
