@@ -176,6 +176,12 @@ class RowsTest(parameterized.TestCase):
         self.assertIn("b: 'double': no rule for Lambda", text)
         self.assertIn("left alone: double: no rule for Lambda", text)
 
+    def test_a_model_without_weights(self):
+        inputs = keras.Input((3,))
+        found = explain(keras.Model(inputs, layers.ReLU()(inputs)))
+        self.assertEqual((found.rows, found.weights, found.macs), ((), 0, 0))
+        self.assertStartsWith(str(found), "No channel can go.")
+
     def test_notes_say_what_a_plan_leaves_alone(self):
         x = inputs = keras.Input((4,))
         for units, name in ((3, "a"), (1, "b"), (5, "c"), (2, "d")):
