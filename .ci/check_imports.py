@@ -29,6 +29,8 @@ ORDER = (
     "layer_rules",
     "steps",
     "graph",
+    "channel_classes",
+    "explanation",
     "projections",
     "plan_builder",
     "plans",

@@ -11,6 +11,8 @@ from keras_prm.costs import Costs
 from keras_prm.costs import costs
 from keras_prm.enforcing import enforced
 from keras_prm.enforcing import release_masks
+from keras_prm.explanation import Explanation
+from keras_prm.explanation import explain
 from keras_prm.export import ExportReport
 from keras_prm.export import export_litert
 from keras_prm.layer_rules import register_rule
@@ -37,6 +39,7 @@ __all__ = [
     "ADMMWrapper",
     "Certificate",
     "Costs",
+    "Explanation",
     "ExportReport",
     "KernelMask",
     "LiteRTModel",
@@ -50,6 +53,7 @@ __all__ = [
     "__version__",
     "costs",
     "enforced",
+    "explain",
     "export_litert",
     "hard_prune",
     "latency",

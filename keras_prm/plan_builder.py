@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import numbers
 
 import numpy as np
@@ -108,7 +109,7 @@ def groups(model, trace, wanted, round_to, strict):
     Returns:
         `(groups, numbers, skipped)`: list of `ChannelGroup`; dict from a
         class of the trace to its number in the plan; list of
-        `(layers, reason)`.
+        `(layers, reason, number of filters)`.
     """
     trainable = {id(v) for v in model.trainable_variables}
     found, numbers, skipped, refused = [], {}, [], {}
@@ -125,7 +126,8 @@ def groups(model, trace, wanted, round_to, strict):
         if len(set(asked.values())) > 1:
             if not strict:
                 kept = [p for p in asked if not asked[p]]
-                skipped.append((name, f"{kept} is excluded"))
+                size = len(_classes(trace, weights))
+                skipped.append((name, f"{kept} is excluded", size))
                 continue
             raise ValueError(
                 "Layers whose filters can only fall together are given "
@@ -135,11 +137,14 @@ def groups(model, trace, wanted, round_to, strict):
         classes = _classes(trace, weights)
         frozen = [w.key for w in weights if id(w.variable) not in trainable]
         free = [c for c in classes if c not in trace.pinned]
+        reasons = collections.Counter(
+            f"{frozen} is not trainable" if frozen else trace.pinned[c]
+            for c in classes
+            if frozen or c in trace.pinned
+        )
+        skipped += [(name, why, number) for why, number in reasons.items()]
         if frozen or not free:
-            reason = f"{frozen} is not trainable" if frozen else None
-            reason = reason or trace.pinned[classes[0]]
-            skipped.append((name, reason))
-            refused.update({p: reason for p in asked})
+            refused.update({p: next(iter(reasons)) for p in asked})
             continue
         size = len(free)
         keep = size - removed_count(size, next(iter(asked.values())))

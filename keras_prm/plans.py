@@ -22,7 +22,7 @@ class SparsityPlan:
     Make one with `SparsityPlan.uniform(...)` or `SparsityPlan.explicit(...)`.
     Filters that can only fall together (the terms of a residual sum, say)
     form one *group*, are scored together and share one target. `print(plan)`
-    shows the groups, and what was left alone and why.
+    shows the groups, and how many filters were left alone and why.
 
     Args:
         kernels: tuple of `KernelPlan`, in the order of the model's
@@ -32,7 +32,8 @@ class SparsityPlan:
         variables: tuple of `(name, shape)`, one per trainable variable of
             the model the plan was made for, in order. An optimizer compares
             it with what it is built on.
-        skipped: tuple of `(layers, reason)`: filters that are left alone.
+        skipped: tuple of `(layers, reason, number of filters)`: filters that
+            are left alone, all of the layers' or those that cannot go.
 
     Example:
 
@@ -48,7 +49,7 @@ class SparsityPlan:
         self.kernels = tuple(kernels)
         self.groups = tuple(groups)
         self.variables = tuple((n, tuple(s)) for n, s in variables)
-        self.skipped = tuple((a, b) for a, b in skipped)
+        self.skipped = tuple((a, b, size) for a, b, size in skipped)
 
     @classmethod
     def uniform(cls, model, filters=0.0, columns=0.0, round_to=1, exclude=()):
@@ -178,7 +179,10 @@ class SparsityPlan:
             + (f": {g.note}" if g.note else "")
             for g in self.groups
         ]
-        lines += [f"{'all':>12}  {'':6}  {a}: {b}" for a, b in self.skipped]
+        lines += [
+            f"{'all':>12}  {size:6}  {layers}: {reason}"
+            for layers, reason, size in self.skipped
+        ]
         lines += ["columns removed   of  kernel"]
         lines += [
             f"{k.columns:15.0%}  {math.prod(k.matrix_shape[:-1]):5}  {k.key}"

@@ -260,6 +260,10 @@ class Recurrence:
     def kernels(self):
         return self.kernel, self.recurrent_kernel
 
+    @property
+    def targets(self):
+        return (self.target,)
+
     def forward(self, live):
         value, axis = self.target
         zero = np.zeros(value.shape[axis], bool)

@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_prm import layouts
 from keras_prm import topology
+from keras_prm.channel_classes import ClassTable
 from keras_prm.structures import StripReport
 from keras_prm.structures import StripRow
 
@@ -35,7 +36,19 @@ def compare(live, view, small):
         tuple(live.trace.skipped),
         sum(map(_size, before.values())),
         sum(map(_size, after.values())),
+        tuple(_channels(live, after)),
     )
+
+
+def _channels(live, after):
+    """Channels before and after; none are left where all weights are gone."""
+    table = ClassTable(live.trace)
+    kept = table.labels[~live.removed]
+    kept = np.bincount(kept[kept >= 0], minlength=len(table.sizes)).tolist()
+    for row, members in enumerate(table.members):
+        here = any(member.key in after for member in members)
+        number = kept[row] if here else 0
+        yield table.name(row), table.sizes[row], number, table.pinned[row]
 
 
 def _row(live, weight, new):

@@ -202,12 +202,16 @@ class StripReport:
         skipped: `(path, reason)` per layer whose channels had to stay.
         weights_before: Stored weights of the model, trainable or not.
         weights_after: The same for the stripped model.
+        channels: `(layers, before, after, reason)` per group of channels:
+            the layers that make them, their number, and why they have to
+            stay, `""` if they need not.
     """
 
     rows: tuple[StripRow, ...]
     skipped: tuple[tuple[str, str], ...]
     weights_before: int
     weights_after: int
+    channels: tuple[tuple[str, int, int, str], ...] = ()
 
     def __str__(self):
         lines = [f"{'kernel before':>20}  {'after':>20}  zeros stored  key"]
@@ -219,6 +223,11 @@ class StripReport:
             )
             if row.note:
                 lines.append(f"{'':>20}  {row.note}")
+        lines.append("channels kept      of  layers")
+        lines += [
+            f"{after:13}  {before:6}  {layers}" + (f": {why}" if why else "")
+            for layers, before, after, why in self.channels
+        ]
         lines += [f"left alone: {a}: {b}" for a, b in self.skipped]
         lines.append(
             f"stored weights: {self.weights_before:,} -> {self.weights_after:,}"

@@ -596,7 +596,7 @@ class PlanRefusalTest(parameterized.TestCase):
             ADMMWrapper(plan, keras.optimizers.SGD(0.1))
 
     def test_a_plan_that_removes_nothing(self):
-        plan = SparsityPlan((), (), (), [("out", "an output")])
+        plan = SparsityPlan((), (), (), [("out", "an output", 3)])
         with self.assertRaisesRegex(ValueError, "fractions above 0.*output"):
             ADMMWrapper("sgd", plan)
 

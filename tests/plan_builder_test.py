@@ -87,7 +87,7 @@ class PlanBuilderTest(parameterized.TestCase):
             ],
         )
         self.assertCountEqual(numbers.values(), range(8 + 8 + 8 + 12))
-        self.assertEqual([name for name, _ in skipped], ["out"])
+        self.assertEqual([name for name, _, _ in skipped], ["out"])
         with self.assertRaisesRegex(ValueError, "Ask for `columns` of these"):
             plan_builder.groups(model, trace, wanted, 1, strict=True)
 

@@ -58,15 +58,15 @@ class PlansTest(parameterized.TestCase):
         used = set()
         for kernel in plan.kernels:
             self.assertEqual(kernel.shape, tuple(variables[kernel.index].shape))
-            self.assertLen(kernel.in_classes, kernel.shape[-2])
-            self.assertLen(kernel.out_classes, kernel.shape[-1])
+            self.assertLen(kernel.in_classes, kernel.matrix_shape[-2])
+            self.assertLen(kernel.out_classes, kernel.matrix_shape[-1])
             used.update(kernel.in_classes + kernel.out_classes)
         self.assertEqual(used | {-1}, {-1, *range(start)})
         # The filters that make the outputs stay, and the table says so.
-        last = "fc2" if name == "lenet5" else "out"
+        last = {"lenet5": "fc2", "detector": "box"}.get(name, "out")
         outs = {k.key: k.out_classes for k in plan.kernels}
         self.assertEqual({*outs.get(f"{last}/kernel", (-1,))}, {-1})
-        reason = dict(plan.skipped)[last]
+        reason = {layers: why for layers, why, _ in plan.skipped}[last]
         self.assertRegex(reason, "output of the model|reads every channel")
         self.assertIn(f"{last}: {reason}", str(plan))
 
@@ -174,7 +174,9 @@ class PlansTest(parameterized.TestCase):
         self.assertEqual(
             [g.name for g in plan.groups], ["onea", "twoa", "down+short"]
         )
-        self.assertIn(("oneb+stem+twob", "['stem'] is excluded"), plan.skipped)
+        self.assertIn(
+            ("oneb+stem+twob", "['stem'] is excluded", 8), plan.skipped
+        )
 
     def test_frozen_layers_are_skipped_with_a_reason(self):
         model = zoo.make("residual")
@@ -182,11 +184,29 @@ class PlansTest(parameterized.TestCase):
         plan = SparsityPlan.uniform(model, filters=0.5, columns=0.5)
         self.assertNotIn("oneb/kernel", [k.key for k in plan.kernels])
         self.assertIn(
-            ("oneb+stem+twob", "['oneb/kernel'] is not trainable"),
+            ("oneb+stem+twob", "['oneb/kernel'] is not trainable", 8),
             plan.skipped,
         )
         self.assertIn("is not trainable", str(plan))
         self.assertIn("onea", [g.name for g in plan.groups])
+
+    def test_filters_that_cannot_go_in_a_group_that_can(self):
+        """What a makes is an output, and part of what it is added to."""
+        inputs = keras.Input((3,))
+        a, b, c = (
+            layers.Dense(units, name=name)(inputs)
+            for name, units in (("a", 2), ("b", 4), ("c", 6))
+        )
+        x = layers.Add()([layers.Concatenate()([a, b]), c])
+        model = keras.Model(inputs, [a, layers.Dense(2, name="out")(x)])
+        plan = SparsityPlan.uniform(model, filters=0.5)
+        (group,) = plan.groups
+        self.assertEqual((group.name, group.size, group.keep), ("a+b+c", 4, 2))
+        reason = "it is an output of the model"
+        self.assertEqual(
+            plan.skipped, (("a+b+c", reason, 2), ("out", reason, 2))
+        )
+        self.assertIn(f"all       2  a+b+c: {reason}", str(plan))
 
     @parameterized.parameters("residual", "shared", "nested")
     def test_round_trips(self, name):
@@ -225,14 +245,14 @@ class PlansTest(parameterized.TestCase):
             [KernelPlan("a/kernel", 0, (3, 3, 2, 6), (-1,) * 2, (0,), 0.25)],
             [ChannelGroup("a+b", 0, 6, 3)],
             [("kernel", (3, 3, 2, 6))],
-            [("out", "it is an output of the model")],
+            [("out", "it is an output of the model", 5)],
         )
         self.assertEqual(
             [line.split() for line in str(plan).split("\n")],
             [
                 ["filters", "kept", "of", "layers"],
                 ["3", "6", "a+b"],
-                ["all", *"out: it is an output of the model".split()],
+                ["all", "5", *"out: it is an output of the model".split()],
                 ["columns", "removed", "of", "kernel"],
                 ["25%", f"{3 * 3 * 2}", "a/kernel"],
             ],

@@ -1,4 +1,4 @@
-"""The README's first example, run as it stands."""
+"""What the README shows: its first example, run as it stands, a table."""
 
 import contextlib
 import io
@@ -13,6 +13,9 @@ import numpy as np
 from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
+
+from keras_prm.explanation import explain
+from tests import zoo
 
 README = pathlib.Path(__file__).absolute().parent.parent / "README.md"
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
@@ -98,6 +101,14 @@ class ReadmeTest(parameterized.TestCase):
             rtol=1e-3,
             atol=1e-4,
         )
+
+    def test_what_can_go(self):
+        """The table is the zoo's LeNet-5, whose last layer is called fc2."""
+        section = README.read_text().partition("## What can go?")[2]
+        printed = re.search(r"```\n(classes .*?)\n```", section, re.DOTALL)
+        table = str(explain(zoo.make("lenet5"))).replace("fc2:", "logits:")
+        table = re.sub(r"keras_tensor_\d+", "keras_tensor", table)
+        self.assertEqual(printed.group(1), table)
 
 
 if __name__ == "__main__":

@@ -358,6 +358,13 @@ class ReportTest(parameterized.TestCase):
             report.weights_before - report.weights_after,
             2 * (5 * 5 + 1) + 5 * 5 * 2 * 50,
         )
+        groups = {layers: row for layers, *row in report.channels}
+        self.assertEqual(groups["conv1"], [20, 18, ""])
+        self.assertEqual(groups["fc1"], [500, 500, ""])
+        why = "it is an output of the model"
+        self.assertEqual(groups["fc2"], [10, 10, why])
+        self.assertIn("           18      20  conv1\n", str(report))
+        self.assertIn(f"           10      10  fc2: {why}\n", str(report))
 
     def test_what_is_gone_and_what_was_skipped(self):
         model = _residual()
@@ -367,6 +374,9 @@ class ReportTest(parameterized.TestCase):
         after = {row.key: row.after for row in report.rows}
         self.assertIsNone(after["a/kernel"])
         self.assertIsNotNone(after["stem/kernel"])
+        kept = {layers: after for layers, _, after, _ in report.channels}
+        self.assertEqual(kept["a"], 0)
+        self.assertGreater(kept["b+stem"], 0)
         model = zoo.make("unknown_layers")
         _, report = strip(model, return_report=True)
         skipped = dict(report.skipped)
