@@ -16,7 +16,6 @@ from keras_prm.rebuild import strip
 from tests import zeros
 from tests import zoo
 
-
 # Models in which other classes fall with one, since a product is zero.
 FOLLOWED = ("slices",)
 
