@@ -168,9 +168,9 @@ def main(argv):
         if is_done(rows.get(name, {})) and not FLAGS.again:
             continue
         place = f"[{time.strftime('%H:%M:%S')}, {number} of {len(names)}]"
-        print(f"{place} {name} ", end="", flush=True)
+        print(f"{place} {name}", flush=True)
         rows[name] = isolated(name, FLAGS.size, FLAGS.seed)
-        print(summary(rows[name]), flush=True)
+        print(f"  {summary(rows[name])}", flush=True)
         with path.open("a") as file:
             print(json.dumps(rows[name]), file=file)
     if FLAGS.table:
