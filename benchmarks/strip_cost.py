@@ -5,9 +5,11 @@
 First, one pruned model is stripped and copied (`clone_model` and
 `set_weights`, without removing anything) in turn; medians over the rounds.
 Second, models of one kind and several depths are stripped; what they hold is
-counted in weights and in channels, those of all tensors of the trace
-together. An exponent of 1 in the fit of seconds to weights and channels on
-logarithmic scales says that `strip` is linear in the size of the model.
+counted in layers, in weights, and in channels, those of all tensors of the
+trace together. The fits take the lowest time of each model, which other work
+on the machine disturbs least: a power of the size for each family, of which
+an exponent of 1 says that `strip` is linear, and for all models together a
+sum, so much per channel (or layer) and so much per weight.
 """
 
 import gc
@@ -56,15 +58,16 @@ def copy(model):
     return result
 
 
-def seconds(functions, model):
-    """Seconds per call, `(rounds, functions)`; who is first alternates."""
-    times = np.zeros((FLAGS.rounds, len(functions)))
+def seconds(jobs):
+    """Seconds per call, `(rounds, jobs)`; all in turn, the first rotates."""
+    times = np.zeros((FLAGS.rounds, len(jobs)))
     for number in range(-1, FLAGS.rounds):
-        for turn in range(len(functions)):
-            i = (turn + number) % len(functions)
+        for turn in range(len(jobs)):
+            i = (turn + number) % len(jobs)
+            function, model = jobs[i]
             gc.collect()
             start = time.perf_counter()
-            result = functions[i](model)
+            result = function(model)
             if number >= 0:
                 times[number, i] = time.perf_counter() - start
             del result
@@ -86,7 +89,7 @@ def exponent(sizes, times):
 
 def compare_with_copy():
     model = pruned(FLAGS.model)
-    times = seconds((keras_prm.strip, copy), model)
+    times = seconds([(keras_prm.strip, model), (copy, model)])
     ratios = times[:, 0] / times[:, 1]
     print(f"\n{FLAGS.model}, {FLAGS.filters:.0%} of the filters pruned")
     print("              seconds    lowest   highest")
@@ -102,24 +105,29 @@ def compare_with_copy():
 
 
 def compare_sizes():
-    print("\nmodel             layers      weights  channels  seconds  us/unit")
-    rows = []
-    for name in FLAGS.models:
-        model = pruned(name)
-        time_taken = np.median(seconds((keras_prm.strip,), model))
-        weights, channels = model.count_params(), num_channels(model)
-        rows.append((len(model.layers), weights, channels, time_taken))
+    print(
+        "\nmodel        layers      weights  channels   median   lowest"
+        "  ms/layer  us/(weight + channel)"
+    )
+    models = [pruned(name) for name in FLAGS.models]
+    times = seconds([(keras_prm.strip, model) for model in models])
+    rows = [
+        (len(m.layers), m.count_params(), num_channels(m), lowest)
+        for m, lowest in zip(models, times.min(axis=0))
+    ]
+    for name, row, median in zip(FLAGS.models, rows, np.median(times, axis=0)):
+        num_layers, weights, channels, lowest = row
         print(
-            f"{name:16}  {rows[-1][0]:6}  {weights:11,}  {channels:8,}  "
-            f"{time_taken:7.3f}  {1e6 * time_taken / (weights + channels):7.4f}"
+            f"{name:11}  {num_layers:6}  {weights:11,}  {channels:8,}  "
+            f"{median:7.3f}  {lowest:7.3f}  {1e3 * lowest / num_layers:8.2f}  "
+            f"{1e6 * lowest / (weights + channels):8.4f}"
         )
-        del model
-        keras.utils.clear_session()
-    print_fits(np.array(rows, float))
+    print_powers(np.array(rows, float))
+    print_sums(np.array(rows, float))
 
 
-def print_fits(rows):
-    """Exponents by family, since depth and width grow together in each."""
+def print_powers(rows):
+    """Exponents by family: in each, all sizes grow together."""
     families = np.array([name.rstrip("0123456789V") for name in FLAGS.models])
     for family in dict.fromkeys(families):
         num_layers, weights, channels, times = rows[families == family].T
@@ -130,6 +138,20 @@ def print_fits(rows):
                 f", (weights + channels)^"
                 f"{exponent(weights + channels, times):.2f}"
             )
+
+
+def print_sums(rows):
+    """`seconds = a * channels + b * weights`; relative least squares."""
+    num_layers, weights, channels, times = rows.T
+    for name, counts in (("channel", channels), ("layer", num_layers)):
+        sizes = np.stack([counts, weights], axis=1) / times[:, None]
+        factors = np.linalg.lstsq(sizes, np.ones(len(times)))[0]
+        off = np.abs(sizes @ factors - 1).max()
+        print(
+            f"all: {1e6 * factors[0]:.3g} us per {name} and "
+            f"{1e6 * factors[1]:.3g} us per weight; no model is off by more "
+            f"than {off:.0%}"
+        )
 
 
 def main(argv):
