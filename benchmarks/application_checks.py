@@ -1,0 +1,172 @@
+"""Prunes and strips one model of keras.applications, and measures it."""
+
+import collections
+import math
+import re
+import time
+
+import keras
+import numpy as np
+
+import keras_prm
+from benchmarks import application_models
+from keras_prm import graph
+
+FILTERS = 0.5
+TOLERANCE = 1e-4
+SHARE = 0.5
+
+
+def check(name, size=None, seed=0, batch_size=2):
+    """Takes one model through plan, `hard_prune` and `strip`.
+
+    Args:
+        name: A constructor of `keras.applications`.
+        size: Height and width of the images; `None` takes the default.
+        seed: Seed of weights and images.
+        batch_size: Images that the outputs are compared on.
+
+    Returns:
+        dict of what was measured, made of plain Python objects. `passed` is
+        True where the stripped model computes the same, up to `TOLERANCE`
+        of the largest output, and at least `SHARE` of the prunable weights
+        are gone.
+    """
+    rng = np.random.default_rng(seed)
+    keras.utils.set_random_seed(seed)
+    model = application_models.build(name, size)
+    application_models.randomise(model, rng)
+    plan, plan_seconds = timed(
+        keras_prm.SparsityPlan.uniform, model, filters=FILTERS
+    )
+    masks, prune_seconds = timed(keras_prm.hard_prune, model, plan)
+    few = max(1, 512 // model.input_shape[1])
+    x = application_models.images(model, few, rng)
+    application_models.settle(model, x, rng)
+    (small, report), strip_seconds = timed(
+        keras_prm.strip, model, return_report=True
+    )
+    x = application_models.images(model, batch_size, rng)
+    row = {
+        "model": name,
+        "size": model.input_shape[1],
+        "seed": seed,
+        "layers": len(model.layers),
+        "parameters": [report.weights_before, report.weights_after],
+        "macs": [keras_prm.costs(m).macs for m in (model, small)],
+        "seconds": {
+            "plan": round(plan_seconds, 3),
+            "hard_prune": round(prune_seconds, 3),
+            "strip": round(strip_seconds, 3),
+        },
+        **shares(graph.trace(model), masks, report),
+        **differences(model, small, x),
+    }
+    row["passed"] = row["max_error"] <= TOLERANCE and row["share"] >= SHARE
+    return row
+
+
+def timed(function, *args, **kwargs):
+    """The result of a call, and the seconds that it took."""
+    start = time.perf_counter()
+    result = function(*args, **kwargs)
+    return result, time.perf_counter() - start
+
+
+def differences(model, small, x):
+    """How far the outputs of two models lie apart, and those of two images.
+
+    Returns:
+        dict with `max_error`, the largest difference in proportion to the
+        largest output (or to 1 where that is smaller), and `spread`, the
+        same for the outputs of the first two images: outputs that hardly
+        depend on the input would prove little.
+    """
+    want, have = outputs(model, x), outputs(small, x)
+    scale = max(1.0, np.abs(want).max())
+    return {
+        "max_output": float(np.abs(want).max()),
+        "max_error": float(np.abs(want - have).max() / scale),
+        "spread": float(np.abs(want[0] - want[1]).max() / scale),
+    }
+
+
+def outputs(model, x):
+    """Outputs in double precision, one image after the other.
+
+    Keras holds all activations of a call at once, and at 600 x 600 pixels
+    they are gigabytes per image.
+    """
+    parts = [
+        keras.ops.convert_to_numpy(model(x[i : i + 1])) for i in range(len(x))
+    ]
+    return np.concatenate(parts).astype("float64")
+
+
+def shares(trace, masks, report):
+    """What of a model can go, what the masks let go, and what went.
+
+    Returns:
+        dict with `classes` and `pinned`, numbers of channel classes;
+        `reasons`, see `reasons`; `prunable` and `planned`, the weights on a
+        position of a class that is not pinned, and of one that the masks
+        remove; `gone`, the weights that the stripped model stores no more;
+        `share`, gone in proportion to prunable.
+    """
+    free = np.ones(trace.num_classes, bool)
+    free[list(trace.pinned)] = False
+    prunable = touched(trace, free)
+    gone = report.weights_before - report.weights_after
+    return {
+        "classes": trace.num_classes,
+        "pinned": len(trace.pinned),
+        "reasons": reasons(trace),
+        "prunable": prunable,
+        "planned": touched(trace, dead_classes(trace, masks)),
+        "gone": gone,
+        "share": gone / prunable if prunable else math.nan,
+    }
+
+
+def touched(trace, classes):
+    """Number of weights that lie on a position of one of the classes.
+
+    Args:
+        trace: A finished `Trace`.
+        classes: bool array, one entry per channel class.
+    """
+    total = 0
+    for weight in trace.weights.values():
+        shape = tuple(weight.variable.shape)
+        others = [
+            size if ids is None else int((~classes[trace.classes[ids]]).sum())
+            for size, ids in zip(shape, weight.ids)
+        ]
+        total += math.prod(shape) - math.prod(others)
+    return total
+
+
+def dead_classes(trace, masks):
+    """bool array: the channel classes whose filters the masks remove."""
+    weights = {w.key: w for w in trace.weights.values()}
+    dead = np.zeros(trace.num_classes, bool)
+    for key, mask in masks.kernels.items():
+        ids = weights[key].ids[-1]
+        if ids is not None:
+            dead[trace.classes[ids[~mask.filters]]] = True
+    return dead
+
+
+def reasons(trace):
+    """Why classes are pinned: dict from reason to `[classes, places]`."""
+    untracked = "an untracked layer" if trace.skipped else "the input"
+
+    def kind(reason):
+        """A reason without the name of the place where it holds."""
+        if reason.startswith("its width is that of"):
+            return f"width of {untracked}"
+        return re.sub(r"^'[^']*': ", "", reason)
+
+    classes = collections.Counter(map(kind, trace.pinned.values()))
+    places = collections.Counter(map(kind, {*trace.pinned.values()}))
+    return {why: [n, places[why]] for why, n in classes.most_common()}
