@@ -81,24 +81,20 @@ def by(site):
 
 
 def normalization(layer):
-    """BatchNormalization at inference as `(scale, shift)`, float64."""
+    """BatchNormalization at inference: the `terms` of an `Affine`."""
 
-    def read(variable, default):
-        if variable is None:
-            return default
-        return keras.ops.convert_to_numpy(variable).astype("float64")
+    def terms(read):
+        mean = read(layer.moving_mean).astype("float64")
+        variance = read(layer.moving_variance).astype("float64")
+        scale = 1.0 / np.sqrt(variance + layer.epsilon)
+        if layer.scale:
+            scale = scale * read(layer.gamma)
+        shift = -mean * scale
+        if layer.center:
+            shift = shift + read(layer.beta)
+        return scale, shift
 
-    mean = read(layer.moving_mean, None)
-    variance = read(layer.moving_variance, None)
-    gamma = read(layer.gamma if layer.scale else None, np.ones_like(mean))
-    beta = read(layer.beta if layer.center else None, np.zeros_like(mean))
-    scale = gamma / np.sqrt(variance + layer.epsilon)
-    return scale, beta - mean * scale
-
-
-def affine(scale, shift):
-    """`scale * c + shift`, which is constant wherever `scale` is zero."""
-    return lambda c: np.where(scale == 0, shift, scale * c + shift)
+    return terms
 
 
 def same(constants):

@@ -62,7 +62,7 @@ def saved_bytes(model):
     """Bytes of the model as a `.keras` file, without optimizer state."""
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "model.keras"
-        topology.functional(model).save(path)
+        topology.plain(model).save(path)
         return path.stat().st_size
 
 

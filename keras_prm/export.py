@@ -118,7 +118,7 @@ def export_litert(
     path, mode = pathlib.Path(path), quantize or "float32"
     _check_arguments(path, mode, representative_data, tolerance, int8_io)
     view = _functional(model)
-    topology.check_finite(view)
+    topology.finite_arrays(view)
     tolerance = TOLERANCES[mode] if tolerance is None else tolerance
     if representative_data is None:
         samples = samples_of.random(view)

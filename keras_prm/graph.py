@@ -17,6 +17,7 @@ from keras_prm import layer_rules
 from keras_prm import layouts
 from keras_prm import topology
 from keras_prm.sites import Site
+from keras_prm.steps import Affine
 from keras_prm.steps import Flow
 from keras_prm.steps import Mix
 from keras_prm.steps import Recurrence
@@ -246,6 +247,12 @@ class Trace:
                 site.path,
             )
         )
+
+    def affine(self, source, target, terms):
+        """Records a scale and a shift for each position, see `Affine`."""
+        value, axis = target
+        value.ids[axis] = self.ids(*source)
+        self.steps.append(Affine(source, target, terms))
 
     def total(self, value, axis):
         """Records that an axis is summed over: what is zero may go."""

@@ -66,7 +66,10 @@ def find(layer, kernel, input_shapes):
         kernel: Its kernel as it will be stored, `(..., in, out)`.
         input_shapes: The shape of its input at each of its calls.
     """
-    spans = [_span(kernel, axis) for axis in range(kernel.ndim - 2)]
+    axes = range(kernel.ndim - 2)
+    if all(kernel.take(end, axis).any() for axis in axes for end in (0, -1)):
+        return None
+    spans = [_span(kernel, axis) for axis in axes]
     sizes = tuple(stop - start for start, stop in spans)
     if sizes == tuple(layer.kernel_size):
         return None

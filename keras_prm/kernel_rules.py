@@ -125,6 +125,7 @@ def einsum_dense(site):
     if bias is not None and list(bias.shape) != sizes:
         pin(site, "its bias varies along other axes than its kernel")
         return
+    one_each = len(contracted) == len(produced) == 1
     for axis, label in enumerate(read):
         if axis and label in made:
             target = (out, made.index(label))
@@ -139,7 +140,7 @@ def einsum_dense(site):
             tuple(kernel.index(a) for a in side)
             for side in (contracted, produced)
         ),
-        inside=_ALL_TAPS if len(contracted + produced) == 2 else None,
+        inside=_ALL_TAPS if one_each and bias is not None else None,
     )
 
 

@@ -10,8 +10,9 @@ taken into a bias where its class really goes.
 
 from __future__ import annotations
 
-import keras
 import numpy as np
+
+from keras_prm import topology
 
 
 class Liveness:
@@ -19,6 +20,8 @@ class Liveness:
 
     Args:
         trace: A finished `Trace`.
+        arrays: dict from `id(variable)` to its array, those that were read
+            already; the others are read when they are needed.
 
     Attributes:
         removed: bool array, one entry per channel class.
@@ -29,8 +32,9 @@ class Liveness:
             where a position is not constant.
     """
 
-    def __init__(self, trace):
+    def __init__(self, trace, arrays=None):
         self.trace = trace
+        self._arrays = dict(arrays or {})
         self._reach = {}
         self._agreed = {}
         self._uses = {}
@@ -86,6 +90,12 @@ class Liveness:
         """Which positions of an axis are taken to be removed, bool."""
         return self._removed[self.trace.classes[value.ids[axis]]]
 
+    def array(self, variable):
+        """The variable's array, read once; not to be written to."""
+        if id(variable) not in self._arrays:
+            self._arrays[id(variable)] = topology.array_of(variable)
+        return self._arrays[id(variable)]
+
     def reach(self, mix):
         """Which inputs reach which outputs, bool `(groups, *in, *out)`."""
         number = id(mix.kernel)
@@ -96,7 +106,7 @@ class Liveness:
 
     def matrices(self, kernel, axes):
         """A kernel as an array `(taps, *in, *out)`."""
-        array = keras.ops.convert_to_numpy(kernel)
+        array = self.array(kernel)
         ins, outs = axes
         taps = [i for i in range(array.ndim) if i not in ins + outs]
         array = array.transpose((*taps, *ins, *outs))

@@ -29,13 +29,8 @@ def batch_normalization(site):
     ):
         if variable is not None:
             site.trace.weight(variable, [ids], role)
-    scale, _ = constants.normalization(layer)
     _move_others(site, axis)
-
-    def combine(inputs):  # Read late: purification zeroes gamma and beta.
-        return constants.affine(*constants.normalization(layer))(inputs)
-
-    site.move((x, axis), (out, axis), combine, scale != 0)
+    site.trace.affine((x, axis), (out, axis), constants.normalization(layer))
 
 
 def group_normalization(site):
@@ -102,11 +97,8 @@ def layer_scale(site):
     axis = len(x.shape) - 1
     site.trace.weight(layer.gamma, [site.trace.ids(x, axis)], "vector")
     _move_others(site, axis)
-
-    def combine(inputs):
-        return constants.affine(_array(layer.gamma), 0.0)(inputs)
-
-    site.move((x, axis), (out, axis), combine, _array(layer.gamma) != 0)
+    gamma = layer.gamma
+    site.trace.affine((x, axis), (out, axis), lambda read: (read(gamma), 0.0))
 
 
 def rescaling(site):

@@ -43,7 +43,7 @@ def hard_prune(model, plan):
     trace = graph.trace(model)
     weights = {w.key: w for w in trace.weights.values()}
     _check_plan(plan, trace, weights)
-    topology.check_finite(model)
+    topology.finite_arrays(model)
     masks = _support(model, plan, weights)
     dead = np.zeros(trace.num_classes, bool)
     for kernel in plan.kernels:

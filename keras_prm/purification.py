@@ -64,7 +64,7 @@ def purify(
           stand in [Ma et al., 2019](https://arxiv.org/abs/1908.10017).
     """
     _check(evaluate, max_drop, thresholds, sweeps, max_evaluations)
-    topology.check_finite(model)
+    topology.finite_arrays(model)
     state = sweeping.Sweeper(
         graph.trace(model), thresholds or Thresholds(), sweeps
     )

@@ -66,8 +66,8 @@ def strip(model, lowering="none", return_report=False):
             f"Received: lowering={lowering!r}"
         )
     view = topology.functional(model)
-    topology.check_finite(view)
-    builder = _Builder(graph.trace(view))
+    arrays = topology.finite_arrays(view)
+    builder = _Builder(graph.trace(view), arrays)
     small = builder.model(view, is_root=True)
     if return_report:
         return small, strip_report.compare(builder.live, view, small)
@@ -77,9 +77,9 @@ def strip(model, lowering="none", return_report=False):
 class _Builder:
     """Builds the smaller twins of the layers and models of one trace."""
 
-    def __init__(self, trace):
+    def __init__(self, trace, arrays):
         self.trace = trace
-        self.live = Liveness(trace)
+        self.live = Liveness(trace, arrays)
         self.maker = twins.Maker(self.live)
         self._twins = {}
         self._outputs = set()

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
-import keras
 import numpy as np
 
 
@@ -54,6 +53,33 @@ class Flow:
             wanted = wanted & self.gate
         for value, axis, positions in self.sources:
             live.used(value, axis)[positions[wanted]] = True
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Affine:
+    """A scale and a shift of their own for each position of an axis.
+
+    Args:
+        source: `(value, axis)`.
+        target: `(value, axis)`.
+        terms: Maps a function that reads variables to `(scale, shift)`,
+            float arrays. Read late: purification zeroes gamma and beta.
+    """
+
+    source: tuple
+    target: tuple
+    terms: Callable
+
+    def forward(self, live):
+        scale, shift = self.terms(live.array)
+        inputs = live.constant(*self.source)
+        found = np.where(scale == 0, shift, scale * inputs + shift)
+        value, axis = self.target
+        live.constants[value.number, axis] = found
+
+    def backward(self, live):
+        scale, _ = self.terms(live.array)
+        live.used(*self.source)[live.used(*self.target) & (scale != 0)] = True
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -130,10 +156,10 @@ class Mix:
         varies = self._varying(live, reach, inputs)
         amount = self.response(live, inputs[0])
         for i, (value, axis) in enumerate(self.targets):
-            result = _collapse(varies, 1 + len(self.sources) + i)
-            result = np.where(result, np.nan, amount)
+            moves = _collapse(varies, 1 + len(self.sources) + i)
+            result = np.where(moves, np.nan, 0.0 if i else amount)
             if self.bias is not None:
-                result = result + self._bias_of(i)
+                result = result + self._bias_of(live, i)
             live.constants[value.number, axis] = self.activation(result)
 
     def backward(self, live):
@@ -165,11 +191,12 @@ class Mix:
             inputs: float array `(in,)`, NaN where not constant.
 
         Returns:
-            float array `(out,)`, or 0.0 where no input counts.
+            float array `(out,)`.
         """
         inputs = np.nan_to_num(inputs)
         if self.inside is None or not inputs.any():
-            return 0.0
+            value, axis = self.target
+            return np.zeros(value.shape[axis])
         total = self._by_group(live.matrices(self.kernel, self.axes).sum(0))
         inputs = inputs.reshape(total.shape[0], 1, -1)
         return np.matmul(inputs, total.astype("float64")).reshape(-1)
@@ -191,9 +218,11 @@ class Mix:
         outside = matrices[~self.inside.reshape(-1)]
         return self._by_group((outside != 0).any(axis=0))
 
-    def _bias_of(self, i):
+    def _bias_of(self, live, i):
         """The bias per position of one output axis, NaN if it varies."""
-        bias = keras.ops.convert_to_numpy(self.bias).astype("float64")
+        bias = live.array(self.bias).astype("float64")
+        if bias.ndim == 1:
+            return bias
         bias = np.moveaxis(bias, i, 0).reshape(bias.shape[i], -1)
         same = (bias == bias[:, :1]).all(axis=1)
         return np.where(same, bias[:, 0], np.nan)
@@ -211,7 +240,10 @@ class Mix:
 
     def reach_of(self, matrices):
         """Which inputs reach which outputs, bool `(groups, *in, *out)`."""
-        return self._by_group((matrices != 0).any(axis=0))
+        found = matrices[0] != 0
+        for tap in matrices[1:]:
+            np.logical_or(found, tap, out=found)
+        return self._by_group(found)
 
     def _by_group(self, matrix):
         """`(*in, *out)` of a kernel as `(groups, *in, *out)` of a group."""
@@ -272,7 +304,7 @@ class Recurrence:
             moves = live.constant(*self.source) != 0
             zero = ~inputs[moves][:, self.candidate].any(axis=0)
             if self.bias is not None:
-                bias = keras.ops.convert_to_numpy(self.bias)
+                bias = live.array(self.bias)
                 bias = bias.reshape(-1, inputs.shape[1], len(zero))
                 zero &= (bias[:, self.candidate] == 0).all(axis=0)
             while True:

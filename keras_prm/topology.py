@@ -7,6 +7,7 @@ to ask where a tensor comes from; what it keeps in private is read here only.
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import keras
 import numpy as np
@@ -37,7 +38,7 @@ def is_model(layer):
 
 
 def functional(model):
-    """The functional form of `model`, which shares all its layers.
+    """The functional form of `model`: itself, or sharing all its layers.
 
     Args:
         model: A built `keras.Sequential` or a functional `keras.Model`.
@@ -69,15 +70,27 @@ def functional(model):
             "a functional model: `keras.Model(inputs, outputs)`. "
             f"Received: model of type {type(model).__name__}"
         )
-    return keras.Model(model.input, model.output, name=model.name)
+    return model
+
+
+def plain(model):
+    """As `functional`, but always a new `keras.Model`, not compiled."""
+    view = functional(model)
+    return keras.Model(view.input, view.output, name=view.name)
 
 
 def overrides_call(model):
     """True for a model whose inside cannot be seen."""
     if isinstance(model, keras.Sequential):
         return type(model).call is not keras.Sequential.call
-    plain = type(keras.Model(model.input, model.output))
-    return type(model).call is not plain.call
+    return type(model).call is not _functional_class().call
+
+
+@functools.cache
+def _functional_class():
+    """What `keras.Model(inputs, outputs)` makes; Keras does not export it."""
+    x = keras.Input((1,))
+    return type(keras.Model(x, x))
 
 
 def calls(view):
@@ -190,13 +203,15 @@ def _name_within(layer, variable):
     return variable.name
 
 
-def check_finite(model):
-    """Raises a `ValueError` that names every weight with NaN or infinity."""
-    bad = [
-        key
-        for key, variable in variables_by_key(model).items()
-        if not np.isfinite(keras.ops.convert_to_numpy(variable)).all()
-    ]
+def finite_arrays(model):
+    """The model's weights: dict from `id(variable)` to its array.
+
+    Raises:
+        ValueError: Some hold NaN or infinity; the message names them.
+    """
+    variables = variables_by_key(model)
+    arrays = {id(v): array_of(v) for v in variables.values()}
+    bad = [key for key, v in variables.items() if not _is_finite(arrays[id(v)])]
     if bad:
         raise ValueError(
             "Cannot analyse a model whose weights are not finite. Restore "
@@ -204,3 +219,29 @@ def check_finite(model):
             "`keras.callbacks.TerminateOnNaN`. "
             f"Received: NaN or infinity in {bad}"
         )
+    return arrays
+
+
+def _is_finite(array):
+    """Whether all entries are finite; their squares tell in most cases."""
+    if array.dtype.kind not in "fc" and "float" not in str(array.dtype):
+        return True
+    flat = array.reshape(-1)
+    with np.errstate(all="ignore"):
+        return bool(
+            np.isfinite(np.vdot(flat, flat)) or np.isfinite(array).all()
+        )
+
+
+def array_of(variable):
+    """A variable's array, without a copy where the backend allows it.
+
+    Not to be written to.
+    """
+    value = variable.value
+    if hasattr(value, "read_value"):  # TensorFlow's, whose buffer we can see
+        value = value.read_value()
+    try:
+        return np.asarray(memoryview(value))
+    except (TypeError, ValueError, BufferError, NotImplementedError):
+        return keras.ops.convert_to_numpy(value)

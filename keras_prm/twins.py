@@ -40,6 +40,7 @@ class Maker:
         self.live = live
         self.trace = live.trace
         self._mixes = {}
+        self._contents = {}
         for mix in self.trace.mixes:
             self._mixes.setdefault(id(mix.layer), []).append(mix)
         self._wrapped = {
@@ -67,59 +68,70 @@ class Maker:
         if isinstance(layer, layers.Lambda):
             return Twin(_copy_lambda(layer))
         config, adapters = layer.get_config(), ()
-        rule = layer_rules.rule_for(layer)
-        if rule is not None and id(layer) not in self.trace.opaque:
+        if "dtype" in config and hasattr(layer, "dtype_policy"):
+            config["dtype"] = layer.dtype_policy  # saves making a new one
+        rule = self._rule(layer)
+        if rule is not None:
             config.update(rule.resize(layer, self._size, shape))
             config.update(rule.configure(call, keep))
             if children:
-                return _wrapped(
-                    self.trace.inner[id(layer)], rule, config, children
-                )
-        # They would draw random numbers, or hold arrays of the old shape.
-        config.update(dict.fromkeys(_initializers(layer, config), "zeros"))
+                inner = self.trace.inner[id(layer)]
+                return _wrapped(inner, rule, config, children)
+        contents = self._content_of(layer)
+        if contents.box is not None:
+            config.update(contents.box.config)
+            name = self._free_name(layer.name)
+            adapters = contents.box.adapters(name, layer.dtype_policy)
+        if contents.amount is not None and "use_bias" in config:
+            config["use_bias"] = True
         if hasattr(layer, "get_vocabulary"):
             config["vocabulary"] = layer.get_vocabulary(
                 include_special_tokens=False
             )
-        box = self._box(layer)
-        if box is not None:
-            config.update(box.config)
-            name = self._free_name(layer.name)
-            adapters = tuple(box.adapters(name, layer.dtype_policy))
-        if self._folded(layer) is not None:
-            config["use_bias"] = True
         if inspect.isfunction(getattr(layer, "activation", None)):
             config["activation"] = layer.activation
-        return Twin(type(layer).from_config(config), adapters)
+        # Their own would draw random numbers, or hold arrays of the old shape.
+        for name in _initializers(layer, config):
+            config[name] = contents.initializer(layer, name)
+        return Twin(type(layer).from_config(config), tuple(adapters))
 
     def fill(self, layer, twin):
-        """Moves a layer's weights, cut and folded, into its built twin."""
+        """Brings a built twin's weights to what they have to be."""
         if not isinstance(layer, layers.Layer) or topology.is_model(layer):
             return
         if twin.children:
             for child, small in twin.children:
                 self.fill(child, Twin(small))
             return
-        twin = twin.layer
-        amount, box = self._folded(layer), self._box(layer)
-        factors = self._factors(layer)
-        targets = list(twin.variables)
-        if amount is not None and not layer.use_bias:
-            twin.bias.assign(amount)
-            targets = [v for v in targets if v is not twin.bias]
+        twin, contents = twin.layer, self._content_of(layer)
+        added = contents.amount is not None and layer.bias is None
+        bias = twin.bias if added else None
+        targets = [v for v in twin.variables if v is not bias]
         for source, target in zip(layer.variables, targets, strict=True):
-            array = self._sliced(source)
-            if box is not None and source is layer.kernel:
-                array = array[box.window]
-            if amount is not None and source is layer.bias:
-                array = array + amount
-            if id(source) in factors:
-                array = array * factors[id(source)]
-            target.assign(array)
+            if id(source) not in contents.given:
+                target.assign(contents.array(source))
         if isinstance(twin, layers.Normalization):
             twin.finalize_state()
         for name in _initializers(layer, layer.get_config()):
             setattr(twin, name, getattr(layer, name))
+
+    def _content_of(self, layer):
+        """The `Contents` of a layer's twin, found once."""
+        if id(layer) not in self._contents:
+            self._contents[id(layer)] = Contents(
+                self._sliced,
+                self._box(layer),
+                self._folded(layer),
+                self._factors(layer),
+                layer,
+            )
+        return self._contents[id(layer)]
+
+    def _rule(self, layer):
+        """The rule that its twin is made by, or `None`."""
+        if id(layer) in self.trace.opaque:
+            return None
+        return layer_rules.rule_for(layer)
 
     def _size(self, variable, axis):
         ids = self.trace.weights[id(variable)].ids[axis]
@@ -129,7 +141,7 @@ class Maker:
 
     def _sliced(self, variable):
         """The part of a variable that stays, as an array."""
-        array = keras.ops.convert_to_numpy(variable)
+        array = self.live.array(variable)
         weight = self.trace.weights.get(id(variable))
         if weight is not None:
             for axis, ids in enumerate(weight.ids):
@@ -141,8 +153,8 @@ class Maker:
 
     def _factors(self, layer):
         """What variables are multiplied by once they are smaller."""
-        rule = layer_rules.rule_for(layer)
-        if rule is None or id(layer) in self.trace.opaque:
+        rule = self._rule(layer)
+        if rule is None:
             return {}
         pairs = rule.factors(layer, self._size)
         return {id(v): np.float32(f) for v, f in pairs if f != 1}
@@ -176,6 +188,72 @@ class Maker:
         while self._names & {f"{name}_pad", f"{name}_crop"}:
             name += "_"
         return name
+
+
+class Contents:
+    """The arrays of one twin's variables.
+
+    Args:
+        sliced: Maps a variable to the part of it that stays.
+        box: The `KernelBox` its kernel is cut to, or `None`.
+        amount: What is added to its bias, `(out,)`, or `None`.
+        factors: dict from `id(variable)` to what it is multiplied by.
+        layer: The layer whose twin it is.
+
+    Attributes:
+        given: ids of the variables that an initializer has taken care of.
+    """
+
+    def __init__(self, sliced, box, amount, factors, layer):
+        self.sliced = sliced
+        self.box = box
+        self.amount = amount
+        self.factors = factors
+        self.layer = layer
+        self.given = set()
+
+    def array(self, source):
+        """What a variable of the layer is in its twin."""
+        array = self.sliced(source)
+        if self.box is not None and source is self.layer.kernel:
+            array = array[self.box.window]
+        if self.amount is not None and source is self.layer.bias:
+            array = array + self.amount
+        if id(source) in self.factors:
+            array = array * self.factors[id(source)]
+        return array
+
+    def initializer(self, layer, name):
+        """An initializer that gives a new variable its final value.
+
+        Zeros where it is not clear which variable it is for; it is assigned
+        afterwards then.
+        """
+        stem = name.removesuffix("_initializer")
+        own = getattr(layer, stem, None)
+        if own is None:
+            own = getattr(layer, f"{stem}_kernel", None)
+        if stem == "bias" and own is None and self.amount is not None:
+            return self._given(None, self.amount)
+        if not any(own is v for v in layer.variables):
+            return "zeros"
+        return self._given(own, self.array(own))
+
+    def _given(self, source, array):
+        def initialize(shape, dtype=None):
+            if tuple(shape) != array.shape:
+                raise RuntimeError(
+                    f"A weight of '{self.layer.name}' has the shape "
+                    f"{tuple(shape)} where the analysis expected "
+                    f"{array.shape}. This is an error in the rule for "
+                    f"{type(self.layer).__name__}; please report it."
+                )
+            self.given.add(id(source))
+            if str(array.dtype) == dtype:
+                return array
+            return keras.ops.convert_to_tensor(array, dtype)
+
+        return initialize
 
 
 def _wrapped(calls, rule, config, children):

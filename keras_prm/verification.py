@@ -154,7 +154,7 @@ def verify(model, small, tflite=None, inputs=None, seed=0, tolerance=None):
         ValueError: The models' inputs or outputs have different shapes, or
             `inputs` do not fit them.
     """
-    views = topology.functional(model), topology.functional(small)
+    views = topology.plain(model), topology.plain(small)
     _check_signatures(*views)
     samples = {"random": _random_inputs(views[0], seed)}
     if inputs is not None:

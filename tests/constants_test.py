@@ -110,15 +110,9 @@ class NormalizationTest(parameterized.TestCase):
         rng = np.random.default_rng(0)
         for variable in layer.weights:
             variable.assign(rng.uniform(0.5, 2.0, 3))
-        a, b = constants.normalization(layer)
+        a, b = constants.normalization(layer)(keras.ops.convert_to_numpy)
         x = rng.normal(size=(4, 3)).astype("float32")
         np.testing.assert_allclose(layer(x), a * x + b, atol=1e-6)
-
-    def test_gamma_zero_is_constant_whatever_comes_in(self):
-        found = constants.affine(np.array([0.0, 2.0, 2.0]), np.ones(3))
-        np.testing.assert_array_equal(
-            found(np.array([NAN, NAN, 3.0])), [1.0, NAN, 7.0]
-        )
 
 
 if __name__ == "__main__":

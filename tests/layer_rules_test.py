@@ -8,7 +8,6 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
-from keras_prm import constants
 from keras_prm import graph
 from keras_prm import layer_rules
 from keras_prm import sites
@@ -30,15 +29,9 @@ class Scale(layers.Layer):
 def scale_rule(site):
     """A worked example: the channels pass, each with its factor."""
     x, out = site.inputs[0], site.outputs[0]
-    axis = len(x.shape) - 1
-    site.trace.weight(site.layer.factor, [site.trace.ids(x, axis)], "vector")
-    factor = keras.ops.convert_to_numpy(site.layer.factor)
-    site.move(
-        (x, axis),
-        (out, axis),
-        constants.affine(factor, np.zeros_like(factor)),
-        factor != 0,
-    )
+    axis, factor = len(x.shape) - 1, site.layer.factor
+    site.trace.weight(factor, [site.trace.ids(x, axis)], "vector")
+    site.trace.affine((x, axis), (out, axis), lambda read: (read(factor), 0.0))
 
 
 def scaled():

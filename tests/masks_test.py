@@ -103,7 +103,7 @@ class HardPruneTest(MasksTestCase):
                 kernel.out_classes, mask.filters, strict=True
             ):
                 (live if keep else dead).add(number)
-            columns = mask.columns.reshape(-1, kernel.shape[-2])
+            columns = mask.columns.reshape(-1, kernel.matrix_shape[-2])
             classes = np.array(kernel.in_classes)
             inputs = ~np.isin(classes, [*dead]) | (classes < 0)
             size = inputs.sum() * len(columns)

@@ -15,9 +15,10 @@ class FunctionalTest(parameterized.TestCase):
     def test_shares_layers_and_computes_the_same(self, name):
         model = zoo.make(name)
         model.compile("sgd", "mse")
-        view = topology.functional(model)
+        view = topology.plain(model)
         self.assertIsNot(view, model)
         self.assertFalse(view.compiled)
+        self.assertTrue(model.compiled)
         self.assertEqual(view.name, model.name)
         for old, new in zip(model.weights, view.weights, strict=True):
             self.assertIs(old, new)
@@ -138,14 +139,18 @@ class KeysTest(parameterized.TestCase):
 class FiniteTest(parameterized.TestCase):
     def test_names_every_bad_weight(self):
         model = zoo.make("mlp")
-        topology.check_finite(model)
+        arrays = topology.finite_arrays(model)
+        for variable in model.weights:
+            np.testing.assert_array_equal(
+                arrays[id(variable)], keras.ops.convert_to_numpy(variable)
+            )
         model.get_layer("d1").bias.assign(np.full(10, -np.inf))
         value = np.zeros((10, 3))
         value[4, 1] = np.nan
         model.get_layer("out").kernel.assign(value)
         message = r"checkpoint.*in \['d1/bias', 'out/kernel'\]"
         with self.assertRaisesRegex(ValueError, message):
-            topology.check_finite(model)
+            topology.finite_arrays(model)
 
 
 if __name__ == "__main__":

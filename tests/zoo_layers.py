@@ -196,10 +196,10 @@ def slices():
     x = layers.Conv2D(8, 3, padding="same", name="a")(x)
     y = x[:, 1:-1, 1:-1, 2:7]
     a, b = ops.split(layers.Conv2D(6, 1, name="b")(y), 2, axis=-1)
-    c, d, _ = ops.split(x, [3, 5], axis=-1)
+    c, d, e = ops.split(x, [3, 5], axis=-1)
     x = ops.concatenate([a * b, c[:, :6, 2:]], axis=-1)
     x = layers.Conv2D(6, 1, name="c")(x)
-    d = d[:, ::2, ::2][:, :1, :1] + x[..., :2]
+    d = d[:, ::2, ::2][:, :1, :1] + x[..., :2] * e[:, 2:, 2:, -2:]
     x = ops.concatenate([x, x[..., ::2], d], axis=-1)
     return keras.Model(inputs, layers.Conv2D(2, 1, name="out")(x))
 
