@@ -70,7 +70,7 @@ def strip(model, lowering="none", return_report=False):
     builder = _Builder(graph.trace(view), arrays)
     small = builder.model(view, is_root=True)
     if return_report:
-        return small, strip_report.compare(builder.live, view, small)
+        return small, strip_report.compare(builder.maker, view, small)
     return small
 
 

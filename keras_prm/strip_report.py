@@ -16,37 +16,54 @@ _ALONE = "a layer needs at least one"
 _USED = "other layers use their channels"
 
 
-def compare(live, view, small):
+def compare(maker, view, small):
     """The `StripReport` of a model and what became of it.
 
     Args:
-        live: The `Liveness` of the model.
+        maker: The `twins.Maker` that made the smaller layers.
         view: The model.
         small: The stripped model.
     """
-    before = topology.variables_by_key(view)
-    after = topology.variables_by_key(small)
-    rows = [
-        _row(live, weight, after.get(weight.key))
-        for weight in live.trace.weights.values()
-        if weight.role == "kernel"
-    ]
+    live, after = maker.live, maker.targets
+    weights = live.trace.weights.values()
     return StripReport(
-        tuple(rows),
+        tuple(
+            _row(live, weight, after.get(id(weight.variable)))
+            for weight in weights
+            if weight.role == "kernel"
+        ),
         tuple(live.trace.skipped),
-        sum(map(_size, before.values())),
-        sum(map(_size, after.values())),
+        _count(view),
+        _count(small),
         tuple(_channels(live, after)),
+        _kept(maker, view),
     )
+
+
+def _kept(maker, view):
+    """Which positions of each weight stay: dict from key, see `kept`."""
+    weights = maker.live.trace.weights
+    return {
+        weights[id(v)].key: maker.kept(layer, weights[id(v)])
+        for owner in (layer for _, layer in topology.layer_paths(view))
+        for layer in maker.parts(owner)
+        for v in layer.variables
+        if id(v) in weights and id(v) in maker.targets
+    }
 
 
 def _channels(live, after):
     """Channels before and after; none are left where all weights are gone."""
     table = ClassTable(live.trace)
+    here_too = {
+        weight.key
+        for number, weight in live.trace.weights.items()
+        if number in after
+    }
     kept = table.labels[~live.removed]
     kept = np.bincount(kept[kept >= 0], minlength=len(table.sizes)).tolist()
     for row, members in enumerate(table.members):
-        here = any(member.key in after for member in members)
+        here = any(member.key in here_too for member in members)
         number = kept[row] if here else 0
         yield table.name(row), table.sizes[row], number, table.pinned[row]
 
@@ -59,6 +76,7 @@ def _row(live, weight, new):
         _zeros(weight.variable),
         0 if new is None else _zeros(new),
         "" if new is None else _note(live, weight, new),
+        weight.axes,
     )
 
 
@@ -80,8 +98,8 @@ def _note(live, weight, new):
     return f"empty filters that stay: {empty.sum()} ({'; '.join(sorted(why))})"
 
 
-def _size(variable):
-    return int(np.prod(variable.shape))
+def _count(model):
+    return sum(int(np.prod(v.shape)) for v in model.weights)
 
 
 def _zeros(variable):

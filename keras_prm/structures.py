@@ -183,6 +183,7 @@ class StripRow:
         zeros_before: How many zeros were stored.
         zeros_after: How many zeros still are.
         note: Which empty filters had to stay, and why; `""` if none did.
+        axes: The kernel's axes `(in, out)`, counted from the end.
     """
 
     key: str
@@ -191,6 +192,7 @@ class StripRow:
     zeros_before: int
     zeros_after: int
     note: str = ""
+    axes: tuple[int, int] = (-2, -1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,6 +207,9 @@ class StripReport:
         channels: `(layers, before, after, reason)` per group of channels:
             the layers that make them, their number, and why they have to
             stay, `""` if they need not.
+        kept: Which positions of each weight stay: dict from its key to a
+            tuple with, per axis, the positions in the old weight, or `None`
+            where all of them stay. A weight that is gone has no entry.
     """
 
     rows: tuple[StripRow, ...]
@@ -212,6 +217,20 @@ class StripReport:
     weights_before: int
     weights_after: int
     channels: tuple[tuple[str, int, int, str], ...] = ()
+    kept: dict[str, tuple] = dataclasses.field(default_factory=dict)
+
+    @property
+    def kept_channels(self) -> dict[str, tuple[int, ...]]:
+        """Which of the channels each layer puts out stay, by layer path.
+
+        Layers that keep all of them are left out. `json.dumps` takes it.
+        """
+        found = {}
+        for row in self.rows:
+            positions = self.kept.get(row.key, (None,))[row.axes[1]]
+            if positions is not None:
+                found[row.key.rpartition("/")[0]] = positions
+        return found
 
     def __str__(self):
         lines = [f"{'kernel before':>20}  {'after':>20}  zeros stored  key"]

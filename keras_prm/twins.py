@@ -34,9 +34,13 @@ class Maker:
 
     Args:
         live: The `Liveness` of the trace.
+
+    Attributes:
+        targets: dict from `id(variable)` to what has become of it.
     """
 
     def __init__(self, live):
+        self.targets = {}
         self.live = live
         self.trace = live.trace
         self._mixes = {}
@@ -108,12 +112,50 @@ class Maker:
         bias = twin.bias if added else None
         targets = [v for v in twin.variables if v is not bias]
         for source, target in zip(layer.variables, targets, strict=True):
+            self.targets[id(source)] = target
             if id(source) not in contents.given:
                 target.assign(contents.array(source))
         if isinstance(twin, layers.Normalization):
             twin.finalize_state()
         for name in _initializers(layer, layer.get_config()):
             setattr(twin, name, getattr(layer, name))
+
+    def parts(self, layer):
+        """A layer, or the layers that it wraps."""
+        calls = self.trace.inner.get(id(layer), ())
+        if not calls or id(layer) in self.trace.opaque:
+            return [layer]
+        found = []
+        for call in calls:
+            inside = call.operation
+            if topology.is_model(inside):
+                layers_ = [x for _, x in topology.layer_paths(inside)]
+            else:
+                layers_ = [inside]
+            found += [part for x in layers_ for part in self.parts(x)]
+        return found
+
+    def kept(self, layer, weight):
+        """Which positions of a weight stay: per axis ints, or `None` for all.
+
+        Args:
+            layer: The layer it belongs to.
+            weight: The `Weight`.
+        """
+        found = [
+            None if ids is None else np.flatnonzero(self.live.keep(ids))
+            for ids in weight.ids
+        ]
+        box = self._content_of(layer).box
+        if box is not None and weight.variable is layer.kernel:
+            for axis, window in enumerate(box.window):
+                found[axis] = np.arange(window.start, window.stop)
+        return tuple(
+            None
+            if at is None or len(at) == weight.variable.shape[axis]
+            else tuple(at.tolist())
+            for axis, at in enumerate(found)
+        )
 
     def _content_of(self, layer):
         """The `Contents` of a layer's twin, found once."""
