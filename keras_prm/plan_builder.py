@@ -149,7 +149,7 @@ def groups(model, trace, wanted, round_to, strict):
         size = len(free)
         keep = size - removed_count(size, next(iter(asked.values())))
         note = "" if keep < size else "too few to remove one"
-        rounded = min(size, -(-keep // round_to) * round_to)
+        rounded = _rounded(trace, weights, free, keep, round_to)
         if rounded == size > keep:
             note = f"rounded up to a multiple of {round_to}"
         keep = rounded
@@ -161,6 +161,27 @@ def groups(model, trace, wanted, round_to, strict):
             f"layers only. Received filters for: {refused}"
         )
     return found, numbers, skipped
+
+
+def _rounded(trace, weights, free, keep, round_to):
+    """How many classes to keep so that all layers get round widths.
+
+    A class may stand for several filters, and a layer have some that cannot
+    go. Where the layers of a group do not all have all its classes, or not
+    equally many filters of each, the number of classes is rounded.
+    """
+    size, widths = len(free), []
+    for weight in weights:
+        classes = trace.classes[np.unique(weight.out_ids)]
+        found, counts = np.unique(classes, return_counts=True)
+        counts = counts[np.isin(found, free)]
+        if len(counts) < size or len(set(counts.tolist())) > 1:
+            return min(size, -(-keep // round_to) * round_to)
+        widths.append((len(classes) - counts.sum(), counts[0]))
+    for number in range(keep, size):
+        if all((own + each * number) % round_to == 0 for own, each in widths):
+            return number
+    return size
 
 
 def _classes(trace, weights):

@@ -64,8 +64,9 @@ class SparsityPlan:
             filters: Fraction of the filters to remove, in [0, 1).
             columns: Fraction to remove of the columns that remain once the
                 channels of removed filters are gone, in [0, 1).
-            round_to: The number of filters kept is rounded up to a multiple
-                of this, as far as there are so many.
+            round_to: Each layer's number of filters is rounded up to a
+                multiple of this, as far as there are so many: widths that
+                hardware likes, such as 8.
             exclude: Names or paths of layers to leave alone, together with
                 the filters that can only fall with theirs.
 

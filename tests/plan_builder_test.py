@@ -23,6 +23,28 @@ class PlanBuilderTest(parameterized.TestCase):
         ):
             self.assertEqual(plan_builder.matching(names, paths), expected)
 
+    def test_rounding_makes_widths_round(self):
+        """Classes of two filters in `g`, and three filters that stay in `c`.
+
+        12 filters in 6 groups of 2: half would be 3 classes; of 4 classes,
+        which have 8 filters, no fewer make a multiple of 4.
+        """
+        x = inputs = keras.Input((6, 6, 3))
+        x = layers.Conv2D(12, 1, name="a")(x)
+        x = layers.Conv2D(12, 3, groups=6, name="g")(x)
+        model = keras.Model(inputs, layers.Conv2D(2, 1, name="out")(x))
+        plan = SparsityPlan.uniform(model, filters=0.5, round_to=4)
+        self.assertEqual([g.keep for g in plan.groups], [4])
+        # 10 + 3 filters of c, of which the 3 are those of the inputs.
+        y = layers.Conv2D(10, 1, name="b")(inputs)
+        y = layers.Concatenate()([y, inputs])
+        x = layers.Add()([y, layers.Conv2D(13, 1, name="c")(inputs)])
+        model = keras.Model(inputs, layers.Conv2D(2, 1, name="out")(x))
+        plan = SparsityPlan.uniform(model, filters=0.5, round_to=4)
+        (group,) = plan.groups
+        self.assertEqual((group.size, group.keep), (10, 10))
+        self.assertIn("multiple of 4", group.note)
+
     def test_partly_pinned_group_competes_with_what_is_free(self):
         """Of 6 and 4 concatenated channels a sum with an input pins 4."""
         inputs = keras.Input((10,)), keras.Input((4,))

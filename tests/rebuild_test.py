@@ -16,6 +16,7 @@ from keras import ops
 from keras_prm.costs import costs
 from keras_prm.optimizers import ADMMWrapper
 from keras_prm.plans import SparsityPlan
+from keras_prm.pruning import hard_prune
 from keras_prm.rebuild import strip
 from tests import zoo
 from tests.zeros import PATTERNS
@@ -74,6 +75,22 @@ class ZooTest(parameterized.TestCase):
                 self.assertFalse(small.compiled)
                 for old, new in zip(weights, model.get_weights()):
                     np.testing.assert_array_equal(old, new)
+
+    @parameterized.parameters(*zoo.MODELS)
+    def test_what_a_plan_removes_is_gone(self, name):
+        model = zoo.make(name)
+        plan = SparsityPlan.uniform(model, filters=0.5, columns=0.3)
+        masks = hard_prune(model, plan)
+        small, report = strip(model, return_report=True)
+        self.assertLess(max_error(model, small, zoo.inputs_of(model)), 1e-5)
+        after = {row.key: row.after for row in report.rows}
+        for kernel in plan.kernels:
+            shape, mask = after[kernel.key], masks.kernels[kernel.key]
+            if shape is not None:
+                width = shape[kernel.axes[1]]
+                self.assertLessEqual(width, mask.filters.sum(), kernel.key)
+        if plan.num_classes:
+            self.assertLess(small.count_params(), model.count_params())
 
     @parameterized.parameters(*zoo.MODELS)
     def test_an_unpruned_model_comes_back_the_same(self, name):
