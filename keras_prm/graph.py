@@ -47,6 +47,7 @@ class Trace:
         pinned: dict from class to the reason why it cannot be removed.
         skipped: list of `(path, reason)`, layers that no rule describes.
         opaque: dict from `id(layer)` to those layers.
+        num_inputs: The first so many values are the model's inputs.
         inner: dict from `id(wrapper)` to the `Call`s of the layers inside.
         homes: dict from `id(KerasTensor)` to its `Value`s: one, or in a
             nested model one per call of that model.
@@ -61,6 +62,7 @@ class Trace:
         self.opaque = {}
         self.inner = {}
         self.homes = {}
+        self.num_inputs = 0
         self.classes = None
         self.pinned = {}
         self.keys = {
@@ -89,7 +91,9 @@ class Trace:
         """The ids on an axis; an untracked one gets ids that are pinned."""
         if value.ids[axis] is None:
             value.ids[axis] = self.new_ids(value.shape[axis])
-            reason = f"its width is that of '{value.origin}'"
+            reason = "it is an input of the model"
+            if value.number >= self.num_inputs:
+                reason = f"its width is that of '{value.origin}'"
             self.fix(value.ids[axis], reason)
         return value.ids[axis]
 
@@ -392,6 +396,7 @@ def trace(model):
     view = topology.functional(model)
     found = Trace(view)
     inputs = [found.value(x.shape, x.name) for x in view.inputs]
+    found.num_inputs = len(inputs)
     tensors = dict(zip(map(id, view.inputs), inputs))
     for number, value in tensors.items():
         found.homes[number] = [value]

@@ -64,7 +64,7 @@ class CountsTest(parameterized.TestCase):
         rows = rows_of(zoo.make("lenet5"))
         reasons = {name: row.pinned for name, row in rows.items()}
         self.assertIn("output of the model", reasons["fc2"])
-        self.assertIn("width is that of", reasons["input of conv1"])
+        self.assertIn("input of the model", reasons["input of conv1"])
         self.assertEqual([reasons[n] for n in ("conv1", "fc1")], ["", ""])
         self.assertEqual(rows["fc2"].weights, 500 * 10 + 10)
 

@@ -56,7 +56,7 @@ class ClassesTest(parameterized.TestCase):
         self.assertIsNone(of("b/kernel", 0))
         self.assertIsNone(of.reason("a/kernel", 3))
         self.assertIn("output of the model", of.reason("b/kernel", 3))
-        self.assertIn("width is that of", of.reason("a/kernel", 2))
+        self.assertIn("input of the model", of.reason("a/kernel", 2))
         roles = {key: w.role for key, w in of.weights.items()}
         self.assertEqual(roles["a/kernel"], "kernel")
         self.assertEqual(roles["bn/gamma"], "vector")

@@ -1,0 +1,54 @@
+"""The code in docs/ runs, and does what the text around it says."""
+
+import pathlib
+import re
+
+import keras
+import numpy as np
+from absl.testing import absltest
+from absl.testing import parameterized
+from keras import layers
+
+from keras_prm import layer_rules
+from keras_prm.rebuild import strip
+from tests import zoo
+from tests.zeros import edit
+from tests.zeros import max_error
+
+LAYERS = pathlib.Path(__file__).parent.parent / "docs" / "layers.md"
+
+
+def blocks(path):
+    return re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)
+
+
+class LayersTest(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        before = dict(layer_rules.RULES)
+        self.addCleanup(layer_rules.RULES.update, before)
+        self.addCleanup(layer_rules.RULES.clear)
+        self.names = {}
+        for block in blocks(LAYERS):
+            exec(block, self.names)
+
+    def test_the_rules_shrink_exactly(self):
+        x = inputs = keras.Input((5, 4))
+        x = layers.Dense(6, name="a")(x)
+        x = self.names["Scale"](name="scale")(x)
+        x = self.names["Project"](8, name="project")(x)
+        model = keras.Model(inputs, layers.Dense(2, name="out")(x))
+        zoo.randomise(model)
+        edit(model.get_layer("scale").factor, [1, 2])
+        edit(model.get_layer("project").kernel, ..., [0, 5, 6])
+        small, report = strip(model, return_report=True)
+        self.assertEqual(report.skipped, ())
+        self.assertEqual(small.get_layer("a").units, 4)
+        self.assertEqual(small.get_layer("scale").factor.shape, (4,))
+        self.assertEqual(small.get_layer("project").width, 5)
+        x = np.random.default_rng(0).normal(size=(3, 5, 4))
+        self.assertLess(max_error(model, small, x), 1e-6)
+
+
+if __name__ == "__main__":
+    absltest.main()
