@@ -60,7 +60,7 @@ def grouped(kind, rank, **options):
             groups = 1
         return kind(filters=filters * groups, groups=groups, **more)
 
-    options["groups"] = one_of(1, 1, 2, 3)
+    options["groups"] = one_of(*[1] * 6, 2, 3)
     return Row(make, (rank,), options, weight=12)
 
 
@@ -100,11 +100,12 @@ FUNCTIONS = (
     "relu sigmoid tanh softmax gelu exponential softplus hard_sigmoid elu "
     "silu selu leaky_relu softsign mish linear relu6 log_softmax hard_silu"
 ).split()
-ACTIVATION = one_of(None, *FUNCTIONS)
+USUAL = (None, "relu", "sigmoid") * 5
+ACTIVATION = one_of(*USUAL, *FUNCTIONS)
 AXIS = one_of(-1, 1)
 RATE = one_of(0.3)
 PAIR = st.tuples(st.integers(0, 2), st.integers(0, 2))
-HEAD = {"activation": ACTIVATION, "use_bias": FLAG}
+HEAD = {"activation": ACTIVATION, "use_bias": one_of(True, True, False)}
 CONV = {"filters": WIDTH, "padding": PADDING, "strides": one_of(1, 2), **HEAD}
 DILATION = one_of(1, 1, 2)
 DEPTHWISE = {**CONV, "depth_multiplier": one_of(1, 2)}

@@ -49,6 +49,8 @@ class Program:
         seed: Of the weights, and of which of them are zero.
         inner: Which further tensor is an output, or `None`.
         named: Whether inputs and outputs are dicts.
+        head: Whether a Dense layer reads what would be outputs, so that
+            their channels can go.
     """
 
     inputs: tuple
@@ -57,6 +59,7 @@ class Program:
     seed: int = 0
     inner: int | None = None
     named: bool = False
+    head: bool = False
 
 
 # Building.
@@ -71,6 +74,8 @@ def build(program):
     graph = _Graph(inputs)
     graph.run(program.steps)
     outputs = graph.leaves()[-3:]
+    if program.head:
+        outputs = [_head(y) for y in outputs]
     if program.inner is not None:
         inner = graph.tensors[program.inner % len(graph.tensors)]
         outputs = [y for y in outputs if y is not inner] + [inner]
@@ -97,6 +102,11 @@ def _input(shape, name):
     if shape[0] == "int":
         return keras.Input(shape[1:], dtype="int32", name=name)
     return keras.Input(shape, name=name)
+
+
+def _head(x):
+    is_float = x.dtype.startswith("float") and x.shape[-1] is not None
+    return keras.layers.Dense(2)(x) if is_float else x
 
 
 class _Graph:
@@ -368,7 +378,7 @@ def _step(draw, names):
     return Step(name, operands, draw(st.fixed_dictionaries(row.options)))
 
 
-_OPERAND = st.one_of(st.just(0), st.integers(0, 5))
+_OPERAND = st.sampled_from((0, 0, 0, 0, 1, 1, 2, 3))
 
 
 def _few_steps():
@@ -378,7 +388,7 @@ def _few_steps():
 
 _CHANNELS = st.integers(2, 6)
 _LENGTH = st.integers(4, 7)
-_SHAPES = (
+SHAPES = (
     st.tuples(_LENGTH, _LENGTH, _CHANNELS),
     st.tuples(_LENGTH, _CHANNELS),
     st.tuples(_CHANNELS),
@@ -389,29 +399,31 @@ _SHAPES = (
 )
 
 
-def programs(rows=None, max_steps=24):
+def programs(rows=None, max_steps=24, shapes=SHAPES):
     """Programs.
 
     Args:
         rows: Names of the rows to draw from, all by default.
         max_steps: The largest number of steps.
+        shapes: Strategies of shapes of inputs.
     """
-    step = _step(list(rows or names()))
+    one, step = st.one_of(*shapes), _step(list(rows or names()))
     return st.builds(
         Program,
-        inputs=_tuples(st.one_of(*_SHAPES), 1, 3),
+        inputs=st.one_of(_tuples(one, 1, 1), _tuples(one, 1, 3)),
         steps=_parts(step, max_steps),
-        zeros=_tuples(st.sampled_from([*ZEROS, "filters", "filters"]), 1, 5),
+        zeros=_tuples(st.sampled_from([*ZEROS, *["filters"] * 8]), 1, 5),
         seed=st.integers(0, 99),
-        inner=st.one_of(st.none(), st.none(), st.integers(0, 9)),
+        inner=st.sampled_from((None, None, None, 0, 1, 2, 3)),
         named=st.booleans(),
+        head=st.sampled_from((False, True, True, True)),
     )
 
 
 def _parts(step, size):
     """Longer than the lists that hypothesis draws."""
-    part = _tuples(step, 0, size // 3)
-    return st.tuples(part, part, part).map(lambda parts: sum(parts, ()))
+    parts = st.tuples(*[_tuples(step, 0, size // 4)] * 4)
+    return parts.map(lambda parts: sum(parts, ()))
 
 
 def _tuples(strategy, low, high):
