@@ -10,6 +10,7 @@ A failure is shrunk and printed as a literal `Program`;
 
 import itertools
 import sys
+import warnings
 from unittest import mock
 
 import hypothesis
@@ -122,7 +123,10 @@ def _rounding(model, x, step=1e-6):
 
 
 def run(test, programs, num_examples, seed, shrink=True):
-    """Calls `test(program)` with random programs, the same ones each time."""
+    """Calls `test(program)` with random programs, the same ones each time.
+
+    Keras warns of models that are odd but legal, as a softmax of one channel.
+    """
     phases = [hypothesis.Phase.generate]
     settings = hypothesis.settings(
         max_examples=num_examples,
@@ -133,7 +137,9 @@ def run(test, programs, num_examples, seed, shrink=True):
         report_multiple_bugs=False,
     )
     test = hypothesis.given(program=programs)(test)
-    hypothesis.seed(seed)(settings(test))()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        hypothesis.seed(seed)(settings(test))()
 
 
 def paste(program):
@@ -195,9 +201,9 @@ class FuzzTest(parameterized.TestCase):
             if f" = {name}(" in steps:
                 raise StopIteration  # The first one is enough.
 
-        programs = fuzzing.programs([name, "ops.expand_dims"], 6)
+        programs = fuzzing.programs([name, "ops.expand_dims"], 8)
         with self.assertRaises(StopIteration):
-            run(test, programs, 50, seed=0, shrink=False)
+            run(test, programs, 200, seed=0, shrink=False)
 
     def test_programs_are_literals(self):
         program = Program(
