@@ -130,6 +130,26 @@ ATTENTION = {
 # What needs the shape, or more than a call.
 
 
+def kernel(shape, units, size, use_bias, activation):
+    """The usual layer of the rank, so that there is one for any tensor."""
+    made = []
+    options = {"activation": activation, "use_bias": use_bias}
+
+    def make(x):
+        if x.dtype.startswith("int"):
+            return layers.Embedding(10, units)
+        if len(shape) == 1 or len(shape) > 3:
+            return layers.Dense(units, **options)
+        kind = layers.Conv1D if len(shape) == 2 else layers.Conv2D
+        return kind(units, size, padding="same", **options)
+
+    def call(x):
+        made.extend([] if made else [make(x)])
+        return made[0](x)
+
+    return call
+
+
 def einsum_dense(shape, units, kind, use_bias, activation):
     """Rank 3: the last axis, the first one, or the last one into heads."""
     if len(shape) == 1:
@@ -322,7 +342,14 @@ REDUCE = {
 }
 
 KERNELS = {
-    "Dense": layer(layers.Dense, 2, 3, 4, weight=40, units=WIDTH, **HEAD),
+    "kernel": Row(
+        kernel,
+        (2, 3, 4, 5),
+        {"units": WIDTH, "size": SMALL, **HEAD},
+        weight=120,
+        dtype="",
+    ),
+    "Dense": layer(layers.Dense, 2, 3, 4, weight=30, units=WIDTH, **HEAD),
     "Conv2D": grouped(
         layers.Conv2D, 4, kernel_size=KERNEL, dilation_rate=DILATION, **CONV
     ),

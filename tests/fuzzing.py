@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from keras import ops
 
 from tests import zoo
+from tests.fuzz_rows import KERNELS
 from tests.fuzz_rows import ROWS
 from tests.fuzz_rows import Row
 
@@ -28,7 +29,8 @@ class Step:
 
     Args:
         name: A row of `ROWS`, or of `MODELS` below.
-        operands: Which of the tensors that fit; 0 is the last one.
+        operands: Which of the tensors that fit, from the last one: (0, 0)
+            are the last two.
         options: The arguments of the row.
     """
 
@@ -152,7 +154,7 @@ class _Graph:
         if not found:
             return None
         index = step.operands[i] if i < len(step.operands) else 0
-        return [found[index % len(found)]]
+        return [found[(i + index) % len(found)]]
 
     def _shared(self, x):
         """What was called already, on operands of the shape of `x`."""
@@ -399,20 +401,20 @@ SHAPES = (
 )
 
 
-def programs(rows=None, max_steps=24, shapes=SHAPES):
+def programs(rows=None, max_blocks=9, shapes=SHAPES):
     """Programs.
 
     Args:
         rows: Names of the rows to draw from, all by default.
-        max_steps: The largest number of steps.
+        max_blocks: The largest number of steps with a kernel.
         shapes: Strategies of shapes of inputs.
     """
-    one, step = st.one_of(*shapes), _step(list(rows or names()))
+    one = st.one_of(*shapes)
     return st.builds(
         Program,
         inputs=st.one_of(_tuples(one, 1, 1), _tuples(one, 1, 3)),
-        steps=_parts(step, max_steps),
-        zeros=_tuples(st.sampled_from([*ZEROS, *["filters"] * 8]), 1, 5),
+        steps=_steps(list(rows or names()), max_blocks),
+        zeros=_tuples(st.sampled_from([*["filters"] * 8, *ZEROS]), 1, 5),
         seed=st.integers(0, 99),
         inner=st.sampled_from((None, None, None, 0, 1, 2, 3)),
         named=st.booleans(),
@@ -420,10 +422,19 @@ def programs(rows=None, max_steps=24, shapes=SHAPES):
     )
 
 
-def _parts(step, size):
-    """Longer than the lists that hypothesis draws."""
-    parts = st.tuples(*[_tuples(step, 0, size // 4)] * 4)
-    return parts.map(lambda parts: sum(parts, ()))
+def _steps(rows, size):
+    """Blocks of a step with a kernel and a few others.
+
+    Many kernels, as only between two of them a channel can go, and blocks, as
+    a list is seldom drawn as long as this.
+    """
+    kernels = [n for n in rows if n in KERNELS]
+    block = _tuples(_step(rows), 0, 2)
+    if kernels:
+        first = _step(kernels).map(lambda step: (step,))
+        block = st.tuples(first, block).map(lambda parts: sum(parts, ()))
+    blocks = st.lists(block, min_size=1, max_size=size)
+    return blocks.map(lambda parts: sum(parts, ()))
 
 
 def _tuples(strategy, low, high):
