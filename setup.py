@@ -42,6 +42,6 @@ setuptools.setup(
         "jax": ["jax"],
         "torch": ["torch"],
         "examples": EXAMPLES,
-        "test": [*EXAMPLES, "jax", "pytest", "ruff"],
+        "test": [*EXAMPLES, "hypothesis", "jax", "pytest", "ruff"],
     },
 )

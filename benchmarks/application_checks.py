@@ -159,12 +159,11 @@ def dead_classes(trace, masks):
 
 def reasons(trace):
     """Why classes are pinned: dict from reason to `[classes, places]`."""
-    untracked = "an untracked layer" if trace.skipped else "the input"
 
     def kind(reason):
         """A reason without the name of the place where it holds."""
         if reason.startswith("its width is that of"):
-            return f"width of {untracked}"
+            return "width of a layer without a rule"
         return re.sub(r"^'[^']*': ", "", reason)
 
     classes = collections.Counter(map(kind, trace.pinned.values()))

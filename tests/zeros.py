@@ -93,6 +93,7 @@ def max_error(model, small, x):
     for want, have in zip(outputs_of(model, x), outputs_of(small, x)):
         assert want.shape == have.shape and want.dtype == have.dtype
         want, have = want.astype("float64"), have.astype("float64")
+        np.testing.assert_array_equal(np.isfinite(want), np.isfinite(have))
         scale = max(1.0, np.abs(want).max())
         worst = max(worst, np.abs(want - have).max() / scale)
     return worst
