@@ -46,8 +46,9 @@ def _attention(site, own):
     mask = site.argument("attention_mask", 6)
     known = len({id(t) for t in tensors if t is not None})
     known += hasattr(mask, "shape")
-    if ("gate", "kernel") in own or known < len(set(map(id, site.call.inputs))):
-        pin(site, "it is gated, or called with masks or more tensors")
+    more = known < len(set(map(id, site.call.inputs)))
+    if ("gate", "kernel") in own or more or len(site.outputs) > 1:
+        pin(site, "it is gated, called with masks, or returns its scores")
         return None
     query, value, key = (
         _project(site, own, name, site.value_of(x))

@@ -54,7 +54,12 @@ def global_pooling(site):
 def reshape(site):
     x, out = site.inputs[0], site.outputs[0]
     target = reshaping.resolve(x.shape[1:], out.shape[1:])
-    if target is None or math.prod(target) != math.prod(x.shape[1:]):
+    same_batch = x.shape[0] == out.shape[0]
+    if (
+        target is None
+        or not same_batch
+        or math.prod(target) != math.prod(x.shape[1:])
+    ):
         if any(ids is not None for ids in x.ids):
             _keep_last_axes(site)
         return

@@ -81,7 +81,12 @@ def _why_opaque(site, rule):
 def unknown_argument(call, rule_knows=()):
     """Names an argument of a layer's call that no rule knows, or `None`."""
     if isinstance(call.operation, keras.layers.Layer):
-        known = {"training": (None, False), "mask": (None,)}
+        known = {
+            "training": (None, False),
+            "mask": (None,),
+            "initial_state": (None,),
+            "return_attention_scores": (False,),
+        }
         for name, value in call.arguments.kwargs.items():
             if name in rule_knows:
                 continue

@@ -115,12 +115,12 @@ def _slice_array(call, args, kwargs, keep):
     def cut(value):
         if keras.backend.is_keras_tensor(value) or np.ndim(value) == 0:
             return value
-        array = keras.ops.convert_to_numpy(value)
+        array = whole = keras.ops.convert_to_numpy(value)
         for axis in range(array.ndim):
             of_tensor = axis - array.ndim + len(x.shape)
             if array.shape[axis] == x.shape[of_tensor] and of_tensor > 0:
                 array = np.compress(keep(x, of_tensor), array, axis)
-        return array
+        return value if array.shape == whole.shape else array
 
     return [cut(a) for a in args], {k: cut(a) for k, a in kwargs.items()}
 
@@ -226,6 +226,8 @@ def _split(site):
 
 def _configure_split(call, keep):
     along = call.operation.axis % len(call.inputs[0].shape)
+    if call.inputs[0].shape[along] is None:
+        return {}
     widths = [int(keep(x, along).sum()) for x in call.outputs]
     return {"indices_or_sections": np.cumsum(widths)[:-1].tolist()}
 
@@ -390,8 +392,12 @@ def dot(site):
     axes = [axes, axes] if isinstance(axes, int) else axes
     axes = [axis % len(x.shape) for x, axis in zip(site.inputs, axes)]
     ends = list(zip(site.inputs, axes))
-    if layer.normalize or 0 in axes or _unknown(ends):
-        pin(site, "it normalises, or contracts more than one known axis")
+    plain = all(len(x.shape) in (2, 3) for x in site.inputs)
+    if layer.normalize or 0 in axes or not plain or _unknown(ends):
+        pin(
+            site,
+            "it normalises, or contracts other than one known axis of matrices",
+        )
         return
     contract(site, ends)
     target = 1

@@ -409,6 +409,113 @@ def _adapted_discretization():
     return finish(inputs, layers.Dense(2)(x), a=[1, 4])
 
 
+@case
+def _reshape_that_mixes_the_batch():
+    x = inputs = keras.Input((4,))
+    x = layers.Dense(4, name="a")(x)
+    y = ops.reshape(x, (3, -1, 2))  # three samples, see the test
+    y = ops.reshape(ops.reshape(y, (-1, 2)), (3, 4))
+    return finish(inputs, [layers.Dense(2)(y), layers.Dense(2)(x)], a=[1, 2])
+
+
+@case
+def _reshape_that_drops_the_batch():
+    x = inputs = image(size=4)
+    x = layers.Conv2D(6, 1, name="a")(x)
+    x = layers.Dense(5, name="b")(ops.reshape(x, (-1, 6)))
+    x = ops.reshape(x, (-1, 4, 4, 5))
+    return finish(inputs, layers.Conv2D(2, 1)(x), a=[1, 3], b=[0, 2])
+
+
+@case
+def _split_of_an_axis_of_unknown_length():
+    x = inputs = keras.Input((None, 4))
+    x = layers.Dense(6, name="a")(x)
+    x, y = ops.split(x, [2], axis=1)
+    x = layers.Concatenate(axis=1)([y, x])
+    return finish(inputs, layers.Dense(2)(x), a=[1, 3])
+
+
+@case
+def _arrays_of_constants():
+    x = inputs = keras.Input((4,))
+    x = layers.Dense(3, name="a")(x)
+    x = ops.multiply(ops.add(x, np.arange(3)), np.ones((1, 3), "float16"))
+    y = layers.Dense(3, name="b")(inputs) / np.array([[1.0, 2.0, 4.0]])
+    return finish(inputs, layers.Dense(2)(x + y), a=[1], b=[1, 2])
+
+
+@case
+def _attention_that_returns_its_scores():
+    x = inputs = keras.Input((7, 4))
+    x = layers.Dense(6, name="a")(x)
+    y, scores = layers.MultiHeadAttention(2, 3)(
+        x, x, return_attention_scores=True
+    )
+    return finish(inputs, [layers.Dense(2)(y), scores], a=[1, 2])
+
+
+@case
+def _attention_with_masks():
+    u, v = keras.Input((7, 4)), keras.Input((7, 7), dtype="bool")
+    x = layers.Dense(6, name="a")(layers.Masking()(u))
+    y = layers.MultiHeadAttention(2, 3, name="m")(
+        x, x, attention_mask=v, return_attention_scores=False
+    )
+    model = finish([u, v], layers.Dense(2)(y), a=[1, 2])
+    for name, of in (("query", 2), ("key", 1), ("value", 0)):
+        kernel = getattr(model.get_layer("m"), f"{name}_dense").kernel
+        edit(kernel, ..., of)
+    return model
+
+
+@case
+def _a_recurrent_layer_that_is_given_a_state():
+    x, h = keras.Input((7, 4)), keras.Input((3,))
+    y = layers.GRU(3, name="g")(layers.Dense(5, name="a")(x), initial_state=h)
+    return finish([x, h], layers.Dense(2)(y), a=[1, 2])
+
+
+@case
+def _units_that_keep_their_bias():
+    """A unit without weights still moves, by its bias alone."""
+    x = inputs = keras.Input((7, 4))
+    x = layers.LSTM(5, return_sequences=True, name="l")(x)
+    x = layers.SimpleRNN(4, name="r")(x)
+    model = finish(inputs, layers.Dense(2)(x))
+    for name in "lr":
+        cell = model.get_layer(name).cell
+        for kernel in (cell.kernel, cell.recurrent_kernel):
+            edit(kernel, ..., slice(1, None, cell.units))
+            edit(kernel, ..., slice(2, None, cell.units))
+        edit(cell.bias, slice(2, None, cell.units))
+    return model
+
+
+@case
+def _one_layer_inside_and_outside_of_a_wrapper():
+    dense = layers.Dense(5, name="a")
+    x = inputs = keras.Input((7, 4))
+    y = layers.TimeDistributed(dense)(x)
+    z = dense(x[:, 0])
+    y = layers.GlobalAveragePooling1D()(y)
+    return finish(inputs, [layers.Dense(2)(y), layers.Dense(2)(z)], a=[1, 2])
+
+
+@case
+def _wrappers_in_wrappers():
+    x = inputs = keras.Input((3, 5, 4))
+    inner = keras.Sequential(
+        [keras.Input((5, 4)), layers.Conv1D(6, 3), layers.LayerNormalization()]
+    )
+    x = layers.TimeDistributed(inner)(x)
+    x = layers.TimeDistributed(layers.TimeDistributed(layers.Dense(5)))(x)
+    x = layers.TimeDistributed(layers.Bidirectional(layers.LSTM(3)))(x)
+    model = finish(inputs, layers.Dense(2)(layers.Flatten()(x)))
+    edit(inner.layers[0].kernel, ..., [1, 2])
+    return model
+
+
 class BreakTest(parameterized.TestCase):
     def test_records_no_losses_in_the_model(self):
         x = inputs = keras.Input((4,))
