@@ -383,6 +383,31 @@ class OwnLayer(layers.Layer):
         return x * self.scale
 
 
+@keras.saving.register_keras_serializable(package="tests")
+class TwoKernels(layers.Layer):
+    """Draws three variables by one initializer."""
+
+    def __init__(self, kernel_initializer="glorot_uniform", **kwargs):
+        super().__init__(**kwargs)
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+
+    def build(self, shape):
+        draw = {"initializer": self.kernel_initializer}
+        self.kernel = self.add_weight(shape=(shape[-1], 3), **draw)
+        self.second = self.add_weight(shape=(3, 5), **draw)
+        self.third = self.add_weight(shape=(shape[-1], 3), **draw)
+
+    def call(self, x):
+        return x @ (self.kernel - self.third) @ self.second
+
+
+@case
+def _one_initializer_for_several_variables():
+    x = inputs = keras.Input((4,))
+    x = TwoKernels()(layers.Dense(6, name="a")(x))
+    return finish(inputs, layers.Dense(2)(x), a=[1, 4])
+
+
 @case
 def _layer_of_ones_own():
     x = inputs = keras.Input((4,))
