@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from keras_prm import constants
-from keras_prm.operator_rules import contract
+from keras_prm.axis_rules import contract
 from keras_prm.sites import pin
 from keras_prm.sites import read_others
 

@@ -11,6 +11,7 @@ import keras
 from keras import layers
 
 from keras_prm import attention_rules
+from keras_prm import axis_rules
 from keras_prm import channel_rules
 from keras_prm import constants
 from keras_prm import kernel_rules
@@ -200,7 +201,7 @@ RULES = {
     layers.AdaptiveMaxPooling3D: _SAME,
     layers.Resizing: Rule(channel_rules.resizing, arguments=("training",)),
     layers.RepeatVector: Rule(channel_rules.repeat_vector),
-    layers.Dot: Rule(operator_rules.dot),
+    layers.Dot: Rule(axis_rules.dot),
     layers.UpSampling1D: _SAME,
     layers.UpSampling2D: _SAME,
     layers.UpSampling3D: _SAME,
