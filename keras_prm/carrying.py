@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import collections
-import copy
 
 import keras
 import numpy as np
 
+from keras_prm import recompiling
 from keras_prm import slots
 from keras_prm import topology
 from keras_prm.optimizers import ADMMWrapper
@@ -33,7 +33,8 @@ def carry_optimizer(model, small, report):
     Call it before either model is trained on. Where `strip` put a constant
     into a bias, averages of the bias follow it. A bias that is new starts
     afresh, as do the metrics. If the optimizer has taken no step yet, there
-    is nothing to carry over and `small` is just compiled.
+    is nothing to carry over and `small` is just compiled. What Keras does not
+    save with an optimizer is not carried over either.
 
     Of an `ADMMWrapper` the inner optimizer is carried over, without the
     wrapper: its plan was made for the larger model. For a
@@ -54,53 +55,23 @@ def carry_optimizer(model, small, report):
             be serialised, the report is not of these models, or the optimizer
             keeps state of other shapes than its weights' (Adafactor).
     """
-    config = _compile_config(model)
-    fresh = _optimizer(config)
+    config = recompiling.config_of(model)
+    fresh = recompiling.optimizer(config)
     if not model.optimizer.built:
-        return _compile(small, config)
+        return recompiling.compile_by(small, config)
     pieces = _pieces(model, small, report)
     old, new = model.trainable_variables, small.trainable_variables
     before = slots.layout(fresh, old)
-    after = slots.layout(_optimizer(config), new)
+    after = slots.layout(recompiling.optimizer(config), new)
     variables = _carried(model.optimizer)
     slots.check(before, variables, old, model.optimizer.name)
     sources = _by_key(before, variables, _keys(model))
     _check_slots(sources, _by_key(after, after, _keys(small)), model.optimizer)
-    _compile(small, config)
+    recompiling.compile_by(small, config)
     targets = _by_key(after, small.optimizer.variables, _keys(small))
     for key, pairs in targets.items():
         _fill(pairs, sources.get(key), pieces.get(key))
     return small
-
-
-def _compile_config(model):
-    """What to compile with, serialised; the optimizer without ADMM."""
-    if not model.compiled or model.optimizer is None:
-        raise ValueError(
-            f"The model '{model.name}' is not compiled, so there is no "
-            "optimizer to carry over. Call `model.compile(...)` and train "
-            "it, or compile the smaller model alone: `small.compile(...)`."
-        )
-    try:
-        config = model.get_compile_config()
-        optimizer = _serialized(model.optimizer)
-    except Exception as error:
-        raise _not_serializable(error) from error
-    if not config:
-        raise _not_serializable("`get_compile_config` returns nothing")
-    # The optimizer is wrapped for mixed precision by now, or shall not be.
-    return {**config, "optimizer": optimizer, "auto_scale_loss": False}
-
-
-def _serialized(optimizer):
-    serialize = keras.saving.serialize_keras_object
-    if isinstance(optimizer, ADMMWrapper):
-        return serialize(optimizer.inner_optimizer)
-    config = serialize(optimizer)
-    inner = getattr(optimizer, "inner_optimizer", None)
-    if isinstance(inner, ADMMWrapper):
-        config["config"]["inner_optimizer"] = serialize(inner.inner_optimizer)
-    return config
 
 
 def _carried(optimizer):
@@ -113,35 +84,6 @@ def _carried(optimizer):
     inner = {id(v) for v in wrapper.inner_optimizer.variables}
     left = {id(v) for v in wrapper.variables} - inner
     return [v for v in optimizer.variables if id(v) not in left]
-
-
-def _optimizer(config):
-    try:
-        # A copy: Keras takes the config of an inner optimizer out of it.
-        return keras.saving.deserialize_keras_object(
-            copy.deepcopy(config["optimizer"])
-        )
-    except Exception as error:
-        raise _not_serializable(error) from error
-
-
-def _compile(small, config):
-    try:
-        small.compile_from_config(config)
-    except Exception as error:
-        raise _not_serializable(error) from error
-    return small
-
-
-def _not_serializable(reason):
-    return ValueError(
-        "Cannot compile the smaller model as the larger one is: its "
-        "optimizer, loss or metrics cannot be made anew from their config. "
-        "Register your own functions and classes by "
-        "`@keras.saving.register_keras_serializable()`, write a lambda as a "
-        "function, or compile the smaller model yourself: "
-        f"`small.compile(...)`. Received: {reason}"
-    )
 
 
 def _keys(model):

@@ -17,6 +17,7 @@ from keras_prm.plans import SparsityPlan
 from keras_prm.pruning import hard_prune
 from keras_prm.rebuild import strip
 from tests import zoo
+from tests.zeros import zero_filters
 
 
 def mlp():
@@ -236,7 +237,7 @@ class StepTest(parameterized.TestCase):
 
     @parameterized.parameters(*OPTIMIZERS)
     def test_optimizer(self, name):
-        self.check(*make("mlp", name))
+        self.check(*make("mlp", name, run_eagerly=True))
 
     @parameterized.product(
         name=("sequential", "scaled", "residual", "nested"),
@@ -245,15 +246,15 @@ class StepTest(parameterized.TestCase):
     def test_model(self, name, optimizer):
         self.check(*make(name, optimizer), atol=2e-5)
 
-    @parameterized.parameters(
-        "sgd", "adam", "amsgrad", "rmsprop", "lion", "loss_scale", "admm"
-    )
+    @parameterized.parameters("sgd", "amsgrad", "rmsprop", "loss_scale", "admm")
     def test_a_fresh_optimizer_makes_another_step(self, name):
-        model, masks, small, report = make("mlp", name, steps=4)
+        model, masks, small, report = make(
+            "mlp", name, steps=4, run_eagerly=True
+        )
         without_penalty(model)
         fresh = OPTIMIZERS[name](model)
         small.compile(
-            getattr(fresh, "inner_optimizer", fresh), "mse", jit_compile=False
+            getattr(fresh, "inner_optimizer", fresh), "mse", run_eagerly=True
         )
         for _ in range(2):
             step(model, masks)
@@ -264,35 +265,35 @@ class StepTest(parameterized.TestCase):
 class AveragesTest(parameterized.TestCase):
     """What holds values of a weight follows a bias that takes up constants."""
 
-    def make(self, optimizer, use_bias):
+    def make(self, optimizer, use_bias=True):
         keras.utils.set_random_seed(0)
         x = inputs = keras.Input((6,))
         x = layers.Dense(8, activation="sigmoid", name="a")(x)
         y = layers.Dense(3, use_bias=use_bias, name="out")(x)
         model = keras.Model(inputs, y)
         zoo.randomise(model)
-        masks = train(model, optimizer, steps=1, jit_compile=False)
-        model.get_layer("a").bias.assign(np.linspace(0.5, 1.0, 8))
-        with enforced(model, masks):
-            train_more = [model.train_on_batch(*data_of(model))]
-        self.assertLen(train_more, 1)
-        return model, *strip(model, return_report=True)
+        zero_filters(model, a=[1, 3])  # the sigmoid of their bias is left
+        model.compile(optimizer, "mse", run_eagerly=True)
+        for _ in range(2):
+            step(model)
+        zero_filters(model, a=[1, 3])
+        small, report = strip(model, return_report=True)
+        self.assertLen(report.kept["a/bias"][0], 6)
+        return model, carry_optimizer(model, small, report)
 
     @parameterized.parameters(True, False)
     def test_average(self, use_bias):
         optimizer = optimizers.SGD(1e-6, use_ema=True)
-        model, small, report = self.make(optimizer, use_bias)
-        self.assertEqual("out/bias" in report.kept, use_bias)
-        carry_optimizer(model, small, report)
+        model, small = self.make(optimizer, use_bias)
         x, _ = data_of(model)
         want = read(model(x))
-        small.optimizer.finalize_variable_values(small.trainable_variables)
-        np.testing.assert_allclose(read(small(x)), want, atol=0.02)
+        for each in (model, small):
+            weights = each.trainable_variables
+            each.optimizer.finalize_variable_values(weights)
+            np.testing.assert_allclose(read(each(x)), want, atol=1e-3)
 
     def test_schedule_free(self):
-        optimizer = optimizers.ScheduleFreeAdamW(1e-6)
-        model, small, report = self.make(optimizer, True)
-        carry_optimizer(model, small, report)
+        model, small = self.make(optimizers.ScheduleFreeAdamW(1e-6))
         x, _ = data_of(model)
         want = read(model(x))
         step(small)
@@ -358,7 +359,8 @@ class CompileTest(parameterized.TestCase):
         kind = optimizers.LossScaleOptimizer if auto else optimizers.Adam
         self.assertIs(type(model.optimizer), kind)
         self.assertIs(type(small.optimizer), kind)
-        self.assertEqual(int(small.optimizer.iterations), 3)
+        want = int(model.optimizer.iterations)
+        self.assertEqual(int(small.optimizer.iterations), want)
 
     @parameterized.parameters("admm", "loss_scale_admm")
     def test_admm_is_left_behind(self, name):
@@ -490,7 +492,8 @@ class ErrorsTest(parameterized.TestCase):
 
     def test_adafactor(self):
         model = mlp()
-        train(model, optimizers.Adafactor())
+        model.compile(optimizers.Adafactor(), "mse", run_eagerly=True)
+        step(model)
         found = strip(model, return_report=True)
         self.raises("type Adafactor.*Compile the smaller model", model, *found)
 
