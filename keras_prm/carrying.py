@@ -34,7 +34,8 @@ def carry_optimizer(model, small, report):
     into a bias, averages of the bias follow it. A bias that is new starts
     afresh, as do the metrics. If the optimizer has taken no step yet, there
     is nothing to carry over and `small` is just compiled. What Keras does not
-    save with an optimizer is not carried over either.
+    save with an optimizer is not carried over either. The slots of weights
+    that `strip` multiplies by a factor (in attention) are not multiplied.
 
     Of an `ADMMWrapper` the inner optimizer is carried over, without the
     wrapper: its plan was made for the larger model. For a

@@ -17,6 +17,7 @@ from keras_prm.plans import SparsityPlan
 from keras_prm.pruning import hard_prune
 from keras_prm.rebuild import strip
 from tests import zoo
+from tests.zeros import classes
 from tests.zeros import zero_filters
 
 
@@ -189,8 +190,13 @@ def make(name, optimizer="adam", steps=3, **kwargs):
     return model, masks, *strip(model, return_report=True)
 
 
-def sliced(model, report, key):
-    array = read(topology.variables_by_key(model)[key])
+def keys(model):
+    names = {id(v): k for k, v in topology.variables_by_key(model).items()}
+    return [names[id(v)] for v in model.trainable_variables]
+
+
+def cut(variable, report, key):
+    array = read(variable)
     for axis, at in enumerate(report.kept.get(key, ())):
         array = array if at is None else np.take(array, at, axis)
     return array
@@ -198,8 +204,9 @@ def sliced(model, report, key):
 
 def farthest(model, small, report):
     """The largest difference of a weight from what it has come from."""
+    old = topology.variables_by_key(model)
     return max(
-        np.abs(sliced(model, report, key) - read(v)).max()
+        np.abs(cut(old[key], report, key) - read(v)).max()
         for key, v in topology.variables_by_key(small).items()
     )
 
@@ -260,6 +267,26 @@ class StepTest(parameterized.TestCase):
             step(model, masks)
             step(small)
         self.assertGreater(farthest(model, small, report), 1e-3)
+
+
+class ZooTest(parameterized.TestCase):
+    @parameterized.parameters(*zoo.MODELS)
+    def test_slots_are_cut_as_their_weights(self, name):
+        model = zoo.make(name)
+        classes(model, np.random.default_rng(0))
+        model.compile(optimizers.SGD(momentum=0.9))
+        model.optimizer.build(model.trainable_variables)
+        momenta = model.optimizer.variables[2:]
+        rng = np.random.default_rng(1)
+        for momentum in momenta:
+            momentum.assign(rng.normal(size=momentum.shape))
+        small, report = strip(model, return_report=True)
+        carry_optimizer(model, small, report)
+        old = dict(zip(keys(model), momenta, strict=True))
+        new = zip(keys(small), small.optimizer.variables[2:], strict=True)
+        for key, momentum in new:
+            want = cut(old[key], report, key) if key in old else 0.0
+            np.testing.assert_allclose(read(momentum), want, err_msg=key)
 
 
 class AveragesTest(parameterized.TestCase):
