@@ -36,6 +36,8 @@ def carry_optimizer(model, small, report):
     is nothing to carry over and `small` is just compiled. What Keras does not
     save with an optimizer is not carried over either. The slots of weights
     that `strip` multiplies by a factor (in attention) are not multiplied.
+    `exclude_from_weight_decay` is in no config: call it on `small.optimizer`
+    again.
 
     Of an `ADMMWrapper` the inner optimizer is carried over, without the
     wrapper: its plan was made for the larger model. For a
