@@ -7,6 +7,7 @@ provably unchanged, and ship it to a phone.
 from keras_prm.calibration import recalibrate
 from keras_prm.callbacks import ADMMProgress
 from keras_prm.callbacks import StructuredMask
+from keras_prm.carrying import carry_optimizer
 from keras_prm.costs import Costs
 from keras_prm.costs import costs
 from keras_prm.enforcing import enforced
@@ -51,6 +52,7 @@ __all__ = [
     "StructuredMask",
     "Thresholds",
     "__version__",
+    "carry_optimizer",
     "costs",
     "enforced",
     "explain",

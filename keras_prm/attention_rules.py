@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import keras
 import numpy as np
 
 from keras_prm import constants
@@ -60,6 +61,9 @@ def _attention(site, own):
         site.trace.tie(query.ids[-2], other.ids[-2][heads])
         groups = query.ids[-2].reshape(-1, repeats)
         site.trace.tie(np.repeat(groups[:, 0], repeats), query.ids[-2])
+    if keras.backend.backend() == "jax" and query.shape[-1] == value.shape[-1]:
+        # Its attention takes values of no other width than keys.
+        site.trace.tie(query.ids[-1], value.ids[-1])
     _scores(site, query, key)
     _combine(site, own, query, key, value, heads)
     return query, value
