@@ -44,6 +44,7 @@ ORDER = (
     "calibration",
     "liveness",
     "kernel_boxes",
+    "narrowing",
     "twins",
     "strip_report",
     "rebuild",

@@ -14,7 +14,8 @@ zeros (`dense`), or go, and the channels that are left are put back in place:
 All ways of a row are timed in turn in one run. Times are medians, the other
 columns ratios to `dense`, of which `again` is a second copy: the noise. Two
 figures `a-b` are the lowest and the highest of the repeats. `weights` is the
-size with the one-hot kernel, relative to the dense kernel.
+size with the one-hot kernel, relative to the dense kernel; the last column
+tells where `strip` goes that way (`keras_prm/narrowing.py` holds the rule).
 """
 
 import os
@@ -32,6 +33,7 @@ from keras import layers
 from keras import ops
 
 import keras_prm
+from keras_prm import narrowing
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list(
@@ -42,6 +44,7 @@ flags.DEFINE_list(
 )
 flags.DEFINE_list("dead", "0.25,0.5,0.75,0.9", "Fractions of zero filters.")
 flags.DEFINE_list("threads", "1,2", "Numbers of threads.")
+flags.DEFINE_string("quantize", None, "As in `export_litert`.")
 flags.DEFINE_integer("runs", 60, "Rounds per repeat.")
 flags.DEFINE_integer("repeats", 3, "Repeats; their range is printed.")
 flags.DEFINE_integer("seed", 0, "Seed of the weights.")
@@ -106,12 +109,14 @@ def model(way, case, live):
     return keras.Model([x, other], layers.ReLU()(y))
 
 
-def files(case, live, folder):
+def files(case, live, data, folder):
     """One LiteRT file per way."""
     found = []
     for way in WAYS:
         path = pathlib.Path(folder) / f"{way}.tflite"
-        keras_prm.export_litert(model(way, case, live), path, check=False)
+        keras_prm.export_litert(
+            model(way, case, live), path, FLAGS.quantize, data, check=False
+        )
         found.append(path)
     return found
 
@@ -120,13 +125,16 @@ def print_row(case, fraction, folder):
     rng = np.random.default_rng(FLAGS.seed)
     size, inputs, filters, window = case
     live = rng.permutation(filters) >= round(fraction * filters)
-    paths = files(case, live, folder)
     arrays = {
         "x": rng.random((1, size, size, inputs), "float32"),
         "other": rng.random((1, size, size, filters), "float32"),
     }
+    paths = files(case, live, arrays, folder)
     stored = window**2 * inputs * filters
     put = live.sum() * (window**2 * inputs + filters)
+    allowed = narrowing.RULE.allows(
+        window**2 * inputs, filters, int(live.sum()), size**2
+    )
     for threads in map(int, FLAGS.threads):
         times = np.array(
             [
@@ -142,7 +150,7 @@ def print_row(case, fraction, folder):
             f"{size:3}  {inputs:4}->{filters:<4} {window}x{window}  "
             f"{fraction:4}  {threads:7}  {1e6 * np.median(times[:, 0]):8.0f}  "
             + "  ".join(f"{low:4.2f}-{high:4.2f}" for low, high in cells)
-            + f"  {put / stored:7.2f}",
+            + f"  {put / stored:7.2f}  {'yes' if allowed else 'no'}",
             flush=True,
         )
 
@@ -157,7 +165,7 @@ def main(argv):
     print(
         "H=W  in -> out  window  dead  threads  dense us  "
         + "  ".join(f"{way:>9}" for way in list(WAYS)[1:])
-        + "  weights"
+        + "  weights  strip"
     )
     for text in FLAGS.cases:
         for fraction in map(float, FLAGS.dead):
