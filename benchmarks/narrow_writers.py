@@ -39,7 +39,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_list(
     "cases",
     "56x64x256x1,32x64x64x1,16x128x128x1,8x256x256x1,4x512x512x1,"
-    "56x64x64x3,32x64x64x3,16x128x128x3,8x256x256x3,4x512x512x3",
+    "32x64x64x3,16x128x128x3,14x256x256x3,8x256x256x3,7x512x512x3",
     "Height and width, inputs, filters and kernel size, joined by x.",
 )
 flags.DEFINE_list("dead", "0.25,0.5,0.75,0.9", "Fractions of zero filters.")

@@ -21,11 +21,14 @@ class Rule:
     """When a narrow convolution is faster than one with empty filters.
 
     LiteRT computes filters in blocks, so that to drop some of a block saves
-    nothing, and its one-hot convolution costs a pass over the result. As
-    `benchmarks/narrow_writers.py` measured it (LiteRT 2, XNNPACK, x86, float32,
-    int8 and dynamic range, one thread and two), what this rule takes was
-    faster throughout. Gathers and paddings instead of the one-hot convolution
-    were slower.
+    nothing, and the one-hot convolution costs a pass over the result. In
+    `benchmarks/narrow_writers.py` (LiteRT 2, XNNPACK, x86) what this rule
+    takes needed at most 0.77 of the time on one thread, as float32, int8 and
+    dynamic range; on two, at most 0.7 as float32, and as int8 and dynamic
+    range no more than before, within the noise. With 128 inputs to a 3x3
+    kernel, a file of dynamic range could be slower on two threads; with 64,
+    an int8 file on one. A gather instead of the one-hot convolution is slower
+    wherever activations are large or int8.
 
     Args:
         block: Filters that are computed together.
@@ -37,7 +40,7 @@ class Rule:
     """
 
     block: int = 64
-    columns: int = 1152
+    columns: int = 2304
     macs: int = 10_000_000
     share: float = 0.7
 

@@ -16,14 +16,13 @@ from keras_prm.rebuild import strip
 from tests import zoo
 from tests.zeros import both_with_vectors
 from tests.zeros import edit
-from tests.zeros import everything
 from tests.zeros import filters
 from tests.zeros import max_error
 from tests.zeros import shapes
 from tests.zeros import zero_filters
 
 ALWAYS = narrowing.Rule(block=1, columns=0, macs=0, share=np.inf)
-DEAD = np.arange(128) % 8 < 5  # 80 of 128
+DEAD = np.arange(256) % 8 < 5  # 160 of 256
 LIVE = tuple(np.flatnonzero(~DEAD).tolist())
 
 
@@ -33,33 +32,33 @@ def norm(x, name):
 
 def residual(x):
     """The writer, its BatchNorm, the sum."""
-    y = layers.Conv2D(128, 3, padding="same", name="writer")(x)
+    y = layers.Conv2D(256, 3, padding="same", name="writer")(x)
     return layers.ReLU()(layers.Add()([x, norm(y, "writer")]))
 
 
 def preactivation(x):
     y = layers.ReLU()(norm(x, "before"))
-    y = layers.Conv2D(128, 3, padding="same", use_bias=False, name="writer")(y)
+    y = layers.Conv2D(256, 3, padding="same", use_bias=False, name="writer")(y)
     return x + y
 
 
 def bottleneck(x):
-    y = layers.Conv2D(1152, 1, activation="relu", name="wide")(x)
-    y = layers.Conv2D(128, 1, use_bias=False, name="writer")(y)
+    y = layers.Conv2D(2304, 1, activation="relu", name="wide")(x)
+    y = layers.Conv2D(256, 1, use_bias=False, name="writer")(y)
     return layers.ReLU()(layers.Add()([norm(y, "writer"), x]))
 
 
 def shared(x):
     """One writer to two sums."""
-    conv = layers.Conv2D(128, 3, padding="same", name="writer")
+    conv = layers.Conv2D(256, 3, padding="same", name="writer")
     for _ in range(2):
         x = layers.ReLU()(layers.Add()([x, conv(x)]))
     return x
 
 
-def build(block, size=9):
+def build(block, size=5):
     inputs = keras.Input((size, size, 3))
-    x = block(layers.Conv2D(128, 1, name="stem")(inputs))
+    x = block(layers.Conv2D(256, 1, name="stem")(inputs))
     x = layers.GlobalAveragePooling2D()(x)
     model = keras.Model(inputs, layers.Dense(4, name="out")(x))
     zoo.randomise(model)
@@ -78,6 +77,19 @@ def kill(model, with_constants=False):
         edit(model.get_layer("writer_bn").beta, DEAD)
 
 
+WITH_FILTERS = (
+    "batch_norm",
+    "branches",
+    "depthwise",
+    "in_and_out",
+    "lenet5",
+    "nested",
+    "reshapes",
+    "residual",
+    "sequence",
+    "shared",
+    "unknown_layers",
+)
 BLOCKS = (residual, preactivation, bottleneck, shared)
 
 
@@ -91,11 +103,11 @@ class StripTest(parameterized.TestCase):
         kernel = model.get_layer("writer").kernel
         self.assertEqual(
             tuple(small.get_layer("writer").kernel.shape),
-            (*kernel.shape[:-1], 48),
+            (*kernel.shape[:-1], 96),
         )
-        gone = 80 * np.prod(kernel.shape[:-1]) - 48 * 128
+        gone = 160 * np.prod(kernel.shape[:-1]) - 96 * 256
         left = model.count_params() - gone
-        self.assertLessEqual(small.count_params(), left + 128)
+        self.assertLessEqual(small.count_params(), left + 256)
         self.assertLess(small.count_params(), model.count_params())
         place = small.get_layer("writer_place")
         self.assertFalse(place.trainable)
@@ -115,10 +127,12 @@ class StripTest(parameterized.TestCase):
         _, report = strip(model, return_report=True)
         rows = {row.key: row for row in report.rows}
         row = rows["writer/kernel"]
-        self.assertEqual(row.after, (3, 3, 128, 48))
-        self.assertEqual((row.zeros_before, row.zeros_after), (80 * 1152, 0))
+        self.assertEqual(row.after, (3, 3, 256, 96))
         self.assertEqual(
-            row.note, "empty filters that went: 80 (the others are put back)"
+            (row.zeros_before, row.zeros_after), (160 * 9 * 256, 0)
+        )
+        self.assertEqual(
+            row.note, "empty filters that went: 160 (the others are put back)"
         )
         self.assertEqual(report.kept["writer/kernel"], (None, None, None, LIVE))
         self.assertEqual(report.kept["writer/bias"], (LIVE,))
@@ -126,7 +140,7 @@ class StripTest(parameterized.TestCase):
         self.assertEqual(report.kept_channels, {"writer": LIVE})
         self.assertEqual(
             report.weights_before - report.weights_after,
-            80 * (3 * 3 * 128 + 1) - 48 * 128,
+            160 * (3 * 3 * 256 + 1) - 96 * 256,
         )
 
     def test_stock_layers_that_load_and_export(self):
@@ -149,8 +163,8 @@ class StripTest(parameterized.TestCase):
                 )
 
     def test_with_a_smaller_window_and_a_name_that_is_taken(self):
-        inputs = keras.Input((9, 9, 128))
-        x = layers.Conv2D(128, 5, padding="same", name="writer")(inputs)
+        inputs = keras.Input((5, 5, 256))
+        x = layers.Conv2D(256, 5, padding="same", name="writer")(inputs)
         x = layers.ReLU(name="writer_place")(layers.Add()([x, inputs]))
         model = keras.Model(inputs, layers.Conv2D(4, 1)(x))
         zoo.randomise(model)
@@ -165,12 +179,12 @@ class StripTest(parameterized.TestCase):
         )
         self.assertIn("writer__place", [layer.name for layer in small.layers])
 
-    @parameterized.parameters(*zoo.MODELS)
+    @parameterized.parameters(*WITH_FILTERS)
     @mock.patch.object(narrowing, "RULE", ALWAYS)
     def test_is_exact_for_the_zoo(self, name):
         model = zoo.make(name)
         x, original = zoo.inputs_of(model), model.get_weights()
-        for pattern in (filters, both_with_vectors, everything):
+        for pattern in (filters, both_with_vectors):
             with self.subTest(pattern.__name__):
                 model.set_weights(original)
                 pattern(model, np.random.default_rng(0))
@@ -188,7 +202,7 @@ class LeftAloneTest(parameterized.TestCase):
         self.assertEqual(tuple(kernel.shape)[-1], shape[-1])
 
     def test_a_small_image(self):
-        model = build(residual, size=8)
+        model = build(residual, size=4)
         kill(model)
         self.assert_left_alone(model)
 
@@ -199,13 +213,13 @@ class LeftAloneTest(parameterized.TestCase):
 
     def test_few_empty_filters(self):
         model = build(residual)
-        zero_filters(model, writer=range(50))
-        edit(model.get_layer("writer").bias, range(50))
+        zero_filters(model, writer=range(100))
+        edit(model.get_layer("writer").bias, range(100))
         self.assert_left_alone(model)
 
     def test_an_output_of_the_model(self):
-        inputs = keras.Input((9, 9, 128))
-        outputs = layers.Conv2D(128, 3, name="writer")(inputs)
+        inputs = keras.Input((5, 5, 256))
+        outputs = layers.Conv2D(256, 3, name="writer")(inputs)
         model = keras.Model(inputs, outputs)
         zoo.randomise(model)
         kill(model)
@@ -213,9 +227,9 @@ class LeftAloneTest(parameterized.TestCase):
             self.assert_left_alone(model)
 
     def test_groups(self):
-        inputs = keras.Input((9, 9, 128))
-        x = layers.Conv2D(128, 3, groups=2, name="writer")(inputs)
-        x = layers.Add()([x, layers.Conv2D(128, 3)(inputs)])
+        inputs = keras.Input((5, 5, 256))
+        x = layers.Conv2D(256, 3, groups=2, name="writer")(inputs)
+        x = layers.Add()([x, layers.Conv2D(256, 3)(inputs)])
         model = keras.Model(inputs, layers.Conv2D(4, 1)(x))
         zoo.randomise(model)
         kill(model)
@@ -225,12 +239,12 @@ class LeftAloneTest(parameterized.TestCase):
 
 class RuleTest(parameterized.TestCase):
     @parameterized.parameters(
-        # 64 of 128: 1/2 of the filters, and 64 * 128 to put them back.
-        (9 * 128, 128, 64, 14 * 14, True),
-        (9 * 128, 128, 65, 14 * 14, False),  # a second block
-        (9 * 128, 128, 64, 8 * 8, False),  # too few operations
-        (9 * 64, 128, 32, 56 * 56, False),  # too few columns
-        (9 * 128, 64, 16, 56 * 56, False),  # one block in any case
+        # Two of four blocks pay, three do not.
+        (9 * 256, 256, 128, 14 * 14, True),
+        (9 * 256, 256, 129, 14 * 14, False),
+        (9 * 256, 256, 128, 4 * 4, False),  # too few operations
+        (9 * 128, 256, 128, 56 * 56, False),  # too few columns
+        (9 * 256, 64, 16, 56 * 56, False),  # one block in any case
         (9 * 512, 512, 320, 7 * 7, True),  # (320 + 320 / 9) / 512 = 0.69
         (9 * 512, 512, 328, 7 * 7, False),
     )
