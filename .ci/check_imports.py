@@ -46,6 +46,7 @@ ORDER = (
     "calibration",
     "liveness",
     "kernel_boxes",
+    "narrowing",
     "twins",
     "strip_report",
     "rebuild",

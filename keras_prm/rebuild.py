@@ -30,6 +30,12 @@ def strip(model, lowering="none", return_report=False):
     sums, for any weights, whoever pruned them; a model without anything to
     remove comes back as a copy.
 
+    Empty filters of a convolution whose channels have to stay, as in a
+    residual sum that others write to as well, go where this makes the model
+    smaller and faster on LiteRT: a 1x1 convolution with a one-hot kernel,
+    counted as stored, puts the other channels back in place. See
+    `narrowing.Rule`.
+
     Zeros elsewhere in a kernel stay stored. The report counts them.
 
     Args:
@@ -162,7 +168,10 @@ class _Builder:
         twin = self._twin(call)
         for adapter in twin.adapters:
             args = (adapter(args[0]), *args[1:])
-        return twin.layer(*args, **kwargs)
+        result = twin.layer(*args, **kwargs)
+        for follower in twin.followers:
+            result = follower(result)
+        return result
 
     def _twin(self, call):
         layer = call.operation

@@ -85,6 +85,9 @@ def _note(live, weight, new):
     ids = weight.out_ids
     array = layouts.to_matrix(keras.ops.convert_to_numpy(new), weight.axes)
     empty = ~(array != 0).any(axis=tuple(range(array.ndim - 1)))
+    narrowed = 0 if ids is None else live.keep(ids).sum() - len(empty)
+    if narrowed:
+        return f"empty filters that went: {narrowed} (the others are put back)"
     if ids is None or not empty.any():
         return ""
     classes = live.trace.classes[ids[live.keep(ids)][empty]]

@@ -182,7 +182,8 @@ class StripRow:
         after: Its shape in the stripped model; `None` where it is gone.
         zeros_before: How many zeros were stored.
         zeros_after: How many zeros still are.
-        note: Which empty filters had to stay, and why; `""` if none did.
+        note: Which empty filters had to stay, and why, or which went though
+            their channels stay; `""` if there are none.
         axes: The kernel's axes `(in, out)`, counted from the end.
     """
 

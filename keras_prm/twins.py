@@ -11,6 +11,7 @@ from keras import layers
 
 from keras_prm import kernel_boxes
 from keras_prm import layer_rules
+from keras_prm import narrowing
 from keras_prm import topology
 
 
@@ -22,11 +23,13 @@ class Twin:
         layer: The layer, operation or model.
         adapters: The layers to put before it, in order.
         children: Pairs of a wrapped layer and its twin.
+        followers: The layers to put behind it, in order.
     """
 
     layer: object
     adapters: tuple = ()
     children: tuple = ()
+    followers: tuple = ()
 
 
 class Maker:
@@ -45,6 +48,7 @@ class Maker:
         self.trace = live.trace
         self._mixes = {}
         self._contents = {}
+        self._read = {(value.number, axis) for value, axis in self.trace.reads}
         for mix in self.trace.mixes:
             self._mixes.setdefault(id(mix.layer), []).append(mix)
         self._wrapped = {
@@ -71,7 +75,7 @@ class Maker:
         layer = call.operation
         if isinstance(layer, layers.Lambda):
             return Twin(_copy_lambda(layer))
-        config, adapters = layer.get_config(), ()
+        config, adapters, followers = layer.get_config(), (), ()
         if "dtype" in config and hasattr(layer, "dtype_policy"):
             config["dtype"] = layer.dtype_policy  # saves making a new one
         rule = self._rule(layer)
@@ -86,6 +90,10 @@ class Maker:
             config.update(contents.box.config)
             name = self._free_name(layer.name)
             adapters = contents.box.adapters(name, layer.dtype_policy)
+        if contents.narrowing is not None:
+            config.update(contents.narrowing.config)
+            name = self._free_name(layer.name)
+            followers = contents.narrowing.followers(layer, name)
         if contents.amount is not None and "use_bias" in config:
             config["use_bias"] = True
         if hasattr(layer, "get_vocabulary"):
@@ -97,7 +105,8 @@ class Maker:
         # Their own would draw random numbers, or hold arrays of the old shape.
         for name in _initializers(layer, config):
             config[name] = contents.initializer(layer, name)
-        return Twin(type(layer).from_config(config), tuple(adapters))
+        twin = type(layer).from_config(config)
+        return Twin(twin, tuple(adapters), followers=tuple(followers))
 
     def fill(self, layer, twin):
         """Brings a built twin's weights to what they have to be."""
@@ -146,10 +155,12 @@ class Maker:
             None if ids is None else np.flatnonzero(self.live.keep(ids))
             for ids in weight.ids
         ]
-        box = self._content_of(layer).box
-        if box is not None and weight.variable is layer.kernel:
-            for axis, window in enumerate(box.window):
+        contents = self._content_of(layer)
+        if contents.box is not None and weight.variable is layer.kernel:
+            for axis, window in enumerate(contents.box.window):
                 found[axis] = np.arange(window.start, window.stop)
+        if contents.narrowing is not None:
+            found[-1] = found[-1][contents.narrowing.live]
         return tuple(
             None
             if at is None or len(at) == weight.variable.shape[axis]
@@ -160,12 +171,14 @@ class Maker:
     def _content_of(self, layer):
         """The `Contents` of a layer's twin, found once."""
         if id(layer) not in self._contents:
+            box = self._box(layer)
             self._contents[id(layer)] = Contents(
                 self._sliced,
-                self._box(layer),
+                box,
                 self._folded(layer),
                 self._factors(layer),
                 layer,
+                self._narrowing(layer, box),
             )
         return self._contents[id(layer)]
 
@@ -201,15 +214,40 @@ class Maker:
         pairs = rule.factors(layer, self._size)
         return {id(v): np.float32(f) for v, f in pairs if f != 1}
 
-    def _box(self, layer):
-        mixes = self._mixes.get(id(layer), ())
-        if (
-            not mixes
-            or id(layer) in self._wrapped
-            or id(layer) in self.trace.opaque
-            or not kernel_boxes.has_window(layer)
-        ):
+    def _may_change(self, layer):
+        """True for a layer with a kernel that may get others around it."""
+        return (
+            id(layer) in self._mixes
+            and id(layer) not in self._wrapped
+            and id(layer) not in self.trace.opaque
+        )
+
+    def _narrowing(self, layer, box):
+        if not (self._may_change(layer) and narrowing.has_filters(layer)):
             return None
+        mixes = self._mixes[id(layer)]
+        targets = [mix.target for mix in mixes]
+        if any((value.number, axis) in self._read for value, axis in targets):
+            return None  # an output of the model keeps its name
+        constants = np.stack(
+            [
+                self.live.constant(value, axis)[self.live.keep(value.ids[axis])]
+                for value, axis in targets
+            ]
+        )
+        if np.isnan(constants).all():
+            return None
+        kernel = self._sliced(mixes[0].kernel)
+        if box is not None:
+            kernel = kernel[box.window]
+        macs = [mix.macs for mix in mixes]
+        positions = None if None in macs else min(macs)
+        return narrowing.find(layer, kernel, constants, positions)
+
+    def _box(self, layer):
+        if not (self._may_change(layer) and kernel_boxes.has_window(layer)):
+            return None
+        mixes = self._mixes[id(layer)]
         kernel = self._sliced(mixes[0].kernel)
         shapes = [mix.source[0].shape for mix in mixes]
         return kernel_boxes.find(layer, kernel, shapes)
@@ -227,7 +265,8 @@ class Maker:
 
     def _free_name(self, name):
         """A stem for the names of adapters that no layer has already."""
-        while self._names & {f"{name}_pad", f"{name}_crop"}:
+        suffixes = ("pad", "crop", "place")
+        while self._names & {f"{name}_{suffix}" for suffix in suffixes}:
             name += "_"
         return name
 
@@ -241,17 +280,19 @@ class Contents:
         amount: What is added to its bias, `(out,)`, or `None`.
         factors: dict from `id(variable)` to what it is multiplied by.
         layer: The layer whose twin it is.
+        narrowing: The `Narrowing` of its filters, or `None`.
 
     Attributes:
         given: ids of the variables that an initializer has taken care of.
     """
 
-    def __init__(self, sliced, box, amount, factors, layer):
+    def __init__(self, sliced, box, amount, factors, layer, narrowing=None):
         self.sliced = sliced
         self.box = box
         self.amount = amount
         self.factors = factors
         self.layer = layer
+        self.narrowing = narrowing
         self.given = set()
 
     def array(self, source):
@@ -263,7 +304,7 @@ class Contents:
             array = array + self.amount
         if id(source) in self.factors:
             array = array * self.factors[id(source)]
-        return array
+        return self._narrow(array)
 
     def initializer(self, layer, name):
         """An initializer that gives a new variable its final value.
@@ -276,10 +317,16 @@ class Contents:
         if own is None:
             own = getattr(layer, f"{stem}_kernel", None)
         if stem == "bias" and own is None and self.amount is not None:
-            return self._given(None, self.amount)
+            return self._given(None, self._narrow(self.amount))
         if not any(own is v for v in layer.variables):
             return "zeros"
         return self._given(own, self.array(own))
+
+    def _narrow(self, array):
+        """The filters that stay, of a kernel or a bias."""
+        if self.narrowing is None:
+            return array
+        return np.compress(self.narrowing.live, array, axis=-1)
 
     def _given(self, source, array):
         def initialize(shape, dtype=None):
