@@ -34,12 +34,14 @@ def build(name, size=None):
 
     Args:
         name: A key of `constructors()`.
-        size: Height and width of the images; `None` takes the default.
+        size: Height and width of the images; `None` takes the default, and
+            224 where that is any size.
     """
     options = {"weights": None, "classifier_activation": None}
     if size is not None:
         options["input_shape"] = (size, size, 3)
-    return constructors()[name](**options)
+    model = constructors()[name](**options)
+    return model if model.input_shape[1] else build(name, 224)
 
 
 def randomise(model, rng):

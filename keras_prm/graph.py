@@ -161,6 +161,9 @@ def trace(model):
     found = Trace(view)
     inputs = [found.value(x.shape, x.name) for x in view.inputs]
     found.num_inputs = len(inputs)
+    for value in inputs:  # named, so that what passes them on says why
+        if len(value.shape) > 1 and value.shape[-1] is not None:
+            found.ids(value, len(value.shape) - 1)
     tensors = dict(zip(map(id, view.inputs), inputs))
     for number, value in tensors.items():
         found.homes[number] = [value]
