@@ -113,11 +113,6 @@ _TRANSPOSED = Rule(
 _NORMALISES = Rule(normalization_rules.normalises)
 
 
-def _recurrent(gates, candidate):
-    rule = recurrent_rules.recurrent(gates, candidate)
-    return Rule(rule, recurrent_rules.resize_recurrent)
-
-
 RULES = {
     layers.Dense: Rule(
         kernel_rules.dense,
@@ -140,9 +135,12 @@ RULES = {
         kernel_rules.embedding,
         lambda layer, size, shape: {"output_dim": size(layer.embeddings, -1)},
     ),
-    layers.LSTM: _recurrent(4, 2),
-    layers.GRU: _recurrent(3, 2),
-    layers.SimpleRNN: _recurrent(1, 0),
+    **{
+        kind: Rule(
+            recurrent_rules.recurrent(*gates), recurrent_rules.resize_recurrent
+        )
+        for kind, gates in recurrent_rules.GATED.items()
+    },
     layers.Bidirectional: Rule(
         recurrent_rules.bidirectional,
         wrap=recurrent_rules.wrap_bidirectional,

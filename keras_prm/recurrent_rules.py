@@ -14,6 +14,13 @@ from keras_prm import topology
 from keras_prm.sites import pin
 from keras_prm.sites import read_others
 
+# Layers whose units can go, with `(gates, candidate)` as `recurrent` takes.
+GATED = {
+    layers.LSTM: (4, 2),
+    layers.GRU: (3, 2),
+    layers.SimpleRNN: (1, 0),
+}
+
 
 def recurrent(gates, candidate):
     """A layer of units with `gates` gates each.
@@ -55,16 +62,14 @@ def bidirectional(site):
     if layer.return_state or site.has_arrays() or len(site.inputs) > 1:
         pin(site, "its states are passed on")
         return
+    strange = [type(part).__name__ for part in both if type(part) not in GATED]
+    if strange:
+        pin(site, f"no rule for {strange[0]}")
+        return
     if layer.stateful or len({part.units for part in both}) > 1:
         pin(site, "it is stateful, or its directions differ")
         return
-    ends = []
-    for part in both:
-        out = _child(site, part, x, site.call.inputs[0])
-        if out is None:
-            pin(site, f"no rule for {type(part).__name__}")
-            return
-        ends.append(out)
+    ends = [_child(site, part, x, site.call.inputs[0]) for part in both]
     last = len(ends[0].shape) - 1
     if ends[0].ids[last] is None or ends[1].ids[last] is None:
         pin(site, "one of its directions has no rule here")
@@ -87,18 +92,16 @@ def time_distributed(site):
     for axis in range(2, len(x.shape)):
         site.move((x, axis), (step, axis - 1))
     tensor = keras.KerasTensor(step.shape, site.call.inputs[0].dtype)
-    end = _child(site, site.layer.layer, step, tensor)
-    if end is None:
+    if not trace.can_trace(site.layer.layer):
         pin(site, f"no rule for {type(site.layer.layer).__name__}")
         return
+    end = _child(site, site.layer.layer, step, tensor)
     for axis in range(1, len(end.shape)):
         site.move((end, axis), (out, axis + 1))
 
 
 def _child(site, layer, value, tensor):
     """Traces a wrapped layer on one tensor, and notes the call."""
-    if not site.trace.can_trace(layer):
-        return None
     call = topology.call_of(layer, tensor)
     site.trace.inner.setdefault(id(site.layer), []).append(call)
     path = f"{site.path}/{layer.name}"

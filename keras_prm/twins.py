@@ -105,7 +105,7 @@ class Maker:
         # Their own would draw random numbers, or hold arrays of the old shape.
         for name in _initializers(layer, config):
             config[name] = contents.initializer(layer, name)
-        twin = type(layer).from_config(config)
+        twin = _from_config(layer, config)
         return Twin(twin, tuple(adapters), followers=tuple(followers))
 
     def fill(self, layer, twin):
@@ -344,6 +344,19 @@ def _wrapped(calls, rule, config, children):
     wrapper, inside = rule.wrap(config, [twin.layer for twin in children])
     pairs = zip((call.operation for call in calls), inside)
     return Twin(wrapper, (), tuple(pairs))
+
+
+def _from_config(layer, config):
+    try:
+        return type(layer).from_config(config)
+    except Exception as error:
+        raise TypeError(
+            f"Cannot copy the layer '{layer.name}' of type "
+            f"{type(layer).__name__}: its `from_config` does not take what "
+            "its `get_config` returns. Mend these two, and register what is "
+            "in there by `keras.saving.register_keras_serializable`. "
+            f"Received: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _initializers(layer, config):

@@ -424,6 +424,24 @@ class RaiseTest(parameterized.TestCase):
         with self.assertRaisesRegex(TypeError, "Rewrite it as a functional"):
             strip(model)
 
+    def test_a_layer_that_cannot_be_copied(self):
+        class Mine(layers.Layer):
+            def __init__(self, width, **kwargs):
+                super().__init__(**kwargs)
+                self.width = width
+
+            def get_config(self):
+                return super().get_config()
+
+            def call(self, x):
+                return x * self.width
+
+        inputs = keras.Input((3,))
+        model = keras.Model(inputs, Mine(3, name="mine")(inputs))
+        message = "layer 'mine' of type Mine.*Mend these two"
+        with self.assertRaisesRegex(TypeError, message):
+            strip(model)
+
     def test_unbuilt(self):
         model = keras.Sequential([layers.Dense(2)])
         with self.assertRaisesRegex(ValueError, "put a `keras.Input` first"):

@@ -1,0 +1,129 @@
+"""Units of recurrent layers, and what wrappers let through."""
+
+import keras
+import numpy as np
+from absl.testing import absltest
+from absl.testing import parameterized
+from keras import layers
+
+from keras_prm.rebuild import strip
+from tests import zoo
+from tests.zeros import edit
+from tests.zeros import max_error
+
+GATES = {layers.LSTM: 4, layers.GRU: 3, layers.SimpleRNN: 1}
+
+
+def zero_units(cell, units, gate=None):
+    """Zeros all that is written to some units, or one gate of them."""
+    gates = cell.kernel.shape[-1] // cell.units
+    at = [
+        g * cell.units + u
+        for g in range(gates)
+        for u in units
+        if gate in (None, g)
+    ]
+    for variable in (cell.kernel, cell.recurrent_kernel, cell.bias):
+        edit(variable, ..., at)
+
+
+class RecurrentTest(parameterized.TestCase):
+    def model(self, layer):
+        x = inputs = keras.Input((5, 4))
+        x = layer(layers.Dense(6, name="a")(x))
+        model = keras.Model(inputs, layers.Dense(2, name="out")(x))
+        zoo.randomise(model)
+        return model
+
+    def check(self, model):
+        small, report = strip(model, return_report=True)
+        x = zoo.inputs_of(model)
+        self.assertLess(max_error(model, small, x), 1e-5)
+        self.assertEqual(report.skipped, ())
+        return small
+
+    @parameterized.product(kind=tuple(GATES), sequences=(True, False))
+    def test_units_that_stay_at_zero(self, kind, sequences):
+        layer = kind(5, return_sequences=sequences, name="r")
+        model = self.model(layer)
+        zero_units(layer.cell, [1, 3])
+        small = self.check(model)
+        self.assertEqual(small.get_layer("r").units, 3)
+
+    @parameterized.parameters(*GATES)
+    def test_units_that_nobody_reads(self, kind):
+        """Unit 2 feeds unit 4 only, and nobody reads unit 4."""
+        layer = kind(5, name="r")
+        model = self.model(layer)
+        edit(model.get_layer("out").kernel, [2, 4])
+        edit(layer.cell.recurrent_kernel, [2, 4])
+        kernel = np.array(keras.ops.convert_to_numpy(layer.cell.kernel))
+        recurrent = np.zeros(layer.cell.recurrent_kernel.shape, "float32")
+        recurrent += keras.ops.convert_to_numpy(layer.cell.recurrent_kernel)
+        recurrent[2, 4] = 1.0
+        layer.cell.recurrent_kernel.assign(recurrent)
+        self.assertTrue(kernel.any())
+        self.assertEqual(self.check(model).get_layer("r").units, 3)
+
+    @parameterized.parameters((layers.LSTM, 2, 3), (layers.LSTM, 3, 5))
+    def test_only_the_candidate_keeps_a_unit_at_zero(self, kind, gate, left):
+        layer = kind(5, name="r")
+        model = self.model(layer)
+        zero_units(layer.cell, [1, 3], gate)
+        self.assertEqual(self.check(model).get_layer("r").units, left)
+
+    def test_an_activation_that_is_not_zero_at_zero(self):
+        layer = layers.SimpleRNN(5, activation="sigmoid", name="r")
+        model = self.model(layer)
+        zero_units(layer.cell, [1, 3])
+        self.assertEqual(self.check(model).get_layer("r").units, 5)
+
+    def test_inputs(self):
+        layer = layers.GRU(5, name="r")
+        model = self.model(layer)
+        edit(layer.cell.kernel, [0, 4])
+        self.assertEqual(self.check(model).get_layer("a").units, 4)
+
+    def test_both_directions_keep_as_many_units(self):
+        layer = layers.Bidirectional(layers.LSTM(5), name="r")
+        model = self.model(layer)
+        zero_units(layer.forward_layer.cell, [1, 3])
+        zero_units(layer.backward_layer.cell, [3, 4])
+        small = self.check(model).get_layer("r")
+        self.assertEqual(small.forward_layer.units, 4)
+        self.assertEqual(small.backward_layer.units, 4)
+
+    @parameterized.parameters(
+        (lambda: layers.LSTM(3, stateful=True), "does not start at zero"),
+        (lambda: layers.RNN(layers.LSTMCell(3)), "no rule for RNN"),
+        (
+            lambda: layers.Bidirectional(layers.RNN(layers.GRUCell(3))),
+            "no rule for RNN",
+        ),
+        (
+            lambda: layers.TimeDistributed(layers.Lambda(abs)),
+            "no rule for Lambda",
+        ),
+    )
+    def test_left_alone(self, make, reason):
+        x = inputs = keras.Input((5, 4), batch_size=3)
+        x = make()(layers.Dense(6, name="a")(x))
+        model = keras.Model(inputs, layers.Dense(2)(x))
+        zoo.randomise(model)
+        edit(model.get_layer("a").kernel, ..., [1])
+        small, report = strip(model, return_report=True)
+        self.assertIn(reason, report.skipped[0][1])
+        self.assertEqual(small.count_params(), model.count_params())
+
+    def test_a_model_inside_of_time_distributed(self):
+        i = keras.Input((6,))
+        y = layers.Dense(7, name="one")(i)
+        body = keras.Model(i, layers.Dense(4, name="two")(y), name="body")
+        model = self.model(layers.TimeDistributed(body))
+        edit(body.get_layer("one").kernel, ..., [1, 2])
+        small = self.check(model)
+        self.assertEqual(small.layers[2].layer.get_layer("one").units, 5)
+
+
+if __name__ == "__main__":
+    absltest.main()
