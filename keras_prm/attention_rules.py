@@ -12,7 +12,8 @@ from keras_prm.axis_rules import contract
 from keras_prm.sites import pin
 from keras_prm.sites import read_others
 
-ARGUMENTS = ("query", "value", "key", "use_causal_mask", "attention_mask")
+_MASKS = ("query_mask", "value_mask", "key_mask", "attention_mask")
+ARGUMENTS = ("query", "value", "key", "use_causal_mask", *_MASKS)
 
 
 def _variables(layer):
@@ -44,13 +45,17 @@ def _attention(site, own):
     tensors = [site.argument(name, i) for i, name in enumerate(ARGUMENTS[:3])]
     if tensors[2] is None:
         tensors[2] = tensors[1]
-    mask = site.argument("attention_mask", 6)
-    known = len({id(t) for t in tensors if t is not None})
-    known += hasattr(mask, "shape")
-    more = known < len(set(map(id, site.call.inputs)))
-    if ("gate", "kernel") in own or more or len(site.outputs) > 1:
-        pin(site, "it is gated, called with masks, or returns its scores")
+    masks = [site.argument(name, 3 + i) for i, name in enumerate(_MASKS)]
+    masks = [mask for mask in masks if hasattr(mask, "shape")]
+    if ("gate", "kernel") in own or len(site.outputs) > 1:
+        pin(site, "it is gated, or returns its scores")
         return None
+    if any(len(mask.shape) > 3 for mask in masks):
+        pin(site, "its mask has an axis of heads")
+        return None
+    for mask in masks:
+        if isinstance(mask, keras.KerasTensor):
+            site.read_all(site.value_of(mask), "it is a mask")
     query, value, key = (
         _project(site, own, name, site.value_of(x))
         for name, x in zip(("query", "value", "key"), tensors)

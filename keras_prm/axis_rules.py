@@ -22,7 +22,7 @@ def get_item(site):
             site.trace.read(x, axis, f"'{site.path}' picks one of them")
             continue
         at = np.arange(x.shape[axis])[entry]
-        if len(at) and (np.diff(at) != 1).any():
+        if entry.step not in (None, 1):
             site.trace.fix(x.ids[axis], f"'{site.path}' picks every other one")
         out.ids[target] = x.ids[axis][at]
         every = np.arange(len(at))
@@ -110,6 +110,8 @@ def configure_split(call, keep):
     if call.inputs[0].shape[along] is None:
         return {}
     widths = [int(keep(x, along).sum()) for x in call.outputs]
+    if len(widths) == 1:
+        return {"indices_or_sections": 1}
     return {"indices_or_sections": np.cumsum(widths)[:-1].tolist()}
 
 

@@ -81,9 +81,7 @@ class Trace(Recording):
 
     def can_trace(self, layer):
         """Whether one can look into a wrapped layer; no rule is needed."""
-        if topology.is_model(layer):
-            return not topology.overrides_call(layer)
-        return not isinstance(layer, keras.Model)
+        return topology.is_model(layer) or not isinstance(layer, keras.Model)
 
     def _tie_calls(self, operation, outputs):
         """A config that holds the widths of the output serves all calls."""

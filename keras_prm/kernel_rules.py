@@ -22,9 +22,7 @@ def _mix(site, sources, targets, kernel, bias, **options):
     )
     if not constants.is_elementwise(layer.activation):
         name = getattr(layer.activation, "__name__", "activation")
-        for target in targets:
-            reason = f"the {name} of '{site.path}' reads every channel"
-            site.trace.read(*target, reason)
+        site.read_all(targets[0][0], f"its {name} reads every channel")
 
 
 def dense(site):
@@ -116,13 +114,20 @@ def einsum_dense(site):
     read, kernel, made = _labels(equation, len(x.shape), len(out.shape))
     contracted = [a for a in kernel if a in read and a not in made]
     produced = [a for a in made if a in kernel and a not in read]
-    plain = set(kernel) == {*contracted, *produced} and produced and contracted
+    plain = (
+        contracted
+        and produced
+        and {*kernel} == {*contracted, *produced}
+        and {*read} == {*contracted, *made} - {*produced}
+    )
     if not plain or read[0] != made[0] or "." in read + made + kernel:
         pin(site, f"'{equation}' is not a plain product")
         return
     bias = layer.bias
-    sizes = [layer.kernel.shape[kernel.index(a)] for a in produced]
-    if bias is not None and list(bias.shape) != sizes:
+    if bias is not None and (
+        [*layer.bias_axes.replace(" ", "")] != produced
+        or not made.endswith("".join(produced))
+    ):
         pin(site, "its bias varies along other axes than its kernel")
         return
     one_each = len(contracted) == len(produced) == 1

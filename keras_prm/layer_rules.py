@@ -18,6 +18,7 @@ from keras_prm import kernel_rules
 from keras_prm import normalization_rules
 from keras_prm import operator_rules
 from keras_prm import recurrent_rules
+from keras_prm import topology
 from keras_prm.sites import Rule
 from keras_prm.sites import pin
 
@@ -32,6 +33,9 @@ def apply(site, reason=None):
     rule = rule_for(site.layer)
     reason = reason or _why_opaque(site, rule)
     if reason is None:
+        mask = site.call.arguments.kwargs.get("mask")
+        if isinstance(mask, keras.KerasTensor):
+            site.read_all(site.value_of(mask), "it is a mask")
         rule.trace(site)
     else:
         pin(site, reason)
@@ -72,9 +76,11 @@ def _why_opaque(site, rule):
     layer = site.layer
     if rule is None:
         return f"no rule for {type(layer).__name__}"
-    if getattr(layer, "lora_enabled", False):
+    is_layer = isinstance(layer, keras.layers.Layer)
+    parts = topology.sublayers(layer) if is_layer else ()
+    if any(getattr(part, "lora_enabled", False) for part in parts):
         return "LoRA is enabled"
-    if getattr(layer, "quantization_mode", None):
+    if any(getattr(part, "quantization_mode", None) for part in parts):
         return "it is quantised"
     return unknown_argument(site.call, rule.arguments)
 
@@ -82,6 +88,9 @@ def _why_opaque(site, rule):
 def unknown_argument(call, rule_knows=()):
     """Names an argument of a layer's call that no rule knows, or `None`."""
     if isinstance(call.operation, keras.layers.Layer):
+        more = call.arguments.args[1:] if "query" not in rule_knows else ()
+        if any(x is not None for x in more):
+            return "it is called with several arguments"
         known = {
             "training": (None, False),
             "mask": (None,),
@@ -94,10 +103,13 @@ def unknown_argument(call, rule_knows=()):
             usual = known.get(name, ())
             parts = keras.tree.flatten(value)
             if not all(any(p is v for v in usual) for p in parts):
-                return f"it is called with {name}={value!r}"
+                tensor = isinstance(value, keras.KerasTensor)
+                value = "a tensor" if tensor else repr(value)
+                return f"it is called with {name}={value}"
     return None
 
 
+_MASK = ("mask",)  # of timesteps; `apply` reads it
 _SAME = Rule(channel_rules.along_space(constants.same))
 _ZERO = Rule(channel_rules.along_space(constants.zero_stays))
 _CONV = Rule(kernel_rules.conv, kernel_rules.resize_conv)
@@ -137,16 +149,20 @@ RULES = {
     ),
     **{
         kind: Rule(
-            recurrent_rules.recurrent(*gates), recurrent_rules.resize_recurrent
+            recurrent_rules.recurrent(*gates),
+            recurrent_rules.resize_recurrent,
+            arguments=_MASK,
         )
         for kind, gates in recurrent_rules.GATED.items()
     },
     layers.Bidirectional: Rule(
         recurrent_rules.bidirectional,
+        arguments=_MASK,
         wrap=recurrent_rules.wrap_bidirectional,
     ),
     layers.TimeDistributed: Rule(
         recurrent_rules.time_distributed,
+        arguments=_MASK,
         wrap=recurrent_rules.wrap_time_distributed,
     ),
     layers.MultiHeadAttention: Rule(
@@ -161,7 +177,9 @@ RULES = {
         arguments=attention_rules.ARGUMENTS,
         factors=attention_rules.keep_the_scale,
     ),
-    layers.BatchNormalization: Rule(normalization_rules.batch_normalization),
+    layers.BatchNormalization: Rule(
+        normalization_rules.batch_normalization, arguments=_MASK
+    ),
     layers.GroupNormalization: Rule(
         normalization_rules.group_normalization,
         normalization_rules.resize_group_normalization,
@@ -212,7 +230,9 @@ RULES = {
     layers.GlobalMaxPooling1D: Rule(channel_rules.global_pooling),
     layers.GlobalMaxPooling2D: Rule(channel_rules.global_pooling),
     layers.GlobalMaxPooling3D: Rule(channel_rules.global_pooling),
-    layers.GlobalAveragePooling1D: Rule(channel_rules.global_pooling),
+    layers.GlobalAveragePooling1D: Rule(
+        channel_rules.global_pooling, arguments=_MASK
+    ),
     layers.GlobalAveragePooling2D: Rule(channel_rules.global_pooling),
     layers.GlobalAveragePooling3D: Rule(channel_rules.global_pooling),
     layers.Flatten: Rule(channel_rules.flatten),

@@ -29,6 +29,14 @@ def unary():
     return Rule(_unary)
 
 
+def _clip(site):
+    bounds = (site.layer.x_min, site.layer.x_max)
+    if any(np.ndim(x) for x in bounds):
+        pin(site, "its bounds are arrays")
+    else:
+        elementwise(site)
+
+
 def binary(combine):
     """Two tensors, or one with a number or an array of constants.
 
@@ -88,7 +96,7 @@ def _with_array(site, combine):
         if x.ids[axis] is None:
             continue
         if x.shape[axis] == 1 < widths[axis]:
-            site.trace.fix(x.ids[axis], f"'{site.path}' broadcasts it")
+            site.trace.read(x, axis, f"'{site.path}' broadcasts it")
             continue
 
         def image(inputs, axis=axis):
@@ -130,11 +138,12 @@ _ELEMENTWISE = (
     "Relu Relu6 LeakyRelu Elu Selu Celu Gelu Silu Sigmoid Tanh Softplus "
     "Softsign HardSigmoid HardSilu HardTanh LogSigmoid Exp Expm1 Log Log1p "
     "Sqrt Rsqrt Square Absolute Negative Sign Sin Cos Erf Reciprocal Floor "
-    "Ceil Round Clip Cast StopGradient"
+    "Ceil Round Cast StopGradient"
 ).split()
 
 OPERATIONS = {
     **{name: unary() for name in _ELEMENTWISE},
+    "Clip": Rule(_clip),
     "Add": binary(constants.add),
     "Subtract": binary(constants.subtract),
     "Multiply": binary(constants.multiply),
@@ -142,7 +151,12 @@ OPERATIONS = {
     "TrueDivide": binary(constants.divide),
     "Maximum": binary(constants.maximum),
     "Minimum": binary(constants.minimum),
-    "Power": binary(None),
+    **{
+        name: binary(None)
+        for name in (
+            "Power Equal NotEqual Greater GreaterEqual Less LessEqual"
+        ).split()
+    },
     "GetItem": Rule(axis_rules.get_item, rewrite=axis_rules.rewrite_get_item),
     "Concatenate": Rule(concatenate),
     "Split": Rule(axis_rules.split, configure=axis_rules.configure_split),

@@ -108,6 +108,9 @@ class Recording:
         for old, new in zip(known.ids, ids):
             if old is not None and new is not None:
                 self.tie(old, new)
+            elif not (old is new is None):
+                reason = "another call of its layer is left as it is"
+                self.fix(new if old is None else old, reason)
 
     def flow(self, sources, target, combine, gate=None):
         """Records that positions pass from `sources` into `target`."""

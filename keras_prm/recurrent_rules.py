@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 
 import keras
 import numpy as np
@@ -33,22 +34,35 @@ def recurrent(gates, candidate):
 
     def rule(site):
         layer, x = site.layer, site.inputs[0]
-        if layer.stateful or site.has_arrays() or len(site.inputs) > 1:
+        if layer.stateful or _is_given_a_state(site):
             pin(site, "its state does not start at zero")
+            return
+        activations = [layer.activation]
+        activations.append(getattr(layer, "recurrent_activation", None))
+        if not all(map(constants.is_elementwise, activations)):
+            pin(site, "its activation reads every unit")
             return
         read_others(site, x, 2, "a recurrent layer walks along it")
         out = site.outputs[0]
         last = len(out.shape) - 1
-        still = constants.is_elementwise(layer.activation) and not any(
-            constants.evaluate(layer.activation, np.zeros(1))
-        )
+        at_zero = constants.evaluate(layer.activation, np.zeros(1))
         site.trace.recurrence(
-            site, (x, 2), (out, last), gates, candidate if still else None
+            site,
+            (x, 2),
+            (out, last),
+            gates,
+            None if at_zero.any() else candidate,
         )
         for state in site.outputs[1:]:
             site.move((out, last), (state, 1))
 
     return rule
+
+
+def _is_given_a_state(site):
+    mask = site.call.arguments.kwargs.get("mask")
+    tensors = [x for x in site.call.inputs if x is not mask]
+    return site.has_arrays() or len(tensors) > 1
 
 
 def resize_recurrent(layer, size, shape):
@@ -59,7 +73,7 @@ def bidirectional(site):
     """Both directions keep as many units: Keras takes one for the other."""
     layer, x = site.layer, site.inputs[0]
     both = (layer.forward_layer, layer.backward_layer)
-    if layer.return_state or site.has_arrays() or len(site.inputs) > 1:
+    if layer.return_state or _is_given_a_state(site):
         pin(site, "its states are passed on")
         return
     strange = [type(part).__name__ for part in both if type(part) not in GATED]
@@ -92,10 +106,15 @@ def time_distributed(site):
     for axis in range(2, len(x.shape)):
         site.move((x, axis), (step, axis - 1))
     tensor = keras.KerasTensor(step.shape, site.call.inputs[0].dtype)
-    if not trace.can_trace(site.layer.layer):
-        pin(site, f"no rule for {type(site.layer.layer).__name__}")
+    inner = site.layer.layer
+    masked = len(site.inputs) > 1
+    if masked and "mask" in inspect.signature(inner.call).parameters:
+        pin(site, "the layer inside is given a mask")
         return
-    end = _child(site, site.layer.layer, step, tensor)
+    if not trace.can_trace(inner):
+        pin(site, f"no rule for {type(inner).__name__}")
+        return
+    end = _child(site, inner, step, tensor)
     for axis in range(1, len(end.shape)):
         site.move((end, axis), (out, axis + 1))
 

@@ -50,6 +50,11 @@ class Site:
             return arguments.args[position]
         return None
 
+    def read_all(self, value, why):
+        """Pins all axes of a tensor."""
+        for axis in range(1, len(value.shape)):
+            self.trace.read(value, axis, f"'{self.path}': {why}")
+
     def value_of(self, tensor):
         """The `Value` of one of the tensors that the call is given."""
         found = [x is tensor for x in self.call.inputs]

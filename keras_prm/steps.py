@@ -83,6 +83,33 @@ class Affine:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Moments:
+    """A normalisation of which every position reads all of its group.
+
+    Args:
+        source: `(value, axis)`.
+        target: `(value, axis)`.
+        groups: How many blocks of equal size the axis consists of.
+        combine: Maps the constants of the source to those of the target.
+    """
+
+    source: tuple
+    target: tuple
+    groups: int
+    combine: Callable[[np.ndarray], np.ndarray]
+
+    def forward(self, live):
+        value, axis = self.target
+        found = self.combine(live.constant(*self.source))
+        live.constants[value.number, axis] = found
+
+    def backward(self, live):
+        wanted = live.used(*self.target).reshape(self.groups, -1)
+        reads = np.repeat(wanted.any(axis=1), wanted.shape[1])
+        live.used(*self.source)[reads] = True
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Sum:
     """The sum over an axis: every position is used that is not zero.
 

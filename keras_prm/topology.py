@@ -34,7 +34,8 @@ class Call:
 
 def is_model(layer):
     """True for a model that consists of calls that can be listed."""
-    return isinstance(layer, (keras.Sequential, keras.Function))
+    kinds = (keras.Sequential, keras.Function)
+    return isinstance(layer, kinds) and not overrides_call(layer)
 
 
 def functional(model):
@@ -83,7 +84,8 @@ def overrides_call(model):
     """True for a model whose inside cannot be seen."""
     if isinstance(model, keras.Sequential):
         return type(model).call is not keras.Sequential.call
-    return type(model).call is not _functional_class().call
+    own = getattr(type(model), "call", None)  # a bare Function has none
+    return own not in (keras.Function.call, _functional_class().call)
 
 
 @functools.cache
@@ -130,6 +132,11 @@ def call_of(layer, x):
 def is_masked(x):
     """Whether Keras passes a mask of timesteps along with a tensor."""
     return getattr(x, "_keras_mask", None) is not None
+
+
+def sublayers(layer):
+    """A layer and those inside of it, such as attention's projections."""
+    return list(layer._flatten_layers())
 
 
 def input_layer(x):

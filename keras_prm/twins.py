@@ -14,6 +14,9 @@ from keras_prm import layer_rules
 from keras_prm import narrowing
 from keras_prm import topology
 
+# Arguments that need not be serialisable for a layer to be copied.
+_LIVE = ("activation", "_regularizer", "_constraint")
+
 
 @dataclasses.dataclass(frozen=True)
 class Twin:
@@ -75,9 +78,7 @@ class Maker:
         layer = call.operation
         if isinstance(layer, layers.Lambda):
             return Twin(_copy_lambda(layer))
-        config, adapters, followers = layer.get_config(), (), ()
-        if "dtype" in config and hasattr(layer, "dtype_policy"):
-            config["dtype"] = layer.dtype_policy  # saves making a new one
+        config, adapters, followers = _config_of(layer), (), ()
         rule = self._rule(layer)
         if rule is not None:
             config.update(rule.resize(layer, self._size, shape))
@@ -100,8 +101,6 @@ class Maker:
             config["vocabulary"] = layer.get_vocabulary(
                 include_special_tokens=False
             )
-        if inspect.isfunction(getattr(layer, "activation", None)):
-            config["activation"] = layer.activation
         # Their own would draw random numbers, or hold arrays of the old shape.
         for name in _initializers(layer, config):
             config[name] = contents.initializer(layer, name)
@@ -117,6 +116,7 @@ class Maker:
                 self.fill(child, Twin(small))
             return
         twin, contents = twin.layer, self._content_of(layer)
+        _adapt_sublayers(layer, twin)
         added = contents.amount is not None and layer.bias is None
         bias = twin.bias if added else None
         targets = [v for v in twin.variables if v is not bias]
@@ -346,17 +346,72 @@ def _wrapped(calls, rule, config, children):
     return Twin(wrapper, (), tuple(pairs))
 
 
+def _config_of(layer):
+    """A config to change, with live objects in it where that is possible."""
+    if not isinstance(layer, layers.Layer):
+        return _arguments_of(layer)
+    try:
+        config = layer.get_config()
+    except Exception as error:
+        raise _uncopyable(layer, error) from error
+    if "get_config" in vars(type(layer)):  # else Keras records what it is given
+        config["dtype"] = layer.dtype_policy  # saves making a new one
+        for name in config:
+            own = getattr(layer, name, None)
+            plain = own is not None and not isinstance(own, layers.Layer)
+            if plain and name.endswith(_LIVE):
+                config[name] = own
+    return config
+
+
+def _arguments_of(operation):
+    """The config of an operation; Keras refuses one made with arrays."""
+    try:
+        return operation.get_config()
+    except NotImplementedError:
+        names = inspect.signature(type(operation).__init__).parameters
+        return {
+            name: _plain(getattr(operation, name))
+            for name in names
+            if hasattr(operation, name)
+        }
+
+
+def _plain(value):
+    """Arrays and numbers of NumPy as what Python has for them."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tolist()
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_plain, value))
+    return value
+
+
 def _from_config(layer, config):
     try:
         return type(layer).from_config(config)
     except Exception as error:
-        raise TypeError(
-            f"Cannot copy the layer '{layer.name}' of type "
-            f"{type(layer).__name__}: its `from_config` does not take what "
-            "its `get_config` returns. Mend these two, and register what is "
-            "in there by `keras.saving.register_keras_serializable`. "
-            f"Received: {type(error).__name__}: {error}"
-        ) from error
+        raise _uncopyable(layer, error) from error
+
+
+def _uncopyable(layer, error):
+    return TypeError(
+        f"Cannot copy the layer '{layer.name}' of type "
+        f"{type(layer).__name__}: its `from_config` does not take what "
+        "its `get_config` returns. Mend these two, and register what is "
+        "in there by `keras.saving.register_keras_serializable`. "
+        f"Received: {type(error).__name__}: {error}"
+    )
+
+
+def _adapt_sublayers(layer, twin):
+    """LoRA and quantisation of what is inside, which no config holds."""
+    pairs = zip(topology.sublayers(layer)[1:], topology.sublayers(twin)[1:])
+    for old, new in pairs:
+        mode = getattr(old, "quantization_mode", None)
+        if mode and not getattr(new, "quantization_mode", None):
+            new.quantize(mode)
+        if getattr(old, "lora_enabled", False) and not new.lora_enabled:
+            new.enable_lora(old.lora_rank)
 
 
 def _initializers(layer, config):

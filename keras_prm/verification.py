@@ -197,7 +197,8 @@ def _tolerance(model):
 
 def _run(view, arrays):
     structure = keras.tree.pack_sequence_as(view.input, arrays)
-    outputs = view.predict(structure, batch_size=32, verbose=0)
+    size = view.inputs[0].shape[0] or 32
+    outputs = view.predict(structure, batch_size=size, verbose=0)
     return [np.asarray(x) for x in keras.tree.flatten(outputs)]
 
 
@@ -215,6 +216,7 @@ def _errors(expected, found):
 
 def _random_inputs(view, seed, samples=32):
     rng = np.random.default_rng(seed)
+    samples = view.inputs[0].shape[0] or samples
     arrays = []
     for x in view.inputs:
         shape = (samples, *(n or 32 for n in x.shape[1:]))

@@ -224,7 +224,7 @@ class PinTest(parameterized.TestCase):
     def test_softmax_as_an_activation(self):
         dense = layers.Dense(3, name="b", activation="softmax")
         of = self.pinned(lambda x: layers.Dense(2)(dense(x)))
-        self.assertIn("softmax of 'b'", of.reason("b/kernel", 1))
+        self.assertIn("'b': its softmax reads", of.reason("b/kernel", 1))
         self.assertIsNone(of.reason("a/kernel", 1))
 
     def test_inner_tensors_that_are_outputs(self):

@@ -32,8 +32,8 @@ EXAMPLES = {
     },
     **{
         name: lambda x, f=name: getattr(ops, _snake(f))(x, 2.0)
-        for name in "Add Subtract Multiply Maximum Minimum Divide "
-        "TrueDivide".split()
+        for name in "Add Subtract Multiply Maximum Minimum Divide TrueDivide "
+        "Equal NotEqual Greater GreaterEqual Less LessEqual".split()
     },
 }
 

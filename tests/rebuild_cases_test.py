@@ -541,7 +541,259 @@ def _wrappers_in_wrappers():
     return model
 
 
+@case
+def _one_channel_that_an_array_broadcasts():
+    x = inputs = keras.Input((4,))
+    g = layers.Dense(1)(layers.Dense(8, activation="relu", name="a")(x))
+    y = g * np.arange(1.0, 7.0, dtype="float32")
+    return finish(inputs, layers.Dense(2)(y), a=[1])
+
+
+@case
+def _attention_whose_mask_is_computed():
+    x = inputs = keras.Input((7, 8))
+    mask = layers.Dense(7, activation="sigmoid", name="a")(x)
+    mask = ops.cast(ops.round(mask), "bool")
+    y = layers.MultiHeadAttention(2, 3)(x, x, attention_mask=mask)
+    z = layers.GroupQueryAttention(4, 2, 2)(x, x, attention_mask=mask)
+    return finish(inputs, [layers.Dense(2)(y), layers.Dense(2)(z)])
+
+
+@case
+def _attention_whose_mask_has_heads():
+    u, v = keras.Input((7, 4)), keras.Input((3, 7, 7), dtype="bool")
+    y = layers.MultiHeadAttention(3, 2, name="m")(u, u, attention_mask=v)
+    model = finish([u, v], layers.Dense(2)(y))
+    edit(model.get_layer("m").output_dense.kernel, 1)
+    return model
+
+
+@case
+def _a_mask_without_a_name():
+    u, v = keras.Input((7, 4)), keras.Input((7, 4))
+    mask = layers.Dense(1, activation="sigmoid", name="a")(v)
+    mask = ops.cast(ops.round(ops.squeeze(mask, -1) + 0.3), "bool")
+    x = layers.Dense(6, name="b")(u)
+    y = layers.GlobalAveragePooling1D()(x, mask)
+    z = layers.LSTM(4)(x, mask=mask)
+    return finish([u, v], [layers.Dense(2)(y), layers.Dense(2)(z)], b=[1])
+
+
+@case
+def _moments_of_a_group_read_all_of_it():
+    x = inputs = keras.Input((5, 4))
+    x = layers.Dense(8, activation="relu", name="h")(x)
+    x = layers.GroupNormalization(2)(layers.Dense(4, name="a")(x))
+    model = finish(inputs, layers.Dense(2, name="o")(x))
+    kernel = np.array(ops.convert_to_numpy(model.get_layer("a").kernel))
+    kernel[3] = kernel[:, 1] = 0
+    kernel[3, 1] = 1
+    model.get_layer("a").kernel.assign(kernel)
+    edit(model.get_layer("o").kernel, 1)
+    return model
+
+
+@case
+def _einsum_that_sums_what_the_kernel_lacks():
+    x = inputs = keras.Input((3, 4))
+    x = layers.Permute((2, 1))(layers.Dense(5, name="a")(x))
+    x = layers.EinsumDense("abc,cd->ad", output_shape=(5,), bias_axes="d")(x)
+    y = layers.Dense(4, name="b")(inputs)
+    y = layers.EinsumDense("abc,cd->ad", output_shape=(5,), bias_axes="d")(y)
+    outputs = [layers.Dense(2)(x), layers.Dense(2)(y)]
+    return finish(inputs, outputs, a=[1, 2], b=[1])
+
+
+@case
+def _activations_that_read_what_is_moved():
+    def by_step(x):
+        return ops.softmax(x, axis=1)
+
+    x = inputs = keras.Input((3, 4))
+    x = layers.Permute((2, 1))(layers.Dense(5, name="a")(x))
+    y = layers.EinsumDense("abc,cd->adb", (6, 5), activation="softmax")(x)
+    z = layers.Dense(5, activation=by_step)(x)
+    y, z = layers.Flatten()(y), layers.Flatten()(z)
+    model = finish(inputs, [layers.Dense(2)(y), layers.Dense(2)(z)], a=[1, 2])
+    edit(model.get_layer("a").bias, [1, 2])
+    return model
+
+
+@case
+def _einsum_with_a_bias_on_another_axis():
+    x = inputs = keras.Input((5, 4))
+    x = layers.Dense(4, name="a")(x)
+    x = layers.EinsumDense("abc,cd->adb", (5, 5), bias_axes="b", name="e")(x)
+    model = finish(inputs, layers.Flatten()(x), a=[1])
+    return model
+
+
+@case
+def _recurrent_activations_that_read_all_units():
+    x = inputs = keras.Input((7, 4))
+    y = layers.LSTM(6, activation="softmax", name="l")(x)
+    z = layers.GRU(6, recurrent_activation="softmax", name="g")(x)
+    outputs = [layers.Dense(2, name=f"o{n}")(t) for n, t in zip("lg", (y, z))]
+    model = finish(inputs, outputs)
+    for name in "lg":
+        edit(model.get_layer(f"o{name}").kernel, [1, 2])
+        edit(model.get_layer(name).cell.recurrent_kernel, [1, 2])
+    return model
+
+
+def _prelu_of_two(reverse):
+    i, j = keras.Input((6,)), keras.Input((6,))
+    prelu = layers.PReLU()
+    strange = ops.flip(j, -1)
+    if reverse:
+        z = prelu(layers.Dense(6, name="a")(i))
+        y = prelu(strange)
+    else:
+        y = prelu(strange)
+        z = prelu(layers.Dense(6, name="a")(i))
+    return finish([i, j], [y, layers.Dense(2)(z)], a=[1])
+
+
+@case
+def _shared_prelu_whose_first_input_is_untracked():
+    return _prelu_of_two(False)
+
+
+@case
+def _shared_prelu_whose_second_input_is_untracked():
+    return _prelu_of_two(True)
+
+
+@case
+def _operators_with_numbers_of_numpy():
+    x = inputs = keras.Input((4, 6))
+    x = layers.Dense(6, name="a")(x)
+    x = ops.pad(x, np.array([[0, 0], [1, 0], [0, 0]]))
+    x, y = ops.split(x, np.array([2]), axis=-1)
+    x = ops.reshape(x, (-1, np.prod(x.shape[1:])))
+    y = ops.clip(y, np.zeros(4, "float32"), np.ones(4, "float32"))
+    outputs = [layers.Dense(2)(x), layers.Dense(2)(y)]
+    return finish(inputs, outputs, a=[1, 3])
+
+
+@case
+def _slices_that_pick_one_position():
+    x = inputs = keras.Input((6,))
+    x = layers.Dense(6, name="a")(x)
+    (z,) = ops.split(layers.Dense(5, name="b")(x), 1, axis=-1)
+    y = ops.concatenate([x[:, 3:2:-1], x[:, 1:4:3], x[:, -1:], z], axis=-1)
+    return finish(inputs, layers.Dense(2)(y), a=[0, 3], b=[1])
+
+
+def _attention_changed(change):
+    x = inputs = keras.Input((5, 8))
+    x = layers.Dense(8, name="a")(x)
+    mha = layers.MultiHeadAttention(2, 4)
+    model = finish(inputs, layers.Dense(2)(mha(x, x)), a=[1])
+    change(mha)
+    return model
+
+
+@case
+def _attention_with_lora():
+    return _attention_changed(lambda mha: mha.query_dense.enable_lora(2))
+
+
+@case
+def _attention_that_is_quantised():
+    return _attention_changed(lambda mha: mha.key_dense.quantize("int8"))
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Twice(keras.Model):
+    def call(self, inputs, training=None, mask=None):
+        return 2 * super().call(inputs)
+
+
+@case
+def _functional_model_with_a_call_of_its_own():
+    i = keras.Input((6,))
+    body = Twice(i, layers.Dense(4, name="d")(i))
+    x = inputs = keras.Input((3, 4))
+    x = layers.Dense(6, name="a")(x)
+    y = layers.TimeDistributed(body)(x)
+    z = body(layers.GlobalAveragePooling1D()(x))
+    return finish(inputs, [layers.Dense(2)(y), layers.Dense(2)(z)], a=[1])
+
+
+@case
+def _text_with_masks():
+    x = inputs = keras.Input((7,), dtype="int32")
+    x = layers.Embedding(9, 6, mask_zero=True, name="e")(x)
+    x = layers.BatchNormalization()(x)
+    x = layers.Bidirectional(layers.LSTM(4, return_sequences=True))(x)
+    x = layers.TimeDistributed(layers.Dense(6, name="t"))(x)
+    y = layers.MultiHeadAttention(2, 3)(x, x)
+    z = layers.GRU(5, name="g")(x)
+    y = layers.GlobalAveragePooling1D()(y)
+    model = finish(inputs, layers.Dense(2)(layers.Concatenate()([y, z])))
+    edit(model.get_layer("e").embeddings, ..., [1, 2])
+    cell = model.get_layer("g").cell
+    for variable in (cell.kernel, cell.recurrent_kernel, cell.bias):
+        edit(variable, ..., [1, 6, 11])
+    return model
+
+
+def own_sigmoid(x):
+    return ops.sigmoid(x)
+
+
+def as_it_is(w):
+    return w
+
+
+class OwnRegularizer(keras.regularizers.Regularizer):
+    """Is not registered."""
+
+    def __call__(self, x):
+        return 0.1 * ops.sum(ops.square(x))
+
+    def get_config(self):
+        return {}
+
+
+@case
+def _arguments_that_cannot_be_serialised():
+    x = inputs = keras.Input((5, 4))
+    x = layers.Dense(6, kernel_regularizer=OwnRegularizer(), name="a")(x)
+    x = layers.LSTM(4, recurrent_activation=own_sigmoid)(x)
+    x = layers.Dense(3, bias_constraint=as_it_is)(x)
+    return finish(inputs, layers.Dense(2)(x), a=[1])
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Factor(layers.Layer):
+    """Leaves its config to Keras."""
+
+    def __init__(self, factor=2.0, **kwargs):
+        super().__init__(**kwargs)
+        self.factor = factor
+
+    def call(self, x):
+        return x * self.factor
+
+
 class BreakTest(parameterized.TestCase):
+    def test_a_config_that_keras_records_can_be_saved(self):
+        x = inputs = keras.Input((4,))
+        x = Factor(3.0)(layers.Dense(5, name="a")(x))
+        model = finish(inputs, layers.Dense(2)(x), a=[1])
+        small = strip(model)
+        again = keras.Model.from_config(small.get_config())
+        self.assertEqual(again.layers[2].factor, 3.0)
+        self.assertEqual(shapes(strip(small)), shapes(small))
+
+    def test_masks_do_not_keep_channels(self):
+        model = CASES["text_with_masks"]()
+        small, report = strip(model, return_report=True)
+        self.assertEqual(report.skipped, ())
+        self.assertEqual(small.get_layer("g").units, 4)
+
     def test_records_no_losses_in_the_model(self):
         x = inputs = keras.Input((4,))
         x = layers.Dense(4, name="a")(x)

@@ -37,6 +37,12 @@ def columns(model, rng):
         edit(kernel, rng.random(kernel.shape[:-1]) < 0.3)
 
 
+def scattered(model, rng):
+    """Few weights left, at random, so that paths are narrow."""
+    for kernel in kernels(model):
+        edit(kernel, rng.random(kernel.shape) < 0.8)
+
+
 def both_with_vectors(model, rng):
     filters(model, rng)
     columns(model, rng)
@@ -75,6 +81,7 @@ PATTERNS = (
     none,
     filters,
     columns,
+    scattered,
     both_with_vectors,
     classes,
     borders,
