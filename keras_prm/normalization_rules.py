@@ -8,7 +8,6 @@ import numpy as np
 from keras_prm import constants
 from keras_prm.sites import channel_axis
 from keras_prm.sites import pin
-from keras_prm.steps import Moments
 
 
 def _move_others(site, axis):
@@ -59,9 +58,7 @@ def group_normalization(site):
         beta = 0.0 if layer.beta is None else _array(layer.beta)
         return found * gamma + beta
 
-    out.ids[axis] = ids
-    moments = Moments((x, axis), (out, axis), groups, combine)
-    site.trace.steps.append(moments)
+    site.trace.moments((x, axis), (out, axis), groups, combine)
 
 
 def resize_group_normalization(layer, size, shape):

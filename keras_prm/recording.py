@@ -11,6 +11,7 @@ from keras_prm import layouts
 from keras_prm.steps import Affine
 from keras_prm.steps import Flow
 from keras_prm.steps import Mix
+from keras_prm.steps import Moments
 from keras_prm.steps import Recurrence
 from keras_prm.steps import Sum
 from keras_prm.structures import Value
@@ -239,6 +240,12 @@ class Recording:
         value, axis = target
         value.ids[axis] = self.ids(*source)
         self.steps.append(Affine(source, target, terms))
+
+    def moments(self, source, target, groups, combine):
+        """Records a normalisation over groups of channels, see `Moments`."""
+        value, axis = target
+        value.ids[axis] = self.ids(*source)
+        self.steps.append(Moments(source, target, groups, combine))
 
     def total(self, value, axis):
         """Records that an axis is summed over: what is zero may go."""
