@@ -88,8 +88,8 @@ def _why_opaque(site, rule):
 def unknown_argument(call, rule_knows=()):
     """Names an argument of a layer's call that no rule knows, or `None`."""
     if isinstance(call.operation, keras.layers.Layer):
-        more = call.arguments.args[1:] if "query" not in rule_knows else ()
-        if any(x is not None for x in more):
+        more = call.arguments.args[1:]
+        if {*rule_knows} <= {*_MASK} and any(x is not None for x in more):
             return "it is called with several arguments"
         known = {
             "training": (None, False),

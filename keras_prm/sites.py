@@ -89,8 +89,9 @@ class Rule:
             bool array: which positions of a tensor's axis stay.
         rewrite: `rewrite(call, args, kwargs, keep)` returns the arguments of
             the smaller call, from those that have its tensors filled in.
-        arguments: Names of the call's arguments that `trace` looks at; any
-            other one that is not at its default pins.
+        arguments: Names of the call's arguments, besides the first, that
+            `trace` looks at. Any other one that is not at its default pins,
+            and so does one without a name if there are none here.
         factors: `factors(layer, size)` returns `(variable, factor)` pairs:
             what has to be multiplied by a number once it is smaller.
         wrap: `wrap(config, children)` makes the smaller wrapper of the

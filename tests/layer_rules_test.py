@@ -8,6 +8,8 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
+from keras_prm import channel_rules
+from keras_prm import constants
 from keras_prm import graph
 from keras_prm import layer_rules
 from keras_prm import sites
@@ -90,6 +92,41 @@ class RegisterTest(parameterized.TestCase):
                 strip(model)
         finally:
             layer_rules.register_rule(layers.Dense, original)
+
+
+@keras.saving.register_keras_serializable("layer_rules_test")
+class Gate(layers.Layer):
+    def call(self, x, gate):
+        return x * gate
+
+
+class ArgumentsTest(parameterized.TestCase):
+    def tearDown(self):
+        layer_rules.RULES.pop(Gate, None)
+        super().tearDown()
+
+    @parameterized.product(known=(True, False), by_name=(True, False))
+    def test_only_those_that_a_rule_names(self, known, by_name):
+        names = ("gate",) if known else ()
+        layer_rules.register_rule(
+            Gate,
+            sites.Rule(channel_rules.join(constants.multiply), arguments=names),
+        )
+        inputs = keras.Input((4,))
+        x, y = (layers.Dense(6, name=n)(inputs) for n in "ab")
+        x = Gate(name="g")(x, gate=y) if by_name else Gate(name="g")(x, y)
+        model = keras.Model(inputs, layers.Dense(2)(x))
+        zoo.randomise(model)
+        for layer in map(model.get_layer, "ab"):
+            kernel = np.array(keras.ops.convert_to_numpy(layer.kernel))
+            kernel[:, 1] = 0
+            layer.kernel.assign(kernel)
+            layer.bias.assign([1, 0, 1, 1, 1, 1])
+        small, report = strip(model, return_report=True)
+        self.assertEqual(small.get_layer("a").units, 5 if known else 6)
+        self.assertEqual(bool(report.skipped), not known)
+        x = zoo.inputs_of(model)
+        np.testing.assert_allclose(small(x), model(x), atol=1e-5)
 
 
 class OpaqueTest(parameterized.TestCase):
