@@ -378,8 +378,10 @@ def _arguments_of(operation):
 
 
 def _plain(value):
-    """Arrays and numbers of NumPy as what Python has for them."""
-    if isinstance(value, (np.ndarray, np.generic)):
+    """Numbers and shapes of NumPy's as Python's; data stay arrays."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray) and value.dtype.kind in "iu":
         return value.tolist()
     if isinstance(value, (list, tuple)):
         return type(value)(map(_plain, value))
