@@ -1,6 +1,7 @@
 """The table of rules, and how users add their own."""
 
 import importlib
+from unittest import mock
 
 import keras
 import numpy as np
@@ -12,6 +13,7 @@ from keras_prm import channel_rules
 from keras_prm import constants
 from keras_prm import graph
 from keras_prm import layer_rules
+from keras_prm import operator_rules
 from keras_prm import sites
 from keras_prm.rebuild import strip
 from tests import zoo
@@ -158,6 +160,21 @@ class OpaqueTest(parameterized.TestCase):
 
 
 class TableTest(parameterized.TestCase):
+    def test_every_rule_has_a_model_in_the_zoo(self):
+        kinds = set()
+        with mock.patch.object(
+            layer_rules,
+            "apply",
+            lambda site, reason=None, apply=layer_rules.apply: (
+                kinds.add(type(site.layer).__name__),
+                apply(site, reason),
+            ),
+        ):
+            for name in zoo.MODELS:
+                graph.trace(zoo.make(name))
+        table = [kind.__name__ for kind in layer_rules.RULES]
+        self.assertContainsSubset({*table, *operator_rules.OPERATIONS}, kinds)
+
     def test_operations_are_keras_own(self):
         """A class that only has the name of one is not taken for it."""
 

@@ -5,6 +5,13 @@ import numpy as np
 from keras import layers
 from keras import ops
 
+ELEMENTWISE = (
+    "abs ceil celu cos elu erf exp expm1 floor gelu hard_sigmoid hard_silu "
+    "hard_tanh leaky_relu log1p log_sigmoid negative relu relu6 round selu "
+    "sigmoid sign silu sin softplus softsign sqrt square stop_gradient tanh"
+).split()
+COMPARISONS = "equal not_equal greater greater_equal less less_equal".split()
+
 
 def _head(inputs, x, units=3):
     return keras.Model(inputs, layers.Dense(units, name="out")(x))
@@ -313,6 +320,40 @@ def transformer():
     return _head(inputs, x[:, 0])
 
 
+def quiet_layers():
+    """Layers that change channels nowhere, on three ranks."""
+    inputs = keras.Input((4, 4, 6, 3))
+    x = layers.Conv3D(6, 1, name="a")(inputs)
+    x = layers.SpatialDropout3D(0.1)(layers.Identity()(x))
+    x = layers.AdaptiveMaxPooling3D(3)(layers.AdaptiveAveragePooling3D(4)(x))
+    y = layers.GlobalMaxPooling3D()(x)
+    x = layers.Reshape((9, 3, 6))(x)
+    x = layers.Reshape((27, 6))(layers.Dropout(0.1)(x))
+    x = layers.AdaptiveMaxPooling1D(6)(layers.AdaptiveAveragePooling1D(9)(x))
+    x = layers.SpatialDropout1D(0.1)(layers.Dense(5, name="b")(x))
+    x = layers.ActivityRegularization(0.0)(layers.AlphaDropout(0.1)(x))
+    x = layers.GaussianNoise(0.1)(x)
+    x = layers.GlobalMaxPooling1D()(x)
+    return _head(inputs, layers.Concatenate()([x, y]))
+
+
+def elementwise_operators():
+    x = inputs = keras.Input((6,))
+    terms = []
+    for i, name in enumerate(ELEMENTWISE):
+        y = layers.Dense(3, name=f"d{i}")(x)
+        y = ops.abs(y) if name in ("sqrt", "log1p") else y
+        terms.append(getattr(ops, name)(y))
+    y = ops.square(layers.Dense(3, name="positive")(x)) + 0.5
+    terms += [ops.log(y), ops.rsqrt(y), ops.reciprocal(y), ops.divide(1.0, y)]
+    for i, name in enumerate(COMPARISONS):
+        y = getattr(ops, name)(layers.Dense(3, name=f"c{i}")(x), 0.25)
+        terms.append(ops.cast(y, "float32"))
+    y = layers.Reshape((3, 2))(layers.Dense(6, name="r")(x))
+    terms += [f(y, axis=2) for f in (ops.min, ops.amin, ops.amax)]
+    return _head(inputs, ops.concatenate(terms, axis=-1))
+
+
 def detector():
     """Heads on three scales that share their layers, and a backbone inside."""
     i = keras.Input((16, 16, 3))
@@ -367,4 +408,6 @@ MODELS = (
     attention,
     transformer,
     detector,
+    quiet_layers,
+    elementwise_operators,
 )
