@@ -47,6 +47,7 @@ ORDER = (
     "liveness",
     "kernel_boxes",
     "narrowing",
+    "copying",
     "twins",
     "strip_report",
     "rebuild",

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 
 import keras
 import numpy as np
 from keras import layers
 
+from keras_prm import copying
 from keras_prm import kernel_boxes
 from keras_prm import layer_rules
 from keras_prm import narrowing
 from keras_prm import topology
-
-# Arguments that need not be serialisable for a layer to be copied.
-_LIVE = ("activation", "_regularizer", "_constraint")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,8 +74,8 @@ class Maker:
         """
         layer = call.operation
         if isinstance(layer, layers.Lambda):
-            return Twin(_copy_lambda(layer))
-        config, adapters, followers = _config_of(layer), (), ()
+            return Twin(copying.copy_lambda(layer))
+        config, adapters, followers = copying.config_of(layer), (), ()
         rule = self._rule(layer)
         if rule is not None:
             config.update(rule.resize(layer, self._size, shape))
@@ -102,9 +99,9 @@ class Maker:
                 include_special_tokens=False
             )
         # Their own would draw random numbers, or hold arrays of the old shape.
-        for name in _initializers(layer, config):
+        for name in copying.initializers(layer, config):
             config[name] = contents.initializer(layer, name)
-        twin = _from_config(layer, config)
+        twin = copying.from_config(layer, config)
         return Twin(twin, tuple(adapters), followers=tuple(followers))
 
     def fill(self, layer, twin):
@@ -116,7 +113,7 @@ class Maker:
                 self.fill(child, Twin(small))
             return
         twin, contents = twin.layer, self._content_of(layer)
-        _adapt_sublayers(layer, twin)
+        copying.adapt_sublayers(layer, twin)
         added = contents.amount is not None and layer.bias is None
         bias = twin.bias if added else None
         targets = [v for v in twin.variables if v is not bias]
@@ -126,7 +123,7 @@ class Maker:
                 target.assign(contents.array(source))
         if isinstance(twin, layers.Normalization):
             twin.finalize_state()
-        for name in _initializers(layer, layer.get_config()):
+        for name in copying.initializers(layer, layer.get_config()):
             setattr(twin, name, getattr(layer, name))
 
     def parts(self, layer):
@@ -344,94 +341,3 @@ def _wrapped(calls, rule, config, children):
     wrapper, inside = rule.wrap(config, [twin.layer for twin in children])
     pairs = zip((call.operation for call in calls), inside)
     return Twin(wrapper, (), tuple(pairs))
-
-
-def _config_of(layer):
-    """A config to change, with live objects in it where that is possible."""
-    if not isinstance(layer, layers.Layer):
-        return _arguments_of(layer)
-    try:
-        config = layer.get_config()
-    except Exception as error:
-        raise _uncopyable(layer, error) from error
-    if "get_config" in vars(type(layer)):  # else Keras records what it is given
-        config["dtype"] = layer.dtype_policy  # saves making a new one
-        for name in config:
-            own = getattr(layer, name, None)
-            plain = own is not None and not isinstance(own, layers.Layer)
-            if plain and name.endswith(_LIVE):
-                config[name] = own
-    return config
-
-
-def _arguments_of(operation):
-    """The config of an operation; Keras refuses one made with arrays."""
-    try:
-        return operation.get_config()
-    except NotImplementedError:
-        names = inspect.signature(type(operation).__init__).parameters
-        return {
-            name: _plain(getattr(operation, name))
-            for name in names
-            if hasattr(operation, name)
-        }
-
-
-def _plain(value):
-    """Numbers and shapes of NumPy's as Python's; data stay arrays."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray) and value.dtype.kind in "iu":
-        return value.tolist()
-    if isinstance(value, (list, tuple)):
-        return type(value)(map(_plain, value))
-    return value
-
-
-def _from_config(layer, config):
-    try:
-        return type(layer).from_config(config)
-    except Exception as error:
-        raise _uncopyable(layer, error) from error
-
-
-def _uncopyable(layer, error):
-    return TypeError(
-        f"Cannot copy the layer '{layer.name}' of type "
-        f"{type(layer).__name__}: its `from_config` does not take what "
-        "its `get_config` returns. Mend these two, and register what is "
-        "in there by `keras.saving.register_keras_serializable`. "
-        f"Received: {type(error).__name__}: {error}"
-    )
-
-
-def _adapt_sublayers(layer, twin):
-    """LoRA and quantisation of what is inside, which no config holds."""
-    pairs = zip(topology.sublayers(layer)[1:], topology.sublayers(twin)[1:])
-    for old, new in pairs:
-        mode = getattr(old, "quantization_mode", None)
-        if mode and not getattr(new, "quantization_mode", None):
-            new.quantize(mode)
-        if getattr(old, "lora_enabled", False) and not new.lora_enabled:
-            new.enable_lora(old.lora_rank)
-
-
-def _initializers(layer, config):
-    """Names of the arguments that hold a layer's own initializers."""
-    attributes = vars(layer)
-    return [
-        name
-        for name in config
-        if name.endswith("_initializer") and name in attributes
-    ]
-
-
-def _copy_lambda(layer):
-    config = layer.get_config()
-    return layers.Lambda(
-        layer.function,
-        mask=layer.mask,
-        arguments=layer.arguments,
-        name=config["name"],
-        dtype=layer.dtype_policy,
-    )

@@ -14,6 +14,10 @@ KERNEL = np.array(
 CHANNEL_OF = np.array([0, 0, 1, 1])
 
 
+# Nothing is left of these at ten times the thresholds.
+COLLAPSE = ("windows_3d", "unet")
+
+
 class EnergiesTest(parameterized.TestCase):
     def test_medians_are_of_what_is_not_zero(self):
         column, channel, filter_ = sweeping.medians(KERNEL, CHANNEL_OF, 2)
@@ -82,7 +86,7 @@ class SweeperTest(parameterized.TestCase):
         model, sweeper = self.make(name)
         before = model.get_weights()
         counts = []
-        for strength in (0.0, 1.0, 3.0):
+        for strength in (0.0, 1.0, 3.0, 10.0):
             sweeper.apply([strength] * sweeper.num_kernels)
             for old, new in zip(before, model.get_weights(), strict=True):
                 np.testing.assert_array_equal(new, np.where(new == 0, 0, old))
@@ -92,6 +96,8 @@ class SweeperTest(parameterized.TestCase):
         self.assertEqual(counts[0], sweeper.num_weights_before)
         self.assertLess(counts[2], counts[0])
         self.assertGreater(counts[2], 0)
+        # Where paths are narrow, what is left of one layer reads nothing.
+        self.assertEqual(counts[3] == 0, name in COLLAPSE)
         sweeper.restore()
         for old, new in zip(before, model.get_weights(), strict=True):
             np.testing.assert_array_equal(old, new)

@@ -1,0 +1,110 @@
+"""Copies of layers and operations: configs that can be changed."""
+
+from __future__ import annotations
+
+import inspect
+
+import numpy as np
+from keras import layers
+
+from keras_prm import topology
+
+# Arguments that need not be serialisable for a layer to be copied.
+_LIVE = ("activation", "_regularizer", "_constraint")
+
+
+def config_of(layer):
+    """A config to change, with live objects in it where that is possible."""
+    if not isinstance(layer, layers.Layer):
+        return _arguments_of(layer)
+    try:
+        config = layer.get_config()
+    except Exception as error:
+        raise _uncopyable(layer, error) from error
+    if "get_config" in vars(type(layer)):  # else Keras records what it is given
+        config["dtype"] = layer.dtype_policy  # saves making a new one
+        for name in config:
+            own = getattr(layer, name, None)
+            plain = own is not None and not isinstance(own, layers.Layer)
+            if plain and name.endswith(_LIVE):
+                config[name] = own
+    return config
+
+
+def _arguments_of(operation):
+    """The config of an operation; Keras refuses one made with arrays."""
+    try:
+        return operation.get_config()
+    except NotImplementedError:
+        names = inspect.signature(type(operation).__init__).parameters
+        return {
+            name: _plain(getattr(operation, name))
+            for name in names
+            if hasattr(operation, name)
+        }
+
+
+def _plain(value):
+    """Numbers and shapes of NumPy's as Python's; data stay arrays."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray) and value.dtype.kind in "iu":
+        return value.tolist()
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_plain, value))
+    return value
+
+
+def from_config(layer, config):
+    """A new layer or operation of the same class.
+
+    Raises:
+        TypeError: The config does not make one.
+    """
+    try:
+        return type(layer).from_config(config)
+    except Exception as error:
+        raise _uncopyable(layer, error) from error
+
+
+def _uncopyable(layer, error):
+    return TypeError(
+        f"Cannot copy the layer '{layer.name}' of type "
+        f"{type(layer).__name__}: its `from_config` does not take what "
+        "its `get_config` returns. Mend these two, and register what is "
+        "in there by `keras.saving.register_keras_serializable`. "
+        f"Received: {type(error).__name__}: {error}"
+    )
+
+
+def adapt_sublayers(layer, twin):
+    """LoRA and quantisation of what is inside, which no config holds."""
+    pairs = zip(topology.sublayers(layer)[1:], topology.sublayers(twin)[1:])
+    for old, new in pairs:
+        mode = getattr(old, "quantization_mode", None)
+        if mode and not getattr(new, "quantization_mode", None):
+            new.quantize(mode)
+        if getattr(old, "lora_enabled", False) and not new.lora_enabled:
+            new.enable_lora(old.lora_rank)
+
+
+def initializers(layer, config):
+    """Names of the arguments that hold a layer's own initializers."""
+    attributes = vars(layer)
+    return [
+        name
+        for name in config
+        if name.endswith("_initializer") and name in attributes
+    ]
+
+
+def copy_lambda(layer):
+    """A `Lambda` of the same function, which no config can hold."""
+    config = layer.get_config()
+    return layers.Lambda(
+        layer.function,
+        mask=layer.mask,
+        arguments=layer.arguments,
+        name=config["name"],
+        dtype=layer.dtype_policy,
+    )
