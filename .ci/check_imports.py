@@ -29,6 +29,7 @@ ORDER = (
     "recurrent_rules",
     "layer_rules",
     "steps",
+    "products",
     "recording",
     "graph",
     "channel_classes",

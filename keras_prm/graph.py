@@ -13,10 +13,10 @@ import numpy as np
 
 from keras_prm import layer_rules
 from keras_prm import topology
+from keras_prm.products import Mix
+from keras_prm.products import Recurrence
 from keras_prm.recording import Recording
 from keras_prm.sites import Site
-from keras_prm.steps import Mix
-from keras_prm.steps import Recurrence
 
 
 class Trace(Recording):

@@ -8,11 +8,11 @@ import numpy as np
 
 from keras_prm import constants
 from keras_prm import layouts
+from keras_prm.products import Mix
+from keras_prm.products import Recurrence
 from keras_prm.steps import Affine
 from keras_prm.steps import Flow
-from keras_prm.steps import Mix
 from keras_prm.steps import Moments
-from keras_prm.steps import Recurrence
 from keras_prm.steps import Sum
 from keras_prm.structures import Value
 from keras_prm.structures import Weight
