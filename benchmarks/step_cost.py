@@ -1,18 +1,24 @@
-"""What ADMMWrapper adds to a training step of LeNet-5.
+"""What ADMMWrapper adds to a training step, on this Keras backend.
 
-    python benchmarks/step_cost.py
+    KERAS_BACKEND=jax python -m benchmarks.step_cost --model=resnet18
 
 Copies of one model are trained on the same batches, one step of each in
-turn: two groups with the bare optimizer, one with `ADMMWrapper` around it.
-Where a copy happens to lie in memory moves its time by some per cent, so each
-group has several, and a group's time is the mean over them. The ratio of the
-two bare groups is the floor: what the machine alone makes of equal work.
-Medians over all rounds, and a bootstrap interval of 95 %.
+turn: two groups with the bare optimizer, one with `ADMMWrapper` around it,
+and one whose wrapper updates Z and U at each step. Where a copy happens to
+lie in memory moves its time by some per cent, so each group has several, and
+a group's time is the mean over them. The ratio of the two bare groups is the
+floor: what the machine alone makes of equal work.
+
+* `step` is a step without an update: the median ratio to the bare group,
+  with a bootstrap interval of 95 %.
+* `amortised` adds one update in `--update_every` steps to that median.
+* `update` is the update itself, per million planned weights.
+* `memory` is what the wrapper stores, in planned weights.
 """
 
+import math
 import os
 import platform
-import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -20,115 +26,103 @@ import keras
 import numpy as np
 from absl import app
 from absl import flags
-from keras import layers
 
 import keras_prm
+from benchmarks import step_models
+from benchmarks import step_timing
 
 FLAGS = flags.FLAGS
-flags.DEFINE_integer("batch_size", 64, "Images per step.")
+flags.DEFINE_enum("model", "lenet5", list(step_models.SHAPES), "The model.")
 flags.DEFINE_integer("copies", 5, "Models in each group.")
 flags.DEFINE_integer("rounds", 200, "Rounds that are timed.")
-flags.DEFINE_integer("warmup", 30, "Rounds before them.")
+flags.DEFINE_integer("warmup", 20, "Rounds before them.")
 flags.DEFINE_integer("update_every", 100, "Steps between updates of Z and U.")
 flags.DEFINE_enum("optimizer", "adam", ["adam", "sgd"], "The inner optimizer.")
+flags.DEFINE_enum("jit", "both", ["both", "on", "off"], "XLA, or compile().")
 flags.DEFINE_integer("seed", 0, "Seed of weights and data.")
 
+KINDS = ("bare", "bare again", "ADMM", "updating")
 
-def lenet5():
-    return keras.Sequential(
-        [
-            keras.Input((28, 28, 1)),
-            layers.Conv2D(20, 5, activation="relu", name="conv1"),
-            layers.MaxPooling2D(2),
-            layers.Conv2D(50, 5, activation="relu", name="conv2"),
-            layers.MaxPooling2D(2),
-            layers.Flatten(),
-            layers.Dense(500, activation="relu", name="fc1"),
-            layers.Dense(10, name="logits"),
-        ]
+
+def optimizer(kind, model):
+    """The bare optimizer, or the wrapper around it."""
+    inner = (
+        keras.optimizers.Adam(1e-3)
+        if FLAGS.optimizer == "adam"
+        else keras.optimizers.SGD(1e-2, momentum=0.9)
     )
+    if kind not in ("ADMM", "updating"):
+        return inner
+    plan = keras_prm.SparsityPlan.uniform(model, filters=0.5, columns=0.5)
+    every = 1 if kind == "updating" else 10**9
+    return keras_prm.ADMMWrapper(inner, plan, update_every=every)
 
 
 def compiled(kind, jit_compile):
-    """A model whose optimizer is bare or wrapped."""
     keras.utils.set_random_seed(FLAGS.seed)
-    model = lenet5()
-    optimizer = keras.optimizers.get(
-        {"class_name": FLAGS.optimizer, "config": {"learning_rate": 1e-3}}
-    )
-    if kind == "ADMM":
-        plan = keras_prm.SparsityPlan.uniform(model, filters=0.5, columns=0.5)
-        optimizer = keras_prm.ADMMWrapper(
-            optimizer, plan, update_every=FLAGS.update_every
-        )
+    model = step_models.make(FLAGS.model, keras)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer, loss=loss, jit_compile=jit_compile)
+    model.compile(optimizer(kind, model), loss=loss, jit_compile=jit_compile)
     return model
 
 
-def seconds(models, batches):
-    """Seconds per step, `(rounds, models)`; the first place rotates."""
-    times = np.zeros((FLAGS.rounds, len(models)))
-    for number in range(-FLAGS.warmup, FLAGS.rounds):
-        x, y = batches[number % len(batches)]
-        for turn in range(len(models)):
-            i = (turn + number) % len(models)
-            start = time.perf_counter()
-            models[i].train_on_batch(x, y)
-            if number >= 0:
-                times[number, i] = time.perf_counter() - start
-    return times
+def planned_weights(wrapper):
+    return sum(math.prod(kernel.shape) for kernel in wrapper.plan.kernels)
 
 
-def ratio(times, over, under, rng):
-    """Median ratio within a round, with an interval of 95 %."""
-    ratios = times[:, over] / times[:, under]
-    draws = rng.choice(ratios, (2000, len(ratios)))
-    low, high = np.percentile(np.median(draws, axis=1), [2.5, 97.5])
-    return np.median(ratios), low, high
+def memory(wrapper):
+    """Numbers that the wrapper stores itself, per planned weight."""
+    own = [v for v in wrapper.variables if not _is_inner(wrapper, v)]
+    return sum(math.prod(v.shape) for v in own) / planned_weights(wrapper)
 
 
-def amortised(times, over, under):
-    """Ratio of the means, which hold the steps that update Z and U.
+def _is_inner(wrapper, variable):
+    return any(variable is v for v in wrapper.inner_optimizer.variables)
 
-    The slowest hundredth of the rounds is left out, the same ones for all,
-    except that rounds with an update always stay.
-    """
-    total = times.sum(axis=1)
-    due = (np.arange(len(times)) + FLAGS.warmup + 1) % FLAGS.update_every == 0
-    keep = due | (total <= np.percentile(total, 99))
-    return times[keep, over].mean() / times[keep, under].mean()
+
+def measure(jit_compile, rng):
+    """Prints one line for one way of compiling."""
+    models = [compiled(k, jit_compile) for k in KINDS * FLAGS.copies]
+    data = step_timing.batches(
+        step_models.SHAPES[FLAGS.model],
+        step_models.BATCH_SIZES[FLAGS.model],
+        rng,
+    )
+    times = step_timing.seconds(
+        [m.train_on_batch for m in models], data, FLAGS.rounds, FLAGS.warmup
+    )
+    times = step_timing.groups(times, len(KINDS))
+    floor, *_ = step_timing.ratio(times, 1, 0, rng)
+    step, low, high = step_timing.ratio(times, 2, 0, rng)
+    bare = np.median(times[:, 0])
+    update = np.median(times[:, 3] - times[:, 2])
+    wrapper = models[2].optimizer
+    millions = planned_weights(wrapper) / 1e6
+    print(
+        f"{FLAGS.model:8}  {keras.backend.backend():10}  {jit_compile!s:5}  "
+        f"{1e3 * bare:8.2f}  {floor:.3f}  {step:.3f}  {low:.3f} - {high:.3f}  "
+        f"{step + update / FLAGS.update_every / bare:9.3f}  "
+        f"{1e3 * update / millions:9.2f}  {memory(wrapper):7.4f}",
+        flush=True,
+    )
 
 
 def main(argv):
     del argv
     rng = np.random.default_rng(FLAGS.seed)
-    batches = [
-        (
-            rng.random((FLAGS.batch_size, 28, 28, 1), "float32"),
-            rng.integers(0, 10, FLAGS.batch_size),
-        )
-        for _ in range(8)
-    ]
     print(
-        f"LeNet-5, batch {FLAGS.batch_size}, {FLAGS.optimizer}, seed "
-        f"{FLAGS.seed}, {keras.backend.backend()}, {platform.machine()} with "
-        f"{os.cpu_count()} cores"
+        f"Batch {step_models.BATCH_SIZES[FLAGS.model]}, {FLAGS.optimizer}, "
+        f"seed {FLAGS.seed}, {FLAGS.copies} copies, {FLAGS.rounds} rounds, "
+        f"{platform.machine()} with {os.cpu_count()} cores"
     )
-    print("jit    pair        ms/step  ratio  95 % interval   mean ratio")
-    for jit_compile in (False, True):
-        names = ("bare", "bare", "ADMM") * FLAGS.copies
-        models = [compiled(kind, jit_compile) for kind in names]
-        times = seconds(models, batches)
-        times = times.reshape(len(times), FLAGS.copies, 3).mean(axis=1)
-        for name, i in (("bare/bare", 1), ("ADMM/bare", 2)):
-            middle, low, high = ratio(times, i, 0, rng)
-            median = 1e3 * np.median(times[:, i])
-            print(
-                f"{jit_compile!s:5}  {name}  {median:8.2f}"
-                f"  {middle:.3f}  {low:.3f} - {high:.3f}   "
-                f"{amortised(times, i, 0):.3f}"
-            )
+    print(
+        "model     backend     jit     ms/step  floor   step  95 % interval  "
+        "amortised  ms/update  memory"
+    )
+    torch = keras.backend.backend() == "torch"
+    ways = {"on": [True], "off": [False], "both": [False, True]}[FLAGS.jit]
+    for jit_compile in [False] if torch else ways:
+        measure(jit_compile, rng)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ from keras_prm.litert import latency
 from keras_prm.masks import Masks
 from keras_prm.masks import masks_of
 from keras_prm.optimizers import ADMMWrapper
+from keras_prm.penalties import ResidualBalancing
+from keras_prm.penalties import RhoStages
 from keras_prm.plans import SparsityPlan
 from keras_prm.pruning import hard_prune
 from keras_prm.purification import purify
@@ -46,6 +48,8 @@ __all__ = [
     "LiteRTModel",
     "Masks",
     "PurificationReport",
+    "ResidualBalancing",
+    "RhoStages",
     "Rule",
     "SparsityPlan",
     "StripReport",

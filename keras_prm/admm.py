@@ -20,6 +20,7 @@ from __future__ import annotations
 from typing import Any
 from typing import NamedTuple
 
+import keras
 from keras import ops
 
 from keras_prm import layouts
@@ -36,6 +37,7 @@ class State(NamedTuple):
         channels: 0/1 float32 `(plan.num_classes,)`.
         columns: List of 0/1 float32 `(..., in)`, one per kernel.
         rho: float32 scalar, the penalty's weight until the next update.
+        share: float32 scalar, how much of the plan `z` keeps to, in [0, 1].
         dual: float32 `(num_kernels,)`: `rho * ||z - previous z||`.
     """
 
@@ -43,6 +45,7 @@ class State(NamedTuple):
     channels: Any
     columns: list[Any]
     rho: Any
+    share: Any
     dual: Any
 
 
@@ -52,21 +55,23 @@ def kernel_mask(kernel: KernelPlan, channels, columns):
     return layouts.from_matrix(mask, kernel.axes)
 
 
-def start(kernels, plan, rho) -> State:
+def start(kernels, plan, rho, share=1.0) -> State:
     """`z` is the projection of `w`, and `u` is 0.
 
     Args:
         kernels: List of tensors `w`, in the order of `plan.kernels`.
         plan: The `SparsityPlan`.
         rho: The penalty's weight.
+        share: How much of the plan is in force, in [0, 1].
     """
-    channels, columns = project_plan(kernels, plan)
+    channels, columns = project_plan(kernels, plan, share)
+    scalars = [ops.cast(value, "float32") for value in (rho, share)]
     zero = ops.zeros((len(kernels),))
-    state = State(kernels, channels, columns, ops.cast(rho, "float32"), zero)
+    state = State(kernels, channels, columns, *scalars, zero)
     return state._replace(targets=sparse_parts(plan, state))
 
 
-def update(kernels, state: State, plan, rho, rescale) -> State:
+def update(kernels, state: State, plan, rho, rescale, share=1.0) -> State:
     """One update of `z` and `u`, and the change to the next `rho`.
 
     `u` is the scaled dual variable; the unscaled one, `rho * u`, is what
@@ -80,8 +85,12 @@ def update(kernels, state: State, plan, rho, rescale) -> State:
         rho: The penalty's weight from now on.
         rescale: Whether to rescale `u` when `rho` changes. If False, or if
             the old or the new `rho` is 0, start afresh.
+        share: How much of the plan is in force from now on, in [0, 1].
+
+    Returns:
+        The new `State`; the old one where a kernel is not finite.
     """
-    rho = ops.cast(rho, "float32")
+    rho, share = (ops.cast(value, "float32") for value in (rho, share))
     changed = ops.not_equal(rho, state.rho)
     afresh = changed
     if rescale:
@@ -96,14 +105,39 @@ def update(kernels, state: State, plan, rho, rescale) -> State:
         ops.where(afresh, w, w + (z_ - t))
         for w, t, z_ in zip(kernels, state.targets, z, strict=True)
     ]
-    channels, columns = project_plan(a, plan)
+    channels, columns = project_plan(a, plan, share)
     targets = [
         _reflect(a_, kernel_mask(kernel, channels, m), ratio)
         for kernel, a_, m in zip(plan.kernels, a, columns, strict=True)
     ]
-    new = State(targets, channels, columns, rho, state.dual)
+    new = State(targets, channels, columns, rho, share, state.dual)
     new_z = sparse_parts(plan, new)
-    return new._replace(dual=state.rho * distances(new_z, z))
+    new = new._replace(dual=state.rho * distances(new_z, z))
+    finite = ops.isfinite(ops.sum(distances(kernels, new_z)))
+    return keras.tree.map_structure(
+        lambda one, other: ops.where(finite, one, other), new, state
+    )
+
+
+def balance(kernels, state: State, plan, rule) -> State:
+    """Changes `rho` by the residuals, and rescales `u` with it.
+
+    Args:
+        kernels: List of tensors `w`, in the order of `plan.kernels`.
+        state: The `State` after an update.
+        plan: The `SparsityPlan`.
+        rule: A `ResidualBalancing`.
+    """
+    z = sparse_parts(plan, state)
+    primal = ops.norm(distances(kernels, z))
+    rho = rule.next(state.rho, primal, ops.norm(state.dual))
+    ratio = state.rho / rho
+    # u = z - t, and t = z - u
+    targets = [
+        z_ - ops.cast(ratio, t.dtype) * (z_ - t)
+        for z_, t in zip(z, state.targets, strict=True)
+    ]
+    return state._replace(targets=targets, rho=rho)
 
 
 def sparse_parts(plan, state: State):

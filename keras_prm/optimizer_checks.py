@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import math
 import numbers
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_prm.penalties import ResidualBalancing
+from keras_prm.penalties import check_rho
 from keras_prm.plans import SparsityPlan
 
 RHO_CHANGES = ("rescale", "restart")
@@ -57,7 +58,7 @@ def check_inner(inner, wrapper):
         )
 
 
-def check_arguments(plan, rho, update_every, rho_change, kwargs):
+def check_arguments(plan, rho, update_every, rho_change, ramp, kwargs):
     """The constructor's other arguments; `kwargs` are those too many."""
     _check_kwargs(kwargs)
     if not isinstance(plan, SparsityPlan):
@@ -72,8 +73,7 @@ def check_arguments(plan, rho, update_every, rho_change, kwargs):
             "Give `SparsityPlan.uniform` or `explicit` fractions above 0. "
             f"Received: a plan that leaves alone {plan.skipped}"
         )
-    if not isinstance(rho, keras.optimizers.schedules.LearningRateSchedule):
-        _check_number(rho)
+    _check_schedule(rho)
     whole = isinstance(update_every, numbers.Integral)
     if not whole or isinstance(update_every, bool) or update_every < 1:
         raise ValueError(
@@ -87,6 +87,59 @@ def check_arguments(plan, rho, update_every, rho_change, kwargs):
             f"Received: rho_change={rho_change!r}. Use 'restart' for `rho` in "
             "stages, else 'rescale'."
         )
+    if rho_change == "restart" and isinstance(rho, ResidualBalancing):
+        raise ValueError(
+            "ResidualBalancing goes on with `u` when it changes `rho`. "
+            "Received: rho_change='restart'. Leave `rho_change` out."
+        )
+    _check_ramp(ramp)
+
+
+def _check_schedule(rho):
+    """`rho`, and where it is a schedule, what it begins with."""
+    if isinstance(rho, ResidualBalancing):
+        return
+    if isinstance(rho, keras.optimizers.schedules.LearningRateSchedule):
+        rho = _first(rho)
+    check_rho(rho)
+
+
+def _check_ramp(ramp):
+    if ramp is None:
+        return
+    if not isinstance(ramp, keras.optimizers.schedules.LearningRateSchedule):
+        raise TypeError(
+            "`ramp` must be a LearningRateSchedule, or None. "
+            f"Received: ramp={ramp!r}. Pass, for example, "
+            "`keras.optimizers.schedules.PolynomialDecay(0.0, 1000, 1.0, "
+            "power=3)`."
+        )
+    if not 0 <= _first(ramp) <= 1:
+        raise ValueError(
+            "`ramp` is a share of the plan and must stay in [0, 1]. "
+            f"Received: a schedule that begins with {_first(ramp)}. The "
+            "final sparsity is the plan's."
+        )
+
+
+def _first(schedule):
+    return float(ops.convert_to_numpy(schedule(0)))
+
+
+def is_number(rho):
+    """Whether `rho` is a plain number, which may be set anew."""
+    return isinstance(rho, numbers.Real)
+
+
+def check_same_kind(old, rho):
+    """A new `rho` must be a number, and so must the old one."""
+    if not is_number(old):
+        raise TypeError(
+            "`rho` cannot be set: the optimizer was made with a "
+            f"{type(old).__name__}, which sets it. Make the optimizer with a "
+            "float `rho` to set it yourself."
+        )
+    check_rho(rho)
 
 
 def _check_kwargs(kwargs):
@@ -100,21 +153,9 @@ def _check_kwargs(kwargs):
     if kwargs:
         raise TypeError(
             f"ADMMWrapper does not know the arguments {sorted(kwargs)}. "
-            "Expected `plan`, `rho`, `update_every`, `rho_change`, `name`. "
+            "Expected `plan`, `rho`, `update_every`, `rho_change`, `ramp`, "
+            "`name`. "
             "Remove them or correct their spelling."
-        )
-
-
-def _check_number(rho):
-    if isinstance(rho, bool) or not isinstance(rho, numbers.Real):
-        raise TypeError(
-            "`rho` must be a float or a LearningRateSchedule. "
-            f"Received: rho={rho!r}. Pass, for example, `rho=1e-2`."
-        )
-    if not 0 <= rho < math.inf:
-        raise ValueError(
-            "`rho` weighs a penalty and must be finite and at least 0. "
-            f"Received: rho={rho!r}. Pass, for example, `rho=1e-2`."
         )
 
 
@@ -138,7 +179,8 @@ def check_variables(variables, plan):
         "The plan was made for other variables than the optimizer is built "
         f"on; {len(differences)} differ. {'; '.join(differences[:3])}. Make "
         "the plan from the model that is trained, after setting `trainable` "
-        "on its layers."
+        "on its layers. ADMMWrapper takes all trainable variables: put a "
+        "MultiOptimizer inside it, not around."
     )
 
 
@@ -155,3 +197,27 @@ def check_finite(kernels, plan):
             f"finite weights. Received: {broken}. Load or initialise them "
             "anew, and train with a smaller learning rate."
         )
+
+
+def check_same_variables(inner, variables):
+    """An inner optimizer that is built must be built on these variables."""
+    try:
+        inner._check_variables_are_known(variables)
+    except ValueError as error:
+        raise ValueError(
+            "The inner optimizer is built on the variables of another model. "
+            f"Received: inner_optimizer={inner.name!r}. Pass a fresh one, or "
+            "one that has trained this very model."
+        ) from error
+
+
+def check_saved_plan(digest, plan):
+    """State that is loaded must have been saved with the same plan."""
+    if digest is None or np.asarray(digest).tobytes() == plan.digest():
+        return
+    raise ValueError(
+        "The saved state of ADMM belongs to another plan: other kernels, "
+        "groups or fractions. Make the optimizer with the plan that was used "
+        "(`SparsityPlan.save` and `load` keep it), or load the weights into "
+        "a model that is not compiled, and compile it anew."
+    )

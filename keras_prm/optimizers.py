@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import keras
+import numpy as np
 from keras import ops
 
 from keras_prm import admm
+from keras_prm import backends
+from keras_prm.admm_variables import ADMMVariables
 from keras_prm.optimizer_checks import check_arguments
 from keras_prm.optimizer_checks import check_finite
 from keras_prm.optimizer_checks import check_inner
+from keras_prm.optimizer_checks import check_same_kind
+from keras_prm.optimizer_checks import check_same_variables
+from keras_prm.optimizer_checks import check_saved_plan
 from keras_prm.optimizer_checks import check_variables
-from keras_prm.projections import kernel_filters
-from keras_prm.structures import KernelMask
+from keras_prm.optimizer_checks import is_number
+from keras_prm.penalties import ResidualBalancing
+from keras_prm.penalties import RhoStages
+from keras_prm.wrapping import OptimizerWrapper
 
 
 @keras.saving.register_keras_serializable(package="keras_prm")
-class ADMMWrapper(keras.optimizers.Optimizer):
+class ADMMWrapper(OptimizerWrapper):
     """Trains towards structured sparsity with ADMM.
 
     The inner optimizer minimises the loss plus a quadratic penalty that
@@ -48,28 +54,48 @@ class ADMMWrapper(keras.optimizers.Optimizer):
     its moments act on the penalty too. For mixed precision put
     `LossScaleOptimizer` around this wrapper; `model.compile` does.
 
+    Sparsity may grow while training, as in gradual magnitude pruning: `ramp`
+    is a schedule of the share of the plan that is in force. The usual cubic
+    ramp over 10,000 steps is
+
+    ```python
+    ramp = keras.optimizers.schedules.PolynomialDecay(
+        0.0, decay_steps=10_000, end_learning_rate=1.0, power=3
+    )
+    ```
+
+    and `power=1` is the linear one.
+
     Args:
         inner_optimizer: The optimizer to wrap, or its name. Learning rate,
             weight decay, clipping, EMA and gradient accumulation are set
             there.
         plan: The `SparsityPlan` of the model that will be trained.
-        rho: The penalty's weight: a float >= 0, or a `LearningRateSchedule`
-            of the number of applied steps, read at each update and constant
-            in between. Defaults to `1e-2`.
+        rho: The penalty's weight: a float >= 0; a `LearningRateSchedule` of
+            the number of applied steps, such as `keras_prm.RhoStages`; or a
+            `keras_prm.ResidualBalancing`. It changes at updates only. A
+            float may be set anew at any time: `optimizer.rho = 3e-2` holds
+            from the next update on. Defaults to `1e-2`.
         update_every: Applied steps from one update to the next. Defaults to
             100.
-        rho_change: What happens to `u` when a schedule changes `rho`.
-            `"rescale"` multiplies it by the old `rho` over the new one;
-            `"restart"` begins afresh from the projection of `w`, for `rho`
-            in stages. Defaults to `"rescale"`.
+        rho_change: What happens to `u` when `rho` changes. `"rescale"`
+            multiplies it by the old `rho` over the new one; `"restart"`
+            begins afresh from the projection of `w`. Defaults to
+            `"restart"` for `RhoStages`, else to `"rescale"`.
+        ramp: `None`, or a `LearningRateSchedule` of the number of applied
+            steps whose value, in [0, 1], is the share of the plan in force:
+            of the structures that each group and kernel is to lose, so many
+            are removed from `z`. Read at each update; before the first one
+            it is that of step 0. Defaults to `None`, the whole plan.
         name: Name of the optimizer.
         **kwargs: Refused; they belong to the inner optimizer.
 
     Raises:
         TypeError: If an argument is of a kind that cannot work here.
         ValueError: If an argument is out of range or of the inner optimizer;
-            in `build`, if the plan was not made for these variables, or if
-            they are not finite.
+            in `build`, if the plan was not made for these variables, if the
+            inner optimizer is built on others, or if they are not finite;
+            on loading, if the saved state is of another plan.
 
     References:
         - [Boyd et al., 2011](https://doi.org/10.1561/2200000016)
@@ -82,66 +108,49 @@ class ADMMWrapper(keras.optimizers.Optimizer):
         plan,
         rho=1e-2,
         update_every=100,
-        rho_change="rescale",
+        rho_change=None,
+        ramp=None,
         name=None,
         **kwargs,
     ):
         if isinstance(inner_optimizer, str):
             inner_optimizer = keras.optimizers.get(inner_optimizer)
         check_inner(inner_optimizer, ADMMWrapper)
-        check_arguments(plan, rho, update_every, rho_change, kwargs)
-        super().__init__(learning_rate=0.0, name=name)
-        self.inner_optimizer = inner_optimizer
+        if rho_change is None:
+            staged = isinstance(rho, RhoStages)
+            rho_change = "restart" if staged else "rescale"
+        check_arguments(plan, rho, update_every, rho_change, ramp, kwargs)
+        super().__init__(inner_optimizer, name=name)
         self.plan = plan
-        self.rho = rho
         self.update_every = int(update_every)
         self.rho_change = rho_change
+        self.ramp = ramp
+        self._rho = rho
+        self._rho_setting = None
 
     def build(self, variables):
         if self.built:
             return
         check_variables(variables, self.plan)
         kernels = [variables[k.index] for k in self.plan.kernels]
-        with _outside_of_graphs():
+        with backends.outside_of_graphs():
             if not self.inner_optimizer.built:
                 self.inner_optimizer.build(variables)
+            check_same_variables(self.inner_optimizer, variables)
             check_finite(kernels, self.plan)
             kernels = [ops.convert_to_tensor(v) for v in kernels]
-            state = admm.start(kernels, self.plan, self._next_rho())
-            self._add_state(state, variables)
+            rho, share = self._next_rho(), self._next_share()
+            state = admm.start(kernels, self.plan, rho, share)
+            self._admm = self._add_state(state, variables)
         super().build(variables)
 
     def _add_state(self, state, variables):
-        self._targets = [
-            self.add_variable_from_reference(
-                variables[k.index], name="target", initializer=_constant(t)
+        if is_number(self._rho):
+            self._rho_setting = self.add_variable(
+                (), keras.initializers.Constant(self._rho), name="rho_setting"
             )
-            for k, t in zip(self.plan.kernels, state.targets, strict=True)
-        ]
-        self._columns = [
-            self._add_like(columns, f"{k.key}_columns".replace("/", "_"))
-            for k, columns in zip(self.plan.kernels, state.columns, strict=True)
-        ]
-        self._channels = self._add_like(state.channels, "channels")
-        self._current_rho = self._add_like(state.rho, "rho")
-        self._dual = self._add_like(state.dual, "dual_residuals")
-
-    def _add_like(self, tensor, name):
-        return self.add_variable(
-            tensor.shape, _constant(tensor), dtype="float32", name=name
-        )
-
-    def _state(self):
-        variables = admm.State(
-            targets=list(self._targets),
-            channels=self._channels,
-            columns=list(self._columns),
-            rho=self._current_rho,
-            dual=self._dual,
-        )
-        return variables, keras.tree.map_structure(
-            ops.convert_to_tensor, variables
-        )
+        kernels = [variables[k.index] for k in self.plan.kernels]
+        return ADMMVariables(self, self.plan, kernels, state)
 
     def _kernels(self):
         variables = self._trainable_variables
@@ -149,29 +158,56 @@ class ADMMWrapper(keras.optimizers.Optimizer):
             ops.convert_to_tensor(variables[k.index]) for k in self.plan.kernels
         ]
 
+    @property
+    def rho(self):
+        """The penalty's weight as it was set: float, schedule or rule."""
+        if self._rho_setting is None:
+            return self._rho
+        value = float(ops.convert_to_numpy(self._rho_setting))
+        return self._rho if value == np.float32(self._rho) else value
+
+    @rho.setter
+    def rho(self, rho):
+        check_same_kind(self._rho, rho)
+        self._rho = rho
+        if self._rho_setting is not None:
+            self._rho_setting.assign(rho)
+
     def _next_rho(self):
-        return self.rho(self.iterations) if callable(self.rho) else self.rho
+        if isinstance(self._rho, ResidualBalancing):
+            return self._admm.rho if self.built else self._rho.initial
+        if self._rho_setting is not None:
+            return ops.convert_to_tensor(self._rho_setting)
+        return self._rho(self.iterations) if callable(self._rho) else self._rho
+
+    def _next_share(self):
+        if self.ramp is None:
+            return 1.0
+        return ops.clip(self.ramp(self.iterations), 0.0, 1.0)
 
     def apply(self, grads, trainable_variables=None):
+        if len(grads) == 0:
+            return
         variables = list(trainable_variables or self._trainable_variables)
         if not self.built and variables:
             self.build(variables)
-        if self.built:
-            grads = self._add_penalty(grads, variables)
-        # A copy, since the variable itself is about to count on.
-        before = ops.copy(self.iterations)
-        self.inner_optimizer.apply(grads, trainable_variables)
-        self._update_if_due(before)
+        with backends.without_gradients():
+            if self.built:
+                grads = self._add_penalty(grads, variables)
+            # A copy, since the variable itself is about to count on.
+            before = ops.copy(self.iterations)
+            self.inner_optimizer.apply(grads, trainable_variables)
+            self._update_if_due(before)
 
     def _add_penalty(self, grads, variables):
         """Adds `rho * (w - t)` to the gradients of the planned kernels."""
         self._check_variables_are_known(variables)
         # The inner optimizer divides by the loss scale and sums over the
         # replicas; neither is meant for the penalty.
-        weight = self._current_rho * (self.loss_scale_factor or 1.0)
-        weight = weight / _num_replicas()
+        weight = self._admm.rho * (self.loss_scale_factor or 1.0)
+        weight = weight / backends.num_replicas()
         indices = [kernel.index for kernel in self.plan.kernels]
-        targets = dict(zip(indices, self._targets, strict=True))
+        targets = dict(zip(indices, self._admm.targets, strict=True))
         penalised = []
         for grad, w in zip(grads, variables, strict=True):
             t = targets.get(self._get_variable_index(w))
@@ -186,85 +222,59 @@ class ADMMWrapper(keras.optimizers.Optimizer):
         due = ops.logical_and(
             ops.not_equal(step, before), ops.equal(step % self.update_every, 0)
         )
-        variables, state = self._state()
-        # Branches that assign fail on JAX: they return, and we assign.
-        new_state = ops.cond(due, lambda: self._update(state), lambda: state)
-        keras.tree.map_structure(
-            lambda variable, value: variable.assign(value), variables, new_state
-        )
+        known = backends.known(due)
+        if known is False:
+            return
+        state = self._admm.read()
+        if known:
+            state = self._update(state)
+        else:
+            # Branches that assign fail on JAX: they return, and we assign.
+            state = ops.cond(due, lambda: self._update(state), lambda: state)
+        self._admm.assign(state)
 
     def _update(self, state):
-        return admm.update(
-            self._kernels(),
+        kernels = self._kernels()
+        state = admm.update(
+            kernels,
             state,
             self.plan,
             rho=self._next_rho(),
             rescale=self.rho_change == "rescale",
+            share=self._next_share(),
         )
+        if isinstance(self._rho, ResidualBalancing):
+            state = admm.balance(kernels, state, self.plan, self._rho)
+        return state
 
     @property
-    def variables(self):
-        return self._variables + self.inner_optimizer.variables
+    def current_rho(self):
+        """The penalty's weight since the last update, a float."""
+        self._check_built()
+        return float(ops.convert_to_numpy(self._admm.rho))
 
     @property
-    def iterations(self):
-        return self.inner_optimizer.iterations
+    def current_share(self):
+        """The share of the plan that `z` keeps to, a float in [0, 1]."""
+        self._check_built()
+        return float(ops.convert_to_numpy(self._admm.share))
 
     @property
-    def learning_rate(self):
-        return self.inner_optimizer.learning_rate
-
-    @learning_rate.setter
-    def learning_rate(self, learning_rate):
-        self.inner_optimizer.learning_rate = learning_rate
-
-    @property
-    def loss_scale_factor(self):
-        return self.inner_optimizer.loss_scale_factor
-
-    @loss_scale_factor.setter
-    def loss_scale_factor(self, loss_scale_factor):
-        # The base constructor sets None before there is an inner optimizer.
-        if hasattr(self, "inner_optimizer"):
-            self.inner_optimizer.loss_scale_factor = loss_scale_factor
-
-    @property
-    def _model_variables_moving_average(self):
-        # `SwapEMAWeights` looks for it below a `LossScaleOptimizer`.
-        return self.inner_optimizer._model_variables_moving_average
-
-    def apply_gradients(self, grads_and_vars):
-        super().apply_gradients(grads_and_vars)
-        return self.iterations
-
-    def exclude_from_weight_decay(self, *args, **kwargs):
-        self.inner_optimizer.exclude_from_weight_decay(*args, **kwargs)
-
-    def scale_loss(self, loss):
-        return self.inner_optimizer.scale_loss(loss)
-
-    def finalize_variable_values(self, var_list):
-        self.inner_optimizer.finalize_variable_values(var_list)
+    def settled(self):
+        """Whether `z` is the whole plan's, after at least one update."""
+        updated = self.built and int(self.iterations) >= self.update_every
+        return bool(updated) and self.current_share > 1 - 1e-6
 
     @property
     def channels(self):
         """Which channel classes `z` keeps: bool array `(num_classes,)`."""
         self._check_built()
-        return ops.convert_to_numpy(self._channels) > 0
+        return ops.convert_to_numpy(self._admm.channels) > 0
 
     def masks(self):
         """The support of `z`: dict from kernel key to `KernelMask`."""
         self._check_built()
-        return {
-            k.key: KernelMask(
-                filters=ops.convert_to_numpy(
-                    kernel_filters(k, self._channels) > 0
-                ),
-                columns=ops.convert_to_numpy(columns) > 0,
-                axes=k.axes,
-            )
-            for k, columns in zip(self.plan.kernels, self._columns, strict=True)
-        }
+        return self._admm.masks()
 
     def residuals(self):
         """How far ADMM is from agreement, for each kernel.
@@ -275,18 +285,7 @@ class ADMMWrapper(keras.optimizers.Optimizer):
             now, `dual` as of the last update. Both shrink to 0.
         """
         self._check_built()
-        _, state = self._state()
-        z = admm.sparse_parts(self.plan, state)
-        primal = admm.distances(self._kernels(), z)
-        pairs = zip(
-            ops.convert_to_numpy(primal),
-            ops.convert_to_numpy(state.dual),
-            strict=True,
-        )
-        return {
-            k.key: {"primal": float(p), "dual": float(d)}
-            for k, (p, d) in zip(self.plan.kernels, pairs, strict=True)
-        }
+        return self._admm.residuals(self._kernels())
 
     def _check_built(self):
         if not self.built:
@@ -305,12 +304,22 @@ class ADMMWrapper(keras.optimizers.Optimizer):
             "rho": serialize(self.rho),
             "update_every": self.update_every,
             "rho_change": self.rho_change,
+            "ramp": serialize(self.ramp),
         }
+
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        store["plan"] = np.frombuffer(self.plan.digest(), "uint8")
+
+    def load_own_variables(self, store):
+        saved = {name: store[name] for name in store.keys()}
+        check_saved_plan(saved.pop("plan", None), self.plan)
+        super().load_own_variables(saved)
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
         config = dict(config)
-        for name in ("inner_optimizer", "plan", "rho"):
+        for name in ("inner_optimizer", "plan", "rho", "ramp"):
             config[name] = keras.saving.deserialize_keras_object(
                 config[name], custom_objects=custom_objects
             )
@@ -319,21 +328,3 @@ class ADMMWrapper(keras.optimizers.Optimizer):
 
 def _constant(tensor):
     return keras.initializers.Constant(ops.convert_to_numpy(tensor))
-
-
-def _num_replicas():
-    """How many replicas train under the current TensorFlow strategy."""
-    if keras.backend.backend() != "tensorflow":
-        return 1
-    import tensorflow as tf
-
-    return tf.distribute.get_strategy().num_replicas_in_sync
-
-
-def _outside_of_graphs():
-    """Where values are concrete, though a `tf.function` is being traced."""
-    if keras.backend.backend() != "tensorflow":
-        return contextlib.nullcontext()
-    import tensorflow as tf
-
-    return tf.init_scope()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import pathlib
@@ -13,6 +14,9 @@ from keras_prm import graph
 from keras_prm import plan_builder
 from keras_prm.structures import ChannelGroup
 from keras_prm.structures import KernelPlan
+
+# What names a kernel or a group, and asks for nothing.
+_NAMES = ("key", "name", "note")
 
 
 @keras.saving.register_keras_serializable(package="keras_prm")
@@ -134,6 +138,18 @@ class SparsityPlan:
     def num_classes(self):
         """Number of channel classes in all groups together."""
         return sum(group.size for group in self.groups)
+
+    def digest(self):
+        """A fingerprint of what is asked of which kernel, 32 bytes.
+
+        Names are left out: those that Keras makes up go on counting.
+        """
+        config = self.get_config()
+        parts = [
+            [value for name, value in entry.items() if name not in _NAMES]
+            for entry in config["kernels"] + config["groups"]
+        ]
+        return hashlib.sha256(json.dumps(parts).encode()).digest()
 
     def get_config(self):
         return {

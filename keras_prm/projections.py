@@ -109,7 +109,7 @@ def project_joint(kernel, keep_filters: int, keep_columns: int):
     return filters, columns[0]
 
 
-def project_plan(kernels, plan):
+def project_plan(kernels, plan, share=1.0):
     """All kernels of a plan together.
 
     Every kernel is first divided by its norm, so that no layer drowns the
@@ -121,6 +121,8 @@ def project_plan(kernels, plan):
     Args:
         kernels: List of tensors, in the order of `plan.kernels`.
         plan: The `SparsityPlan`.
+        share: How much of it is in force, in [0, 1]: of what each group and
+            each kernel is to lose, this part is removed. May be a tensor.
 
     Returns:
         Tuple `(channels, columns)`: 0/1 float32 `(plan.num_classes,)`, and a
@@ -134,8 +136,8 @@ def project_plan(kernels, plan):
     prunes_columns = any(kernel.columns > 0 for kernel in plan.kernels)
     prunes_channels = any(group.keep < group.size for group in plan.groups)
     return _alternate(
-        lambda *support: _pick_channels(energies, plan, *support),
-        lambda channels: _pick_columns(energies, plan, channels),
+        lambda *support: _pick_channels(energies, plan, share, *support),
+        lambda channels: _pick_columns(energies, plan, share, channels),
         ops.ones((plan.num_classes,)),
         [ops.ones(energy.shape[:-1]) for energy in energies],
         num_sweeps=NUM_SWEEPS if prunes_channels else 1,
@@ -214,7 +216,7 @@ def _better(one, other):
     )
 
 
-def _pick_channels(energies, plan, channels, columns):
+def _pick_channels(energies, plan, share, channels, columns):
     """The best classes of each group, given the columns of each kernel."""
     scores = ops.zeros((plan.num_classes + 1,))
     entries = zip(plan.kernels, energies, columns, strict=True)
@@ -228,13 +230,16 @@ def _pick_channels(energies, plan, channels, columns):
             sums = _filter_energies(_column_energies(energy))
             scores = scores + _class_sums(sums, kernel.in_classes, plan)
     picked = [
-        _largest(scores[g.start : g.start + g.size], g.keep)
+        _largest(
+            scores[g.start : g.start + g.size],
+            g.size - _part(share, g.size - g.keep),
+        )
         for g in plan.groups
     ]
     return ops.concatenate(picked) if picked else channels
 
 
-def _pick_columns(energies, plan, channels):
+def _pick_columns(energies, plan, share, channels):
     """The best columns of each kernel, given the classes, and their energy."""
     columns = []
     total = 0.0
@@ -245,22 +250,34 @@ def _pick_columns(energies, plan, channels):
         if kernel.columns > 0:
             # Columns of dead channels rank behind the last live one.
             live = _largest(
-                ops.where(live > 0, kept, -1.0), _num_kept(kernel, inputs)
+                ops.where(live > 0, kept, -1.0),
+                _num_kept(kernel, inputs, share),
             )
         columns.append(live)
         total = total + ops.sum(kept * live)
     return columns, total
 
 
-def _num_kept(kernel, inputs):
+def _num_kept(kernel, inputs, share):
     """How many columns stay, by the number of live input channels.
 
     A table, since `0.7 * n` in float32 does not round like `removed_count`.
     """
     *taps, num_inputs, _ = kernel.matrix_shape
     sizes = int(np.prod(taps)) * np.arange(num_inputs + 1)
-    table = (sizes - removed_count(sizes, kernel.columns)).astype("int32")
-    return ops.take(table, ops.cast(ops.sum(inputs), "int32"))
+    table = removed_count(sizes, kernel.columns)
+    live = ops.cast(ops.sum(inputs), "int32")
+    removed = ops.take(table.astype("int32"), live)
+    total = ops.take(sizes.astype("int32"), live)
+    return total - _part(share, removed)
+
+
+def _part(share, count):
+    """The part of a count that is removed already, rounded down, int32."""
+    if isinstance(share, (int, float)) and share == 1:
+        return count
+    part = ops.cast(share, "float32") * ops.cast(count, "float32")
+    return ops.cast(ops.floor(part + 1e-4), "int32")
 
 
 def _class_sums(energies, classes, plan):

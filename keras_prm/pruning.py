@@ -16,7 +16,7 @@ from keras_prm.masks import dead_vectors
 from keras_prm.structures import KernelMask
 
 
-def hard_prune(model, plan):
+def hard_prune(model, plan, optimizer=None):
     """Sets what the plan removes to zero. Works in place.
 
     The structures that go are those the `ADMMWrapper` holds, where the model
@@ -28,6 +28,9 @@ def hard_prune(model, plan):
     Args:
         model: A built functional or Sequential model.
         plan: The `SparsityPlan`, made for this model.
+        optimizer: The `ADMMWrapper` that trained the model, where the model
+            is not compiled with it, as in distillation. Defaults to
+            `model.optimizer`.
 
     Returns:
         The `Masks`, to be held by `StructuredMask` while training on.
@@ -44,7 +47,7 @@ def hard_prune(model, plan):
     weights = {w.key: w for w in trace.weights.values()}
     _check_plan(plan, trace, weights)
     topology.finite_arrays(model)
-    masks = _support(model, plan, weights)
+    masks = _support(optimizer or model.optimizer, plan, weights)
     dead = np.zeros(trace.num_classes, bool)
     for kernel in plan.kernels:
         filters = masks[kernel.key].filters
@@ -104,18 +107,16 @@ def _differently_tied(plan, trace, weights):
     return bad
 
 
-def _support(model, plan, weights):
+def _support(optimizer, plan, weights):
     """dict from key to `KernelMask`: the wrapper's support, or W's."""
-    optimizer = getattr(model, "optimizer", None)
     while optimizer is not None:
         if hasattr(optimizer, "plan"):
-            done = optimizer.built and optimizer.iterations
-            if optimizer.plan == plan and done >= optimizer.update_every:
+            if optimizer.plan == plan and optimizer.settled:
                 return optimizer.masks()
             warnings.warn(
                 "The model is compiled with ADMM, but for another plan, or "
-                "not trained for a single update: what goes is chosen by "
-                "the weights alone. "
+                "not trained for a single update, or not to the end of its "
+                "ramp: what goes is chosen by the weights alone. "
                 "To use what ADMM found, pass `model.optimizer.plan`.",
                 stacklevel=3,
             )

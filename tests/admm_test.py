@@ -1,42 +1,15 @@
+import keras
 import numpy as np
 from absl.testing import absltest
 from absl.testing import parameterized
+from keras import ops
 
 from keras_prm import admm
+from keras_prm.penalties import ResidualBalancing
 from keras_prm.plans import SparsityPlan
-from keras_prm.projections import kernel_filters
-from keras_prm.projections import project_plan
 from keras_prm.structures import ChannelGroup
 from keras_prm.structures import KernelPlan
-
-
-class TextbookADMM:
-    """Boyd et al., section 3.1.1, with `z` and `u` kept apart."""
-
-    def __init__(self, kernels, plan):
-        self.plan = plan
-        self.restart(kernels)
-
-    def restart(self, w):
-        self.z = self.project(w)
-        self.u = [np.zeros_like(x) for x in w]
-
-    def project(self, kernels):
-        self.channels, self.columns = project_plan(kernels, self.plan)
-        self.masks = [
-            np.asarray(m)[..., None]
-            * np.asarray(kernel_filters(k, self.channels))
-            for k, m in zip(self.plan.kernels, self.columns, strict=True)
-        ]
-        return [w * m for w, m in zip(kernels, self.masks, strict=True)]
-
-    def update(self, w):
-        w_plus_u = [a + b for a, b in zip(w, self.u, strict=True)]
-        self.z = self.project(w_plus_u)
-        self.u = [a - z for a, z in zip(w_plus_u, self.z, strict=True)]
-
-    def rescale(self, ratio):
-        self.u = [u * ratio for u in self.u]
+from tests.training import Textbook
 
 
 def coupled_plan():
@@ -53,6 +26,10 @@ def coupled_plan():
     return SparsityPlan(kernels, [ChannelGroup("a+b", 0, 6, 3)], variables)
 
 
+def tensors(arrays):
+    return [ops.convert_to_tensor(x) for x in arrays]
+
+
 class ADMMTest(parameterized.TestCase):
     def setUp(self):
         super().setUp()
@@ -66,25 +43,36 @@ class ADMMTest(parameterized.TestCase):
             for w in kernels
         ]
 
+    def start(self, rho):
+        """The state and the textbook's, of the same weights."""
+        state = admm.start(tensors(self.w), self.plan, rho)
+        return state, Textbook(self.w, self.plan, rho)
+
+    def update(self, state, rho, rescale=True, **kwargs):
+        return admm.update(
+            tensors(self.w), state, self.plan, rho, rescale, **kwargs
+        )
+
     def assert_agrees(self, state, textbook):
-        np.testing.assert_array_equal(state.channels, textbook.channels)
+        np.testing.assert_array_equal(
+            ops.convert_to_numpy(state.channels), textbook.channels
+        )
         for t, z, u, m in zip(
             state.targets, textbook.z, textbook.u, textbook.masks, strict=True
         ):
-            t = np.asarray(t)
+            t = ops.convert_to_numpy(t)
             np.testing.assert_allclose(t * m, z, atol=1e-5)
             np.testing.assert_allclose(-t * (1 - m), u, atol=1e-5)
 
     def test_one_buffer_holds_both_iterates(self):
-        textbook = TextbookADMM(self.w, self.plan)
-        state = admm.start(self.w, self.plan, 0.1)
+        state, textbook = self.start(0.1)
         num_changes = 0
         for _ in range(40):
             self.assert_agrees(state, textbook)
             before = textbook.masks
             self.w = self.walk(self.w, 0.3)
             textbook.update(self.w)
-            state = admm.update(self.w, state, self.plan, 0.1, True)
+            state = self.update(state, 0.1)
             num_changes += any(
                 np.any(a != b)
                 for a, b in zip(before, textbook.masks, strict=True)
@@ -92,53 +80,97 @@ class ADMMTest(parameterized.TestCase):
         self.assertGreater(num_changes, 30)
 
     def test_rescaled_dual(self):
-        textbook = TextbookADMM(self.w, self.plan)
-        state = admm.start(self.w, self.plan, 0.1)
-        old = 0.1
+        state, textbook = self.start(0.1)
         for rho in (0.1, 0.2, 0.2, 0.05, 0.05, 0.4):
             self.w = self.walk(self.w, 0.3)
-            textbook.update(self.w)
-            textbook.rescale(old / rho)
-            state = admm.update(self.w, state, self.plan, rho, True)
+            textbook.update(self.w, rho)
+            state = self.update(state, rho)
             self.assert_agrees(state, textbook)
-            old = rho
 
     @parameterized.parameters(
         (False, 0.1, 0.2), (True, 0.0, 0.2), (True, 0.1, 0.0)
     )
     def test_starts_afresh(self, rescale, old, rho):
-        textbook = TextbookADMM(self.w, self.plan)
-        state = admm.start(self.w, self.plan, old)
+        state, textbook = self.start(old)
         for value, changed in ((old, False), (rho, True), (rho, False)):
             self.w = self.walk(self.w, 0.3)
             if changed:
-                textbook.restart(self.w)
+                textbook.restart(self.w, value)
             else:
                 textbook.update(self.w)
-            state = admm.update(self.w, state, self.plan, value, rescale)
+            state = self.update(state, value, rescale)
             self.assert_agrees(state, textbook)
 
     def test_residuals(self):
-        textbook = TextbookADMM(self.w, self.plan)
-        state = admm.start(self.w, self.plan, 0.5)
+        state, textbook = self.start(0.5)
         before = textbook.z
         self.w = self.walk(self.w, 0.3)
         textbook.update(self.w)
-        state = admm.update(self.w, state, self.plan, 0.5, True)
+        state = self.update(state, 0.5)
         for i, (z, old) in enumerate(zip(textbook.z, before, strict=True)):
             expected = 0.5 * np.linalg.norm(z - old)
             self.assertAlmostEqual(float(state.dual[i]), expected, places=4)
-        primal = admm.distances(self.w, admm.sparse_parts(self.plan, state))
+        primal = admm.distances(
+            tensors(self.w), admm.sparse_parts(self.plan, state)
+        )
         for i, (w, z) in enumerate(zip(self.w, textbook.z, strict=True)):
             expected = np.linalg.norm(w - z)
             self.assertAlmostEqual(float(primal[i]), expected, places=4)
 
+    @parameterized.parameters((0.1, 2.0, 0.2), (1e-5, 2.0, 2e-5))
+    def test_balance_raises_rho_and_keeps_the_dual(self, rho, factor, expected):
+        """`w` far from `z` and `z` at rest: the primal residual dominates."""
+        state, textbook = self.start(rho)
+        state = self.update(state, rho)
+        textbook.update(self.w)
+        rule = ResidualBalancing(rho, factor=factor)
+        state = admm.balance(tensors(self.w), state, self.plan, rule)
+        self.assertAlmostEqual(float(state.rho), expected, places=7)
+        textbook.u = [u * rho / expected for u in textbook.u]
+        self.assert_agrees(state, textbook)
+
+    def test_a_share_of_the_plan(self):
+        """Of 6 classes 3 shall go, and of 9 columns of a class 50 %."""
+        state = admm.start(tensors(self.w), self.plan, 0.1, share=0.0)
+        for share, classes, columns in (
+            (0.0, 6, 18),
+            (0.4, 5, 15),  # floor(0.4 * 3) = 1, floor(0.4 * 9) = 3
+            (0.7, 4, 12),  # 2.1 and 6.3
+            (1.0, 3, 9),
+        ):
+            state = self.update(state, 0.1, share=share)
+            self.assertEqual(float(ops.sum(state.channels)), classes)
+            self.assertEqual(float(ops.sum(state.columns[0])), columns)
+            self.assertAlmostEqual(float(state.share), share, places=6)
+        whole, _ = self.start(0.1)
+        for key in ("channels", "columns"):
+            keras.tree.map_structure(
+                lambda a, b: self.assertEqual(a.shape, b.shape),
+                getattr(whole, key),
+                getattr(state, key),
+            )
+
+    @parameterized.parameters(np.nan, np.inf)
+    def test_what_is_not_finite_changes_nothing(self, value):
+        state, _ = self.start(0.1)
+        self.w[1][0, 0, 0, 0] = value
+        after = self.update(state, 0.2, share=0.5)
+        keras.tree.map_structure(
+            lambda a, b: np.testing.assert_array_equal(
+                ops.convert_to_numpy(a), ops.convert_to_numpy(b)
+            ),
+            state,
+            after,
+        )
+
     def test_half_precision_keeps_its_dtype(self):
-        w = [x.astype("float16") for x in self.w]
-        state = admm.start(w, self.plan, 0.1)
-        state = admm.update(w, state, self.plan, 0.2, True)
+        self.w = [x.astype("float16") for x in self.w]
+        state, _ = self.start(0.1)
+        state = self.update(state, 0.2)
         for t in state.targets:
-            self.assertEqual(np.asarray(t).dtype, "float16")
+            self.assertEqual(
+                keras.backend.standardize_dtype(t.dtype), "float16"
+            )
 
 
 if __name__ == "__main__":

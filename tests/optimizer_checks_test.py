@@ -28,6 +28,7 @@ class ArgumentsTest(parameterized.TestCase):
             "rho": 0.1,
             "update_every": 100,
             "rho_change": "rescale",
+            "ramp": None,
             "kwargs": {},
         }
         check_arguments(**(arguments | changes))

@@ -1,4 +1,3 @@
-import functools
 import os
 import subprocess
 import sys
@@ -13,159 +12,44 @@ from keras import ops
 
 from keras_prm.optimizers import ADMMWrapper
 from keras_prm.plans import SparsityPlan
-from keras_prm.projections import kernel_filters
-from keras_prm.projections import project_plan
 from keras_prm.structures import ChannelGroup
 from keras_prm.structures import KernelPlan
-
-ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
-ON_JAX = keras.backend.backend() == "jax"
-
-
-def functional():
-    inputs = keras.Input((6,))
-    x = layers.Dense(8, activation="relu", name="first")(inputs)
-    return keras.Model(inputs, layers.Dense(3, name="second")(x))
-
-
-def sequential():
-    return keras.Sequential(
-        [
-            keras.Input((6,)),
-            layers.Dense(8, activation="relu"),
-            layers.Dense(3),
-        ]
-    )
+from tests.training import ON_TENSORFLOW
+from tests.training import ON_TORCH
+from tests.training import Textbook
+from tests.training import assert_same
+from tests.training import build
+from tests.training import compiled_apply
+from tests.training import functional
+from tests.training import gradients
+from tests.training import make_data
+from tests.training import make_plan
+from tests.training import nested
+from tests.training import sequential
+from tests.training import train
+from tests.training import values
 
 
-def nested():
-    """Two models whose layers have the same names, one after the other."""
-
-    def block(name, size, units):
-        inputs = keras.Input((size,))
-        outputs = layers.Dense(units, name="dense")(inputs)
-        return keras.Model(inputs, outputs, name=name)
-
-    inputs = keras.Input((6,))
-    x = block("one", 6, 8)(inputs)
-    return keras.Model(inputs, block("two", 8, 3)(x))
-
-
-def make_plan(model):
-    """Of a model of two dense layers: half of all, on both axes."""
-    classes = tuple(range(8))
-    kernels = [
-        KernelPlan("first/kernel", 0, (6, 8), (-1,) * 6, classes, 0.5),
-        KernelPlan("second/kernel", 2, (8, 3), classes, (-1,) * 3, 0.25),
-    ]
-    variables = [(v.name, v.shape) for v in model.trainable_variables]
-    return SparsityPlan(kernels, [ChannelGroup("first", 0, 8, 4)], variables)
-
-
-def make_data(num_samples=64):
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(num_samples, 6)).astype("float32")
-    return x, np.tanh(x @ rng.normal(size=(6, 3))).astype("float32")
-
-
-def train(model, epochs=1, **kwargs):
-    x, y = make_data()
-    kwargs = {"batch_size": 8, "shuffle": False, "verbose": 0} | kwargs
-    model.fit(x, y, epochs=epochs, **kwargs)
-
-
-def build(make=functional, inner=None, compile_kwargs=None, **kwargs):
-    keras.utils.set_random_seed(1)
-    model = make()
-    inner = inner or keras.optimizers.Adam(0.01)
-    kwargs = {"rho": 0.1, "update_every": 3} | kwargs
-    optimizer = ADMMWrapper(inner, make_plan(model), **kwargs)
-    model.compile(optimizer, "mse", **(compile_kwargs or {}))
-    return model
-
-
-def values(variables):
-    return [ops.convert_to_numpy(v) for v in variables]
-
-
-def compiled_apply(optimizer, variables):
-    """`optimizer.apply`, compiled; eager branches compile at each call."""
-    optimizer.build(variables)
-    if ON_TENSORFLOW:
-        import tensorflow as tf
-
-        return tf.function(lambda grads: optimizer.apply(grads, variables))
-    if not ON_JAX:
-        return lambda grads: optimizer.apply(grads, variables)
-    import jax
-
-    stateless = jax.jit(optimizer.stateless_apply)
-
-    def apply(grads):
-        state = [v.value for v in optimizer.variables]
-        weights, state = stateless(state, grads, [v.value for v in variables])
-        for variable, value in zip(variables, weights, strict=True):
-            variable.assign(value)
-        for variable, value in zip(optimizer.variables, state, strict=True):
-            variable.assign(value)
-
-    return apply
-
-
-@functools.cache
-def trained_eagerly():
-    model = build(compile_kwargs={"run_eagerly": True})
-    train(model)
-    return values(model.variables)
-
-
-class OptimizerTest(parameterized.TestCase):
-    def assert_same(self, one, other, **tolerance):
-        self.assertEqual(len(one), len(other))
-        for a, b in zip(one, other, strict=True):
-            if tolerance:
-                np.testing.assert_allclose(a, b, **tolerance)
-            else:
-                np.testing.assert_array_equal(a, b)
-
-
-def follow_textbook(weights, gradients, plan, rho_of, every, restart=False):
-    """ADMM on SGD with a step of 0.1, `z` and `u` kept apart, in NumPy."""
-
-    def project(kernels):
-        channels, columns = project_plan(kernels, plan)
-        return [
-            w
-            * np.asarray(m)[..., None]
-            * np.asarray(kernel_filters(k, channels))
-            for k, w, m in zip(plan.kernels, kernels, columns, strict=True)
-        ]
-
+def follow_textbook(weights, grads, plan, rho_of, every, restart=False):
+    """ADMM on SGD with a step of 0.1, in NumPy: yields `w, z, rho`."""
     indices = [k.index for k in plan.kernels]
-    w, rho = list(weights), rho_of(0)
-    z = project([w[i] for i in indices])
-    u = [np.zeros_like(x) for x in z]
-    for step, grads in enumerate(gradients, 1):
-        w = [a - np.float32(0.1) * g for a, g in zip(w, grads, strict=True)]
-        for n, i in enumerate(indices):
-            pull = rho * (weights[i] - z[n] + u[n])
-            w[i] = (w[i] - 0.1 * pull).astype("float32")
-        weights = w
+    book = Textbook([weights[i] for i in indices], plan, rho_of(0))
+    for step, g in enumerate(grads, 1):
+        pulled = book.penalised(g, weights)
+        weights = [
+            (w - 0.1 * p).astype("float32")
+            for w, p in zip(weights, pulled, strict=True)
+        ]
         if step % every == 0:
-            kernels = [w[i] for i in indices]
-            changed = rho_of(step) != rho
-            if changed and restart:
-                z, u = project(kernels), [0 * x for x in z]
+            w = [weights[i] for i in indices]
+            if restart and rho_of(step) != book.rho:
+                book.restart(w, rho_of(step))
             else:
-                a = [x + y for x, y in zip(kernels, u, strict=True)]
-                z = project(a)
-                ratio = rho / rho_of(step)
-                u = [ratio * (x - y) for x, y in zip(a, z, strict=True)]
-            rho = rho_of(step)
-        yield w, z, rho
+                book.update(w, rho_of(step))
+        yield weights, book.z, book.rho
 
 
-class IterationTest(OptimizerTest):
+class IterationTest(parameterized.TestCase):
     @parameterized.named_parameters(
         ("constant", lambda step: 0.2, 0.2, "rescale", 84),
         (
@@ -194,14 +78,10 @@ class IterationTest(OptimizerTest):
             update_every=2,
             rho_change=rho_change,
         )
-        rng = np.random.default_rng(0)
-        gradients = [
-            [rng.normal(size=v.shape).astype("float32") for v in variables]
-            for _ in range(num_steps)
-        ]
+        steps = gradients(variables, num_steps)
         textbook = follow_textbook(
             values(variables),
-            gradients,
+            steps,
             plan,
             rho_of,
             2,
@@ -209,20 +89,18 @@ class IterationTest(OptimizerTest):
         )
         apply = compiled_apply(optimizer, variables)
         supports = set()
-        for grads, (w, z, rho_now) in zip(gradients, textbook, strict=True):
+        for grads, (w, z, rho_now) in zip(steps, textbook, strict=True):
             apply([ops.convert_to_tensor(g) for g in grads])
-            self.assert_same(values(variables), w, atol=2e-5)
+            assert_same(values(variables), w, atol=2e-5)
             masks = [m.full() for m in optimizer.masks().values()]
-            self.assert_same(masks, [x != 0 for x in z])
+            assert_same(masks, [x != 0 for x in z])
             residuals = optimizer.residuals()
             for kernel, x in zip(plan.kernels, z, strict=True):
                 primal = np.linalg.norm(w[kernel.index] - x)
                 self.assertAlmostEqual(
                     residuals[kernel.key]["primal"], primal, places=4
                 )
-            self.assertAlmostEqual(
-                float(optimizer._current_rho.numpy()), rho_now, places=6
-            )
+            self.assertAlmostEqual(optimizer.current_rho, rho_now, places=6)
             supports.add(b"".join(m.tobytes() for m in masks))
         self.assertGreater(len(supports), num_steps // 4)
 
@@ -237,7 +115,7 @@ class IterationTest(OptimizerTest):
         bare = functional()
         bare.compile(make_inner(), "mse")
         train(bare, 3)
-        self.assert_same(values(bare.variables), values(wrapped.variables))
+        assert_same(values(bare.variables), values(wrapped.variables))
 
     def test_weights_reach_the_plan(self):
         model = build(inner=keras.optimizers.SGD(0.1), rho=1.0, update_every=5)
@@ -248,19 +126,23 @@ class IterationTest(OptimizerTest):
         for key in before:
             self.assertLess(after[key]["primal"], 0.2 * before[key]["primal"])
 
-    @parameterized.product(
-        jit_compile=(True, False), steps_per_execution=(1, 4)
-    )
-    def test_compiles(self, jit_compile, steps_per_execution):
-        model = build(
-            compile_kwargs={
-                "jit_compile": jit_compile,
-                "steps_per_execution": steps_per_execution,
-            }
-        )
-        train(model)
-        self.assert_same(values(model.variables), trained_eagerly(), atol=1e-4)
-        self.assertEqual(int(model.optimizer.iterations), 8)
+    def test_memory_is_one_buffer_and_vectors(self):
+        keras.utils.set_random_seed(1)
+        inputs = keras.Input((40,))
+        x = layers.Dense(60, name="first")(inputs)
+        model = keras.Model(inputs, layers.Dense(30, name="second")(x))
+        plan = SparsityPlan.uniform(model, filters=0.5, columns=0.5)
+        optimizer = ADMMWrapper("adam", plan)
+        optimizer.build(model.trainable_variables)
+        inner = {id(v) for v in optimizer.inner_optimizer.variables}
+        own = [v for v in optimizer.variables if id(v) not in inner]
+        kernels = [v.shape for v in own if v.name.endswith("target")]
+        self.assertEqual(kernels, [(40, 60), (60, 30)])
+        # Columns of both kernels, classes of the first, two residuals, and
+        # five numbers: rho as set and in force, the share, Keras' own two.
+        others = sum(np.prod(v.shape, dtype=int) for v in own)
+        others -= 40 * 60 + 60 * 30
+        self.assertEqual(others, (40 + 60) + 60 + 2 + 5)
 
     def test_unplanned_and_missing_gradients(self):
         model = build()
@@ -279,7 +161,7 @@ class IterationTest(OptimizerTest):
         self.assertTrue(np.any(before[2] != after[2]))
 
 
-class InnerOptimizerTest(OptimizerTest):
+class InnerOptimizerTest(parameterized.TestCase):
     def test_gradient_accumulation(self):
         def sgd(steps):
             return keras.optimizers.SGD(0.1, gradient_accumulation_steps=steps)
@@ -289,9 +171,7 @@ class InnerOptimizerTest(OptimizerTest):
         parts = build(inner=sgd(2), update_every=2)
         train(parts, 3, batch_size=8)
         self.assertEqual(int(parts.optimizer.iterations), 12)
-        self.assert_same(
-            values(whole.variables), values(parts.variables), atol=1e-5
-        )
+        assert_same(values(whole.variables), values(parts.variables), atol=1e-5)
         for key, mask in whole.optimizer.masks().items():
             np.testing.assert_array_equal(
                 mask.full(), parts.optimizer.masks()[key].full()
@@ -305,7 +185,7 @@ class InnerOptimizerTest(OptimizerTest):
         train(plain)
         train(scaled)
         self.assertEqual(scaled.optimizer.loss_scale_factor, 1024.0)
-        self.assert_same(
+        assert_same(
             values(plain.variables), values(scaled.variables), atol=1e-6
         )
         scaled.optimizer.loss_scale_factor = 2.0
@@ -322,9 +202,7 @@ class InnerOptimizerTest(OptimizerTest):
         plain = build()
         train(plain, 2)
         self.assertEqual(int(inner.iterations), 16)
-        self.assert_same(
-            values(model.variables), values(plain.variables), atol=1e-4
-        )
+        assert_same(values(model.variables), values(plain.variables), atol=1e-4)
 
     def test_mixed_precision_policy(self):
         self.addCleanup(
@@ -349,7 +227,7 @@ class InnerOptimizerTest(OptimizerTest):
             inner=keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5)
         )
         train(model)
-        self.assert_same(
+        assert_same(
             values(model.trainable_variables),
             values(model.optimizer._model_variables_moving_average),
         )
@@ -373,7 +251,7 @@ class InnerOptimizerTest(OptimizerTest):
         keras.config.set_dtype_policy(dtype)
         model = build(inner=keras.optimizers.SGD(0.1))
         train(model)
-        for target in model.optimizer._targets:
+        for target in model.optimizer._admm.targets:
             self.assertEqual(target.dtype, dtype)
         dual = model.optimizer.residuals()["first/kernel"]["dual"]
         self.assertTrue(np.isfinite(dual))
@@ -389,7 +267,7 @@ class InnerOptimizerTest(OptimizerTest):
         self.assertEqual(int(inner.iterations), 16)
 
 
-class SavingTest(OptimizerTest):
+class SavingTest(parameterized.TestCase):
     @parameterized.parameters(
         0.5, keras.optimizers.schedules.PiecewiseConstantDecay([9], [0.1, 0.5])
     )
@@ -411,6 +289,9 @@ class SavingTest(OptimizerTest):
 
     @parameterized.parameters(functional, sequential, nested)
     def test_continues_after_saving(self, make):
+        if make is nested and ON_TORCH:
+            # Keras clears gradients by path there, of which two are alike.
+            self.skipTest("Keras does not train such models right.")
         rho = keras.optimizers.schedules.PolynomialDecay(0.1, 20, 0.5)
         whole = build(make, rho=rho)
         train(whole, 2)
@@ -424,8 +305,8 @@ class SavingTest(OptimizerTest):
             train(parts, 2)
             parts.save(path)
             parts = keras.models.load_model(path)
-        self.assert_same(values(whole.variables), values(parts.variables))
-        self.assert_same(
+        assert_same(values(whole.variables), values(parts.variables))
+        assert_same(
             values(whole.optimizer.variables),
             values(parts.optimizer.variables),
         )
@@ -434,7 +315,7 @@ class SavingTest(OptimizerTest):
         )
 
 
-class RefusalTest(OptimizerTest):
+class RefusalTest(parameterized.TestCase):
     @parameterized.named_parameters(
         ("clipnorm", {"clipnorm": 1.0}),
         ("weight_decay", {"weight_decay": 0.1}),
@@ -468,6 +349,52 @@ class RefusalTest(OptimizerTest):
             ValueError, r"4 differ\. #0.*\(6, 9\).*after setting `trainable`"
         ):
             optimizer.build(other.trainable_variables)
+
+    def test_an_optimizer_that_trained_another_model(self):
+        model = build()
+        train(model)
+        other = functional()
+        other.compile(model.optimizer, "mse")
+        with self.assertRaisesRegex(ValueError, "recreate a new optimizer"):
+            train(other)
+
+    def test_an_inner_optimizer_that_trained_another_model(self):
+        other = functional()
+        other.compile("adam", "mse")
+        train(other)
+        model = functional()
+        optimizer = ADMMWrapper(other.optimizer, make_plan(model))
+        with self.assertRaisesRegex(ValueError, "Pass a fresh one"):
+            optimizer.build(model.trainable_variables)
+        self.assertFalse(optimizer.built)
+
+    @parameterized.parameters(False, True)
+    def test_state_of_another_plan(self, loss_scale):
+        """As many variables, all of the same shapes, but other fractions."""
+
+        def compiled(columns):
+            keras.utils.set_random_seed(1)
+            model = functional()
+            plan = SparsityPlan.uniform(model, filters=0.5, columns=columns)
+            optimizer = ADMMWrapper("sgd", plan, update_every=3)
+            if loss_scale:
+                optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+            model.compile(optimizer, "mse")
+            train(model)
+            return model
+
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        path = os.path.join(folder.name, "some.weights.h5")
+        model = compiled(0.5)
+        model.save_weights(path)
+        compiled(0.5).load_weights(path)
+        other = compiled(0.25)
+        before = values(other.optimizer.variables)
+        with self.assertRaisesRegex(ValueError, "SparsityPlan.save` and"):
+            other.load_weights(path)
+        if not loss_scale:
+            assert_same(values(other.optimizer.variables), before)
 
     def test_frozen_layer(self):
         model = functional()
@@ -520,7 +447,7 @@ model, two = run(strategy.scope())
 for a, b in zip(one, two, strict=True):
     np.testing.assert_allclose(a, b, atol=1e-5)
 for replica in range(2):
-    for v in model.optimizer._targets:
+    for v in model.optimizer._admm.targets:
         np.testing.assert_array_equal(
             v.value.values[0].numpy(), v.value.values[1].numpy()
         )
@@ -538,7 +465,7 @@ print("replicas agree")
 
 
 @absltest.skipUnless(ON_TENSORFLOW, "tf.distribute")
-class TensorFlowTest(OptimizerTest):
+class TensorFlowTest(parameterized.TestCase):
     def test_replicas(self):
         # The number of devices cannot change once TensorFlow runs.
         root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

@@ -1,0 +1,55 @@
+"""What differs between Keras' backends, and Keras does not level out.
+
+The one place that asks which backend runs, and imports it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import keras
+
+
+def num_replicas():
+    """How many replicas train under the current TensorFlow strategy."""
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def outside_of_graphs():
+    """A context where values are concrete, though a graph is being traced."""
+    if keras.backend.backend() != "tensorflow":
+        return contextlib.nullcontext()
+    import tensorflow as tf
+
+    return tf.init_scope()
+
+
+def without_gradients():
+    """A context in which PyTorch records nothing for differentiation."""
+    if keras.backend.backend() != "torch":
+        return contextlib.nullcontext()
+    import torch
+
+    return torch.no_grad()
+
+
+def known(flag):
+    """The value of a boolean tensor, or `None` while it is being traced.
+
+    With a value at hand, `keras.ops.cond` is more than is needed: JAX would
+    compile both branches at every call, and PyTorch copy what stays.
+    """
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return bool(flag) if tf.executing_eagerly() else None
+    if backend == "jax":
+        import jax
+
+        return None if isinstance(flag, jax.core.Tracer) else bool(flag)
+    return bool(flag)

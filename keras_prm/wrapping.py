@@ -1,0 +1,65 @@
+"""An optimizer around another one, as Keras' own wrappers are."""
+
+from __future__ import annotations
+
+import keras
+
+
+class OptimizerWrapper(keras.optimizers.Optimizer):
+    """Hands everything that it does not do itself to `inner_optimizer`.
+
+    Learning rate, step counter, loss scale and averages are those of the
+    inner optimizer; its variables follow the wrapper's own.
+
+    Args:
+        inner_optimizer: A `keras.optimizers.Optimizer`.
+        name: Name of the wrapper.
+    """
+
+    def __init__(self, inner_optimizer, name=None):
+        super().__init__(learning_rate=0.0, name=name)
+        self.inner_optimizer = inner_optimizer
+
+    @property
+    def variables(self):
+        return self._variables + self.inner_optimizer.variables
+
+    @property
+    def iterations(self):
+        return self.inner_optimizer.iterations
+
+    @property
+    def learning_rate(self):
+        return self.inner_optimizer.learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, learning_rate):
+        self.inner_optimizer.learning_rate = learning_rate
+
+    @property
+    def loss_scale_factor(self):
+        return self.inner_optimizer.loss_scale_factor
+
+    @loss_scale_factor.setter
+    def loss_scale_factor(self, loss_scale_factor):
+        # The base constructor sets None before there is an inner optimizer.
+        if hasattr(self, "inner_optimizer"):
+            self.inner_optimizer.loss_scale_factor = loss_scale_factor
+
+    @property
+    def _model_variables_moving_average(self):
+        # `SwapEMAWeights` looks for it below a `LossScaleOptimizer`.
+        return self.inner_optimizer._model_variables_moving_average
+
+    def apply_gradients(self, grads_and_vars):
+        super().apply_gradients(grads_and_vars)
+        return self.iterations
+
+    def exclude_from_weight_decay(self, *args, **kwargs):
+        self.inner_optimizer.exclude_from_weight_decay(*args, **kwargs)
+
+    def scale_loss(self, loss):
+        return self.inner_optimizer.scale_loss(loss)
+
+    def finalize_variable_values(self, var_list):
+        self.inner_optimizer.finalize_variable_values(var_list)
