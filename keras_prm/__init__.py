@@ -5,7 +5,6 @@ provably unchanged, and ship it to a phone.
 """
 
 from keras_prm.calibration import recalibrate
-from keras_prm.callbacks import ADMMProgress
 from keras_prm.callbacks import StructuredMask
 from keras_prm.carrying import carry_optimizer
 from keras_prm.costs import Costs
@@ -23,6 +22,7 @@ from keras_prm.masks import Masks
 from keras_prm.masks import masks_of
 from keras_prm.optimizers import ADMMWrapper
 from keras_prm.plans import SparsityPlan
+from keras_prm.progress import ADMMProgress
 from keras_prm.pruning import hard_prune
 from keras_prm.purification import purify
 from keras_prm.rebuild import strip

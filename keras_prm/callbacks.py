@@ -1,11 +1,8 @@
-"""Callbacks: masks that hold during `fit`, and ADMM's progress."""
+"""The callback that makes masks hold during `fit`."""
 
 from __future__ import annotations
 
-import warnings
-
 import keras
-import numpy as np
 
 from keras_prm import enforcing
 from keras_prm import masks as masks_module
@@ -75,71 +72,3 @@ class StructuredMask(keras.callbacks.Callback):
         enforcing.release_masks(self.model, self._held)
         masks_module.apply_masks(self.model, self._used)
         self._held = None
-
-
-class ADMMProgress(keras.callbacks.Callback):
-    """Reports how far the weights are from the structured set.
-
-    Adds to the logs of every epoch, and so to `History`, the progress bar
-    and TensorBoard:
-
-    * `primal_residual`: ‖W − Z‖ / ‖W‖ over all planned kernels. It goes to 0
-      as the weights reach the set; while it is above about 0.1, pruning
-      will hurt: raise `rho`, or train longer. It may rise at first.
-    * `dual_residual`: rho ‖Z' − Z‖ of the last update, which goes to 0 as
-      the set's nearest point stands still.
-
-    Needs a model compiled with `ADMMWrapper`, and warns at the end of a
-    training that was too short for a single update.
-
-    Attributes:
-        history: list with one dict per epoch, from kernel key to
-            `{"primal": float, "dual": float}`, as `ADMMWrapper.residuals`
-            returns them.
-    """
-
-    def __init__(self):
-        super().__init__()
-        self.history = []
-
-    def on_epoch_end(self, epoch, logs=None):
-        wrapper = _find_wrapper(self.model.optimizer)
-        residuals = wrapper.residuals()
-        self.history.append(residuals)
-        if logs is not None:
-            primal = _norm(r["primal"] for r in residuals.values())
-            size = _norm(
-                np.linalg.norm(keras.ops.convert_to_numpy(v))
-                for v in (
-                    self.model.trainable_variables[k.index]
-                    for k in wrapper.plan.kernels
-                )
-            )
-            logs["primal_residual"] = primal / size if size else 0.0
-            logs["dual_residual"] = _norm(r["dual"] for r in residuals.values())
-
-    def on_train_end(self, logs=None):
-        wrapper = _find_wrapper(self.model.optimizer)
-        steps = int(wrapper.iterations)
-        if steps < wrapper.update_every:
-            warnings.warn(
-                f"ADMM was never updated: {steps} steps, and the first "
-                f"update comes after {wrapper.update_every}. Train longer, "
-                "or give ADMMWrapper a smaller `update_every`.",
-                stacklevel=2,
-            )
-
-
-def _norm(values):
-    return float(np.linalg.norm(list(values)))
-
-
-def _find_wrapper(optimizer):
-    while optimizer is not None and not hasattr(optimizer, "residuals"):
-        optimizer = getattr(optimizer, "inner_optimizer", None)
-    if optimizer is None:
-        raise ValueError(
-            "ADMMProgress needs a model that is compiled with "
-            "`keras_prm.ADMMWrapper(optimizer, plan)`."
-        )
-    return optimizer

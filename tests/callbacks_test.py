@@ -11,12 +11,10 @@ from keras import layers
 from keras_prm import enforcing
 from keras_prm import masks as masks_module
 from keras_prm import topology
-from keras_prm.callbacks import ADMMProgress
 from keras_prm.callbacks import StructuredMask
 from keras_prm.enforcing import release_masks
 from keras_prm.masks import apply_masks
 from keras_prm.masks import masks_of
-from keras_prm.optimizers import ADMMWrapper
 from keras_prm.plans import SparsityPlan
 from keras_prm.pruning import hard_prune
 from tests import zoo
@@ -295,53 +293,6 @@ class StructuredMaskTest(parameterized.TestCase):
             self.assertIsNone(variable.constraint)
         train(model)
         self.assertNotEmpty(leaks(model, masks))
-
-
-class ADMMProgressTest(parameterized.TestCase):
-    @parameterized.parameters(False, True)
-    def test_residuals_are_in_the_history(self, loss_scale):
-        model = make()
-        plan = SparsityPlan.uniform(model, filters=0.5, columns=0.3)
-        wrapper = ADMMWrapper(adam(), plan, rho=0.1, update_every=3)
-        optimizer = wrapper
-        if loss_scale:
-            optimizer = keras.optimizers.LossScaleOptimizer(wrapper)
-        model.compile(optimizer, "mse", jit_compile=False)
-        progress = ADMMProgress()
-        history = train(model, progress, epochs=2).history
-        self.assertLen(progress.history, 2)
-        self.assertCountEqual(
-            progress.history[-1], [k.key for k in plan.kernels]
-        )
-        self.assertEqual(progress.history[-1], wrapper.residuals())
-        norms = [
-            np.linalg.norm(model.get_weights()[i])
-            for i, v in enumerate(model.weights)
-            for k in plan.kernels
-            if v is model.trainable_variables[k.index]
-        ]
-        for kind, scale in (("primal", np.linalg.norm(norms)), ("dual", 1)):
-            residuals = progress.history[-1].values()
-            expected = np.linalg.norm([r[kind] for r in residuals]) / scale
-            value = history[f"{kind}_residual"][-1]
-            self.assertAlmostEqual(value, expected, places=5)
-            self.assertGreater(value, 0.0)
-
-    def test_says_that_it_was_too_short_for_an_update(self):
-        model = make()
-        plan = SparsityPlan.uniform(model, filters=0.5)
-        wrapper = ADMMWrapper(adam(), plan, update_every=1000)
-        model.compile(wrapper, "mse", jit_compile=False)
-        with self.assertWarnsRegex(UserWarning, "smaller `update_every`"):
-            train(model, ADMMProgress(), epochs=1)
-
-    def test_model_without_the_wrapper(self):
-        model = make()
-        model.compile("sgd", "mse", jit_compile=False)
-        with self.assertRaisesRegex(
-            ValueError, r"compiled with `keras_prm.ADMMWrapper\(optimizer, plan"
-        ):
-            train(model, ADMMProgress())
 
 
 if __name__ == "__main__":
