@@ -22,6 +22,11 @@ class StructuredMask(keras.callbacks.Callback):
     its callbacks and the masks stay: `keras_prm.release_masks(model)` takes
     them off, as does the next `fit` with a `StructuredMask` of its own.
 
+    A layer that gets other variables in mid-training, because it is built
+    anew, quantised or given LoRA weights, would compute with what no mask
+    holds. That is an error at the next epoch or evaluation; no weight is
+    changed then, and the masks are taken off.
+
     Args:
         masks: The `Masks` that `hard_prune` returned; `None` takes those of
             the model's zeros when training begins.
@@ -39,6 +44,7 @@ class StructuredMask(keras.callbacks.Callback):
         self.masks = masks
         self._used = None
         self._held = None
+        self._weights = None
 
     def on_train_begin(self, logs=None):
         self._remove_leftovers()
@@ -46,6 +52,7 @@ class StructuredMask(keras.callbacks.Callback):
         if self._used is None:
             self._used = masks_module.masks_of(self.model)
         self._held = enforcing.hold(self.model, self._used)
+        self._weights = enforcing.weights_by_layer(self.model)
         for constraint in self._held:
             constraint.training = self.model.history
 
@@ -61,14 +68,31 @@ class StructuredMask(keras.callbacks.Callback):
         if left:
             enforcing.release_masks(self.model, left)
 
+    def _check(self):
+        """Raises where a variable is no longer the one that is held."""
+        try:
+            enforcing.check_weights(
+                self.model, self._used, self._held, self._weights
+            )
+        except ValueError:
+            self._held = None
+            raise
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._check()
+
     def on_epoch_end(self, epoch, logs=None):
+        self._check()
         masks_module.apply_masks(self.model, self._used)
 
     def on_test_begin(self, logs=None):
         if self._held is not None:
+            self._check()
             masks_module.apply_masks(self.model, self._used)
 
     def on_train_end(self, logs=None):
+        self._check()
         enforcing.release_masks(self.model, self._held)
         masks_module.apply_masks(self.model, self._used)
         self._held = None
+        self._weights = None

@@ -105,6 +105,52 @@ class Watch(keras.callbacks.Callback):
     on_test_begin = on_test_batch_end = _look
 
 
+class Change(keras.callbacks.Callback):
+    """Gives a layer other variables, once."""
+
+    def __init__(self, when, change):
+        super().__init__()
+        self.change = change
+        self.weights = None
+        setattr(self, when, self._once)
+
+    def _once(self, *args, **kwargs):
+        if self.weights is None:
+            self.change(self.model.layers[1])
+            self.weights = self.model.get_weights()
+
+
+def swap(layer):
+    """Another kernel where the old one was."""
+    kernel = keras.ops.convert_to_numpy(layer.kernel)
+    layer._tracker.unlock()
+    layer._untrack_variable(layer._kernel)
+    layer._kernel = keras.Variable(kernel + 1.0, name="kernel")
+    layer._tracker.lock()
+
+
+def build_anew(layer):
+    """The old variables stay in `layer.weights`, but nobody reads them."""
+    layer._tracker.unlock()
+    layer.built = False
+    layer.build((None, 8))
+
+
+def lose(layer):
+    layer._tracker.unlock()
+    layer._untrack_variable(layer._kernel)
+    layer._tracker.lock()
+
+
+CHANGES = {
+    "swapped": swap,
+    "built_anew": build_anew,
+    "lost": lose,
+    "lora": lambda layer: layer.enable_lora(2),
+    "quantised": lambda layer: layer.quantize("int8"),
+}
+
+
 def sgd(**kwargs):
     return keras.optimizers.SGD(0.002, momentum=0.9, **kwargs)
 
@@ -293,6 +339,85 @@ class StructuredMaskTest(parameterized.TestCase):
             self.assertIsNone(variable.constraint)
         train(model)
         self.assertNotEmpty(leaks(model, masks))
+
+    @parameterized.named_parameters(CHANGES.items())
+    def test_other_variables_in_mid_training(self, change):
+        self.assert_change_is_found("on_epoch_end", change, first=False)
+
+    @parameterized.parameters("on_epoch_end", "on_test_begin", "on_train_end")
+    def test_other_variables_are_found_before_masks_apply(self, when):
+        self.assert_change_is_found(when, swap, first=True)
+
+    def assert_change_is_found(self, when, change, first):
+        norm = keras.constraints.MaxNorm(3.0)
+        model = make(kernel_constraint=norm)
+        model.layers[1].kernel.constraint = norm
+        masks = self.prune(model)
+        model.compile(adam(), "mse", jit_compile=False)
+        old = model.layers[1].kernel
+        change, mask = Change(when, change), StructuredMask(masks)
+        callbacks = (change, mask) if first else (mask, change)
+        with self.assertRaisesRegex(
+            ValueError,
+            r"(?s)`keras_prm.masks_of\(model\)`.*masks of .*'b/kernel",
+        ) as raised:
+            train(model, *callbacks, epochs=2, validation_data=make_data())
+        self.assertNotIn("'a/kernel", str(raised.exception))
+        # Nothing is lost: no weight is another, no mask is left behind.
+        for a, b in zip(change.weights, model.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+        self.assertIs(model.layers[0].kernel.constraint, norm)
+        self.assertIs(old.constraint, norm)
+        for variable in model.weights:
+            constraint = getattr(variable, "constraint", None)
+            self.assertNotIsInstance(constraint, enforcing.MaskConstraint)
+        model.evaluate(*make_data(), verbose=0, callbacks=[mask])
+
+    def test_training_goes_on_after_a_change_as_the_error_says(self):
+        model = make()
+        masks = self.prune(model)
+        model.compile(adam(), "mse", jit_compile=False)
+        with self.assertRaisesRegex(ValueError, "compile the model anew"):
+            change = Change("on_epoch_end", swap)
+            train(model, StructuredMask(masks), change, epochs=2)
+        apply_masks(model, masks)
+        model.compile(adam(), "mse", jit_compile=False)
+        self.assert_tight(model, masks_of(model))
+
+    def test_changes_of_layers_without_a_mask_are_left_alone(self):
+        model = make()
+        masks = self.prune(model)
+        others = {"a/kernel": masks.kernels["a/kernel"]}
+        masks = masks_module.Masks(others)
+        model.compile(adam(), "mse", jit_compile=False)
+        change = Change("on_train_end", swap)
+        train(model, change, StructuredMask(masks))
+        self.assertIsNotNone(change.weights)
+        self.assertEqual(leaks(model, masks), [])
+
+
+class EnforcedTest(parameterized.TestCase):
+    def test_other_variables_inside_the_block(self):
+        model = make()
+        masks = hard_prune(model, SparsityPlan.uniform(model, filters=0.5))
+        with self.assertRaisesRegex(
+            ValueError, r"(?s)train with masks that are made.*'b/kernel"
+        ):
+            with enforcing.enforced(model, masks):
+                swap(model.layers[1])
+                weights = model.get_weights()
+        for a, b in zip(weights, model.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+        self.assertTrue(all(v.constraint is None for v in model.weights))
+
+    def test_an_error_inside_the_block_comes_first(self):
+        model = make()
+        masks = hard_prune(model, SparsityPlan.uniform(model, filters=0.5))
+        with self.assertRaises(ZeroDivisionError):
+            with enforcing.enforced(model, masks):
+                swap(model.layers[1])
+                raise ZeroDivisionError
+        self.assertTrue(all(v.constraint is None for v in model.weights))
 
 
 if __name__ == "__main__":
