@@ -44,6 +44,8 @@ ORDER = (
     "pruning",
     "enforcing",
     "callbacks",
+    "progress",
+    "tensorboard",
     "calibration",
     "liveness",
     "kernel_boxes",

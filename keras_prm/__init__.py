@@ -31,6 +31,7 @@ from keras_prm.structures import KernelMask
 from keras_prm.structures import PurificationReport
 from keras_prm.structures import StripReport
 from keras_prm.structures import Thresholds
+from keras_prm.tensorboard import SparsityTensorBoard
 from keras_prm.verification import Certificate
 from keras_prm.verification import verify
 from keras_prm.version import __version__
@@ -48,6 +49,7 @@ __all__ = [
     "PurificationReport",
     "Rule",
     "SparsityPlan",
+    "SparsityTensorBoard",
     "StripReport",
     "StructuredMask",
     "Thresholds",
