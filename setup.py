@@ -15,6 +15,7 @@ VERSION = re.search(
 # The lowest Keras that passes the tests; nothing else states it.
 KERAS = "keras>=3.15"
 TENSORFLOW = ["tensorflow", "ai-edge-litert"]
+TENSORBOARD = ["tensorboard"]
 # TensorFlow Datasets needs importlib_resources and does not say so.
 EXAMPLES = [
     *TENSORFLOW,
@@ -41,7 +42,15 @@ setuptools.setup(
         "tensorflow": TENSORFLOW,
         "jax": ["jax"],
         "torch": ["torch"],
+        "tensorboard": TENSORBOARD,
         "examples": EXAMPLES,
-        "test": [*EXAMPLES, "hypothesis", "jax", "pytest", "ruff"],
+        "test": [
+            *EXAMPLES,
+            *TENSORBOARD,
+            "hypothesis",
+            "jax",
+            "pytest",
+            "ruff",
+        ],
     },
 )

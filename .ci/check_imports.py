@@ -48,6 +48,8 @@ ORDER = (
     "pruning",
     "enforcing",
     "callbacks",
+    "progress",
+    "tensorboard",
     "calibration",
     "liveness",
     "kernel_boxes",

@@ -154,7 +154,7 @@ def train_admm(run, plan):
     run.compile(
         keras_prm.ADMMWrapper(adam, plan, rho=rho, update_every=run.steps)
     )
-    progress = keras_prm.ADMMProgress()
+    progress = keras_prm.ADMMProgress(verbose=1)
     run.fit("ADMM", FLAGS.admm_epochs, [progress])
     run.measure("ADMM")
     return progress.history

@@ -5,7 +5,6 @@ provably unchanged, and ship it to a phone.
 """
 
 from keras_prm.calibration import recalibrate
-from keras_prm.callbacks import ADMMProgress
 from keras_prm.callbacks import StructuredMask
 from keras_prm.carrying import carry_optimizer
 from keras_prm.costs import Costs
@@ -25,6 +24,7 @@ from keras_prm.optimizers import ADMMWrapper
 from keras_prm.penalties import ResidualBalancing
 from keras_prm.penalties import RhoStages
 from keras_prm.plans import SparsityPlan
+from keras_prm.progress import ADMMProgress
 from keras_prm.pruning import hard_prune
 from keras_prm.purification import purify
 from keras_prm.rebuild import strip
@@ -33,6 +33,7 @@ from keras_prm.structures import KernelMask
 from keras_prm.structures import PurificationReport
 from keras_prm.structures import StripReport
 from keras_prm.structures import Thresholds
+from keras_prm.tensorboard import SparsityTensorBoard
 from keras_prm.verification import Certificate
 from keras_prm.verification import verify
 from keras_prm.version import __version__
@@ -52,6 +53,7 @@ __all__ = [
     "RhoStages",
     "Rule",
     "SparsityPlan",
+    "SparsityTensorBoard",
     "StripReport",
     "StructuredMask",
     "Thresholds",

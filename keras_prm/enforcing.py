@@ -78,12 +78,16 @@ def release_masks(model, held=None):
         model: A built functional or Sequential model.
         held: The `MaskConstraint`s to take off; `None` takes off all.
     """
+    _take_off(topology.variables_by_key(model).values(), held)
+    retrace(model)
+
+
+def _take_off(variables, held):
     mine = None if held is None else {id(constraint) for constraint in held}
-    for variable in topology.variables_by_key(model).values():
+    for variable in variables:
         constraint = getattr(variable, "constraint", None)
         if isinstance(constraint, MaskConstraint):
             variable.constraint = _without(constraint, mine)
-    retrace(model)
 
 
 def _without(constraint, mine):
@@ -94,6 +98,52 @@ def _without(constraint, mine):
     if mine is None or id(constraint) in mine:
         return constraint.inner
     return constraint
+
+
+def weights_by_layer(model):
+    """What `check_weights` compares: the weights of each layer, by path."""
+    return {
+        path: list(layer.weights) for path, layer in topology.layer_paths(model)
+    }
+
+
+def check_weights(model, masks, held, before):
+    """Masked layers must still have the weights that are held.
+
+    A layer that is built anew, quantised or given LoRA weights in
+    mid-training computes with variables that no constraint holds.
+
+    Args:
+        model: A built functional or Sequential model.
+        masks: Its `Masks`.
+        held: What `hold` returned; taken off before the error is raised.
+        before: What `weights_by_layer` returned when they were put on.
+
+    Raises:
+        ValueError: A masked layer has other weights now; no weight is
+            changed then.
+    """
+    now = weights_by_layer(model)
+    changed = tuple(
+        f"{path}/"
+        for path, weights in before.items()
+        if {id(v) for v in weights} != {id(v) for v in now.get(path, ())}
+    )
+    bad = [key for key in masks.factors() if key.startswith(changed)]
+    if not bad:
+        return
+    # Variables that the model has lost are held, too.
+    _take_off((v for weights in before.values() for v in weights), held)
+    release_masks(model, held)
+    raise ValueError(
+        "Masked layers have other variables than when their masks were put "
+        "on: a layer was built anew, quantised or given LoRA weights in "
+        "mid-training, and no mask holds there. No weight was changed, and "
+        "the masks were taken off. Change layers between trainings only, "
+        "then compile the model anew and train with masks that are made for "
+        "it as it is, `keras_prm.masks_of(model)`. "
+        f"Received: other variables under the masks of {bad}"
+    )
 
 
 @contextlib.contextmanager
@@ -113,6 +163,10 @@ def enforced(model, masks):
         model: A built functional or Sequential model.
         masks: Its `Masks`.
 
+    Raises:
+        ValueError: The masks do not fit the model; or, at the end, a masked
+            layer got other variables inside the block.
+
     Example:
 
     ```python
@@ -122,10 +176,12 @@ def enforced(model, masks):
     ```
     """
     held = hold(model, masks)
+    before = weights_by_layer(model)
     try:
         yield
     finally:
         release_masks(model, held)
+    check_weights(model, masks, held, before)
     # Averages of weights (EMA) are taken before constraints are applied.
     apply_masks(model, masks)
 

@@ -11,12 +11,10 @@ from keras import layers
 from keras_prm import enforcing
 from keras_prm import masks as masks_module
 from keras_prm import topology
-from keras_prm.callbacks import ADMMProgress
 from keras_prm.callbacks import StructuredMask
 from keras_prm.enforcing import release_masks
 from keras_prm.masks import apply_masks
 from keras_prm.masks import masks_of
-from keras_prm.optimizers import ADMMWrapper
 from keras_prm.plans import SparsityPlan
 from keras_prm.pruning import hard_prune
 from tests import zoo
@@ -105,6 +103,52 @@ class Watch(keras.callbacks.Callback):
     on_train_batch_begin = on_train_batch_end = _look
     on_epoch_begin = on_epoch_end = _look
     on_test_begin = on_test_batch_end = _look
+
+
+class Change(keras.callbacks.Callback):
+    """Gives a layer other variables, once."""
+
+    def __init__(self, when, change):
+        super().__init__()
+        self.change = change
+        self.weights = None
+        setattr(self, when, self._once)
+
+    def _once(self, *args, **kwargs):
+        if self.weights is None:
+            self.change(self.model.layers[1])
+            self.weights = self.model.get_weights()
+
+
+def swap(layer):
+    """Another kernel where the old one was."""
+    kernel = keras.ops.convert_to_numpy(layer.kernel)
+    layer._tracker.unlock()
+    layer._untrack_variable(layer._kernel)
+    layer._kernel = keras.Variable(kernel + 1.0, name="kernel")
+    layer._tracker.lock()
+
+
+def build_anew(layer):
+    """The old variables stay in `layer.weights`, but nobody reads them."""
+    layer._tracker.unlock()
+    layer.built = False
+    layer.build((None, 8))
+
+
+def lose(layer):
+    layer._tracker.unlock()
+    layer._untrack_variable(layer._kernel)
+    layer._tracker.lock()
+
+
+CHANGES = {
+    "swapped": swap,
+    "built_anew": build_anew,
+    "lost": lose,
+    "lora": lambda layer: layer.enable_lora(2),
+    "quantised": lambda layer: layer.quantize("int8"),
+}
 
 
 def sgd(**kwargs):
@@ -296,52 +340,84 @@ class StructuredMaskTest(parameterized.TestCase):
         train(model)
         self.assertNotEmpty(leaks(model, masks))
 
+    @parameterized.named_parameters(CHANGES.items())
+    def test_other_variables_in_mid_training(self, change):
+        self.assert_change_is_found("on_epoch_end", change, first=False)
 
-class ADMMProgressTest(parameterized.TestCase):
-    @parameterized.parameters(False, True)
-    def test_residuals_are_in_the_history(self, loss_scale):
-        model = make()
-        plan = SparsityPlan.uniform(model, filters=0.5, columns=0.3)
-        wrapper = ADMMWrapper(adam(), plan, rho=0.1, update_every=3)
-        optimizer = wrapper
-        if loss_scale:
-            optimizer = keras.optimizers.LossScaleOptimizer(wrapper)
-        model.compile(optimizer, "mse", jit_compile=False)
-        progress = ADMMProgress()
-        history = train(model, progress, epochs=2).history
-        self.assertLen(progress.history, 2)
-        self.assertCountEqual(
-            progress.history[-1], [k.key for k in plan.kernels]
-        )
-        self.assertEqual(progress.history[-1], wrapper.residuals())
-        norms = [
-            np.linalg.norm(model.get_weights()[i])
-            for i, v in enumerate(model.weights)
-            for k in plan.kernels
-            if v is model.trainable_variables[k.index]
-        ]
-        for kind, scale in (("primal", np.linalg.norm(norms)), ("dual", 1)):
-            residuals = progress.history[-1].values()
-            expected = np.linalg.norm([r[kind] for r in residuals]) / scale
-            value = history[f"{kind}_residual"][-1]
-            self.assertAlmostEqual(value, expected, places=5)
-            self.assertGreater(value, 0.0)
+    @parameterized.parameters("on_epoch_end", "on_test_begin", "on_train_end")
+    def test_other_variables_are_found_before_masks_apply(self, when):
+        self.assert_change_is_found(when, swap, first=True)
 
-    def test_says_that_it_was_too_short_for_an_update(self):
-        model = make()
-        plan = SparsityPlan.uniform(model, filters=0.5)
-        wrapper = ADMMWrapper(adam(), plan, update_every=1000)
-        model.compile(wrapper, "mse", jit_compile=False)
-        with self.assertWarnsRegex(UserWarning, "smaller `update_every`"):
-            train(model, ADMMProgress(), epochs=1)
-
-    def test_model_without_the_wrapper(self):
-        model = make()
-        model.compile("sgd", "mse", jit_compile=False)
+    def assert_change_is_found(self, when, change, first):
+        norm = keras.constraints.MaxNorm(3.0)
+        model = make(kernel_constraint=norm)
+        model.layers[1].kernel.constraint = norm
+        masks = self.prune(model)
+        model.compile(adam(), "mse", jit_compile=False)
+        old = model.layers[1].kernel
+        change, mask = Change(when, change), StructuredMask(masks)
+        callbacks = (change, mask) if first else (mask, change)
         with self.assertRaisesRegex(
-            ValueError, r"compiled with `keras_prm.ADMMWrapper\(optimizer, plan"
+            ValueError,
+            r"(?s)`keras_prm.masks_of\(model\)`.*masks of .*'b/kernel",
+        ) as raised:
+            train(model, *callbacks, epochs=2, validation_data=make_data())
+        self.assertNotIn("'a/kernel", str(raised.exception))
+        # Nothing is lost: no weight is another, no mask is left behind.
+        for a, b in zip(change.weights, model.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+        self.assertIs(model.layers[0].kernel.constraint, norm)
+        self.assertIs(old.constraint, norm)
+        for variable in model.weights:
+            constraint = getattr(variable, "constraint", None)
+            self.assertNotIsInstance(constraint, enforcing.MaskConstraint)
+        model.evaluate(*make_data(), verbose=0, callbacks=[mask])
+
+    def test_training_goes_on_after_a_change_as_the_error_says(self):
+        model = make()
+        masks = self.prune(model)
+        model.compile(adam(), "mse", jit_compile=False)
+        with self.assertRaisesRegex(ValueError, "compile the model anew"):
+            change = Change("on_epoch_end", swap)
+            train(model, StructuredMask(masks), change, epochs=2)
+        apply_masks(model, masks)
+        model.compile(adam(), "mse", jit_compile=False)
+        self.assert_tight(model, masks_of(model))
+
+    def test_changes_of_layers_without_a_mask_are_left_alone(self):
+        model = make()
+        masks = self.prune(model)
+        others = {"a/kernel": masks.kernels["a/kernel"]}
+        masks = masks_module.Masks(others)
+        model.compile(adam(), "mse", jit_compile=False)
+        change = Change("on_train_end", swap)
+        train(model, change, StructuredMask(masks))
+        self.assertIsNotNone(change.weights)
+        self.assertEqual(leaks(model, masks), [])
+
+
+class EnforcedTest(parameterized.TestCase):
+    def test_other_variables_inside_the_block(self):
+        model = make()
+        masks = hard_prune(model, SparsityPlan.uniform(model, filters=0.5))
+        with self.assertRaisesRegex(
+            ValueError, r"(?s)train with masks that are made.*'b/kernel"
         ):
-            train(model, ADMMProgress())
+            with enforcing.enforced(model, masks):
+                swap(model.layers[1])
+                weights = model.get_weights()
+        for a, b in zip(weights, model.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+        self.assertTrue(all(v.constraint is None for v in model.weights))
+
+    def test_an_error_inside_the_block_comes_first(self):
+        model = make()
+        masks = hard_prune(model, SparsityPlan.uniform(model, filters=0.5))
+        with self.assertRaises(ZeroDivisionError):
+            with enforcing.enforced(model, masks):
+                swap(model.layers[1])
+                raise ZeroDivisionError
+        self.assertTrue(all(v.constraint is None for v in model.weights))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,256 @@
+"""How far ADMM has come: in logs, in words, and as a reason to stop."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import warnings
+
+import keras
+import numpy as np
+from absl import logging
+
+from keras_prm.optimizers import ADMMWrapper
+
+
+class ADMMProgress(keras.callbacks.Callback):
+    """Reports how far the weights are from the structured set.
+
+    Adds to the logs of every epoch, and so to `History`, the progress bar
+    and TensorBoard:
+
+    * `primal_residual`: ‖W − Z‖ / ‖W‖ over all planned kernels. It goes to 0
+      as the weights reach the set; while it is above about 0.1, pruning
+      will hurt: raise `rho`, or train longer. It may rise at first.
+    * `dual_residual`: rho ‖Z' − Z‖ of the last update, which goes to 0 as
+      the set's nearest point stands still.
+
+    Adds to `History` alone, where they crowd no progress bar, the same two
+    for every kernel, as `"primal_residual/conv1/kernel"` and
+    `"dual_residual/conv1/kernel"`. The primal ones are relative to the
+    kernel's own norm, so that layers compare.
+
+    Needs a model compiled with `ADMMWrapper`, be it inside of a
+    `LossScaleOptimizer` or a `MultiOptimizer`, or a
+    `keras.distillation.Distiller` compiled so. Warns at the end of a
+    training that was too short for a single update.
+
+    Args:
+        verbose: 1 prints one line after each epoch, with the kernel that is
+            farthest from the set. Defaults to 0.
+        tolerance: Training stops after the first epoch that ends with
+            `primal_residual` below it, and says so: a float in (0, 1), or
+            `None` to train all epochs. It waits for one update of `Z` in
+            this `fit`, since before it `Z` is the projection of the weights
+            that training began with, and until the plan's whole sparsity is
+            in force. The dual residual is not asked for. Defaults to
+            `None`.
+
+    Attributes:
+        history: list with one dict per epoch, from kernel key to
+            `{"primal": float, "dual": float}`, as `ADMMWrapper.residuals`
+            returns them: absolute ones.
+
+    Example:
+
+    ```python
+    progress = keras_prm.ADMMProgress(verbose=1, tolerance=0.01)
+    model.fit(x, y, epochs=100, callbacks=[progress])
+    ```
+
+    Reference:
+        - [Boyd et al., 2011](https://doi.org/10.1561/2200000016), section
+          3.3.
+    """
+
+    def __init__(self, verbose=0, tolerance=None):
+        super().__init__()
+        _check_verbose(verbose)
+        _check_tolerance(tolerance)
+        self.verbose = verbose
+        self.tolerance = tolerance
+        self.history = []
+        self._lines = []
+        self._updates = 0
+
+    def on_train_begin(self, logs=None):
+        self._lines = []
+        self._updates = _num_updates(self._wrapper())
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._print()
+
+    def on_epoch_end(self, epoch, logs=None):
+        wrapper = self._wrapper()
+        residuals = wrapper.residuals()
+        self.history.append(residuals)
+        found = scalars(wrapper, residuals)
+        for name, value in found.items():
+            if "/" in name:
+                self._add_to_history(name, value)
+            elif logs is not None:
+                logs[name] = value
+        if self.verbose:
+            self._lines.append(summary(wrapper, found))
+        if self._is_reached(wrapper, found["primal_residual"]):
+            self.model.stop_training = True
+            self._lines.append(
+                f"ADMM: stopped after epoch {epoch + 1}: primal residual "
+                f"{found['primal_residual']:.3g} is below the tolerance "
+                f"{self.tolerance:.3g}."
+            )
+
+    def on_train_end(self, logs=None):
+        self._print()
+        wrapper = self._wrapper()
+        steps = int(wrapper.iterations)
+        if steps < wrapper.update_every:
+            warnings.warn(
+                f"ADMM was never updated: {steps} steps, and the first "
+                f"update comes after {wrapper.update_every}. Train longer, "
+                "or give ADMMWrapper a smaller `update_every`.",
+                stacklevel=2,
+            )
+
+    def _wrapper(self):
+        wrapper = find_wrapper(self.model.optimizer)
+        if wrapper is None:
+            raise ValueError(
+                "ADMMProgress needs a model that is compiled with "
+                "`keras_prm.ADMMWrapper(optimizer, plan)`. "
+                f"Received: a model with optimizer={self.model.optimizer!r}"
+            )
+        return wrapper
+
+    def _add_to_history(self, name, value):
+        # A loop of one's own may have no `History`.
+        history = getattr(self.model, "history", None)
+        if history is not None:
+            history.history.setdefault(name, []).append(value)
+
+    def _is_reached(self, wrapper, primal):
+        return (
+            self.tolerance is not None
+            and primal < self.tolerance
+            and _num_updates(wrapper) > self._updates
+            and current_share(wrapper) >= 1.0
+        )
+
+    def _print(self):
+        """Prints what waits until the progress bar has ended its line."""
+        for line in self._lines:
+            _print_message(line)
+        self._lines = []
+
+
+def find_wrapper(optimizer):
+    """The `ADMMWrapper` in an optimizer, however deep; `None` if none is."""
+    if optimizer is None or isinstance(optimizer, ADMMWrapper):
+        return optimizer
+    inside = [getattr(optimizer, "inner_optimizer", None)]
+    inside += getattr(optimizer, "optimizers", ())
+    found = (find_wrapper(o) for o in inside)
+    return next((wrapper for wrapper in found if wrapper is not None), None)
+
+
+def scalars(wrapper, residuals=None):
+    """The residuals as plain numbers.
+
+    Args:
+        wrapper: A built `ADMMWrapper`.
+        residuals: What its `residuals()` returned, if that is at hand.
+
+    Returns:
+        dict from `"primal_residual"`, `"dual_residual"`, and the two
+        followed by `/` and the key of a kernel, to floats. Primal residuals
+        are relative: ‖W − Z‖ / ‖W‖.
+    """
+    residuals = residuals or wrapper.residuals()
+    # The model may be another than the one that is pruned, as a Distiller.
+    variables = wrapper._trainable_variables
+    sizes = {k.key: _norm(variables[k.index]) for k in wrapper.plan.kernels}
+    primal = {key: r["primal"] for key, r in residuals.items()}
+    dual = {key: r["dual"] for key, r in residuals.items()}
+    found = {
+        "primal_residual": _ratio(
+            math.hypot(*primal.values()), math.hypot(*sizes.values())
+        ),
+        "dual_residual": math.hypot(*dual.values()),
+    }
+    for key in residuals:
+        found[f"primal_residual/{key}"] = _ratio(primal[key], sizes[key])
+        found[f"dual_residual/{key}"] = dual[key]
+    return found
+
+
+def summary(wrapper, found):
+    """One line on what `scalars` returned."""
+    relative = {
+        k.key: found[f"primal_residual/{k.key}"] for k in wrapper.plan.kernels
+    }
+    # Unlike `max`, it picks NaN where there is one.
+    key = list(relative)[int(np.argmax(list(relative.values())))]
+    return (
+        f"ADMM: primal {found['primal_residual']:.3g}, "
+        f"dual {found['dual_residual']:.3g}, "
+        f"rho {current_rho(wrapper):.3g}; "
+        f"farthest: {key} {relative[key]:.3g}"
+    )
+
+
+def current_rho(wrapper):
+    """The penalty's weight in force, a float."""
+    return float(keras.ops.convert_to_numpy(wrapper._current_rho))
+
+
+def current_share(wrapper):
+    """Which share of the plan's sparsity is in force, a float."""
+    return float(getattr(wrapper, "current_share", 1.0))
+
+
+def _num_updates(wrapper):
+    return int(wrapper.iterations) // wrapper.update_every
+
+
+def _norm(variable):
+    array = keras.ops.convert_to_numpy(variable).astype("float32")
+    return float(np.linalg.norm(array))
+
+
+def _ratio(distance, size):
+    if size:
+        return distance / size
+    return math.inf if distance else 0.0
+
+
+def _print_message(line):
+    """Prints a line where Keras prints its own."""
+    if keras.config.is_interactive_logging_enabled():
+        print(line, flush=True)
+    else:
+        logging.info(line)
+
+
+def _check_verbose(verbose):
+    if verbose not in (0, 1):
+        raise ValueError(
+            "`verbose` must be 0 or 1. "
+            f"Received: verbose={verbose!r}. Pass 1 for a line per epoch."
+        )
+
+
+def _check_tolerance(tolerance):
+    if tolerance is None:
+        return
+    if isinstance(tolerance, bool) or not isinstance(tolerance, numbers.Real):
+        raise TypeError(
+            "`tolerance` must be a float in (0, 1), or `None`. "
+            f"Received: tolerance={tolerance!r}. Pass, for example, "
+            "`tolerance=0.01`."
+        )
+    if not 0 < tolerance < 1:
+        raise ValueError(
+            "`tolerance` is held against a relative residual and must be in "
+            f"(0, 1). Received: tolerance={tolerance!r}. Pass, for example, "
+            "`tolerance=0.01`, or `None` to train all epochs."
+        )
