@@ -8,6 +8,7 @@ from keras_prm.calibration import recalibrate
 from keras_prm.callbacks import ADMMProgress
 from keras_prm.callbacks import StructuredMask
 from keras_prm.carrying import carry_optimizer
+from keras_prm.checkpoints import AtomicCheckpoint
 from keras_prm.costs import Costs
 from keras_prm.costs import costs
 from keras_prm.enforcing import enforced
@@ -38,6 +39,7 @@ from keras_prm.version import __version__
 __all__ = [
     "ADMMProgress",
     "ADMMWrapper",
+    "AtomicCheckpoint",
     "Certificate",
     "Costs",
     "Explanation",
