@@ -48,6 +48,10 @@ def load(name, seed=0, smallest=28):
 class RandomShifts(keras.utils.PyDataset):
     """Batches of a `Split` in random order, each image shifted at random.
 
+    Every epoch has its own order and shifts, which depend on the seed and
+    the epoch's number alone, so that a training that is resumed sees what it
+    would have seen: `AtomicCheckpoint(path, set_epoch=batches.set_epoch)`.
+
     Args:
         split: The `Split`.
         batch_size: Images per batch.
@@ -60,10 +64,16 @@ class RandomShifts(keras.utils.PyDataset):
         self.split = split
         self.batch_size = batch_size
         self.pixels = pixels
-        self.rng = np.random.default_rng(seed)
-        self.order = self.rng.permutation(len(split.y))
+        self.seed = seed
         width = ((0, 0), (pixels, pixels), (pixels, pixels), (0, 0))
         self.padded = np.pad(split.x, width)
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch):
+        """Goes to an epoch; otherwise each goes to the next as it ends."""
+        self.epoch = epoch
+        rng = np.random.default_rng((self.seed, epoch))
+        self.order = rng.permutation(len(self.split.y))
 
     def __len__(self):
         return -(-len(self.order) // self.batch_size)
@@ -72,13 +82,15 @@ class RandomShifts(keras.utils.PyDataset):
         start = index * self.batch_size
         rows = self.order[start : start + self.batch_size]
         height, width = self.split.x.shape[1:3]
-        shifts = self.rng.integers(0, 2 * self.pixels + 1, (2, len(rows), 1))
+        # Of its own, since Keras reads some batches more than once.
+        rng = np.random.default_rng((self.seed, self.epoch, index))
+        shifts = rng.integers(0, 2 * self.pixels + 1, (2, len(rows), 1))
         down = (shifts[0] + np.arange(height))[:, :, None]
         right = (shifts[1] + np.arange(width))[:, None, :]
         return self.padded[rows[:, None, None], down, right], self.split.y[rows]
 
     def on_epoch_end(self):
-        self.order = self.rng.permutation(self.order)
+        self.set_epoch(self.epoch + 1)
 
 
 def _digits(seed):

@@ -7,6 +7,7 @@ provably unchanged, and ship it to a phone.
 from keras_prm.calibration import recalibrate
 from keras_prm.callbacks import StructuredMask
 from keras_prm.carrying import carry_optimizer
+from keras_prm.checkpoints import AtomicCheckpoint
 from keras_prm.costs import Costs
 from keras_prm.costs import costs
 from keras_prm.enforcing import enforced
@@ -41,6 +42,7 @@ from keras_prm.version import __version__
 __all__ = [
     "ADMMProgress",
     "ADMMWrapper",
+    "AtomicCheckpoint",
     "Certificate",
     "Costs",
     "Explanation",

@@ -133,7 +133,7 @@ class ADMMProgress(keras.callbacks.Callback):
             self.tolerance is not None
             and primal < self.tolerance
             and _num_updates(wrapper) > self._updates
-            and current_share(wrapper) >= 1.0
+            and wrapper.settled
         )
 
     def _print(self):
@@ -193,19 +193,9 @@ def summary(wrapper, found):
     return (
         f"ADMM: primal {found['primal_residual']:.3g}, "
         f"dual {found['dual_residual']:.3g}, "
-        f"rho {current_rho(wrapper):.3g}; "
+        f"rho {wrapper.current_rho:.3g}; "
         f"farthest: {key} {relative[key]:.3g}"
     )
-
-
-def current_rho(wrapper):
-    """The penalty's weight in force, a float."""
-    return float(keras.ops.convert_to_numpy(wrapper._current_rho))
-
-
-def current_share(wrapper):
-    """Which share of the plan's sparsity is in force, a float."""
-    return float(getattr(wrapper, "current_share", 1.0))
 
 
 def _num_updates(wrapper):

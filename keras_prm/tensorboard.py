@@ -90,7 +90,7 @@ class SparsityTensorBoard(keras.callbacks.Callback):
         found = {}
         if wrapper is not None:
             found = progress.scalars(wrapper)
-            found["rho"] = progress.current_rho(wrapper)
+            found["rho"] = wrapper.current_rho
         with_images = self.images_every and epoch % self.images_every == 0
         values = []
         for key, mask in self._masks(wrapper):

@@ -95,3 +95,25 @@ class ImageDataTest(parameterized.TestCase):
         seen = np.array(seen)
         np.testing.assert_array_equal(seen.min(axis=0), [2, 2])
         np.testing.assert_array_equal(seen.max(axis=0), [6, 6])
+
+    def test_random_shifts_depend_on_seed_and_epoch_alone(self):
+        rng = np.random.default_rng(0)
+        x = rng.normal(size=(6, 8, 8, 1)).astype("float32")
+        split = image_data.Split(x, np.arange(6))
+
+        def seen(seed=0, epoch=None, skipped=0, order=(0, 1)):
+            batches = image_data.RandomShifts(split, 4, seed=seed)
+            if epoch is not None:
+                batches.set_epoch(epoch)
+            for _ in range(skipped):
+                batches.on_epoch_end()
+            found = {i: batches[i][0].tobytes() for i in order}
+            return found[0], found[1]
+
+        expected = seen(skipped=3)
+        self.assertEqual(seen(epoch=3), expected)
+        self.assertEqual(seen(epoch=1, skipped=2), expected)
+        self.assertEqual(seen(epoch=3, order=(0, 1, 1, 0)), expected)
+        self.assertEqual(seen(epoch=0), seen())
+        self.assertNotEqual(seen(), expected)
+        self.assertNotEqual(seen(seed=1, epoch=3), expected)

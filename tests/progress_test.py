@@ -14,7 +14,6 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
-from keras_prm import progress as progress_module
 from keras_prm.optimizers import ADMMWrapper
 from keras_prm.plans import SparsityPlan
 from keras_prm.progress import ADMMProgress
@@ -290,7 +289,7 @@ class VerboseTest(parameterized.TestCase):
         }
         found |= {"primal_residual/b/kernel": math.nan}
         found |= {"primal_residual": math.nan, "dual_residual": 0.1}
-        with mock.patch.object(progress_module, "current_rho", lambda _: 1e-5):
+        with mock.patch.object(ADMMWrapper, "current_rho", 1e-5):
             self.assertEqual(
                 summary(wrapper, found),
                 "ADMM: primal nan, dual 0.1, rho 1e-05; farthest: b/kernel nan",
@@ -348,7 +347,7 @@ class ToleranceTest(parameterized.TestCase):
 
     def test_waits_for_the_whole_sparsity(self):
         model, _ = attracted()
-        with mock.patch.object(ADMMWrapper, "current_share", 0.5, create=True):
+        with mock.patch.object(ADMMWrapper, "current_share", 0.5):
             self.assertEqual(self.stopped_after(model), (4, ""))
         self.assertEqual(self.stopped_after(model)[0], 1)
 

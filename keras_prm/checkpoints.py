@@ -1,0 +1,233 @@
+"""A callback that lets a killed training go on as if nothing had happened."""
+
+from __future__ import annotations
+
+import numbers
+import pathlib
+import warnings
+
+import keras
+
+from keras_prm import checkpoint_files
+from keras_prm import training_state
+from keras_prm.masks import Masks
+from keras_prm.plans import SparsityPlan
+
+
+class AtomicCheckpoint(keras.callbacks.Callback):
+    """Writes all that a training goes on from, and resumes from it.
+
+    Run a script again after it was killed, wherever that was, and it ends
+    with the weights it would have ended with. A `fit` whose file says that
+    it is finished trains no further and leaves the final weights in the
+    model, so a script of several phases needs a path for each and no more:
+
+    ```python
+    model.compile(keras_prm.ADMMWrapper("adam", plan), loss)
+    model.fit(data, epochs=20, callbacks=[
+        keras_prm.AtomicCheckpoint("run/admm.ckpt", set_epoch=data.set_epoch),
+    ])
+    masks = keras_prm.hard_prune(model, plan)
+    model.compile("adam", loss)
+    model.fit(data, epochs=20, callbacks=[
+        keras_prm.StructuredMask(masks),
+        keras_prm.AtomicCheckpoint(
+            "run/retrain.ckpt", masks, set_epoch=data.set_epoch
+        ),
+    ])
+    ```
+
+    The file holds the variables of the model, those of its seed generators
+    (`Dropout`) among them, the optimizer's with ADMM's state, averages and
+    learning rate, the epoch, plan and masks, and the states of Python's,
+    NumPy's legacy and torch's CPU generators. It is replaced in one step:
+    at any moment there is a whole one. Only the latest is kept. Delete it
+    to train from the beginning.
+
+    It is written after the callbacks of an epoch's end and before the first
+    step of the next epoch, or when training ends. Callbacks may therefore
+    stand in any order, but one that changes weights as training ends, such
+    as `EarlyStopping(restore_best_weights=True)`, must stand before it. A
+    finished training goes on if `fit` is asked for more epochs, though
+    averages (EMA) are in the weights by then.
+
+    A resumed training ends bit for bit as an uninterrupted one if
+
+    * the steps are deterministic: the same machine, backend and number of
+      threads, on a CPU, and on TensorFlow
+      `tf.config.experimental.enable_op_determinism()`;
+    * order and augmentation of the data depend on the epoch alone (give
+      `set_epoch`), or `shuffle=False`; or the data are arrays and
+      `fit(shuffle=True)` shuffles them, which on JAX and torch uses the
+      generators in the file, and on TensorFlow repeats the order that
+      `keras.utils.set_random_seed` fixes, which the script must then call;
+    * `fit` is not given `steps_per_epoch`, which cuts epochs anywhere;
+    * no other callback counts anything: `EarlyStopping` and
+      `ReduceLROnPlateau` begin anew, only the learning rate that was
+      reached is kept. One that follows from the epoch, such as
+      `LearningRateScheduler`, does no harm;
+    * random numbers come from seed generators of layers. The global one of
+      `keras.random` and those of TensorFlow and GPUs are not in the file.
+
+    If a file cannot be written later on, as the disk is full, training goes
+    on with a warning, since it is worth more than the file: the former one
+    still stands and the next epoch tries again.
+
+    Args:
+        path: The file, of one `fit` alone.
+        masks: The `Masks` that are trained under, to be kept in the file
+            and compared when training is resumed; or `None`.
+        every: Epochs from one file to the next; the last is always written.
+            Defaults to 1.
+        set_epoch: Called with each epoch's number before its data are read,
+            in resumed and other trainings alike; or `None`.
+
+    Raises:
+        TypeError, ValueError: An argument is of no use; when training
+            begins, also if the file is damaged or of another model, plan,
+            optimizer or masks. Nothing is changed then.
+        OSError: When training begins, if the path cannot be written to.
+    """
+
+    def __init__(self, path, masks=None, every=1, set_epoch=None):
+        super().__init__()
+        _check_arguments(masks, every, set_epoch)
+        self.path = pathlib.Path(path).resolve()
+        self.masks = masks
+        self.every = int(every)
+        self.set_epoch = set_epoch
+
+    @staticmethod
+    def read(path):
+        """What is in a file, less the variables.
+
+        Returns:
+            dict with `"epoch"`, the number of epochs done, `"masks"` and
+            `"plan"`, either of which may be `None`.
+        """
+        header, _ = checkpoint_files.read(pathlib.Path(path))
+        masks, plan = header["masks"], header["plan"]
+        return {
+            "epoch": header["epoch"],
+            "masks": masks and Masks.from_json(masks),
+            "plan": plan and SparsityPlan.from_config(plan),
+        }
+
+    def on_train_begin(self, logs=None):
+        self._done = self._written = 0
+        self._due = False
+        self._first = None
+        checkpoint_files.prepare(self.path)
+        optimizer = self.model.optimizer
+        if self.model.built and not optimizer.built:
+            optimizer.build(self.model.trainable_variables)
+        if self.path.exists():
+            self._resume()
+
+    def _resume(self):
+        if not self.model.built:
+            raise ValueError(
+                f"Cannot resume from {self.path}: the model "
+                f"{self.model.name!r} has no weights yet. Build it before "
+                "`fit`: give it a `keras.Input`, or call it on a batch."
+            )
+        header, arrays = checkpoint_files.read(self.path)
+        training_state.check(self.model, self.masks, header, self.path)
+        training_state.restore(self.model, arrays)
+        training_state.set_random_state(header["random"])
+        self._done = self._written = self._first = header["epoch"]
+        epochs = self.params["epochs"]
+        if self._done > epochs:
+            warnings.warn(
+                f"{self.path} is of {self._done} epochs, and `fit` was asked "
+                f"for {epochs}: the model keeps the weights of the file. "
+                "Delete the file to train from the beginning.",
+                stacklevel=2,
+            )
+        if epochs <= header["stopped"]:
+            self._first = max(self._done, epochs)
+        _begin_fit_at(self.model, self._first)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self._first not in (None, epoch):
+            raise RuntimeError(
+                f"Expected Keras to go on with epoch {self._first}. Received: "
+                f"epoch={epoch}. This version of Keras ignores where "
+                "`AtomicCheckpoint` tells `fit` to begin; use one that "
+                "keras_prm is tested with."
+            )
+        self._first = None
+        _begin_fit_at(self.model, None)
+        # Reading the first batch draws an order; the weights come later.
+        self._random = training_state.random_state()
+        if self.set_epoch is not None:
+            self.set_epoch(epoch)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        # By now callbacks have put back what they swapped at an epoch's end.
+        if self._due:
+            self._due = False
+            self._write()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._done = epoch + 1
+        self._due = self._done % self.every == 0
+
+    def on_train_end(self, logs=None):
+        _begin_fit_at(self.model, None)
+        if self._done > self._written:
+            self._random = training_state.random_state()
+            stopped = self.params["epochs"] if self.model.stop_training else 0
+            self._write(stopped)
+        elif self._done:
+            # Keras has put averages into the weights, which came after.
+            _, arrays = checkpoint_files.read(self.path)
+            training_state.restore(self.model, arrays)
+
+    def _write(self, stopped=0):
+        description, arrays = training_state.collect(self.model, self.masks)
+        header = description | {
+            "epoch": self._done,
+            "stopped": stopped,
+            "random": self._random,
+        }
+        try:
+            checkpoint_files.write(self.path, header, arrays)
+        except OSError as error:
+            warnings.warn(
+                f"Epoch {self._done} is not in {self.path}: {error}. Training "
+                "goes on, and the file is as it was. Free some space; the "
+                "next epoch tries again.",
+                stacklevel=2,
+            )
+        else:
+            self._written = self._done
+
+
+def _begin_fit_at(model, epoch):
+    """Makes the `fit` that is beginning start at an epoch.
+
+    Keras has no public way; its own `BackupAndRestore` sets the same. It
+    holds for every later `fit` until it is reset to `None`.
+    """
+    model._initial_epoch = epoch
+
+
+def _check_arguments(masks, every, set_epoch):
+    if masks is not None and not isinstance(masks, Masks):
+        raise TypeError(
+            "Expected `masks` as `hard_prune` or `masks_of` return them. "
+            f"Received: masks={masks!r} (of type {type(masks).__name__})"
+        )
+    whole = isinstance(every, numbers.Integral) and not isinstance(every, bool)
+    if not whole or every < 1:
+        raise ValueError(
+            "`every` counts epochs and must be an integer of at least 1. "
+            f"Received: every={every!r}. Pass, for example, `every=1`."
+        )
+    if set_epoch is not None and not callable(set_epoch):
+        raise TypeError(
+            "`set_epoch` must be a function of the epoch's number. "
+            f"Received: set_epoch={set_epoch!r}. Pass, for example, "
+            "`set_epoch=data.set_epoch`."
+        )
