@@ -47,7 +47,8 @@ def hard_prune(model, plan, optimizer=None):
     weights = {w.key: w for w in trace.weights.values()}
     _check_plan(plan, trace, weights)
     topology.finite_arrays(model)
-    masks = _support(optimizer or model.optimizer, plan, weights)
+    optimizer = optimizer or getattr(model, "optimizer", None)
+    masks = _support(optimizer, plan, weights)
     dead = np.zeros(trace.num_classes, bool)
     for kernel in plan.kernels:
         filters = masks[kernel.key].filters
