@@ -120,7 +120,8 @@ class ADMMProgress(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         wrapper = _find_wrapper(self.model.optimizer)
-        steps = int(wrapper.iterations)
+        # A variable on several devices has no `int`.
+        steps = int(keras.ops.convert_to_numpy(wrapper.iterations))
         if steps < wrapper.update_every:
             warnings.warn(
                 f"ADMM was never updated: {steps} steps, and the first "
