@@ -13,12 +13,12 @@ import numpy as np
 from absl.testing import parameterized
 from keras import layers
 
+from keras_prm import ADMMProgress
+from keras_prm import ADMMWrapper
+from keras_prm import SparsityPlan
+from keras_prm import StructuredMask
+from keras_prm import hard_prune
 from keras_prm import topology
-from keras_prm.callbacks import ADMMProgress
-from keras_prm.callbacks import StructuredMask
-from keras_prm.optimizers import ADMMWrapper
-from keras_prm.plans import SparsityPlan
-from keras_prm.pruning import hard_prune
 
 NUM_DEVICES = 2
 BATCH = 8
