@@ -260,10 +260,18 @@ class ADMMWrapper(OptimizerWrapper):
         return float(ops.convert_to_numpy(self._admm.share))
 
     @property
+    def num_updates(self):
+        """How many updates of `z` and `u` there were."""
+        # A variable on several devices has no `int`.
+        steps = int(ops.convert_to_numpy(self.iterations))
+        return steps // self.update_every
+
+    @property
     def settled(self):
         """Whether `z` is the whole plan's, after at least one update."""
-        updated = self.built and int(self.iterations) >= self.update_every
-        return bool(updated) and self.current_share > 1 - 1e-6
+        if not self.built or not self.num_updates:
+            return False
+        return self.current_share > 1 - 1e-6
 
     @property
     def channels(self):

@@ -75,7 +75,7 @@ class ADMMProgress(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self._lines = []
-        self._updates = _num_updates(self._wrapper())
+        self._updates = self._wrapper().num_updates
 
     def on_epoch_begin(self, epoch, logs=None):
         self._print()
@@ -103,12 +103,11 @@ class ADMMProgress(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         self._print()
         wrapper = self._wrapper()
-        steps = int(wrapper.iterations)
-        if steps < wrapper.update_every:
+        if not wrapper.num_updates:
             warnings.warn(
-                f"ADMM was never updated: {steps} steps, and the first "
-                f"update comes after {wrapper.update_every}. Train longer, "
-                "or give ADMMWrapper a smaller `update_every`.",
+                "ADMM was never updated: the first update comes after "
+                f"{wrapper.update_every} steps. Train longer, or give "
+                "ADMMWrapper a smaller `update_every`.",
                 stacklevel=2,
             )
 
@@ -132,7 +131,7 @@ class ADMMProgress(keras.callbacks.Callback):
         return (
             self.tolerance is not None
             and primal < self.tolerance
-            and _num_updates(wrapper) > self._updates
+            and wrapper.num_updates > self._updates
             and wrapper.settled
         )
 
@@ -196,10 +195,6 @@ def summary(wrapper, found):
         f"rho {wrapper.current_rho:.3g}; "
         f"farthest: {key} {relative[key]:.3g}"
     )
-
-
-def _num_updates(wrapper):
-    return int(wrapper.iterations) // wrapper.update_every
 
 
 def _norm(variable):

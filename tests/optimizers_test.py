@@ -1,6 +1,4 @@
 import os
-import subprocess
-import sys
 import tempfile
 
 import keras
@@ -422,62 +420,8 @@ class RefusalTest(parameterized.TestCase):
             _ = optimizer.channels
 
 
-REPLICAS = """
-import keras
-import numpy as np
-import tensorflow as tf
-from tests import optimizers_test as t
-
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(
-    cpu, [tf.config.LogicalDeviceConfiguration()] * 2
-)
-
-def run(scope, **kwargs):
-    with scope:
-        model = t.build(
-            inner=keras.optimizers.SGD(0.1), rho=0.5, **kwargs
-        )
-    t.train(model, 3)
-    return model, t.values(model.variables)
-
-strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-_, one = run(tf.distribute.get_strategy().scope())
-model, two = run(strategy.scope())
-for a, b in zip(one, two, strict=True):
-    np.testing.assert_allclose(a, b, atol=1e-5)
-for replica in range(2):
-    for v in model.optimizer._admm.targets:
-        np.testing.assert_array_equal(
-            v.value.values[0].numpy(), v.value.values[1].numpy()
-        )
-assert model.optimizer.residuals()["first/kernel"]["dual"] > 0
-
-with strategy.scope():
-    model = t.build(inner=keras.optimizers.SGD(0.1), rho=0.5)
-    inner = model.optimizer
-    model.compile(keras.optimizers.LossScaleOptimizer(inner, 8.0), "mse")
-t.train(model, 3)
-for a, b in zip(one, t.values(model.variables), strict=True):
-    np.testing.assert_allclose(a, b, atol=1e-4)
-print("replicas agree")
-"""
-
-
-@absltest.skipUnless(ON_TENSORFLOW, "tf.distribute")
-class TensorFlowTest(parameterized.TestCase):
-    def test_replicas(self):
-        # The number of devices cannot change once TensorFlow runs.
-        root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-        result = subprocess.run(
-            [sys.executable, "-c", REPLICAS],
-            cwd=root,
-            env=os.environ | {"PYTHONPATH": root},
-            capture_output=True,
-            text=True,
-        )
-        self.assertIn("replicas agree", result.stdout, result.stderr)
-
+@absltest.skipUnless(ON_TENSORFLOW, "tf.function, IndexedSlices")
+class TensorFlowTest(OptimizerTest):
     def test_builds_inside_a_traced_loop(self):
         import tensorflow as tf
 
