@@ -106,7 +106,9 @@ def _tensor(array):
 
 
 def _loss(model, variables, values, x, y, sample_weight=None):
-    pairs = list(zip(variables, values, strict=True))
+    # All of them, since penalties on those that are not there would fail.
+    pairs = [(v, keras.ops.convert_to_tensor(v)) for v in model.variables]
+    pairs += zip(variables, values, strict=True)
     with keras.StatelessScope(pairs, collect_losses=True):
         y_pred = model(x, training=False)
         return model.compute_loss(x, y, y_pred, sample_weight, training=False)

@@ -90,6 +90,16 @@ class PerBatchTest(parameterized.TestCase):
         # The penalty is 0.1 (w1^2 + w2^2).
         np.testing.assert_allclose(found[:, 0], [40.2, 80.2], rtol=1e-6)
 
+    def test_penalties_on_other_weights(self):
+        x = inputs = keras.Input((2,))
+        x = layers.Dense(1, use_bias=False, kernel_initializer="ones")(x)
+        x = layers.BatchNormalization(gamma_regularizer="l1", epsilon=1e-7)(x)
+        model = keras.Model(inputs, x)
+        model.compile("sgd", "mse")
+        data = [(np.array([[1.0, 2.0]]), np.array([[1.0]]))]
+        ((found,),) = take(model, model.trainable_variables[:1], data)
+        np.testing.assert_allclose(found[:, 0], [4, 8], rtol=1e-5)
+
     def test_finite_differences(self):
         model = convolutions()
         kernel = model.get_layer("a").kernel
