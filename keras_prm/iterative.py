@@ -18,7 +18,9 @@ class IterativePruning(StructuredMask):
     Each time the structures of the lowest `score` go, as many as the share
     of the plan that is then in force asks for, and the others train on with
     the masks held as `StructuredMask` holds them, at every step. What is
-    pruned stays pruned: each pruning only removes more.
+    pruned stays pruned: each pruning only removes more. (So a kernel can end
+    with fewer columns than the plan leaves it, where its strongest columns
+    read channels that fell later.)
 
     ```python
     ramp = keras.optimizers.schedules.PolynomialDecay(

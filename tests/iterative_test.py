@@ -12,14 +12,14 @@ from keras_prm.optimizers import ADMMWrapper
 from keras_prm.plans import SparsityPlan
 from keras_prm.pruning import hard_prune
 from keras_prm.rebuild import strip
-from tests import callbacks_test
+from tests import training
 from tests import zoo
-from tests.callbacks_test import adam
-from tests.callbacks_test import leaks
-from tests.callbacks_test import make
-from tests.callbacks_test import make_data
-from tests.callbacks_test import sgd
-from tests.callbacks_test import train
+from tests.training import adam
+from tests.training import leaks
+from tests.training import make
+from tests.training import make_data
+from tests.training import sgd
+from tests.training import train
 
 
 def linear():
@@ -29,7 +29,7 @@ def linear():
     )
 
 
-class Watch(callbacks_test.Watch):
+class Watch(training.Watch):
     """Looks at what a pruning callback has pruned so far."""
 
     def __init__(self, pruning):
@@ -71,10 +71,11 @@ class IterativePruningTest(parameterized.TestCase):
 
     def train(self, pruning, *before, **kwargs):
         watch = Watch(pruning)
+        kwargs = {"batch_size": 8} | kwargs
         train(self.model, *before, pruning, watch, **kwargs)
         return watch
 
-    def assert_tight(self, pruning, watch, looks=4 * 18):
+    def assert_tight(self, pruning, watch, looks=4 * 10):
         """Nothing that was pruned has moved since, at any step."""
         self.assertEqual(watch.found, [])
         self.assertGreaterEqual(watch.num_looks, looks)
@@ -104,7 +105,7 @@ class IterativePruningTest(parameterized.TestCase):
         self.compile(optimizer(), run_eagerly=False, **options)
         train(self.model)  # a step is traced, and the moments are warm
         pruning, watch = self.prune()
-        looks = 16 if "steps_per_execution" in options else 72
+        looks = 16 if "steps_per_execution" in options else 40
         self.assert_tight(pruning, watch, looks)
         # The layer has 8 filters and 6 columns: 8 - 4 t and 6 - 6 * 0.3 t.
         self.assertEqual(
@@ -142,7 +143,7 @@ class IterativePruningTest(parameterized.TestCase):
         self.assertEqual(masks_of(self.model), expected)
 
     def test_batch_norm_of_nested_models(self):
-        self.model = make(callbacks_test.nested)
+        self.model = make(training.nested)
         self.plan = SparsityPlan.uniform(self.model, filters=0.5)
         self.compile()
         pruning, watch = self.prune(score=scores.batch_norm_gamma)
@@ -200,7 +201,7 @@ class IterativePruningTest(parameterized.TestCase):
         self.assertLen(count, 2 + 1 + 2)
 
     def test_without_tracing_anew_it_would_leak(self):
-        if not callbacks_test.ON_TENSORFLOW:
+        if not training.ON_TENSORFLOW:
             self.skipTest("Seen on TensorFlow only.")
         self.compile(run_eagerly=False)
         train(self.model)
@@ -214,11 +215,11 @@ class IterativePruningTest(parameterized.TestCase):
             pruning, watch = self.prune(epochs=2)
         self.assertEqual(kept(pruning.masks), (6, 6))
         again = self.train(pruning, epochs=4, initial_epoch=2)
-        self.assert_tight(pruning, again, 2 * 18)
+        self.assert_tight(pruning, again, 2 * 10)
         self.assertTrue(is_within(again.seen[0], watch.seen[-1]))
         # From the beginning, it takes nothing back.
         again = self.train(pruning, epochs=2)
-        self.assert_tight(pruning, again, 2 * 18)
+        self.assert_tight(pruning, again, 2 * 10)
         self.assertEqual([kept(m) for m in again.seen], [(4, 5)] * 2)
 
     def test_another_model_begins_afresh(self):

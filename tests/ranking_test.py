@@ -179,9 +179,12 @@ class ClassesTest(RankingTestCase):
         # As above, the largest sum goes: 1.45, 2.25 and 2.3.
         self.assert_gone(model, hard_prune(model, plan, minus), [2])
 
-    @parameterized.product(
-        name=["residual", "branches", "grouped", "nested", "attention"],
-        score=[scores.l1_norm, scores.geometric_median],
+    @parameterized.parameters(
+        ("residual", scores.l1_norm),
+        ("branches", scores.geometric_median),
+        ("grouped", scores.l1_norm),
+        ("nested", scores.geometric_median),
+        ("attention", scores.l1_norm),
     )
     def test_numbers_are_the_plan_s(self, name, score):
         model = zoo.make(name)
