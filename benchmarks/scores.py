@@ -8,7 +8,9 @@ by the score, then masked training. *Iterative*: `IterativePruning` with a
 cubic ramp in the first half of as many epochs. *ADMM*: `ADMMWrapper` in the
 first half of them, `hard_prune`, masked training in the second half. So all
 train equally long, with the same optimizer and batches, and the only thing
-that differs is what goes, and when. Nothing was tuned on the test split.
+that differs is what goes, and when. Nothing was tuned on the test split, nor
+any method on its own; ADMM, whose weights take long to arrive at the plan,
+has the least of so few epochs (see `examples/lenet5.py`).
 """
 
 import os
@@ -211,6 +213,8 @@ def document(results):
             f"{FLAGS.epochs} epochs for each method after the same "
             f"{FLAGS.dense_epochs}, *at once* without any after pruning. "
             f"Median and range over the seeds {', '.join(FLAGS.seeds)}. "
+            "A score is worth what it is better than *random*; where the "
+            "ranges overlap, this run does not tell methods apart. "
             "`benchmarks/scores.py` says how each method spends its epochs.",
             table(results),
             f"{platform.machine()} with {os.cpu_count()} cores, "

@@ -209,6 +209,22 @@ class IterativePruningTest(parameterized.TestCase):
             _, watch = self.prune()
         self.assertNotEmpty(watch.found)
 
+    def test_columns_stay_pruned_though_channels_fall_later(self):
+        """At 1 the plan takes 1 of 3 columns; 2 of 4 are gone before."""
+        a, out = keras.layers.Dense(5, name="a"), keras.layers.Dense(3)
+        self.model = keras.Sequential([keras.Input((6,)), a, out])
+        a.kernel.assign(np.ones((6, 1)) * [9, 9, 9, 2, 1])
+        out.kernel.assign(np.transpose([[1, 2, 8, 9, 9]]) * np.ones((1, 3)))
+        self.plan = SparsityPlan.explicit(
+            self.model,
+            {"a": {"filters": 0.4}, out.name: {"columns": 0.6}},
+        )
+        self.compile(keras.optimizers.SGD(1e-9))
+        _, watch = self.prune(ramp=lambda epoch: [0.9, 1.0][epoch], epochs=2)
+        columns = [m.kernels[f"{out.name}/kernel"].columns for m in watch.seen]
+        np.testing.assert_array_equal(columns[0], [0, 0, 1, 1, 0])
+        np.testing.assert_array_equal(columns[1], [0, 0, 1, 0, 0])
+
     def test_goes_on_in_the_next_fit(self):
         self.compile()
         with self.assertWarnsRegex(UserWarning, "make the ramp shorter"):
