@@ -4,6 +4,7 @@ Train a model into structured sparsity, rebuild it physically smaller,
 provably unchanged, and ship it to a phone.
 """
 
+from keras_prm import scores
 from keras_prm.calibration import recalibrate
 from keras_prm.callbacks import StructuredMask
 from keras_prm.carrying import carry_optimizer
@@ -16,6 +17,7 @@ from keras_prm.explanation import Explanation
 from keras_prm.explanation import explain
 from keras_prm.export import ExportReport
 from keras_prm.export import export_litert
+from keras_prm.iterative import IterativePruning
 from keras_prm.layer_rules import register_rule
 from keras_prm.litert import LiteRTModel
 from keras_prm.litert import latency
@@ -47,6 +49,7 @@ __all__ = [
     "Costs",
     "Explanation",
     "ExportReport",
+    "IterativePruning",
     "KernelMask",
     "LiteRTModel",
     "Masks",
@@ -72,6 +75,7 @@ __all__ = [
     "recalibrate",
     "register_rule",
     "release_masks",
+    "scores",
     "strip",
     "verify",
 ]

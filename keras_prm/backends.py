@@ -1,7 +1,4 @@
-"""What differs between Keras' backends, and Keras does not level out.
-
-The one place that asks which backend runs, and imports it.
-"""
+"""What an optimizer has to know of the backend it runs on."""
 
 from __future__ import annotations
 

@@ -48,13 +48,20 @@ class StructuredMask(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self._remove_leftovers()
-        self._used = self.masks
-        if self._used is None:
-            self._used = masks_module.masks_of(self.model)
-        self._held = enforcing.hold(self.model, self._used)
+        masks = self.masks
+        if masks is None:
+            masks = masks_module.masks_of(self.model)
+        self._hold(masks)
+
+    def _hold(self, masks):
+        """Holds masks from now on, in place of those held so far."""
+        before, self._used = self._held, masks
+        self._held = enforcing.hold(self.model, masks)
         self._weights = enforcing.weights_by_layer(self.model)
         for constraint in self._held:
             constraint.training = self.model.history
+        if before:
+            enforcing.release_masks(self.model, before)
 
     def _remove_leftovers(self):
         """Takes off what a training that was interrupted left behind."""

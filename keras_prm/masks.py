@@ -93,6 +93,19 @@ class Masks:
         """Reads masks that `save` wrote."""
         return cls.from_json(pathlib.Path(path).read_text())
 
+    def __and__(self, other):
+        """The masks that keep what both keep."""
+        kernels = {**self.kernels, **other.kernels}
+        vectors = {**self.vectors, **other.vectors}
+        for key in self.kernels.keys() & other.kernels.keys():
+            one, two = self.kernels[key], other.kernels[key]
+            kernels[key] = KernelMask(
+                one.filters & two.filters, one.columns & two.columns, two.axes
+            )
+        for key in self.vectors.keys() & other.vectors.keys():
+            vectors[key] = self.vectors[key] & other.vectors[key]
+        return Masks(kernels, vectors)
+
     def __eq__(self, other):
         if not isinstance(other, Masks):
             return False

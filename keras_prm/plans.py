@@ -6,12 +6,14 @@ import dataclasses
 import hashlib
 import json
 import math
+import numbers
 import pathlib
 
 import keras
 
 from keras_prm import graph
 from keras_prm import plan_builder
+from keras_prm.projections import removed_count
 from keras_prm.structures import ChannelGroup
 from keras_prm.structures import KernelPlan
 
@@ -150,6 +152,44 @@ class SparsityPlan:
             for entry in config["kernels"] + config["groups"]
         ]
         return hashlib.sha256(json.dumps(parts).encode()).digest()
+
+    def at_share(self, share):
+        """The plan with a share of each of its targets: a milder plan.
+
+        What iterative pruning asks for on its way. Of the filters that a
+        group loses, `share` go, rounded down; of the fraction of columns
+        that a kernel loses, `share`. A larger share never removes fewer, and
+        1 is the plan itself. Widths are multiples of `round_to` only there.
+
+        Args:
+            share: Share of each target, in [0, 1].
+
+        Returns:
+            A `SparsityPlan` of the same groups and kernels.
+
+        Raises:
+            ValueError: `share` is outside [0, 1].
+        """
+        if not isinstance(share, numbers.Real) or not 0 <= share <= 1:
+            raise ValueError(
+                "Expected `share` in [0, 1], the share of the plan's targets "
+                "that is asked for. For more sparsity, make another plan. "
+                f"Received: share={share!r}"
+            )
+        share = float(share)
+        groups = []
+        for group in self.groups:
+            gone = removed_count(group.size - group.keep, share)
+            note = group.note
+            if not gone and group.keep < group.size:
+                note = f"too few to remove one at a share of {share:g}"
+            keep = group.size - gone
+            groups.append(dataclasses.replace(group, keep=keep, note=note))
+        kernels = [
+            dataclasses.replace(kernel, columns=kernel.columns * share)
+            for kernel in self.kernels
+        ]
+        return SparsityPlan(kernels, groups, self.variables, self.skipped)
 
     def get_config(self):
         return {

@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_prm import graph
 from keras_prm import projections
+from keras_prm import ranking
 from keras_prm import topology
 from keras_prm.masks import Masks
 from keras_prm.masks import apply_masks
@@ -16,7 +17,7 @@ from keras_prm.masks import dead_vectors
 from keras_prm.structures import KernelMask
 
 
-def hard_prune(model, plan, optimizer=None):
+def hard_prune(model, plan, score=None, data=None, optimizer=None):
     """Sets what the plan removes to zero. Works in place.
 
     The structures that go are those the `ADMMWrapper` holds, where the model
@@ -25,9 +26,21 @@ def hard_prune(model, plan, optimizer=None):
     BatchNormalization gamma and beta along, so that its channel is zero and
     not merely constant, and the columns that read it go too.
 
+    With a `score` those of the lowest scores go, as many as ever. Filters
+    that can only fall together add up theirs, each kernel's divided by
+    their mean; columns are scored in the filters that stay. What is zero
+    already goes first.
+
     Args:
         model: A built functional or Sequential model.
         plan: The `SparsityPlan`, made for this model.
+        score: A function of `keras_prm.scores`, or one of your own; `None`
+            leaves the choice to ADMM or to the nearest kernel.
+        data: Batches `(x, y)` or `(x, y, sample_weight)` for a score that
+            reads gradients (`taylor`): any iterable of them, of which all
+            are taken and held in memory, so pass `train.take(50)` of a
+            large one; or a tuple of the arrays of all samples. The model
+            has to be compiled with its loss.
         optimizer: The `ADMMWrapper` that trained the model, where the model
             is not compiled with it, as in distillation. Defaults to
             `model.optimizer`.
@@ -36,37 +49,66 @@ def hard_prune(model, plan, optimizer=None):
         The `Masks`, to be held by `StructuredMask` while training on.
 
     Raises:
-        TypeError: `plan` is no plan, or the model is subclassed.
-        ValueError: The plan was made for another model, or a weight is NaN
-            or infinite. Nothing has been changed then.
+        TypeError: `plan` is no plan, `score` no function, `data` no batches,
+            or the model is subclassed.
+        ValueError: The plan was made for another model, a weight is NaN or
+            infinite, or the score cannot be computed. Nothing has been
+            changed then.
+
+    Example:
+
+    ```python
+    masks = keras_prm.hard_prune(
+        model, plan, score=keras_prm.scores.taylor, data=(x_train, y_train)
+    )
+    ```
 
     Reference:
         - [Ma et al., 2019](https://arxiv.org/abs/1905.00136).
     """
+    masks = masks_for(model, plan, score, data, optimizer)
+    apply_masks(model, masks)
+    return masks
+
+
+def masks_for(model, plan, score=None, data=None, optimizer=None):
+    """As `hard_prune`, but only returns the `Masks`."""
+    check_is_plan(plan)
     trace = graph.trace(model)
     weights = {w.key: w for w in trace.weights.values()}
     _check_plan(plan, trace, weights)
     topology.finite_arrays(model)
-    optimizer = optimizer or getattr(model, "optimizer", None)
-    masks = _support(optimizer, plan, weights)
+    if score is None and data is not None:
+        raise ValueError(
+            "`data` are for a score that reads gradients, and there is no "
+            "score. Pass `score=keras_prm.scores.taylor`, or no `data`. "
+            "Received: score=None"
+        )
+    if score is None:
+        optimizer = optimizer or getattr(model, "optimizer", None)
+        masks = _support(optimizer, plan, weights)
+    else:
+        masks = ranking.support(model, trace, plan, score, data)
     dead = np.zeros(trace.num_classes, bool)
     for kernel in plan.kernels:
         filters = masks[kernel.key].filters
         if weights[kernel.key].out_ids is not None:
             ids = weights[kernel.key].out_ids[~filters]
             dead[trace.classes[ids]] = True
-    found = Masks(masks, dead_vectors(trace, dead))
-    apply_masks(model, found)
-    return found
+    return Masks(masks, dead_vectors(trace, dead))
 
 
-def _check_plan(plan, trace, weights):
+def check_is_plan(plan):
+    """Raises a `TypeError` for what is no `SparsityPlan`."""
     if not hasattr(plan, "kernels") or not hasattr(plan, "groups"):
         raise TypeError(
             "Expected a `SparsityPlan`, as `SparsityPlan.uniform(model, ...)` "
             f"makes it. Received: plan={plan!r} (of type "
             f"{type(plan).__name__})"
         )
+
+
+def _check_plan(plan, trace, weights):
     bad = [
         (k.key, k.shape)
         for k in plan.kernels
@@ -119,7 +161,7 @@ def _support(optimizer, plan, weights):
                 "not trained for a single update, or not to the end of its "
                 "ramp: what goes is chosen by the weights alone. "
                 "To use what ADMM found, pass `model.optimizer.plan`.",
-                stacklevel=3,
+                stacklevel=4,
             )
         optimizer = getattr(optimizer, "inner_optimizer", None)
     kernels = [

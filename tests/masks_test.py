@@ -295,6 +295,28 @@ class MasksTest(MasksTestCase):
         self.assertNotEqual(Masks({"x": a}), Masks({"x": b}))
         self.assertNotEqual(Masks({"x": a}), None)
 
+    def test_and_keeps_what_both_keep(self):
+        def mask(filters, columns):
+            filters, columns = np.array(filters, bool), np.array(columns, bool)
+            return KernelMask(filters, columns, (-1, -2))
+
+        a, b = np.array([True, False]), np.array([True, True])
+        one = Masks({"k": mask([1, 0], [[1, 1]]), "l": mask([1], [[0]])})
+        two = Masks({"k": mask([1, 1], [[0, 1]])}, {"v": a, "w": b})
+        both = one & two
+        self.assertEqual(
+            both,
+            Masks(
+                {"k": mask([1, 0], [[0, 1]]), "l": mask([1], [[0]])},
+                {"v": a, "w": b},
+            ),
+        )
+        np.testing.assert_array_equal(
+            (Masks({}, {"w": a}) & two).vectors["w"], a
+        )
+        self.assertEqual(two & one, both)
+        self.assertEqual(both & both, both)
+
     def test_table(self):
         mask = KernelMask(np.array([True, False]), np.array([[True, False]]))
         self.assertIn("1 of     2        1 of     2", str(Masks({"k": mask})))

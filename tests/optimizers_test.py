@@ -421,7 +421,7 @@ class RefusalTest(parameterized.TestCase):
 
 
 @absltest.skipUnless(ON_TENSORFLOW, "tf.function, IndexedSlices")
-class TensorFlowTest(OptimizerTest):
+class TensorFlowTest(parameterized.TestCase):
     def test_builds_inside_a_traced_loop(self):
         import tensorflow as tf
 

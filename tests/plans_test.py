@@ -3,11 +3,13 @@ import os
 import tempfile
 
 import keras
+import numpy as np
 from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
 from keras_prm.plans import SparsityPlan
+from keras_prm.projections import removed_count
 from keras_prm.structures import ChannelGroup
 from keras_prm.structures import KernelPlan
 from tests import zoo
@@ -231,6 +233,69 @@ class PlansTest(parameterized.TestCase):
             self.assertEqual(str(back), str(plan))
             self.assertEqual(back.kernels, plan.kernels)
             self.assertEqual(back.groups, plan.groups)
+
+    @parameterized.parameters(
+        # 10 filters, 7 of them removed: 7 * 0.3 = 2.1, 7 * 0.5 = 3.5.
+        (0.0, 10),
+        (0.1, 10),
+        (0.3, 8),
+        (0.5, 7),
+        (0.999, 4),
+        (6 / 7, 4),
+        (1.0, 3),
+        (1, 3),
+    )
+    def test_at_share_keeps_so_many_filters(self, share, keep):
+        model = chain(10, 3)
+        plan = SparsityPlan.uniform(model, filters=0.7)
+        self.assertEqual(plan.at_share(share).groups[0].keep, keep)
+
+    @parameterized.parameters(
+        (0.0, 0), (0.5, 27 // 2), (0.9, 24), (0.99999, 26), (1.0, 27)
+    )
+    def test_at_share_removes_so_many_columns(self, share, removed):
+        # 90 columns, 27 of them removed: 24.3 with a share of 0.9.
+        model = chain(90, 3)
+        plan = SparsityPlan.explicit(model, {"d1": {"columns": 0.3}})
+        (kernel,) = plan.at_share(share).kernels
+        self.assertEqual(kernel.columns, 0.3 * share)
+        self.assertEqual(removed_count(90, kernel.columns), removed)
+
+    def test_at_share_takes_the_share_of_the_fraction(self):
+        """Not of the number, which is rounded already."""
+        plan = SparsityPlan.explicit(chain(10, 3), {"d1": {"columns": 0.59}})
+        (kernel,) = plan.at_share(0.9).kernels
+        # 10 * 0.59 * 0.9 = 5.31, where 5 * 0.9 = 4.5.
+        self.assertEqual(removed_count(10, kernel.columns), 5)
+
+    @parameterized.parameters("lenet5", "residual", "branches", "grouped")
+    def test_at_share_is_a_plan(self, name):
+        model = zoo.make(name)
+        plan = SparsityPlan.uniform(model, 0.5, 0.3, round_to=4)
+        self.assertEqual(plan.at_share(1.0), plan)
+        none = plan.at_share(0)
+        self.assertTrue(all(g.keep == g.size for g in none.groups))
+        before = none
+        for share in np.linspace(0.1, 1, 10):
+            now = plan.at_share(share)
+            for old, new in zip(before.groups, now.groups, strict=True):
+                self.assertLessEqual(new.keep, old.keep)
+            for old, new in zip(before.kernels, now.kernels, strict=True):
+                self.assertGreaterEqual(new.columns, old.columns)
+            self.assertEqual(SparsityPlan.from_config(now.get_config()), now)
+            before = now
+
+    def test_at_share_says_why_a_group_is_whole(self):
+        plan = SparsityPlan.uniform(chain(10, 6, 3), filters=0.5)
+        table = str(plan.at_share(0.3))
+        self.assertIn("9      10  d0\n", table)
+        self.assertIn("6       6  d1: too few to remove one at a share", table)
+
+    @parameterized.parameters(-0.1, 1.1, float("nan"), "half", None)
+    def test_share_is_a_share(self, share):
+        plan = SparsityPlan.uniform(chain(10, 3), 0.5)
+        with self.assertRaisesRegex(ValueError, "make another plan"):
+            plan.at_share(share)
 
     def test_equality(self):
         model = zoo.make("mlp")

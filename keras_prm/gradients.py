@@ -1,0 +1,143 @@
+"""The gradients of a compiled model's loss, a batch at a time.
+
+The one place where each backend differentiates in its own way. The forward
+pass runs in a `keras.StatelessScope`, which keeps whatever it would assign
+(metrics, seeds, statistics) from the model.
+"""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+
+BATCH_SIZE = 32
+
+
+def batches(data):
+    """A list of batches `(x, y)` or `(x, y, sample_weight)`.
+
+    Args:
+        data: An iterable of batches: a list, `tf.data.Dataset`,
+            `keras.utils.PyDataset`, ...; or a tuple `(x, y)` or
+            `(x, y, sample_weight)` of all samples, which is cut into batches
+            of 32 as `fit` does.
+
+    Raises:
+        TypeError: `data` is none of these.
+        ValueError: There is no batch in it.
+    """
+    if isinstance(data, tuple) and data and not isinstance(data[0], tuple):
+        found = _cut(data)
+    elif isinstance(data, keras.utils.PyDataset):
+        found = [data[i] for i in range(data.num_batches or 0)]
+    elif hasattr(data, "__iter__") and not hasattr(data, "shape"):
+        found = list(data)
+    else:
+        raise _no_batches(f"{data!r} (of type {type(data).__name__})"[:200])
+    for batch in found:
+        if not isinstance(batch, (tuple, list)) or not 2 <= len(batch) <= 3:
+            raise _no_batches(f"a batch of type {type(batch).__name__}")
+    if not found:
+        raise ValueError(
+            "There is no batch in `data` to take gradients of. Pass at least "
+            "one batch (x, y); an iterator that is used up has none left, "
+            "so for several prunings pass a list or a data set."
+        )
+    return found
+
+
+def _no_batches(received):
+    return TypeError(
+        "Expected `data` to be an iterable of batches (x, y) or "
+        "(x, y, sample_weight), or such a tuple of all samples. "
+        f"Received: data={received}"
+    )
+
+
+def _cut(data):
+    size = len(keras.tree.flatten(data[0])[0])
+    return [
+        keras.tree.map_structure(lambda a: a[i : i + BATCH_SIZE], data)
+        for i in range(0, size, BATCH_SIZE)
+    ]
+
+
+def per_batch(model, variables, data):
+    """Yields the gradients of the loss on each batch.
+
+    The loss is that of `model.compile`, penalties included, with
+    `training=False`. Nothing in the model is changed.
+
+    Args:
+        model: A compiled model.
+        variables: list of `keras.Variable`s of the model.
+        data: list of batches, as `batches` returns them.
+
+    Yields:
+        list of float32 arrays, of the shapes of the variables.
+
+    Raises:
+        ValueError: The model is not compiled.
+    """
+    if not model.compiled:
+        raise ValueError(
+            f"The model '{model.name}' is not compiled, so there is no loss "
+            "to take gradients of. Call `model.compile(optimizer, loss)` "
+            f"first. Received: model={model!r}"
+        )
+    differentiate = {
+        "tensorflow": _tensorflow,
+        "jax": _jax,
+        "torch": _torch,
+    }[keras.backend.backend()]
+    for batch in data:
+        batch = keras.tree.map_structure(_tensor, tuple(batch))
+        found = differentiate(
+            lambda values: _loss(model, variables, values, *batch),
+            [keras.ops.convert_to_tensor(v) for v in variables],
+        )
+        yield [keras.ops.convert_to_numpy(g).astype("float32") for g in found]
+
+
+def _tensor(array):
+    if array is None or keras.ops.is_tensor(array):
+        return array
+    return keras.ops.convert_to_tensor(np.asarray(array))
+
+
+def _loss(model, variables, values, x, y, sample_weight=None):
+    # All of them, since penalties on those that are not there would fail.
+    pairs = [(v, keras.ops.convert_to_tensor(v)) for v in model.variables]
+    pairs += zip(variables, values, strict=True)
+    with keras.StatelessScope(pairs, collect_losses=True):
+        y_pred = model(x, training=False)
+        return model.compute_loss(x, y, y_pred, sample_weight, training=False)
+
+
+def _tensorflow(loss, values):
+    import tensorflow as tf
+
+    values = [tf.convert_to_tensor(v) for v in values]
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(values)
+        result = loss(values)
+    found = tape.gradient(result, values, unconnected_gradients="zero")
+    return [tf.convert_to_tensor(g) for g in found]  # of IndexedSlices too
+
+
+def _jax(loss, values):
+    import jax
+
+    return jax.grad(loss)(values)
+
+
+def _torch(loss, values):
+    import torch
+
+    values = [v.detach().clone().requires_grad_() for v in values]
+    with torch.enable_grad():
+        result = loss(values)
+    found = torch.autograd.grad(result, values, allow_unused=True)
+    return [
+        torch.zeros_like(v) if g is None else g for v, g in zip(values, found)
+    ]

@@ -1,0 +1,152 @@
+"""Which filters and columns stay, by a score."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from keras_prm import gradients
+from keras_prm import scoring
+from keras_prm.projections import removed_count
+from keras_prm.structures import KernelMask
+
+
+def support(model, trace, plan, score, data=None):
+    """What a score keeps, with exactly as many structures as a plan.
+
+    Args:
+        model: The model.
+        trace: Its `Trace`.
+        plan: A `SparsityPlan` made for it.
+        score: See `scores`.
+        data: Batches for scores that read gradients, or `None`.
+
+    Returns:
+        dict from kernel key to `KernelMask`.
+
+    Raises:
+        TypeError: `score` is no function, or `data` are no batches.
+        ValueError: The score cannot be computed for some kernel.
+    """
+    if not callable(score):
+        raise TypeError(
+            "Expected `score` to be a function of the structures of a "
+            "kernel, such as `keras_prm.scores.l1_norm`. "
+            f"Received: score={score!r}"
+        )
+    if data is not None:
+        data = gradients.batches(data)
+    weights = {w.key: w for w in trace.weights.values()}
+    tables = _filter_tables(model, trace, plan, weights)
+    answers = scoring.values(model, tables, score, data)
+    kept = _pick_classes(plan, tables, answers)
+    tables = _column_tables(plan, weights, kept)
+    answers = scoring.values(model, tables, score, data)
+    by_column = {
+        table.kernel.key: dict(zip(table.rows.tolist(), answer.tolist()))
+        for table, answer in zip(tables, answers)
+    }
+    return {
+        kernel.key: KernelMask(
+            _live(kernel.out_classes, kept),
+            _pick_columns(kernel, kept, by_column.get(kernel.key, {})),
+            kernel.axes,
+        )
+        for kernel in plan.kernels
+    }
+
+
+def _live(classes, kept):
+    """Which positions of an axis stay; those of no class, -1, always do."""
+    return np.append(kept, True)[np.array(classes)]
+
+
+def _live_columns(kernel, kept):
+    """Which columns have an input channel that stays, bool `(..., in)`."""
+    inputs = _live(kernel.in_classes, kept)
+    return np.broadcast_to(inputs, kernel.matrix_shape[:-1]).copy()
+
+
+def _filter_tables(model, trace, plan, weights):
+    """The filters that may go, of each kernel, but those that are zero."""
+    gammas = scoring.Gammas(model, trace)
+    tables = []
+    for kernel in plan.kernels:
+        weight = weights[kernel.key]
+        matrix = scoring.flat(scoring.array_of(weight.variable), kernel)
+        may_go = np.array(kernel.out_classes) >= 0
+        rows = np.flatnonzero(may_go & matrix.any(axis=0))
+        if len(rows):
+            entries = np.arange(len(matrix))
+            gamma = gammas.of(weight.out_ids[rows])
+            tables.append(
+                scoring.Table(
+                    kernel, weight.variable, "filters", rows, entries, gamma
+                )
+            )
+    return tables
+
+
+def _column_tables(plan, weights, kept):
+    """The columns that may go, of each kernel, but those that are zero.
+
+    Only the part of a kernel counts that the filters leave: live columns,
+    in live filters.
+    """
+    tables = []
+    for kernel in plan.kernels:
+        if not kernel.columns:
+            continue
+        variable = weights[kernel.key].variable
+        entries = np.flatnonzero(_live(kernel.out_classes, kept))
+        matrix = scoring.flat(scoring.array_of(variable), kernel)
+        live = _live_columns(kernel, kept).reshape(-1)
+        rows = np.flatnonzero(live & matrix[:, entries].any(axis=1))
+        if len(rows):
+            tables.append(
+                scoring.Table(kernel, variable, "columns", rows, entries)
+            )
+    return tables
+
+
+def _pick_classes(plan, tables, answers):
+    """Which channel classes stay, bool `(num_classes,)`.
+
+    Each kernel's scores are divided by their mean, so that no layer drowns
+    the others, and added up over the filters of a class. A class whose
+    filters are all zero goes first.
+    """
+    scores = np.zeros(plan.num_classes)
+    is_zero = np.ones(plan.num_classes, bool)
+    for table, answer in zip(tables, answers):
+        classes = np.array(table.kernel.out_classes)[table.rows]
+        is_zero[classes] = False
+        np.add.at(scores, classes, answer / (np.abs(answer).mean() or 1.0))
+    scores[is_zero] = -np.inf
+    kept = np.zeros(plan.num_classes, bool)
+    for group in plan.groups:
+        own = scores[group.start : group.start + group.size]
+        kept[group.start + _order(own)[: group.keep]] = True
+    return kept
+
+
+def _pick_columns(kernel, kept, scores):
+    """Which columns stay, bool `(..., in)`.
+
+    Args:
+        kernel: The `KernelPlan`.
+        kept: Which classes stay.
+        scores: dict from the number of a column to its score; one that is
+            not in it is zero and goes first.
+    """
+    live = _live_columns(kernel, kept)
+    if kernel.columns:
+        rows = np.flatnonzero(live)
+        own = np.array([scores.get(row, -np.inf) for row in rows.tolist()])
+        num_kept = len(rows) - removed_count(len(rows), kernel.columns)
+        live.flat[rows[_order(own)[num_kept:]]] = False
+    return live
+
+
+def _order(scores):
+    """From the best to the worst; of equal ones the lower index first."""
+    return np.argsort(-scores, kind="stable")
