@@ -217,6 +217,19 @@ class ResumeTest(CheckpointTestCase):
         self.check(run)
 
     @parameterized.parameters(False, True)
+    def test_learning_rate_that_depends_on_the_epoch(self, last):
+        def run(path, seed, *callbacks):
+            model = compiled(seed=seed)
+            used = [
+                AtomicCheckpoint(path),
+                keras.callbacks.LearningRateScheduler(lambda e: 0.1 / (1 + e)),
+            ]
+            fit(model, *callbacks, *(used[::-1] if last else used))
+            return model
+
+        self.check(run)
+
+    @parameterized.parameters(False, True)
     def test_data_that_depend_on_the_epoch(self, shuffle):
         """Batches that Keras shuffles too are shuffled by Python's `random`."""
 
