@@ -50,6 +50,7 @@ setuptools.setup(
             "hypothesis",
             "jax",
             "pytest",
+            "pytest-xdist",
             "ruff",
         ],
     },

@@ -34,6 +34,18 @@ def without_gradients():
     return torch.no_grad()
 
 
+def compiled(function):
+    """`function`, of tensors, in one piece where pieces are compiled singly.
+
+    Without it JAX compiles each operation that it has not met yet.
+    """
+    if keras.backend.backend() != "jax":
+        return function
+    import jax
+
+    return jax.jit(function)
+
+
 def known(flag):
     """The value of a boolean tensor, or `None` while it is being traced.
 

@@ -140,8 +140,10 @@ class ADMMWrapper(OptimizerWrapper):
             check_finite(kernels, self.plan)
             kernels = [ops.convert_to_tensor(v) for v in kernels]
             rho, share = self._next_rho(), self._next_share()
-            state = admm.start(kernels, self.plan, rho, share)
-            self._admm = self._add_state(state, variables)
+            start = backends.compiled(
+                lambda kernels: admm.start(kernels, self.plan, rho, share)
+            )
+            self._admm = self._add_state(start(kernels), variables)
         super().build(variables)
 
     def _add_state(self, state, variables):

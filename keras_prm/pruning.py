@@ -7,6 +7,7 @@ import warnings
 import keras
 import numpy as np
 
+from keras_prm import backends
 from keras_prm import graph
 from keras_prm import projections
 from keras_prm import ranking
@@ -168,7 +169,10 @@ def _support(optimizer, plan, weights):
         keras.ops.convert_to_tensor(weights[k.key].variable)
         for k in plan.kernels
     ]
-    channels, columns = projections.project_plan(kernels, plan)
+    project = backends.compiled(
+        lambda kernels: projections.project_plan(kernels, plan)
+    )
+    channels, columns = project(kernels)
     found = {}
     for kernel, column in zip(plan.kernels, columns):
         filters = projections.kernel_filters(kernel, channels)

@@ -153,12 +153,14 @@ class JointProjectionTest(parameterized.TestCase):
     def test_never_worse_than_either_order(self):
         rng = np.random.default_rng(0)
         shapes = [(6, 5), (3, 2, 4)]
+        convert = ops.convert_to_numpy
         for case in range(60):
             kernel = rng.normal(size=shapes[case % 2]).astype("float32")
             kernel *= rng.exponential(size=kernel.shape).astype("float32")
             num_filters = int(rng.integers(1, kernel.shape[-1] + 1))
             num_columns = int(rng.integers(1, 7))
-            filters, columns = project_joint(kernel, num_filters, num_columns)
+            support = project_joint(kernel, num_filters, num_columns)
+            filters, columns = map(convert, support)
             self.assertEqual(np.sum(filters), num_filters)
             self.assertEqual(np.sum(columns), num_columns)
 

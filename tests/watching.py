@@ -8,6 +8,9 @@ from keras_prm import topology
 from tests import zoo
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
+ON_TORCH = keras.backend.backend() == "torch"
+# Whatever makes a step soon: XLA takes long on TensorFlow, eager code on JAX.
+JIT = keras.backend.backend() == "jax"
 
 
 def block(units, name, size):

@@ -1,0 +1,80 @@
+"""The same training on every backend, from the same start."""
+
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import keras
+import numpy as np
+from absl.testing import absltest
+from absl.testing import parameterized
+from keras import ops
+
+from keras_prm import backends
+from keras_prm.callbacks import StructuredMask
+from keras_prm.pruning import hard_prune
+from tests.training import ON_TENSORFLOW
+from tests.training import build
+from tests.training import train
+from tests.training import values
+
+ROOT = pathlib.Path(__file__).absolute().parent.parent
+
+
+def both_phases():
+    """What ADMM and masked retraining lead to: list of arrays."""
+    model = build(rho=keras.optimizers.schedules.PolynomialDecay(0.1, 20, 0.5))
+    rng = np.random.default_rng(0)
+    model.set_weights([0.5 * rng.normal(size=w.shape) for w in model.weights])
+    train(model, 3)
+    optimizer = model.optimizer
+    found = values(model.variables) + values(optimizer._admm.targets)
+    masks = hard_prune(model, optimizer.plan)
+    found += [mask.full() for mask in masks.kernels.values()]
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse")
+    train(model, 2, callbacks=[StructuredMask(masks)])
+    return found + values(model.variables)
+
+
+class BackendsTest(parameterized.TestCase):
+    @absltest.skipIf(ON_TENSORFLOW, "It is what the others are held to.")
+    def test_ends_as_on_tensorflow(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "found.npz")
+            subprocess.run(
+                [sys.executable, "-m", "tests.backends_test", path],
+                cwd=ROOT,
+                env={**os.environ, "KERAS_BACKEND": "tensorflow"},
+                check=True,
+                capture_output=True,
+            )
+            with np.load(path) as file:
+                expected = [file[f"arr_{i}"] for i in range(len(file.files))]
+        found = both_phases()
+        self.assertEqual(len(found), len(expected))
+        for one, other in zip(found, expected):
+            np.testing.assert_allclose(one, other, atol=2e-5)
+
+    def test_known(self):
+        """A flag has a value in eager code and none in a traced function."""
+        seen = []
+
+        def function(x):
+            seen.append(backends.known(ops.any(x > 0)))
+            return x
+
+        x = ops.ones((2,))
+        function(x)
+        function(-x)
+        backends.compiled(function)(x)
+        traced = keras.backend.backend() == "jax"
+        self.assertEqual(seen, [True, False, None if traced else True])
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 2 and sys.argv[1].endswith(".npz"):
+        np.savez(sys.argv[1], *both_phases())
+    else:
+        absltest.main()
