@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 
 import keras
+from keras import ops
 
 
 def num_replicas():
@@ -32,6 +33,24 @@ def without_gradients():
     import torch
 
     return torch.no_grad()
+
+
+def add_pull(gradient, weight, w, t):
+    """`gradient + weight * (w - t)`; on PyTorch's CPU in place.
+
+    Compilers fuse it. PyTorch would take new memory for each operation, and
+    on a CPU its pages cost more than the arithmetic.
+
+    Args:
+        gradient: Tensor.
+        weight: Scalar tensor.
+        w: Variable of the gradient's shape.
+        t: Variable of the gradient's shape.
+    """
+    if keras.backend.backend() == "torch" and gradient.is_cpu:
+        alpha = float(weight)
+        return gradient.add_(w.value, alpha=alpha).sub_(t.value, alpha=alpha)
+    return ops.add(gradient, ops.cast(weight, w.dtype) * ops.subtract(w, t))
 
 
 def compiled(function):

@@ -52,7 +52,8 @@ class ADMMWrapper(OptimizerWrapper):
     Everything happens inside the compiled train step; no callback is needed.
     The inner optimizer sees the sum of both gradients, so its clipping and
     its moments act on the penalty too. For mixed precision put
-    `LossScaleOptimizer` around this wrapper; `model.compile` does.
+    `LossScaleOptimizer` around this wrapper; `model.compile` does. On
+    PyTorch, `apply` adds the penalty to the gradients it is given in place.
 
     Sparsity may grow while training, as in gradual magnitude pruning: `ramp`
     is a schedule of the share of the plan that is in force. The usual cubic
@@ -214,7 +215,7 @@ class ADMMWrapper(OptimizerWrapper):
         for grad, w in zip(grads, variables, strict=True):
             t = targets.get(self._get_variable_index(w))
             if grad is not None and t is not None:
-                grad = ops.add(grad, ops.cast(weight, w.dtype) * (w - t))
+                grad = backends.add_pull(grad, weight, w, t)
             penalised.append(grad)
         return penalised
 

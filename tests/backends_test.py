@@ -57,6 +57,16 @@ class BackendsTest(parameterized.TestCase):
         for one, other in zip(found, expected):
             np.testing.assert_allclose(one, other, atol=2e-5)
 
+    def test_add_pull(self):
+        """1 + 0.5 * (4 - 1) = 2.5, 2 + 0.5 * (0 - 4) = 0."""
+        found = backends.add_pull(
+            ops.convert_to_tensor([1.0, 2.0]),
+            ops.convert_to_tensor(0.5),
+            keras.Variable([4.0, 0.0]),
+            keras.Variable([1.0, 4.0]),
+        )
+        np.testing.assert_allclose(ops.convert_to_numpy(found), [2.5, 0.0])
+
     def test_known(self):
         """A flag has a value in eager code and none in a traced function."""
         seen = []
