@@ -83,8 +83,9 @@ def update(kernels, state: State, plan, rho, rescale, share=1.0) -> State:
         state: The `State` to go on from.
         plan: The `SparsityPlan`.
         rho: The penalty's weight from now on.
-        rescale: Whether to rescale `u` when `rho` changes. If False, or if
-            the old or the new `rho` is 0, start afresh.
+        rescale: Whether to rescale `u` when `rho` changes; if False, start
+            afresh then. Where the old or the new `rho` is 0, nothing pulls
+            `w` to `z`, `u` would only grow, and all starts afresh.
         share: How much of the plan is in force from now on, in [0, 1].
 
     Returns:
@@ -92,12 +93,11 @@ def update(kernels, state: State, plan, rho, rescale, share=1.0) -> State:
     """
     rho, share = (ops.cast(value, "float32") for value in (rho, share))
     changed = ops.not_equal(rho, state.rho)
-    afresh = changed
-    if rescale:
-        zero = ops.equal(ops.minimum(rho, state.rho), 0.0)
-        afresh = ops.logical_and(changed, zero)
+    afresh = ops.equal(ops.minimum(rho, state.rho), 0.0)
+    if not rescale:
+        afresh = ops.logical_or(changed, afresh)
     ratio = state.rho / ops.where(rho > 0, rho, 1.0)
-    ratio = ops.where(changed, ops.where(afresh, 0.0, ratio), 1.0)
+    ratio = ops.where(afresh, 0.0, ops.where(changed, ratio, 1.0))
 
     z = sparse_parts(plan, state)
     # a = w + u, and u = z - t

@@ -36,10 +36,12 @@ def without_gradients():
 
 
 def add_pull(gradient, weight, w, t):
-    """`gradient + weight * (w - t)`; on PyTorch's CPU in place.
+    """`gradient + weight * (w - t)`.
 
     Compilers fuse it. PyTorch would take new memory for each operation, and
-    on a CPU its pages cost more than the arithmetic.
+    on a CPU its pages cost more than the arithmetic. So what stands in
+    `w.grad` is changed in place: it is this variable's alone, and the next
+    step clears it.
 
     Args:
         gradient: Tensor.
@@ -47,9 +49,11 @@ def add_pull(gradient, weight, w, t):
         w: Variable of the gradient's shape.
         t: Variable of the gradient's shape.
     """
-    if keras.backend.backend() == "torch" and gradient.is_cpu:
-        alpha = float(weight)
-        return gradient.add_(w.value, alpha=alpha).sub_(t.value, alpha=alpha)
+    if keras.backend.backend() == "torch" and gradient is w.value.grad:
+        if gradient.is_cpu:
+            alpha = float(weight)
+            gradient.add_(w.value, alpha=alpha)
+            return gradient.sub_(t.value, alpha=alpha)
     return ops.add(gradient, ops.cast(weight, w.dtype) * ops.subtract(w, t))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from keras_prm import recompiling
 from keras_prm import slots
 from keras_prm import topology
-from keras_prm.optimizers import ADMMWrapper
+from keras_prm.optimizers import find_wrapper
 
 
 def carry_optimizer(model, small, report):
@@ -79,10 +79,8 @@ def carry_optimizer(model, small, report):
 
 def _carried(optimizer):
     """The optimizer's variables, less those of an `ADMMWrapper`."""
-    wrapper = optimizer
-    if not isinstance(wrapper, ADMMWrapper):
-        wrapper = getattr(optimizer, "inner_optimizer", None)
-    if not isinstance(wrapper, ADMMWrapper):
+    wrapper = find_wrapper(optimizer)
+    if wrapper is None:
         return optimizer.variables
     inner = {id(v) for v in wrapper.inner_optimizer.variables}
     left = {id(v) for v in wrapper.variables} - inner

@@ -71,7 +71,12 @@ class AtomicCheckpoint(keras.callbacks.Callback):
 
     If a file cannot be written later on, as the disk is full, training goes
     on with a warning, since it is worth more than the file: the former one
-    still stands and the next epoch tries again.
+    still stands and the next epoch tries again. What is not finite is not
+    written either: a training that diverged can be run again from the last
+    good epoch.
+
+    What was set while training, the learning rate and a number `rho`, is the
+    file's: a script that was edited in between does not change them.
 
     Args:
         path: The file, of one `fit` alone.
@@ -115,7 +120,7 @@ class AtomicCheckpoint(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self._done = self._written = 0
-        self._due = False
+        self._due = self._diverged = False
         self._first = None
         checkpoint_files.prepare(self.path)
         optimizer = self.model.optimizer
@@ -179,13 +184,22 @@ class AtomicCheckpoint(keras.callbacks.Callback):
             self._random = training_state.random_state()
             stopped = self.params["epochs"] if self.model.stop_training else 0
             self._write(stopped)
-        elif self._done:
+        elif self._done and not self._diverged:
             # Keras has put averages into the weights, which came after.
             _, arrays = checkpoint_files.read(self.path)
             training_state.restore(self.model, arrays)
 
     def _write(self, stopped=0):
         description, arrays = training_state.collect(self.model, self.masks)
+        self._diverged = not training_state.finite(arrays)
+        if self._diverged:
+            warnings.warn(
+                f"Epoch {self._done} is not in {self.path}: there are NaN or "
+                "infinite weights or optimizer variables. The file is as it "
+                "was. Train again from there with a smaller learning rate.",
+                stacklevel=2,
+            )
+            return
         header = description | {
             "epoch": self._done,
             "stopped": stopped,

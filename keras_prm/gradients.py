@@ -49,7 +49,8 @@ def batches(data):
 def _no_batches(received):
     return TypeError(
         "Expected `data` to be an iterable of batches (x, y) or "
-        "(x, y, sample_weight), or such a tuple of all samples. "
+        "(x, y, sample_weight), or such a tuple of all samples; several "
+        "inputs go into a list or dict, not a tuple. "
         f"Received: data={received}"
     )
 

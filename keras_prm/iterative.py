@@ -38,7 +38,8 @@ class IterativePruning(StructuredMask):
     A step is compiled anew after each pruning. With
     `keras.callbacks.SwapEMAWeights`, and if `fit` is interrupted, what
     `StructuredMask` says holds here too. Calling `fit` again with the same
-    callback goes on from where it was.
+    callback keeps what is pruned; give it `initial_epoch`, else the ramp
+    begins anew.
 
     Args:
         plan: The `SparsityPlan` to arrive at.
@@ -84,9 +85,8 @@ class IterativePruning(StructuredMask):
 
     def on_epoch_begin(self, epoch, logs=None):
         super().on_epoch_begin(epoch, logs)
-        if epoch % self.every:
-            return
-        share = self._share_at(epoch)
+        # Not only at its multiples: a resumed `fit` may begin in between.
+        share = self._share_at(epoch - epoch % self.every)
         if share > self._share:
             masks = pruning.masks_for(
                 self.model, self.plan.at_share(share), self.score, self.data
@@ -114,8 +114,9 @@ class IterativePruning(StructuredMask):
         if self._share < 1:
             warnings.warn(
                 f"Only a share of {self._share:.3g} of the plan was in force "
-                "at the end of training. Train for more epochs, or make the "
-                f"ramp shorter; prunings are every {self.every} epochs.",
+                "at the end of training. Train for more epochs (`fit` again "
+                "with `initial_epoch`), or make the ramp shorter; prunings "
+                f"are every {self.every} epochs.",
                 stacklevel=2,
             )
 

@@ -14,6 +14,8 @@ from keras_prm.penalties import check_rho
 from keras_prm.plans import SparsityPlan
 
 RHO_CHANGES = ("rescale", "restart")
+# A step after the end of every schedule.
+LATE = 2**30
 INNER_ARGUMENTS = (
     "learning_rate",
     "weight_decay",
@@ -100,7 +102,7 @@ def _check_schedule(rho):
     if isinstance(rho, ResidualBalancing):
         return
     if isinstance(rho, keras.optimizers.schedules.LearningRateSchedule):
-        rho = _first(rho)
+        rho = _value(rho, 0)
     check_rho(rho)
 
 
@@ -114,16 +116,18 @@ def _check_ramp(ramp):
             "`keras.optimizers.schedules.PolynomialDecay(0.0, 1000, 1.0, "
             "power=3)`."
         )
-    if not 0 <= _first(ramp) <= 1:
+    ends = [_value(ramp, step) for step in (0, LATE)]
+    # Schedules compute in float32.
+    if not all(-1e-6 <= end <= 1 + 1e-6 for end in ends):
         raise ValueError(
             "`ramp` is a share of the plan and must stay in [0, 1]. "
-            f"Received: a schedule that begins with {_first(ramp)}. The "
-            "final sparsity is the plan's."
+            f"Received: a schedule from {ends[0]:g} to {ends[1]:g}. Let it "
+            "end at 1.0; the final sparsity is the plan's."
         )
 
 
-def _first(schedule):
-    return float(ops.convert_to_numpy(schedule(0)))
+def _value(schedule, step):
+    return float(ops.convert_to_numpy(schedule(step)))
 
 
 def is_number(rho):

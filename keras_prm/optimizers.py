@@ -52,8 +52,7 @@ class ADMMWrapper(OptimizerWrapper):
     Everything happens inside the compiled train step; no callback is needed.
     The inner optimizer sees the sum of both gradients, so its clipping and
     its moments act on the penalty too. For mixed precision put
-    `LossScaleOptimizer` around this wrapper; `model.compile` does. On
-    PyTorch, `apply` adds the penalty to the gradients it is given in place.
+    `LossScaleOptimizer` around this wrapper; `model.compile` does.
 
     Sparsity may grow while training, as in gradual magnitude pruning: `ramp`
     is a schedule of the share of the plan that is in force. The usual cubic
@@ -67,6 +66,9 @@ class ADMMWrapper(OptimizerWrapper):
 
     and `power=1` is the linear one.
 
+    Steps are counted from where the wrapper is built, though the inner
+    optimizer may have counted before.
+
     Args:
         inner_optimizer: The optimizer to wrap, or its name. Learning rate,
             weight decay, clipping, EMA and gradient accumulation are set
@@ -75,8 +77,9 @@ class ADMMWrapper(OptimizerWrapper):
         rho: The penalty's weight: a float >= 0; a `LearningRateSchedule` of
             the number of applied steps, such as `keras_prm.RhoStages`; or a
             `keras_prm.ResidualBalancing`. It changes at updates only. A
-            float may be set anew at any time: `optimizer.rho = 3e-2` holds
-            from the next update on. Defaults to `1e-2`.
+            float may be set anew between epochs: `optimizer.rho = 3e-2`,
+            on the wrapper itself, holds from the next update on. Defaults
+            to `1e-2`.
         update_every: Applied steps from one update to the next. Defaults to
             100.
         rho_change: What happens to `u` when `rho` changes. `"rescale"`
@@ -128,6 +131,7 @@ class ADMMWrapper(OptimizerWrapper):
         self.ramp = ramp
         self._rho = rho
         self._rho_setting = None
+        self._first_step = None
 
     def build(self, variables):
         if self.built:
@@ -148,10 +152,17 @@ class ADMMWrapper(OptimizerWrapper):
         super().build(variables)
 
     def _add_state(self, state, variables):
+        constant = keras.initializers.Constant
         if is_number(self._rho):
             self._rho_setting = self.add_variable(
-                (), keras.initializers.Constant(self._rho), name="rho_setting"
+                (), constant(self._rho), "float32", name="rho_setting"
             )
+        self._first_step = self.add_variable(
+            (),
+            constant(int(ops.convert_to_numpy(self.iterations))),
+            "int",
+            name="first_step",
+        )
         kernels = [variables[k.index] for k in self.plan.kernels]
         return ADMMVariables(self, self.plan, kernels, state)
 
@@ -181,12 +192,21 @@ class ADMMWrapper(OptimizerWrapper):
             return self._admm.rho if self.built else self._rho.initial
         if self._rho_setting is not None:
             return ops.convert_to_tensor(self._rho_setting)
-        return self._rho(self.iterations) if callable(self._rho) else self._rho
+        if not callable(self._rho):
+            return self._rho
+        return ops.maximum(self._rho(self._num_steps()), 0.0)
 
     def _next_share(self):
         if self.ramp is None:
             return 1.0
-        return ops.clip(self.ramp(self.iterations), 0.0, 1.0)
+        return ops.clip(self.ramp(self._num_steps()), 0.0, 1.0)
+
+    def _num_steps(self):
+        """Applied steps since the wrapper was built."""
+        if self._first_step is None:
+            return 0
+        step = ops.convert_to_tensor(self.iterations)
+        return step - ops.cast(self._first_step, step.dtype)
 
     def apply(self, grads, trainable_variables=None):
         if len(grads) == 0:
@@ -199,7 +219,8 @@ class ADMMWrapper(OptimizerWrapper):
                 grads = self._add_penalty(grads, variables)
             # A copy, since the variable itself is about to count on.
             before = ops.copy(self.iterations)
-            self.inner_optimizer.apply(grads, trainable_variables)
+            given = None if trainable_variables is None else variables
+            self.inner_optimizer.apply(grads, given)
             self._update_if_due(before)
 
     def _add_penalty(self, grads, variables):
@@ -223,7 +244,8 @@ class ADMMWrapper(OptimizerWrapper):
         step = ops.convert_to_tensor(self.iterations)
         # While gradients accumulate the step stands still.
         due = ops.logical_and(
-            ops.not_equal(step, before), ops.equal(step % self.update_every, 0)
+            ops.not_equal(step, before),
+            ops.equal(self._num_steps() % self.update_every, 0),
         )
         known = backends.known(due)
         if known is False:
@@ -266,7 +288,7 @@ class ADMMWrapper(OptimizerWrapper):
     def num_updates(self):
         """How many updates of `z` and `u` there were."""
         # A variable on several devices has no `int`.
-        steps = int(ops.convert_to_numpy(self.iterations))
+        steps = int(ops.convert_to_numpy(self._num_steps()))
         return steps // self.update_every
 
     @property
@@ -337,5 +359,11 @@ class ADMMWrapper(OptimizerWrapper):
         return cls(**config)
 
 
-def _constant(tensor):
-    return keras.initializers.Constant(ops.convert_to_numpy(tensor))
+def find_wrapper(optimizer):
+    """The `ADMMWrapper` in an optimizer, however deep; `None` if none is."""
+    if optimizer is None or isinstance(optimizer, ADMMWrapper):
+        return optimizer
+    inside = [getattr(optimizer, "inner_optimizer", None)]
+    inside += getattr(optimizer, "optimizers", ())
+    found = (find_wrapper(o) for o in inside)
+    return next((wrapper for wrapper in found if wrapper is not None), None)

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from absl import logging
 
-from keras_prm.optimizers import ADMMWrapper
+from keras_prm.optimizers import find_wrapper
 
 
 class ADMMProgress(keras.callbacks.Callback):
@@ -140,16 +140,6 @@ class ADMMProgress(keras.callbacks.Callback):
         for line in self._lines:
             _print_message(line)
         self._lines = []
-
-
-def find_wrapper(optimizer):
-    """The `ADMMWrapper` in an optimizer, however deep; `None` if none is."""
-    if optimizer is None or isinstance(optimizer, ADMMWrapper):
-        return optimizer
-    inside = [getattr(optimizer, "inner_optimizer", None)]
-    inside += getattr(optimizer, "optimizers", ())
-    found = (find_wrapper(o) for o in inside)
-    return next((wrapper for wrapper in found if wrapper is not None), None)
 
 
 def scalars(wrapper, residuals=None):

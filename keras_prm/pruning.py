@@ -15,6 +15,7 @@ from keras_prm import topology
 from keras_prm.masks import Masks
 from keras_prm.masks import apply_masks
 from keras_prm.masks import dead_vectors
+from keras_prm.optimizers import find_wrapper
 from keras_prm.structures import KernelMask
 
 
@@ -44,14 +45,14 @@ def hard_prune(model, plan, score=None, data=None, optimizer=None):
             has to be compiled with its loss.
         optimizer: The `ADMMWrapper` that trained the model, where the model
             is not compiled with it, as in distillation. Defaults to
-            `model.optimizer`.
+            `model.optimizer`. Has no say where there is a `score`.
 
     Returns:
         The `Masks`, to be held by `StructuredMask` while training on.
 
     Raises:
         TypeError: `plan` is no plan, `score` no function, `data` no batches,
-            or the model is subclassed.
+            `optimizer` no ADMMWrapper, or the model is subclassed.
         ValueError: The plan was made for another model, a weight is NaN or
             infinite, or the score cannot be computed. Nothing has been
             changed then.
@@ -86,8 +87,7 @@ def masks_for(model, plan, score=None, data=None, optimizer=None):
             "Received: score=None"
         )
     if score is None:
-        optimizer = optimizer or getattr(model, "optimizer", None)
-        masks = _support(optimizer, plan, weights)
+        masks = _support(_wrapper(model, optimizer), plan, weights)
     else:
         masks = ranking.support(model, trace, plan, score, data)
     dead = np.zeros(trace.num_classes, bool)
@@ -151,20 +151,32 @@ def _differently_tied(plan, trace, weights):
     return bad
 
 
-def _support(optimizer, plan, weights):
+def _wrapper(model, optimizer):
+    """The `ADMMWrapper` whose support is asked for; `None` if none is."""
+    if optimizer is None:
+        return find_wrapper(getattr(model, "optimizer", None))
+    wrapper = find_wrapper(optimizer)
+    if wrapper is None:
+        raise TypeError(
+            "`optimizer` must be the `ADMMWrapper` that trained the model, "
+            f"or hold it. Received: optimizer={optimizer!r}. To choose by "
+            "the weights alone, leave it out."
+        )
+    return wrapper
+
+
+def _support(wrapper, plan, weights):
     """dict from key to `KernelMask`: the wrapper's support, or W's."""
-    while optimizer is not None:
-        if hasattr(optimizer, "plan"):
-            if optimizer.plan == plan and optimizer.settled:
-                return optimizer.masks()
-            warnings.warn(
-                "The model is compiled with ADMM, but for another plan, or "
-                "not trained for a single update, or not to the end of its "
-                "ramp: what goes is chosen by the weights alone. "
-                "To use what ADMM found, pass `model.optimizer.plan`.",
-                stacklevel=4,
-            )
-        optimizer = getattr(optimizer, "inner_optimizer", None)
+    if wrapper is not None:
+        if wrapper.plan == plan and wrapper.settled:
+            return wrapper.masks()
+        warnings.warn(
+            "The model is compiled with ADMM, but for another plan, or not "
+            "trained for a single update, or not to the end of its ramp: "
+            "what goes is chosen by the weights alone. To use what ADMM "
+            "found, pass `model.optimizer.plan`.",
+            stacklevel=4,
+        )
     kernels = [
         keras.ops.convert_to_tensor(weights[k.key].variable)
         for k in plan.kernels

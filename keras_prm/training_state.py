@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from keras_prm.masks import Masks
+from keras_prm.optimizers import find_wrapper
 
 
 def collect(model, masks):
@@ -74,6 +75,15 @@ def restore(model, arrays):
         variable.assign(array)
 
 
+def finite(arrays):
+    """Whether no array holds NaN or infinity."""
+    return all(
+        np.isfinite(array.astype("float32")).all()
+        for array in arrays
+        if not np.issubdtype(array.dtype, np.integer)
+    )
+
+
 def random_state():
     """The states of Python's, NumPy's and torch's global generators."""
     kind, keys, *rest = np.random.get_state()
@@ -100,13 +110,9 @@ def set_random_state(state):
 
 
 def plan_of(optimizer):
-    """The plan of an optimizer or of one inside it; `None` if none has."""
-    while optimizer is not None:
-        plan = getattr(optimizer, "plan", None)
-        if plan is not None:
-            return plan
-        optimizer = getattr(optimizer, "inner_optimizer", None)
-    return None
+    """The plan of the `ADMMWrapper` in an optimizer; `None` if none is."""
+    wrapper = find_wrapper(optimizer)
+    return None if wrapper is None else wrapper.plan
 
 
 def _variables(model):

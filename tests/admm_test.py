@@ -94,7 +94,7 @@ class ADMMTest(parameterized.TestCase):
         state, textbook = self.start(old)
         for value, changed in ((old, False), (rho, True), (rho, False)):
             self.w = self.walk(self.w, 0.3)
-            if changed:
+            if changed or 0.0 in (value, textbook.rho):
                 textbook.restart(self.w, value)
             else:
                 textbook.update(self.w)

@@ -322,6 +322,19 @@ class ResumeTest(CheckpointTestCase):
         # On torch one without a seed of its own draws from torch's generator.
         self.assertEqual(seeds[1].tolist(), [7, STEPS])
 
+    def test_a_training_that_diverges_leaves_the_good_file(self):
+        class Diverge(keras.callbacks.Callback):
+            def on_epoch_end(self, epoch, logs=None):
+                weights = [0 * w + np.nan for w in self.model.get_weights()]
+                self.model.set_weights(weights)
+
+        self.written()
+        old = self.path.read_bytes()
+        with self.assertWarnsRegex(UserWarning, "NaN.*smaller learning rate"):
+            fit(compiled(), AtomicCheckpoint(self.path), Diverge(), epochs=2)
+        self.assertEqual(self.path.read_bytes(), old)
+        self.assertEqual(AtomicCheckpoint.read(self.path)["epoch"], 1)
+
     def test_read(self):
         model, masks = pruned(admm)
         plan = model.optimizer.plan

@@ -184,6 +184,17 @@ class IterativePruningTest(parameterized.TestCase):
             filters = [(kept(masks) or (8, 6))[0] for masks in watch.seen]
             self.assertEqual(filters, expected)
 
+    def test_a_training_that_goes_on_between_two_prunings(self):
+        self.compile()
+        pruning = IterativePruning(self.plan, every=4)
+        self.train(pruning, epochs=2)
+        before = pruning.masks
+        # As in a new process, after the weights were read from a file.
+        pruning = IterativePruning(self.plan, every=4)
+        self.train(pruning, epochs=3, initial_epoch=2)
+        self.assertEqual(pruning.masks, before)
+        self.assertEqual(leaks(self.model, before), [])
+
     def test_traces_anew_only_where_something_was_pruned(self):
         self.compile()
         count = []

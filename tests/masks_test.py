@@ -72,6 +72,32 @@ class MasksTestCase(parameterized.TestCase):
 
 
 class HardPruneTest(MasksTestCase):
+    @parameterized.parameters(
+        "wrapper", lambda wrapper: keras.optimizers.LossScaleOptimizer(wrapper)
+    )
+    def test_support_of_an_optimizer_that_is_passed(self, around):
+        model = conv_model()
+        plan = SparsityPlan.uniform(model, filters=0.5)
+        wrapper = ADMMWrapper("sgd", plan, update_every=1)
+        wrapper.build(model.trainable_variables)
+        wrapper.apply(
+            [keras.ops.zeros(v.shape) for v in wrapper._trainable_variables]
+        )
+        for variable in model.trainable_variables:
+            variable.assign(keras.ops.convert_to_numpy(variable)[..., ::-1])
+        optimizer = wrapper if around == "wrapper" else around(wrapper)
+        masks = hard_prune(model, plan, optimizer=optimizer)
+        for key, mask in wrapper.masks().items():
+            np.testing.assert_array_equal(
+                masks.kernels[key].full(), mask.full()
+            )
+
+    def test_an_optimizer_without_admm(self):
+        model = conv_model()
+        plan = SparsityPlan.uniform(model, filters=0.5)
+        with self.assertRaisesRegex(TypeError, "leave it out"):
+            hard_prune(model, plan, optimizer=keras.optimizers.SGD())
+
     @parameterized.parameters(*MODELS)
     def test_zero_where_masked_and_nowhere_else(self, name):
         model = zoo.make(name)

@@ -9,7 +9,9 @@ from keras import layers
 from keras import ops
 
 from keras_prm.optimizers import ADMMWrapper
+from keras_prm.penalties import RhoStages
 from keras_prm.plans import SparsityPlan
+from keras_prm.projections import project_plan
 from keras_prm.structures import ChannelGroup
 from keras_prm.structures import KernelPlan
 from tests.training import ON_JAX
@@ -116,6 +118,42 @@ class IterationTest(parameterized.TestCase):
         train(bare, 3)
         assert_same(values(bare.variables), values(wrapped.variables))
 
+    def test_rho_zero_has_no_dual(self):
+        """Without a pull `u` would grow, and turn the support upside down."""
+        model = build(rho=0.0, update_every=2)
+        train(model, 6)
+        optimizer = model.optimizer
+        kernels = [
+            ops.convert_to_tensor(model.trainable_variables[k.index])
+            for k in optimizer.plan.kernels
+        ]
+        channels, _ = project_plan(kernels, optimizer.plan)
+        np.testing.assert_array_equal(
+            optimizer.channels, ops.convert_to_numpy(channels) > 0
+        )
+
+    def test_steps_are_counted_from_where_it_is_built(self):
+        dense = functional()
+        dense.compile(keras.optimizers.Adam(0.01), "mse")
+        train(dense, 3)  # 24 steps
+        ramp = keras.optimizers.schedules.PolynomialDecay(0.0, 16, 1.0)
+        optimizer = ADMMWrapper(
+            dense.optimizer,
+            make_plan(dense),
+            rho=RhoStages(8, (0.1, 0.5)),
+            update_every=6,
+            ramp=ramp,
+        )
+        dense.compile(optimizer, "mse")
+        optimizer.build(dense.trainable_variables)
+        self.assertAlmostEqual(optimizer.current_rho, 0.1, places=6)
+        self.assertEqual(optimizer.current_share, 0.0)
+        self.assertEqual(optimizer.num_updates, 0)
+        train(dense)
+        self.assertEqual(optimizer.num_updates, 1)
+        self.assertAlmostEqual(optimizer.current_rho, 0.1, places=6)
+        self.assertAlmostEqual(optimizer.current_share, 6 / 16, places=6)
+
     def test_weights_reach_the_plan(self):
         model = build(inner=keras.optimizers.SGD(0.1), rho=1.0, update_every=5)
         train(model, 1)
@@ -138,10 +176,11 @@ class IterationTest(parameterized.TestCase):
         kernels = [v.shape for v in own if v.name.endswith("target")]
         self.assertEqual(kernels, [(40, 60), (60, 30)])
         # Columns of both kernels, classes of the first, two residuals, and
-        # five numbers: rho as set and in force, the share, Keras' own two.
+        # six numbers: rho as set and in force, the share, where the steps
+        # begin, Keras' own two.
         others = sum(np.prod(v.shape, dtype=int) for v in own)
         others -= 40 * 60 + 60 * 30
-        self.assertEqual(others, (40 + 60) + 60 + 2 + 5)
+        self.assertEqual(others, (40 + 60) + 60 + 2 + 6)
 
     def test_unplanned_and_missing_gradients(self):
         model = build()

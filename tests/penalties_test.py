@@ -153,6 +153,14 @@ class SetRhoTest(parameterized.TestCase):
             optimizer.rho = 0.1
 
 
+class ScheduleTest(parameterized.TestCase):
+    def test_below_zero_is_zero(self):
+        rho = schedules.PolynomialDecay(0.1, 10, -0.1)
+        model = build(rho=rho, update_every=4)
+        train(model, 2)
+        self.assertEqual(model.optimizer.current_rho, 0.0)
+
+
 class RampTest(parameterized.TestCase):
     @parameterized.parameters((1, 0.5), (3, 0.875))
     def test_grows_to_the_plan(self, power, half_way):
@@ -189,6 +197,7 @@ class RampTest(parameterized.TestCase):
     @parameterized.parameters(
         (0.5, TypeError, "PolynomialDecay"),
         (schedules.PolynomialDecay(2.0, 5, 1.0), ValueError, "is the plan's"),
+        (schedules.PolynomialDecay(0.0, 5, 100.0), ValueError, "end at 1.0"),
     )
     def test_refuses(self, ramp, error, message):
         with self.assertRaisesRegex(error, message):
