@@ -215,7 +215,9 @@ def document(results):
             f"Median and range over the seeds {', '.join(FLAGS.seeds)}. "
             "A score is worth what it is better than *random*; where the "
             "ranges overlap, this run does not tell methods apart. "
-            "`benchmarks/scores.py` says how each method spends its epochs.",
+            "`benchmarks/scores.py` says how each method spends its epochs. "
+            "So few are not what ADMM is for: it has not converged, as the "
+            "accuracy at once shows. `examples/lenet5.py` gives it 60.",
             table(results),
             f"{platform.machine()} with {os.cpu_count()} cores, "
             f"{keras.backend.backend()}, Keras {keras.__version__}.",
