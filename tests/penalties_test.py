@@ -86,7 +86,10 @@ class ResidualBalancingTest(parameterized.TestCase):
         rule = ResidualBalancing(1e-4, factor=3.0, maximum=10.0)
         model = build(inner=keras.optimizers.SGD(0.1), rho=rule)
         fixed = build(inner=keras.optimizers.SGD(0.1), rho=1e-4)
+        rng = np.random.default_rng(0)
+        start = [0.5 * rng.normal(size=w.shape) for w in model.weights]
         for each in (model, fixed):
+            each.set_weights(start)  # the same on every backend
             train(each, 15)
         self.assertGreater(model.optimizer.current_rho, 1e-2)
 
@@ -96,7 +99,7 @@ class ResidualBalancingTest(parameterized.TestCase):
 
         primal, dual = totals(model.optimizer)
         other_primal, other_dual = totals(fixed.optimizer)
-        self.assertLess(primal, 0.7 * other_primal)
+        self.assertLess(primal, 0.5 * other_primal)
         self.assertLess(primal, 10 * dual)
         self.assertGreater(other_primal, 1000 * other_dual)
 
