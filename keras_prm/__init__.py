@@ -31,11 +31,11 @@ from keras_prm.progress import ADMMProgress
 from keras_prm.pruning import hard_prune
 from keras_prm.purification import purify
 from keras_prm.rebuild import strip
+from keras_prm.reports import PurificationReport
+from keras_prm.reports import StripReport
+from keras_prm.reports import Thresholds
 from keras_prm.sites import Rule
 from keras_prm.structures import KernelMask
-from keras_prm.structures import PurificationReport
-from keras_prm.structures import StripReport
-from keras_prm.structures import Thresholds
 from keras_prm.tensorboard import SparsityTensorBoard
 from keras_prm.verification import Certificate
 from keras_prm.verification import verify

@@ -11,7 +11,8 @@ from keras_prm import windows
 
 _PADDING = {1: layers.ZeroPadding1D, 2: layers.ZeroPadding2D}
 _CROPPING = {1: layers.Cropping1D, 2: layers.Cropping2D}
-_KINDS = (layers.Conv1D, layers.Conv2D)
+_DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
+_KINDS = (layers.Conv1D, layers.Conv2D, *_DEPTHWISE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +87,8 @@ def find(layer, kernel, input_shapes):
     config = {"kernel_size": sizes}
     if layer.padding == "same" and _is_same(layer, sizes, shift):
         return KernelBox(window, config, ())
+    if type(layer) in _DEPTHWISE and np.any(shift):
+        return None  # on a device the padding would cost more than it saves
     return KernelBox(window, {**config, "padding": "valid"}, shift)
 
 

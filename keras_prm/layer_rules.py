@@ -13,12 +13,14 @@ from keras import layers
 from keras_prm import attention_rules
 from keras_prm import axis_rules
 from keras_prm import channel_rules
+from keras_prm import column_rules
 from keras_prm import constants
 from keras_prm import kernel_rules
 from keras_prm import normalization_rules
 from keras_prm import operator_rules
 from keras_prm import recurrent_rules
 from keras_prm import topology
+from keras_prm.column_layers import GatherColumns
 from keras_prm.sites import Rule
 from keras_prm.sites import pin
 
@@ -245,6 +247,7 @@ RULES = {
     layers.Maximum: Rule(channel_rules.join(constants.maximum)),
     layers.Minimum: Rule(channel_rules.join(constants.minimum)),
     layers.Concatenate: Rule(channel_rules.concatenate),
+    GatherColumns: column_rules.RULE,
 }
 
 # Layers of keras.applications, which Keras does not export.

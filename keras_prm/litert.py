@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import pathlib
 import re
 import statistics
@@ -217,6 +218,14 @@ def latency(models, inputs, runs=50, warmup=5, num_threads=1):
             if count >= 0:
                 seconds[i].append(time.perf_counter() - start)
     return [statistics.median(times) for times in seconds]
+
+
+def version():
+    """The version of LiteRT that is installed, `""` without one."""
+    try:
+        return importlib.metadata.version("ai-edge-litert")
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def _interpreter_class():

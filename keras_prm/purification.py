@@ -10,8 +10,8 @@ from keras_prm import graph
 from keras_prm import sweeping
 from keras_prm import topology
 from keras_prm.masks import masks_of
-from keras_prm.structures import PurificationReport
-from keras_prm.structures import Thresholds
+from keras_prm.reports import PurificationReport
+from keras_prm.reports import Thresholds
 
 STRENGTHS = (0.0, *np.geomspace(1e-3, 30.0, 24))
 

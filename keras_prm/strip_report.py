@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import keras
 import numpy as np
 
 from keras_prm import layouts
 from keras_prm import topology
 from keras_prm.channel_classes import ClassTable
-from keras_prm.structures import StripReport
-from keras_prm.structures import StripRow
+from keras_prm.reports import LoweringRow
+from keras_prm.reports import StripReport
+from keras_prm.reports import StripRow
 
 _CONSTANT = "a reader cannot take their constant into its bias"
 _ALONE = "a layer needs at least one"
@@ -37,6 +40,61 @@ def compare(maker, view, small):
         _count(small),
         tuple(_channels(live, after)),
         _kept(maker, view),
+    )
+
+
+def with_lowerings(report, choices, reorderings, small):
+    """A report, completed by what was done about empty columns.
+
+    Args:
+        report: The `StripReport` of the model without lowerings.
+        choices: The `Choice`s that were made.
+        reorderings: The `Reordering`s of its weights.
+        small: The model that came of it.
+    """
+    variables = topology.variables_by_key(small)
+    kept = dict(report.kept)
+    for moved in reorderings:
+        kept[moved.key] = _moved(kept.get(moved.key), moved)
+    rows = [
+        dataclasses.replace(
+            row,
+            after=tuple(variables[row.key].shape),
+            zeros_after=_zeros(variables[row.key]),
+        )
+        if row.key in variables
+        else row
+        for row in report.rows
+    ]
+    return dataclasses.replace(
+        report,
+        rows=tuple(rows),
+        weights_after=_count(small),
+        kept=kept,
+        lowered=tuple(map(_lowering_row, choices)),
+    )
+
+
+def _moved(kept, moved):
+    """What `kept` says of a weight once its positions have moved."""
+    found = list(kept or (None,) * len(moved.variable.shape))
+    before = found[moved.axis]
+    before = range(len(moved.order)) if before is None else before
+    found[moved.axis] = tuple(np.take(list(before), moved.order).tolist())
+    return tuple(found)
+
+
+def _lowering_row(choice):
+    live, lowering = choice.site.live, choice.lowering
+    return LoweringRow(
+        choice.site.key,
+        "dense" if lowering is None else lowering.name,
+        int(live.sum()),
+        live.size,
+        0 if lowering is None else len(lowering.columns),
+        choice.reason,
+        choice.dense,
+        choice.time,
     )
 
 

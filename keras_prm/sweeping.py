@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_prm import layouts
 from keras_prm.liveness import Liveness
-from keras_prm.structures import PurificationRow
+from keras_prm.reports import PurificationRow
 
 
 class Sweeper:

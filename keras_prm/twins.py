@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-import keras
 import numpy as np
 from keras import layers
 
+from keras_prm import contents
 from keras_prm import copying
 from keras_prm import kernel_boxes
 from keras_prm import layer_rules
@@ -37,13 +37,16 @@ class Maker:
 
     Args:
         live: The `Liveness` of the trace.
+        lowered: dict from `id(layer)` to the `Lowering` of its columns, of
+            layers from which nothing else is to be cut.
 
     Attributes:
         targets: dict from `id(variable)` to what has become of it.
     """
 
-    def __init__(self, live):
+    def __init__(self, live, lowered=None):
         self.targets = {}
+        self.lowered = lowered or {}
         self.live = live
         self.trace = live.trace
         self._mixes = {}
@@ -83,16 +86,17 @@ class Maker:
             if children:
                 inner = self.trace.inner[id(layer)]
                 return _wrapped(inner, rule, config, children)
-        contents = self._content_of(layer)
-        if contents.box is not None:
-            config.update(contents.box.config)
+        content = self._content_of(layer)
+        for change in (content.box, content.lowering):
+            if change is not None:
+                config.update(change.config)
+                name = self._free_name(layer.name)
+                adapters = change.adapters(name, layer.dtype_policy)
+        if content.narrowing is not None:
+            config.update(content.narrowing.config)
             name = self._free_name(layer.name)
-            adapters = contents.box.adapters(name, layer.dtype_policy)
-        if contents.narrowing is not None:
-            config.update(contents.narrowing.config)
-            name = self._free_name(layer.name)
-            followers = contents.narrowing.followers(layer, name)
-        if contents.amount is not None and "use_bias" in config:
+            followers = content.narrowing.followers(layer, name)
+        if content.amount is not None and "use_bias" in config:
             config["use_bias"] = True
         if hasattr(layer, "get_vocabulary"):
             config["vocabulary"] = layer.get_vocabulary(
@@ -100,7 +104,7 @@ class Maker:
             )
         # Their own would draw random numbers, or hold arrays of the old shape.
         for name in copying.initializers(layer, config):
-            config[name] = contents.initializer(layer, name)
+            config[name] = content.initializer(layer, name)
         twin = copying.from_config(layer, config)
         return Twin(twin, tuple(adapters), followers=tuple(followers))
 
@@ -112,15 +116,15 @@ class Maker:
             for child, small in twin.children:
                 self.fill(child, Twin(small))
             return
-        twin, contents = twin.layer, self._content_of(layer)
+        twin, content = twin.layer, self._content_of(layer)
         copying.adapt_sublayers(layer, twin)
-        added = contents.amount is not None and layer.bias is None
+        added = content.amount is not None and layer.bias is None
         bias = twin.bias if added else None
         targets = [v for v in twin.variables if v is not bias]
         for source, target in zip(layer.variables, targets, strict=True):
             self.targets[id(source)] = target
-            if id(source) not in contents.given:
-                target.assign(contents.array(source))
+            if id(source) not in content.given:
+                target.assign(content.array(source))
         if isinstance(twin, layers.Normalization):
             twin.finalize_state()
         for name in copying.initializers(layer, layer.get_config()):
@@ -152,12 +156,12 @@ class Maker:
             None if ids is None else np.flatnonzero(self.live.keep(ids))
             for ids in weight.ids
         ]
-        contents = self._content_of(layer)
-        if contents.box is not None and weight.variable is layer.kernel:
-            for axis, window in enumerate(contents.box.window):
+        content = self._content_of(layer)
+        if content.box is not None and weight.variable is layer.kernel:
+            for axis, window in enumerate(content.box.window):
                 found[axis] = np.arange(window.start, window.stop)
-        if contents.narrowing is not None:
-            found[-1] = found[-1][contents.narrowing.live]
+        if content.narrowing is not None:
+            found[-1] = found[-1][content.narrowing.live]
         return tuple(
             None
             if at is None or len(at) == weight.variable.shape[axis]
@@ -168,14 +172,16 @@ class Maker:
     def _content_of(self, layer):
         """The `Contents` of a layer's twin, found once."""
         if id(layer) not in self._contents:
-            box = self._box(layer)
-            self._contents[id(layer)] = Contents(
+            lowering = self.lowered.get(id(layer))
+            box = None if lowering else self._box(layer)
+            self._contents[id(layer)] = contents.Contents(
                 self._sliced,
                 box,
                 self._folded(layer),
                 self._factors(layer),
                 layer,
-                self._narrowing(layer, box),
+                None if lowering else self._narrowing(layer, box),
+                lowering,
             )
         return self._contents[id(layer)]
 
@@ -211,7 +217,7 @@ class Maker:
         pairs = rule.factors(layer, self._size)
         return {id(v): np.float32(f) for v, f in pairs if f != 1}
 
-    def _may_change(self, layer):
+    def may_change(self, layer):
         """True for a layer with a kernel that may get others around it."""
         return (
             id(layer) in self._mixes
@@ -220,7 +226,7 @@ class Maker:
         )
 
     def _narrowing(self, layer, box):
-        if not (self._may_change(layer) and narrowing.has_filters(layer)):
+        if not (self.may_change(layer) and narrowing.has_filters(layer)):
             return None
         mixes = self._mixes[id(layer)]
         targets = [mix.target for mix in mixes]
@@ -242,7 +248,7 @@ class Maker:
         return narrowing.find(layer, kernel, constants, positions)
 
     def _box(self, layer):
-        if not (self._may_change(layer) and kernel_boxes.has_window(layer)):
+        if not (self.may_change(layer) and kernel_boxes.has_window(layer)):
             return None
         mixes = self._mixes[id(layer)]
         kernel = self._sliced(mixes[0].kernel)
@@ -262,79 +268,10 @@ class Maker:
 
     def _free_name(self, name):
         """A stem for the names of adapters that no layer has already."""
-        suffixes = ("pad", "crop", "place")
+        suffixes = ("pad", "crop", "place", "columns")
         while self._names & {f"{name}_{suffix}" for suffix in suffixes}:
             name += "_"
         return name
-
-
-class Contents:
-    """The arrays of one twin's variables.
-
-    Args:
-        sliced: Maps a variable to the part of it that stays.
-        box: The `KernelBox` its kernel is cut to, or `None`.
-        amount: What is added to its bias, `(out,)`, or `None`.
-        factors: dict from `id(variable)` to what it is multiplied by.
-        layer: The layer whose twin it is.
-        narrowing: The `Narrowing` of its filters, or `None`.
-
-    Attributes:
-        given: ids of the variables that an initializer has taken care of.
-    """
-
-    def __init__(self, sliced, box, amount, factors, layer, narrowing=None):
-        self.sliced = sliced
-        self.box = box
-        self.amount = amount
-        self.factors = factors
-        self.layer = layer
-        self.narrowing = narrowing
-        self.given = set()
-
-    def array(self, source):
-        """What a variable of the layer is in its twin."""
-        array = self.sliced(source)
-        if self.box is not None and source is self.layer.kernel:
-            array = array[self.box.window]
-        if self.amount is not None and source is self.layer.bias:
-            array = array + self.amount
-        if id(source) in self.factors:
-            array = array * self.factors[id(source)]
-        return self._narrow(array)
-
-    def initializer(self, layer, name):
-        """An initializer that gives a new variable its final value.
-
-        Zeros where it is not clear which variable it is for; it is assigned
-        afterwards then.
-        """
-        stem = name.removesuffix("_initializer")
-        own = getattr(layer, stem, None)
-        if own is None:
-            own = getattr(layer, f"{stem}_kernel", None)
-        if stem == "bias" and own is None and self.amount is not None:
-            return self._given(None, self._narrow(self.amount))
-        if not any(own is v for v in layer.variables):
-            return "zeros"
-        return self._given(own, self.array(own))
-
-    def _narrow(self, array):
-        """The filters that stay, of a kernel or a bias."""
-        if self.narrowing is None:
-            return array
-        return np.compress(self.narrowing.live, array, axis=-1)
-
-    def _given(self, source, array):
-        def initialize(shape, dtype=None):
-            if tuple(shape) != array.shape:  # another variable's
-                return keras.ops.zeros(shape, dtype)
-            self.given.add(id(source))
-            if str(array.dtype) == dtype:
-                return array
-            return keras.ops.convert_to_tensor(array, dtype)
-
-        return initialize
 
 
 def _wrapped(calls, rule, config, children):

@@ -4,7 +4,7 @@ from absl.testing import parameterized
 
 from keras_prm import graph
 from keras_prm import sweeping
-from keras_prm.structures import Thresholds
+from keras_prm.reports import Thresholds
 from tests import zoo
 
 # One kernel position, four inputs in two channels, three filters.

@@ -1,0 +1,171 @@
+"""Building a model of the twins of another one's layers, call by call."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+from keras import layers
+from keras import tree
+
+from keras_prm import layer_rules
+from keras_prm import topology
+from keras_prm import twins
+
+
+class Builder:
+    """Builds the twins of the layers and models of one trace.
+
+    Args:
+        live: The `Liveness` of the trace: what stays.
+        lowered: dict from `id(layer)` to the `Lowering` of its columns.
+
+    Attributes:
+        maker: The `twins.Maker` of the layers.
+    """
+
+    def __init__(self, live, lowered=None):
+        self.trace = live.trace
+        self.live = live
+        self.maker = twins.Maker(live, lowered)
+        self._twins = {}
+        self._outputs = set()
+
+    # Models.
+
+    def model(self, view, is_root=False):
+        """The twin of a functional model."""
+        tensors = {
+            id(x): self._input(x, keep_shape=is_root) for x in view.inputs
+        }
+        inputs = dict(tensors)
+        self._outputs.update(id(x) for x in view.outputs)
+        calls, needed = topology.calls(view), self._needed(view)
+        for call in calls:
+            if any(id(x) in needed for x in call.outputs):
+                outputs = self._call(call, tensors)
+                for x, new in zip(call.outputs, tree.flatten(outputs)):
+                    self._check_shape(call, x, new)
+                    tensors[id(x)] = new
+        for layer in {id(c.operation): c.operation for c in calls}.values():
+            if id(layer) in self._twins and not topology.is_model(layer):
+                self.maker.fill(layer, self._twins[id(layer)])
+        return keras.Model(
+            tree.map_structure(lambda x: inputs[id(x)], view.input),
+            tree.map_structure(lambda x: tensors[id(x)], view.output),
+            name=view.name,
+        )
+
+    def _input(self, x, keep_shape):
+        layer = topology.input_layer(x)
+        config = layer.get_config()
+        if not keep_shape:
+            config["batch_shape"] = self._shape(x)
+        return type(layer).from_config(config).output
+
+    def _needed(self, view):
+        """Ids of the tensors that the outputs depend on."""
+        needed = {id(x) for x in view.outputs}
+        for call in reversed(topology.calls(view)):
+            if any(id(x) in needed for x in call.outputs):
+                needed.update(id(x) for x in self._operands(call))
+        return needed
+
+    def _operands(self, call):
+        """The inputs of a call, less the zero terms of a sum."""
+        dtypes = {x.dtype for x in (*call.inputs, *call.outputs)}
+        if (
+            not _is_sum(call)
+            or len(dtypes) > 1
+            or any(map(topology.is_masked, call.inputs))
+            or id(call.outputs[0]) in self._outputs  # they keep their names
+        ):
+            return call.inputs
+        terms = [
+            x
+            for x in call.inputs
+            if x.shape != call.outputs[0].shape or not self._is_zero(x)
+        ]
+        whole = [x for x in terms if x.shape == call.outputs[0].shape]
+        if whole:
+            return terms
+        spare = [x for x in call.inputs if x.shape == call.outputs[0].shape]
+        return terms + spare[:1] if spare else call.inputs
+
+    def _is_zero(self, x):
+        return all(self.live.is_zero(v) for v in self.trace.homes[id(x)])
+
+    def _call(self, call, tensors):
+        terms = self._operands(call)
+        if len(terms) < len(call.inputs):
+            terms = [tensors[id(x)] for x in terms]
+            if len(terms) == 1:
+                return terms[0]
+            return self._twin(call).layer(terms)
+        args, kwargs = call.arguments.fill_in(tensors)
+        rule = layer_rules.rule_for(call.operation)
+        if rule is not None and rule.rewrite is not None:
+            args, kwargs = rule.rewrite(call, args, kwargs, self._keep)
+        twin = self._twin(call)
+        for adapter in twin.adapters:
+            args = (adapter(args[0]), *args[1:])
+        result = twin.layer(*args, **kwargs)
+        for follower in twin.followers:
+            result = follower(result)
+        return result
+
+    def _twin(self, call):
+        layer = call.operation
+        if id(layer) not in self._twins:
+            if topology.is_model(layer):
+                twin = twins.Twin(self.model(topology.functional(layer)))
+            else:
+                inner = self._inner(layer)
+                shape = self._shape(call.outputs[0])
+                twin = self.maker.make(call, shape, self._keep, inner)
+            self._twins[id(layer)] = twin
+        return self._twins[id(layer)]
+
+    def _inner(self, layer):
+        """The twins of what a wrapper wraps, once each."""
+        calls = self.trace.inner.get(id(layer), ())
+        if id(layer) in self.trace.opaque:
+            calls = ()
+        layers_ = {id(call.operation): call for call in calls}
+        return [self._twin(call) for call in layers_.values()]
+
+    # Shapes.
+
+    def _keep(self, x, axis):
+        """Which positions of an axis of a tensor stay, bool."""
+        ids = self.trace.homes[id(x)][0].ids[axis]
+        if ids is None:
+            return np.ones(x.shape[axis] or 0, bool)
+        return self.live.keep(ids)
+
+    def _shape(self, x):
+        """The shape that the analysis predicts for the twin of a tensor."""
+        value = self.trace.homes[id(x)][0]
+        return tuple(
+            n if ids is None else int(self.live.keep(ids).sum())
+            for n, ids in zip(x.shape, value.ids)
+        )
+
+    def _check_shape(self, call, x, new):
+        if tuple(new.shape) != self._shape(x):
+            raise RuntimeError(
+                f"The rebuilt '{call.operation.name}' has the shape "
+                f"{tuple(new.shape)} where the analysis expected "
+                f"{self._shape(x)}. This is an error in the rule for "
+                f"{type(call.operation).__name__}; please report it."
+            )
+
+
+def _is_sum(call):
+    kind = type(call.operation)
+    if kind is layers.Add:
+        return True
+    return (
+        kind.__name__ == "Add"
+        and kind.__module__.startswith("keras.src.ops.")
+        and len(call.inputs) == 2
+    )

@@ -1,0 +1,175 @@
+"""Leaving out the empty columns of a stripped model."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from keras_prm import building
+from keras_prm import channel_order
+from keras_prm import graph
+from keras_prm import lowering_search
+from keras_prm import lowerings
+from keras_prm import topology
+from keras_prm.lowering_timing import AutoLowering
+
+NAMES = ("none", "auto", "model", "smallest")
+
+
+def check(lowering):
+    """Raises if `lowering` is none that `strip` knows."""
+    if isinstance(lowering, AutoLowering) or lowering in NAMES:
+        return
+    raise ValueError(
+        f"Unknown lowering. Expected one of {list(NAMES)}, or an "
+        f"`AutoLowering(...)`. Received: lowering={lowering!r}"
+    )
+
+
+def lower(model, lowering):
+    """Leaves out what columns of zeros are left in a model.
+
+    Args:
+        model: A functional model that nobody else holds: the channels inside
+            may change places.
+        lowering: One of `NAMES` but `"none"`, or an `AutoLowering`.
+
+    Returns:
+        `(model, choices, reorderings)`: a new functional model; a list of
+        `Choice`, one per layer with empty columns; a list of the
+        `Reordering`s of its weights.
+    """
+    trace = graph.trace(model)
+    everything = _Everything(trace)
+    found = _sites(trace, model, everything)
+    moved = _reorder(trace, model, found)
+    if moved:
+        everything = _Everything(trace)
+        found = _sites(trace, model, everything)
+    choices = _choose(found, lowering)
+    lowered = {
+        id(c.site.layer): c.lowering for c in choices if c.lowering is not None
+    }
+    if not lowered:
+        return model, choices, moved
+    builder = building.Builder(everything, lowered)
+    small = builder.model(topology.functional(model), is_root=True)
+    search = _search(lowering)
+    if search is not None and not search.is_faster(small, model):
+        return model, [_given_up(choice) for choice in choices], moved
+    return small, choices, moved
+
+
+def sites(model):
+    """The `ColumnSite`s of a model: layers some of whose columns are empty."""
+    trace = graph.trace(model)
+    return _sites(trace, model, _Everything(trace))
+
+
+def _search(lowering):
+    """The `AutoLowering` that is meant, or `None`."""
+    if lowering == "auto":
+        return AutoLowering()
+    return lowering if isinstance(lowering, AutoLowering) else None
+
+
+def _given_up(choice):
+    if choice.lowering is None:
+        return choice
+    reason = "the layer is faster, but the whole model is not"
+    return dataclasses.replace(choice, lowering=None, reason=reason)
+
+
+def _choose(sites, lowering):
+    if lowering == "smallest":
+        return [lowering_search.by_bytes(site) for site in sites]
+    if lowering == "model":
+        return [lowering_search.by_model(site) for site in sites]
+    return _search(lowering).choose(sites)
+
+
+def _sites(trace, model, everything):
+    """The layers with empty columns that can be lowered."""
+    mixes = {}
+    for mix in trace.mixes:
+        mixes.setdefault(id(mix.layer), []).append(mix)
+    maker = building.Builder(everything).maker
+    masked = _masked(topology.functional(model))
+    found = []
+    for own in mixes.values():
+        layer, kernel = own[0].layer, own[0].kernel
+        if not lowerings.is_eligible(layer) or not maker.may_change(layer):
+            continue
+        if id(layer) in masked:
+            continue
+        if getattr(layer, "kernel", None) is not kernel:
+            continue
+        key, array = trace.weights[id(kernel)].key, everything.array(kernel)
+        site = lowerings.site_of(own, key, array)
+        if site is not None:
+            found.append(site)
+    return found
+
+
+def _masked(view):
+    """Ids of the layers that are called on tensors with a mask."""
+    found = set()
+    for call in topology.calls(view):
+        is_masked = any(map(topology.is_masked, call.inputs))
+        if topology.is_model(call.operation):
+            inner = topology.functional(call.operation)
+            found |= _masked(inner)
+            inside = [x for _, x in topology.layer_paths(inner)]
+        else:
+            inside = [call.operation]
+        found.update(id(x) for x in inside if is_masked)
+    return found
+
+
+def _reorder(trace, model, sites):
+    """Sorts channels by their live columns, in place."""
+    order = channel_order.ChannelOrder(trace, model)
+    weights = {weight.key: weight for weight in trace.weights.values()}
+    moved, seen = [], set()
+    for site in sites:
+        ids = weights[site.key].in_ids
+        names = frozenset(trace.classes[ids].tolist())
+        if names & seen:
+            continue
+        counts = site.live.reshape(-1, site.live.shape[-1]).sum(axis=0)
+        ranks = np.argsort(-counts, kind="stable")
+        if (ranks == np.arange(len(ranks))).all():
+            continue
+        found = order.reorderings(ids, ranks)
+        if found is not None:
+            seen |= names
+            for reordering in found:
+                reordering.apply()
+            moved += found
+    return moved
+
+
+class _Everything:
+    """A `Liveness` by which all stays as it is."""
+
+    def __init__(self, trace):
+        self.trace = trace
+        self._arrays = {}
+
+    def keep(self, ids):
+        return np.ones(len(ids), bool)
+
+    def is_zero(self, value):
+        return False
+
+    def constant(self, value, axis):
+        return np.full(value.shape[axis], np.nan)
+
+    def folded_bias(self, mix):
+        return np.zeros(())
+
+    def array(self, variable):
+        if id(variable) not in self._arrays:
+            self._arrays[id(variable)] = topology.array_of(variable)
+        return self._arrays[id(variable)]

@@ -1,0 +1,131 @@
+"""What a lowering costs, by a model that was fitted once, and in bytes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+
+from keras_prm import column_layers
+
+_FLOAT = 4  # bytes
+_OPERATION = 400  # bytes of an operation with its tensors' names, roughly
+_BLOCK = 16  # filters that are computed together
+_COUNTS = ("convolutions", "slices", "gathers")
+
+
+@dataclasses.dataclass(frozen=True)
+class CostModel:
+    """Microseconds on LiteRT, one thread, as a sum over primitives.
+
+    The time of a layer is taken to be linear in how much of each primitive
+    it needs; the coefficients were fitted by `benchmarks/columns.py --fit` to
+    the layers of that benchmark, random masks, all lowerings.
+
+    Args:
+        convolutions: Per convolution, µs.
+        slices: Per slice, padding or operand of a concatenation, µs.
+        gathers: Per gather, µs: it leaves the delegate and returns to it.
+        macs: Per million multiply-accumulates of a convolution whose filters
+            are filled up to a multiple of 16, µs.
+        reads: Per million entries that a convolution reads, one for each
+            position of its window, µs.
+        shifts: Per million multiply-accumulates of a depthwise convolution.
+        gathered: Per million entries that are gathered.
+        copied: Per million entries that are sliced, joined or padded.
+    """
+
+    convolutions: float = 0.6
+    slices: float = 0.6
+    gathers: float = 0.6
+    macs: float = 12.0
+    reads: float = 50.0
+    shifts: float = 120.0
+    gathered: float = 1000.0
+    copied: float = 250.0
+
+    def microseconds(self, sizes):
+        """The predicted time of what `operations` returned."""
+        return sum(getattr(self, name) * n for name, n in sizes.items())
+
+
+MODEL = CostModel()
+
+
+def operations(site, lowering=None):
+    """How much of each primitive a layer needs, per sample.
+
+    Args:
+        site: The `ColumnSite`; its sizes are known.
+        lowering: A `Lowering`, or `None` for the dense kernel.
+
+    Returns:
+        dict from the name of a coefficient of `CostModel` to a number.
+    """
+    sizes = dict.fromkeys(vars(MODEL), 0.0)
+    shape = site.array.shape
+    if lowering is not None:
+        shape = lowering.kernel(site.array).shape
+        _gather(sizes, site, lowering, (site.space, site.new_space))
+    _convolve(sizes, site.new_space, shape)
+    return {n: v if n in _COUNTS else v / 1e6 for n, v in sizes.items()}
+
+
+def file_bytes(site, lowering=None):
+    """Bytes that a layer takes in a float32 file, its bias aside."""
+    if lowering is None:
+        return _FLOAT * site.array.size
+    sizes = dict.fromkeys(vars(MODEL), 0.0)
+    _gather(sizes, site, lowering, ((1,), (1,)))
+    total = lowering.kernel(site.array).size
+    number, channels = len(lowering.columns), site.array.shape[-2]
+    if not lowering.keeps_window and lowering.method != "patches":
+        total += number * math.prod(site.window)
+    if lowering.method in ("gather", "patches"):
+        total += number
+    if lowering.method == "pointwise":
+        total += number * channels
+    return int(_FLOAT * total + _OPERATION * sum(map(sizes.get, _COUNTS)))
+
+
+def _convolve(sizes, space, shape):
+    *window, inputs, filters = shape
+    positions = math.prod(space)
+    reads = positions * math.prod(window) * inputs
+    sizes["convolutions"] += 1
+    sizes["reads"] += reads
+    sizes["macs"] += reads * -(-filters // _BLOCK) * _BLOCK
+
+
+def _gather(sizes, site, lowering, spaces):
+    before, after = map(math.prod, spaces)
+    number, inputs = len(lowering.columns), site.array.shape[-2]
+    positions, channels = np.divmod(np.array(lowering.columns), inputs)
+    if lowering.method == "patches":
+        for _, run in column_layers.groups(positions):
+            _pick(sizes, after, channels[run])
+            sizes["slices"] += 2
+        sizes["copied"] += before * inputs + 2 * after * number
+        return
+    if lowering.method == "pointwise":
+        _convolve(sizes, spaces[0], (inputs, number))
+    elif lowering.method == "gather":
+        _pick(sizes, before, channels)
+    pieces = 1
+    if lowering.method == "slices":
+        pieces = len(column_layers.runs(channels))
+        sizes["slices"] += 2 * pieces
+        sizes["copied"] += before * number + (pieces > 1) * after * number
+    if not lowering.keeps_window:
+        sizes["convolutions"] += pieces
+        sizes["shifts"] += after * number * math.prod(site.window)
+
+
+def _pick(sizes, space, channels):
+    if len(column_layers.runs(channels)) == 1:
+        sizes["slices"] += 1
+        sizes["copied"] += space * len(channels)
+    else:
+        sizes["gathers"] += 1
+        sizes["gathered"] += space * len(channels)

@@ -1,0 +1,248 @@
+"""The reports that stripping and purification return."""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class StripRow:
+    """What `strip` made of one kernel.
+
+    Args:
+        key: The kernel's key.
+        before: Its shape in the model.
+        after: Its shape in the stripped model; `None` where it is gone.
+        zeros_before: How many zeros were stored.
+        zeros_after: How many zeros still are.
+        note: Which empty filters had to stay, and why, or which went though
+            their channels stay; `""` if there are none.
+        axes: The kernel's axes `(in, out)`, counted from the end.
+    """
+
+    key: str
+    before: tuple[int, ...]
+    after: tuple[int, ...] | None
+    zeros_before: int
+    zeros_after: int
+    note: str = ""
+    axes: tuple[int, int] = (-2, -1)
+
+
+@dataclasses.dataclass(frozen=True)
+class LoweringRow:
+    """How the empty columns of one kernel were dealt with.
+
+    Args:
+        key: The kernel's key.
+        name: The lowering, `"columns by slices"` say, or `"dense"`.
+        live: How many of its columns are not empty.
+        size: How many it has.
+        indices: How many index entries are stored beside its weights.
+        reason: How that was decided.
+        dense_us: Microseconds with the dense kernel, measured or predicted,
+            for one sample; `None` where nobody asked.
+        us: The same for what was chosen.
+    """
+
+    key: str
+    name: str
+    live: int
+    size: int
+    indices: int
+    reason: str
+    dense_us: float | None = None
+    us: float | None = None
+
+    @property
+    def verdict(self) -> str:
+        """One line on what was chosen, and why."""
+        text = f"{self.name} ({self.reason})"
+        if self.name != "dense" and self.us:
+            text += f", {self.dense_us:.0f} -> {self.us:.0f} us"
+        return text
+
+
+@dataclasses.dataclass(frozen=True)
+class StripReport:
+    """What `strip` did, and what it left alone.
+
+    Args:
+        rows: One `StripRow` per kernel.
+        skipped: `(path, reason)` per layer whose channels had to stay.
+        weights_before: Stored weights of the model, trainable or not.
+        weights_after: The same for the stripped model.
+        channels: `(layers, before, after, reason)` per group of channels:
+            the layers that make them, their number, and why they have to
+            stay, `""` if they need not.
+        kept: Which positions of each weight stay: dict from its key to a
+            tuple with, per axis, the positions in the old weight, or `None`
+            where all of them stay. A weight that is gone has no entry. Of a
+            kernel whose columns are lowered this is what stayed before.
+        lowered: One `LoweringRow` per layer that had empty columns left,
+            where `lowering` is not `"none"`.
+    """
+
+    rows: tuple[StripRow, ...]
+    skipped: tuple[tuple[str, str], ...]
+    weights_before: int
+    weights_after: int
+    channels: tuple[tuple[str, int, int, str], ...] = ()
+    kept: dict[str, tuple] = dataclasses.field(default_factory=dict)
+    lowered: tuple[LoweringRow, ...] = ()
+
+    @property
+    def kept_channels(self) -> dict[str, tuple[int, ...]]:
+        """Which of the channels each layer puts out stay, by layer path.
+
+        Layers that keep all of them are left out. `json.dumps` takes it.
+        """
+        found = {}
+        for row in self.rows:
+            positions = self.kept.get(row.key, (None,))[row.axes[1]]
+            if positions is not None:
+                found[row.key.rpartition("/")[0]] = positions
+        return found
+
+    def __str__(self):
+        lines = [f"{'kernel before':>20}  {'after':>20}  zeros stored  key"]
+        for row in self.rows:
+            after = "gone" if row.after is None else _times(row.after)
+            lines.append(
+                f"{_times(row.before):>20}  {after:>20}  "
+                f"{row.zeros_after:12,}  {row.key}"
+            )
+            if row.note:
+                lines.append(f"{'':>20}  {row.note}")
+        lines.append("channels kept      of  layers")
+        lines += [
+            f"{after:13}  {before:6}  {layers}" + (f": {why}" if why else "")
+            for layers, before, after, why in self.channels
+        ]
+        if self.lowered:
+            lines.append("columns live      of  indices  kernel")
+        lines += [
+            f"{r.live:12}  {r.size:6}  {r.indices:7}  {r.key}: {r.verdict}"
+            for r in self.lowered
+        ]
+        lines += [f"left alone: {a}: {b}" for a, b in self.skipped]
+        lines.append(
+            f"stored weights: {self.weights_before:,} -> {self.weights_after:,}"
+        )
+        return "\n".join(lines)
+
+
+def _times(shape):
+    return "x".join(map(str, shape))
+
+
+@dataclasses.dataclass(frozen=True)
+class Thresholds:
+    """What purification calls small, relative to the layer's own medians.
+
+    A column is *live* if its squared norm is at least `column` times the
+    layer's median over columns that are not zero. A channel falls if the
+    share of its columns that are live is below `share` AND the mean squared
+    norm of all its columns is below `channel` times the layer's median over
+    channels. A filter falls if its squared norm is below `filter` times the
+    layer's median over filters that are not zero.
+
+    Args:
+        column: Bound for columns, >= 0.
+        share: Bound for the live share of a channel, in [0, 1].
+        channel: Bound for the energy of a channel, >= 0.
+        filter: Bound for the energy of a filter, >= 0.
+    """
+
+    column: float = 0.1
+    share: float = 0.5
+    channel: float = 0.1
+    filter: float = 0.1
+
+    def __post_init__(self):
+        bad = {k: v for k, v in vars(self).items() if not v >= 0}
+        if bad or self.share > 1:
+            raise ValueError(
+                "Thresholds must be >= 0, and `share` at most 1. "
+                f"Received: {bad or {'share': self.share}}. 0 keeps all."
+            )
+
+    def absolute(self, strength, medians) -> Thresholds:
+        """The bounds on squared norms themselves.
+
+        Args:
+            strength: Factor on all three energies. However large it is, a
+                column at the layer's median counts as live, so that a
+                channel of strong columns never falls.
+            medians: The layer's medians `(column, channel, filter)`.
+        """
+        column, channel, filter_ = medians
+        return Thresholds(
+            min(self.column * strength, 1.0) * column,
+            self.share,
+            self.channel * strength * channel,
+            self.filter * strength * filter_,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class PurificationRow:
+    """What purification removed from one kernel.
+
+    Args:
+        key: The kernel's key.
+        channels: First position on the input axis of each channel that fell
+            because few of its columns are live and their energy is low.
+        filters: Filters that fell because their energy is low.
+        followed: How many weights fell because nobody reads or writes their
+            channel any more.
+        limits: The bounds on squared norms that were kept to.
+        strength: What the proportions were multiplied by to get them.
+    """
+
+    key: str
+    channels: tuple[int, ...]
+    filters: tuple[int, ...]
+    followed: int
+    limits: Thresholds
+    strength: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PurificationReport:
+    """What purification removed, why, and what it cost.
+
+    Args:
+        rows: One `PurificationRow` per kernel.
+        weights_before: Nonzero weights of all kernels before.
+        weights_after: The same after.
+        score_before: What `evaluate` returned before; `None` without it.
+        score_after: What it returned after.
+        evaluations: How often it was called.
+        masks: The new `Masks`.
+    """
+
+    rows: tuple[PurificationRow, ...]
+    weights_before: int
+    weights_after: int
+    score_before: float | None
+    score_after: float | None
+    evaluations: int
+    masks: object
+
+    def __str__(self):
+        lines = ["channels  filters  weights that followed  strength  kernel"]
+        lines += [
+            f"{len(r.channels):8}  {len(r.filters):7}  {r.followed:21,}  "
+            f"{r.strength:8.3g}  {r.key}"
+            for r in self.rows
+        ]
+        lines.append(
+            f"kernel weights: {self.weights_before:,} -> {self.weights_after:,}"
+        )
+        if self.score_before is not None:
+            lines.append(
+                f"evaluate: {self.score_before:.4f} -> "
+                f"{self.score_after:.4f} in {self.evaluations} evaluations"
+            )
+        return "\n".join(lines)
