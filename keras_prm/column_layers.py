@@ -45,7 +45,7 @@ class GatherColumns(layers.Layer):
         columns: Sequence of ints, the columns in the order they are put out:
             `position * channels + channel`, where positions count the window
             row by row, as in `kernel.reshape(-1, filters)`.
-        kernel_size: Window, an int or tuple of ints; `()` for none.
+        kernel_size: Window, one int per spatial axis; `()` for none.
         strides: int or tuple of ints. Default 1.
         padding: `"valid"`, `"same"` or, for one spatial axis, `"causal"`.
         dilation_rate: int or tuple of ints. Default 1.
@@ -58,6 +58,7 @@ class GatherColumns(layers.Layer):
     Output shape: `(batch, *new_space, K)`.
 
     Raises:
+        TypeError: `kernel_size` is an int.
         ValueError: An argument is not one of these; a column is outside of
             the window or the channels; strides differ, or come with dilation,
             which only `"patches"` knows; or `"patches"` has strides and
@@ -67,7 +68,7 @@ class GatherColumns(layers.Layer):
 
     ```python
     # Column 13 is the window's middle (1, 1) in the second of 3 channels.
-    layer = GatherColumns([13], kernel_size=3, padding="same")
+    layer = GatherColumns([13], kernel_size=(3, 3), padding="same")
     layer(x)[..., 0] == x[..., 1]
     ```
     """
@@ -84,7 +85,7 @@ class GatherColumns(layers.Layer):
     ):
         super().__init__(**kwargs)
         self.columns = tuple(int(c) for c in columns)
-        self.kernel_size = _sizes(kernel_size)
+        self.kernel_size = _window(kernel_size)
         self.strides = _sizes(strides, len(self.kernel_size))
         self.dilation_rate = _sizes(dilation_rate, len(self.kernel_size))
         self.padding = padding
@@ -278,10 +279,17 @@ def can_shift(layer):
     return len(strides) < 2 and not (dilated and strides != {1})
 
 
-def _sizes(value, rank=None):
-    if isinstance(value, int):
-        return (value,) * (1 if rank is None else rank)
-    return tuple(int(n) for n in value)
+def _window(kernel_size):
+    if isinstance(kernel_size, int):
+        raise TypeError(
+            "Expected `kernel_size` to have one size per spatial axis, such "
+            f"as (3, 3). Received: kernel_size={kernel_size!r}"
+        )
+    return tuple(int(n) for n in kernel_size)
+
+
+def _sizes(value, rank):
+    return (value,) * rank if isinstance(value, int) else _window(value)
 
 
 def runs(channels):
