@@ -20,7 +20,6 @@ from keras_prm.export import export_litert
 from keras_prm.iterative import IterativePruning
 from keras_prm.layer_rules import register_rule
 from keras_prm.litert import LiteRTModel
-from keras_prm.litert import latency
 from keras_prm.masks import Masks
 from keras_prm.masks import masks_of
 from keras_prm.optimizers import ADMMWrapper
@@ -37,6 +36,7 @@ from keras_prm.structures import PurificationReport
 from keras_prm.structures import StripReport
 from keras_prm.structures import Thresholds
 from keras_prm.tensorboard import SparsityTensorBoard
+from keras_prm.timing import latency
 from keras_prm.verification import Certificate
 from keras_prm.verification import verify
 from keras_prm.version import __version__

@@ -13,7 +13,7 @@ from keras_prm.costs import Costs
 from keras_prm.costs import costs
 from keras_prm.costs import saved_bytes
 from keras_prm.export import export_litert
-from keras_prm.litert import latency
+from keras_prm.timing import latency
 
 
 @dataclasses.dataclass(frozen=True)
