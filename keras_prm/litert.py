@@ -51,7 +51,7 @@ class LiteRTModel:
                 f"Received: source={str(source)[:200]}; LiteRT says: {error}"
             ) from error
         self._inputs, self._outputs = _signature(self._interpreter)
-        self._is_ordered = len(self._inputs) == 1 or input_names is not None
+        self.is_ordered = len(self._inputs) == 1 or input_names is not None
         self._shapes = None
         names = list(input_names or self._inputs)
         if sorted(names) != sorted(self._inputs):
@@ -190,7 +190,7 @@ class LiteRTModel:
         if isinstance(inputs, dict):
             if set(inputs) == set(self._inputs):
                 return [inputs[name] for name in self._inputs]
-        elif self._is_ordered and len(inputs) == len(self._inputs):
+        elif self.is_ordered and len(inputs) == len(self._inputs):
             return inputs
         raise ValueError(
             "Cannot tell which array belongs to which input of a LiteRT model."
