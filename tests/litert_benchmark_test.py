@@ -173,7 +173,8 @@ class RealBenchmarkTest(parameterized.TestCase):
             found = benchmark(
                 [model, content], ROWS, num_threads=(1, 2), runs=2, warmup=0
             )
-        self.assertEmpty(list(pathlib.Path(folder).iterdir()))
+        left = pathlib.Path(folder).iterdir()  # TensorFlow leaves Python.
+        self.assertEmpty([path for path in left if path.suffix != ".py"])
         names = [(r.model, r.num_threads) for r in found.rows]
         models = ("dense", "model")
         self.assertEqual(names, [(m, n) for n in (1, 2) for m in models])
