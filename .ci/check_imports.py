@@ -13,6 +13,7 @@ import sys
 
 ORDER = (
     "version",
+    "tables",
     "layouts",
     "structures",
     "topology",
@@ -73,8 +74,14 @@ ORDER = (
     "sweeping",
     "purification",
     "litert",
+    "timing",
+    "peak_memory",
     "samples",
     "export",
+    "benchmark_sources",
+    "benchmark_report",
+    "litert_benchmark",
+    "benchmarking",
     "verification",
     "report",
     "__init__",

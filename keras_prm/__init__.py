@@ -5,6 +5,8 @@ provably unchanged, and ship it to a phone.
 """
 
 from keras_prm import scores
+from keras_prm.benchmark_report import BenchmarkReport
+from keras_prm.benchmark_report import BenchmarkRow
 from keras_prm.calibration import recalibrate
 from keras_prm.callbacks import StructuredMask
 from keras_prm.carrying import carry_optimizer
@@ -20,6 +22,7 @@ from keras_prm.export import export_litert
 from keras_prm.iterative import IterativePruning
 from keras_prm.layer_rules import register_rule
 from keras_prm.litert import LiteRTModel
+from keras_prm.litert_benchmark import benchmark
 from keras_prm.masks import Masks
 from keras_prm.masks import masks_of
 from keras_prm.optimizers import ADMMWrapper
@@ -45,6 +48,8 @@ __all__ = [
     "ADMMProgress",
     "ADMMWrapper",
     "AtomicCheckpoint",
+    "BenchmarkReport",
+    "BenchmarkRow",
     "Certificate",
     "Costs",
     "Explanation",
@@ -63,6 +68,7 @@ __all__ = [
     "StructuredMask",
     "Thresholds",
     "__version__",
+    "benchmark",
     "carry_optimizer",
     "costs",
     "enforced",
