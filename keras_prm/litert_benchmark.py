@@ -38,10 +38,11 @@ def benchmark(
 
         faster = median_r(seconds of the first model / seconds of this one)
 
-    with the 10th and 90th percentile of these ratios: where they lie on both
-    sides of 1, the run does not tell the models apart. Each number of
-    threads has rounds of its own: an interpreter of two threads that takes
-    turns with one of a single thread can take twice as long as it does alone.
+    with the 10th and 90th percentile of these ratios, which say how far
+    single rounds scatter, not how certain the median is. Pass a model twice
+    to see what the machine makes of equal work. Each number of threads has
+    rounds of its own: an interpreter of two threads that takes turns with
+    one of a single thread can take twice as long as it does alone.
 
     Peak memory is by how much running the file raises the peak of the
     resident set of a new process that has imported LiteRT already; about
