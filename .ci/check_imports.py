@@ -13,6 +13,7 @@ import sys
 
 ORDER = (
     "version",
+    "tables",
     "layouts",
     "structures",
     "reports",
@@ -74,6 +75,7 @@ ORDER = (
     "lowering_costs",
     "lowering_search",
     "litert",
+    "timing",
     "samples",
     "export",
     "lowering_timing",
@@ -86,6 +88,11 @@ ORDER = (
     "costs",
     "sweeping",
     "purification",
+    "peak_memory",
+    "benchmark_sources",
+    "benchmark_report",
+    "litert_benchmark",
+    "benchmarking",
     "verification",
     "report",
     "__init__",

@@ -28,6 +28,7 @@ from absl import flags
 
 from benchmarks import application_checks
 from benchmarks import application_models
+from keras_prm import tables
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("models", [], "Constructors to run; all if none is given.")
@@ -126,8 +127,7 @@ def table(rows):
     """The rows as Markdown, and how they came about."""
     rows = [rows[n] for n in application_models.constructors() if n in rows]
     good = [row for row in rows if "error" not in row]
-    lines = [f"| {' | '.join(_COLUMNS)} |", "|---" * len(_COLUMNS) + "|"]
-    lines += [f"| {' | '.join(_cells(row))} |" for row in good]
+    text = tables.markdown([_COLUMNS, *map(_cells, good)], pad=False)
     passed = sum(row["passed"] for row in good)
     notes = [f"{passed} of {len(rows)} models pass."]
     notes += [f"{r['model']}: {r['error']}" for r in rows if r not in good]
@@ -136,7 +136,7 @@ def table(rows):
         f"    .venv/bin/python -m benchmarks.applications --seed={seed}"
         for seed in sorted({row["seed"] for row in good})
     ]
-    return "\n\n".join([_HEAD.rstrip(), "\n".join(lines), *notes]) + "\n"
+    return "\n\n".join([_HEAD.rstrip(), text, *notes]) + "\n"
 
 
 def _cells(row):

@@ -133,6 +133,7 @@ def fit(rng):
 
     names, rows = list(vars(lowering_costs.MODEL)), []
     measured, groups, kinds = [], [], []
+    sites = {}
     for number in range(FLAGS.num_fitted):
         size = int(rng.choice([4, 7, 8, 14, 16, 28, 32, 56]))
         inputs, filters = rng.choice([16, 32, 48, 64, 96, 128, 256, 512], 2)
@@ -143,6 +144,7 @@ def fit(rng):
         site = random_site(
             rng, size, inputs, filters, live, strides, bool(rng.integers(2))
         )
+        sites[number] = (size, inputs, filters, live, strides)
         options = [None, *lowerings.candidates(site)]
         files = [lowering_timing.converted(site, o) for o in options]
         for option, seconds in zip(options, times(site, files, 1)):
@@ -167,6 +169,8 @@ def fit(rng):
         own = np.array(groups) == group
         picked = measured[own][np.argmin((rows @ found)[own])]
         lost.append(picked / measured[own].min())
+        if lost[-1] > 1.3:
+            print(sites[group], list(zip(np.array(kinds)[own], measured[own].round(), (rows@found)[own].round())))
     print(
         f"time of the pick / best: median {np.median(lost):.2f}, highest "
         f"{max(lost):.2f}"

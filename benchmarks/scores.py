@@ -27,6 +27,7 @@ from keras import layers
 
 import keras_prm
 from examples import image_data
+from keras_prm import tables
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of weights and data.")
@@ -191,15 +192,14 @@ def run(contest, method, name):
 
 def table(results):
     """The results as Markdown: medians over the seeds, and the range."""
-    lines = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
+    rows = [COLUMNS]
     for (method, name), pairs in results.items():
         before = [a for a, _ in pairs if a is not None]
         after = [b for _, b in pairs]
         at_once = f"{statistics.median(before):.2f}" if before else ""
         numbers = (statistics.median(after), min(after), max(after))
-        cells = [method, name, at_once, *(f"{n:.2f}" for n in numbers)]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append([method, name, at_once, *(f"{n:.2f}" for n in numbers)])
+    return tables.markdown(rows, pad=False)
 
 
 def document(results):

@@ -5,6 +5,8 @@ provably unchanged, and ship it to a phone.
 """
 
 from keras_prm import scores
+from keras_prm.benchmark_report import BenchmarkReport
+from keras_prm.benchmark_report import BenchmarkRow
 from keras_prm.calibration import recalibrate
 from keras_prm.callbacks import StructuredMask
 from keras_prm.carrying import carry_optimizer
@@ -20,7 +22,7 @@ from keras_prm.export import export_litert
 from keras_prm.iterative import IterativePruning
 from keras_prm.layer_rules import register_rule
 from keras_prm.litert import LiteRTModel
-from keras_prm.litert import latency
+from keras_prm.litert_benchmark import benchmark
 from keras_prm.masks import Masks
 from keras_prm.masks import masks_of
 from keras_prm.optimizers import ADMMWrapper
@@ -37,6 +39,7 @@ from keras_prm.reports import Thresholds
 from keras_prm.sites import Rule
 from keras_prm.structures import KernelMask
 from keras_prm.tensorboard import SparsityTensorBoard
+from keras_prm.timing import latency
 from keras_prm.verification import Certificate
 from keras_prm.verification import verify
 from keras_prm.version import __version__
@@ -45,6 +48,8 @@ __all__ = [
     "ADMMProgress",
     "ADMMWrapper",
     "AtomicCheckpoint",
+    "BenchmarkReport",
+    "BenchmarkRow",
     "Certificate",
     "Costs",
     "Explanation",
@@ -63,6 +68,7 @@ __all__ = [
     "StructuredMask",
     "Thresholds",
     "__version__",
+    "benchmark",
     "carry_optimizer",
     "costs",
     "enforced",

@@ -6,6 +6,7 @@ import dataclasses
 import math
 
 from keras_prm import graph
+from keras_prm import tables
 from keras_prm.channel_classes import ClassTable
 from keras_prm.channel_classes import Member
 
@@ -92,7 +93,7 @@ class Explanation:
             (
                 f"{row.num_classes:,}",
                 f"{row.weights_per_class:,}",
-                _number(row.macs_per_class),
+                tables.number(row.macs_per_class, "?"),
                 f"{row.weights:,}",
                 self._share(row.weights),
             )
@@ -186,10 +187,6 @@ def _note(members, size, frozen):
     return "too few to remove one" if size == 1 else ""
 
 
-def _number(value):
-    return "?" if value is None else f"{value:,}"
-
-
 def _text(name, why):
     """A name of any number of layers, in short, and a reason."""
     layers = name.split("+")
@@ -201,8 +198,5 @@ def _text(name, why):
 
 def _aligned(rows, texts):
     """Lines: numbers to the right in columns, then a text."""
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    return [
-        "  ".join([*(c.rjust(w) for c, w in zip(row, widths)), text])
-        for row, text in zip(rows, texts)
-    ]
+    cells = tables.padded(rows)
+    return ["  ".join([*row, text]) for row, text in zip(cells, texts)]

@@ -1,12 +1,10 @@
-"""Running a `.tflite` file: its predictions and how long they take."""
+"""Running a `.tflite` file."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import pathlib
 import re
-import statistics
-import time
 
 import numpy as np
 
@@ -45,7 +43,7 @@ class LiteRTModel:
         if not isinstance(source, bytes):
             self._content = pathlib.Path(source).read_bytes()
         try:
-            self._interpreter = _interpreter_class()(
+            self._interpreter = interpreter_class()(
                 model_content=self._content, num_threads=num_threads
             )
         except (RuntimeError, ValueError) as error:
@@ -54,7 +52,7 @@ class LiteRTModel:
                 f"Received: source={str(source)[:200]}; LiteRT says: {error}"
             ) from error
         self._inputs, self._outputs = _signature(self._interpreter)
-        self._is_ordered = len(self._inputs) == 1 or input_names is not None
+        self.is_ordered = len(self._inputs) == 1 or input_names is not None
         self._shapes = None
         names = list(input_names or self._inputs)
         if sorted(names) != sorted(self._inputs):
@@ -77,6 +75,19 @@ class LiteRTModel:
             name: tuple(None if n < 0 else int(n) for n in d["shape_signature"])
             for name, d in self._inputs.items()
         }
+
+    @property
+    def input_dtypes(self):
+        """Types of the inputs by name, float32 where they are quantised."""
+        return {
+            name: np.dtype("float32" if d["quantization"][0] else d["dtype"])
+            for name, d in self._inputs.items()
+        }
+
+    @property
+    def content(self):
+        """The file as bytes."""
+        return self._content
 
     @property
     def num_bytes(self):
@@ -118,11 +129,41 @@ class LiteRTModel:
         size = self._fixed_batch or batch_size or rows
         for start in range(0, rows, size):
             self._load([array[start : start + size] for array in arrays])
-            self._interpreter.invoke()
+            self.invoke()
             results = [self._result(detail) for detail in self._outputs]
             portions.append([x[: rows - start] for x in results])
         outputs = [np.concatenate(parts) for parts in zip(*portions)]
         return outputs[0] if len(outputs) == 1 else outputs
+
+    def load(self, inputs):
+        """Puts one batch into the inputs, for `invoke` to run.
+
+        Args:
+            inputs: As in `predict`; all rows are one batch. Rows are repeated
+                or cut where the file fixes their number.
+
+        Returns:
+            dict from the number of each input tensor in the file to the array
+            that it now holds, quantised where the file's input is.
+
+        Raises:
+            ValueError: The inputs do not match those of the file.
+
+        Example:
+
+        ```python
+        model.load(images[:1])
+        model.invoke()
+        ```
+        """
+        return self._load(self._as_arrays(inputs))
+
+    def invoke(self):
+        """Runs the batch that was loaded last, and returns nothing.
+
+        It does no more than that, so it is what `latency` times.
+        """
+        self._interpreter.invoke()
 
     def _result(self, detail):
         array = self._interpreter.get_tensor(detail["index"])
@@ -150,7 +191,7 @@ class LiteRTModel:
         if isinstance(inputs, dict):
             if set(inputs) == set(self._inputs):
                 return [inputs[name] for name in self._inputs]
-        elif self._is_ordered and len(inputs) == len(self._inputs):
+        elif self.is_ordered and len(inputs) == len(self._inputs):
             return inputs
         raise ValueError(
             "Cannot tell which array belongs to which input of a LiteRT model."
@@ -160,64 +201,22 @@ class LiteRTModel:
         )
 
     def _load(self, arrays):
-        # Rows are repeated or cut where the file fixes their number.
         size = self._fixed_batch or len(arrays[0])
         rows = np.minimum(np.arange(size), len(arrays[0]) - 1)
-        shapes = [(size, *array.shape[1:]) for array in arrays]
-        details = list(self._inputs.values())
+        tensors = {
+            detail["index"]: _quantise(array[rows], detail)
+            for detail, array in zip(self._inputs.values(), arrays)
+        }
+        shapes = {index: array.shape for index, array in tensors.items()}
         if shapes != self._shapes:
             self._shapes = None
-            for detail, shape in zip(details, shapes):
-                self._interpreter.resize_tensor_input(detail["index"], shape)
+            for index, shape in shapes.items():
+                self._interpreter.resize_tensor_input(index, shape)
             self._interpreter.allocate_tensors()
             self._shapes = shapes
-        for detail, array in zip(details, arrays):
-            value = _quantise(array[rows], detail)
-            self._interpreter.set_tensor(detail["index"], value)
-
-
-def latency(models, inputs, runs=50, warmup=5, num_threads=1):
-    """Measures how long several models take, interleaved in one run.
-
-    Every round invokes each model once, beginning with another one each
-    time, so that what slows the machine down meets all alike.
-
-    Args:
-        models: list of paths, bytes or `LiteRTModel`s.
-        inputs: One batch for all; see `LiteRTModel.predict`.
-        runs: int, rounds that are timed. Default 50.
-        warmup: int, rounds before them, not timed. Default 5.
-        num_threads: int, for the models that are opened here. Default 1.
-
-    Returns:
-        list of float, the median seconds per invocation of each model.
-
-    Example:
-
-    ```python
-    dense, pruned = latency(["dense.tflite", "pruned.tflite"], images[:1])
-    ```
-    """
-    if not isinstance(models, (list, tuple)) or runs < 1:
-        raise ValueError(
-            "Cannot measure latency. Expected a list of models and at least "
-            f"one run. Received: models={models!r}, runs={runs}"
-        )
-    opened = []
-    for model in models:
-        if not isinstance(model, LiteRTModel):
-            model = LiteRTModel(model, num_threads)
-        model._load(model._as_arrays(inputs))
-        opened.append(model)
-    seconds = [[] for _ in opened]
-    for count in range(-warmup, runs):
-        for i in range(len(opened)):
-            i = (i + count) % len(opened)
-            start = time.perf_counter()
-            opened[i]._interpreter.invoke()
-            if count >= 0:
-                seconds[i].append(time.perf_counter() - start)
-    return [statistics.median(times) for times in seconds]
+        for index, array in tensors.items():
+            self._interpreter.set_tensor(index, array)
+        return tensors
 
 
 def version():
@@ -228,11 +227,15 @@ def version():
         return ""
 
 
-def _interpreter_class():
+def interpreter_class():
+    """LiteRT's `Interpreter`; an ImportError says how to get it."""
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError as error:
-        raise ImportError("First `pip install ai-edge-litert`.") from error
+        raise ImportError(
+            "Cannot run LiteRT files: ai-edge-litert is not installed. "
+            "Install it with `pip install ai-edge-litert`."
+        ) from error
     return Interpreter
 
 

@@ -95,7 +95,12 @@ def _convolve(sizes, space, shape):
     reads = positions * math.prod(window) * inputs
     sizes["convolutions"] += 1
     sizes["reads"] += reads
-    sizes["macs"] += reads * -(-filters // _BLOCK) * _BLOCK
+    sizes["macs"] += reads * _filled(filters)
+
+
+def _filled(channels):
+    """Channels, filled up to whole blocks."""
+    return -(-channels // _BLOCK) * _BLOCK
 
 
 def _gather(sizes, site, lowering, spaces):
@@ -112,14 +117,16 @@ def _gather(sizes, site, lowering, spaces):
         _convolve(sizes, spaces[0], (inputs, number))
     elif lowering.method == "gather":
         _pick(sizes, before, channels)
-    pieces = 1
+    pieces = [slice(None)]
     if lowering.method == "slices":
-        pieces = len(column_layers.runs(channels))
-        sizes["slices"] += 2 * pieces
-        sizes["copied"] += before * number + (pieces > 1) * after * number
+        pieces = column_layers.runs(channels)
+        sizes["slices"] += 2 * len(pieces)
+        joined = after * number if len(pieces) > 1 else 0
+        sizes["copied"] += before * number + joined
     if not lowering.keeps_window:
-        sizes["convolutions"] += pieces
-        sizes["shifts"] += after * number * math.prod(site.window)
+        widths = [_filled(len(channels[piece])) for piece in pieces]
+        sizes["convolutions"] += len(pieces)
+        sizes["shifts"] += after * sum(widths) * math.prod(site.window)
 
 
 def _pick(sizes, space, channels):

@@ -22,6 +22,7 @@ from keras_prm import export
 from keras_prm import litert
 from keras_prm import lowering_search
 from keras_prm import samples
+from keras_prm import timing
 from keras_prm.lowering_search import Choice
 
 # A lowering has to need at most this share of the dense layer's time: what is
@@ -108,7 +109,7 @@ class AutoLowering:
                 path = pathlib.Path(folder) / f"{number}.tflite"
                 export.export_litert(model, path, check=False)
                 models.append(litert.LiteRTModel(path, self.num_threads, names))
-            before, after = litert.latency(models, inputs, runs=self.runs)
+            before, after = timing.latency(models, inputs, runs=self.runs)
         return after <= before
 
     def _measured(self, site, known):
@@ -131,7 +132,7 @@ class AutoLowering:
         rng = np.random.default_rng(0)
         shape = (1, *site.space, site.array.shape[-2])
         inputs = rng.uniform(-1, 1, shape).astype("float32")
-        seconds = litert.latency(
+        seconds = timing.latency(
             files, inputs, runs=self.runs, num_threads=self.num_threads
         )
         return [1e6 * s for s in seconds]

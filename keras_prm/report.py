@@ -8,11 +8,12 @@ import pathlib
 import keras
 import numpy as np
 
+from keras_prm import tables
 from keras_prm.costs import Costs
 from keras_prm.costs import costs
 from keras_prm.costs import saved_bytes
 from keras_prm.export import export_litert
-from keras_prm.litert import latency
+from keras_prm.timing import latency
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,25 +118,19 @@ def table(stages):
             [
                 row["stage"],
                 *(f"{100 * row[f'accuracy_{s}']:.2f}" for s in splits),
-                _number(row["conv_weights"]),
+                tables.number(row["conv_weights"]),
                 f"{row['conv_ratio']:.1f}x",
-                _number(row["weights"]),
+                tables.number(row["weights"]),
                 f"{row['ratio']:.1f}x",
-                _number(row["stored_parameters"]),
+                tables.number(row["stored_parameters"]),
                 f"{row['stored_ratio']:.1f}x",
-                _number(row["macs"]),
-                _number(row["keras_bytes"]),
-                _number(row["tflite_bytes"]),
-                _number(row["latency_us"]),
+                tables.number(row["macs"]),
+                tables.number(row["keras_bytes"]),
+                tables.number(row["tflite_bytes"]),
+                tables.number(row["latency_us"]),
             ]
         )
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    text = [
-        "| " + " | ".join(c.rjust(w) for c, w in zip(line, widths)) + " |"
-        for line in lines
-    ]
-    text.insert(1, "|" + "|".join("-" * (w + 1) + ":" for w in widths) + "|")
-    return "\n".join(text)
+    return tables.markdown(lines)
 
 
 def picture(path, model, history):
@@ -198,7 +193,3 @@ def _figure_class():
 
 def _ratio(before, after):
     return round(before / after, 3) if after else float("inf")
-
-
-def _number(value):
-    return "" if value is None else f"{value:,.0f}"

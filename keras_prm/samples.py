@@ -12,13 +12,27 @@ _UNKNOWN_SIZE = 32
 
 def random(model):
     """Eight random samples: list of arrays, one per input of the model."""
-    # In [-1, 1): truncated to 0, a valid index, where integers are expected.
+    specs = [(x.shape, x.dtype) for x in model.inputs]
+    return uniform(specs, _NUM_RANDOM_SAMPLES)
+
+
+def uniform(specs, num_rows):
+    """Random samples in [-1, 1), the same each time.
+
+    Args:
+        specs: list of `(shape, dtype)`, one per input; the first axis of the
+            shape is that of the rows, 32 stands in for unknown sizes.
+        num_rows: int.
+
+    Returns:
+        list of arrays `(num_rows, ...)`. Integers are all 0, a valid index.
+    """
     rng = np.random.default_rng(0)
     samples = []
-    for x in model.inputs:
-        sizes = [size or _UNKNOWN_SIZE for size in x.shape[1:]]
-        array = rng.uniform(-1, 1, (_NUM_RANDOM_SAMPLES, *sizes))
-        samples.append(array.astype(x.dtype))
+    for shape, dtype in specs:
+        sizes = [size or _UNKNOWN_SIZE for size in shape[1:]]
+        array = rng.uniform(-1, 1, (num_rows, *sizes))
+        samples.append(array.astype(dtype))
     return samples
 
 

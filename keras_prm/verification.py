@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_prm import export
+from keras_prm import tables
 from keras_prm import topology
 from keras_prm.costs import Costs
 from keras_prm.costs import costs
@@ -97,9 +98,8 @@ class Certificate:
         lines.append("                       before         after  ratio")
         for name, before, after in self._sizes():
             ratio = f"{before / after:5.1f}x" if before and after else ""
-            lines.append(
-                f"{name:15} {_number(before):>13} {_number(after):>13} {ratio}"
-            )
+            before, after = tables.number(before), tables.number(after)
+            lines.append(f"{name:15} {before:>13} {after:>13} {ratio}")
         return "\n".join(lines)
 
     def _verdicts(self):
@@ -257,7 +257,3 @@ def _check_signatures(view, small):
                 "Pass a model and what `strip` made of it. "
                 f"Received: {shapes[0]} and {shapes[1]}"
             )
-
-
-def _number(value):
-    return "" if value is None else f"{value:,}"

@@ -1,6 +1,5 @@
 """Running LiteRT files."""
 
-import itertools
 import pathlib
 import sys
 import tempfile
@@ -12,62 +11,11 @@ from absl.testing import absltest
 from absl.testing import parameterized
 
 from keras_prm import litert
-
-
-def file_of(function, *specs, **settings):
-    """The bytes of a LiteRT file that computes `function`.
-
-    Built by TensorFlow alone, so that its signature, shapes and types can be
-    any that a file may have.
-    """
-    import tensorflow as tf
-
-    function = tf.function(function, input_signature=specs)
-    converter = tf.lite.TFLiteConverter.from_concrete_functions(
-        [function.get_concrete_function()], tf.Module()
-    )
-    for name, value in settings.items():
-        setattr(converter, name, value)
-    return converter.convert()
-
-
-def spec(*shape, name="x", dtype="float32"):
-    import tensorflow as tf
-
-    return tf.TensorSpec(shape, dtype, name)
-
-
-def double(x):
-    return 2.0 * x
-
-
-def two_inputs():
-    """y = (zebra - apple, zebra * apple), of equal shapes."""
-
-    def function(zebra, apple):
-        return {"output_0": zebra - apple, "output_1": zebra * apple}
-
-    return file_of(
-        function, spec(None, 3, name="zebra"), spec(None, 3, name="apple")
-    )
-
-
-def quantised(int_type):
-    """Doubles x in [-1, 1] in 8 bits, also at its input and output."""
-    import tensorflow as tf
-
-    def samples():
-        yield [np.array([[-1.0, 0.0, 1.0]], "float32")]
-
-    return file_of(
-        double,
-        spec(None, 3),
-        optimizations=[tf.lite.Optimize.DEFAULT],
-        representative_dataset=samples,
-        inference_input_type=getattr(tf, int_type),
-        inference_output_type=getattr(tf, int_type),
-    )
-
+from tests.litert_files import double
+from tests.litert_files import file_of
+from tests.litert_files import quantised
+from tests.litert_files import spec
+from tests.litert_files import two_inputs
 
 ROWS = np.arange(21, dtype="float32").reshape(7, 3)
 
@@ -151,6 +99,34 @@ class LiteRTModelTest(parameterized.TestCase):
         y = litert.LiteRTModel(content)(ROWS.astype("float64"))
         np.testing.assert_array_equal(y, ROWS + 1)
 
+    def test_load_and_invoke(self):
+        model = litert.LiteRTModel(two_inputs())
+        held = model.load({"zebra": 3 * ROWS, "apple": ROWS.astype("float64")})
+        model.invoke()
+        difference = model._result(model._outputs[0])
+        np.testing.assert_array_equal(difference, 2 * ROWS)
+        details = {d["index"]: d for d in model._inputs.values()}
+        self.assertEqual(set(held), set(details))
+        for index, array in held.items():
+            self.assertEqual(array.dtype, np.float32)
+            found = model._interpreter.get_tensor(index)
+            np.testing.assert_array_equal(found, array)
+
+    def test_load_fills_a_fixed_batch(self):
+        model = litert.LiteRTModel(file_of(double, spec(4, 3)))
+        (held,) = model.load(ROWS[:2]).values()
+        np.testing.assert_array_equal(held, ROWS[[0, 1, 1, 1]])
+
+    def test_types_of_inputs(self):
+        for content, expected in (
+            (file_of(double, spec(None, 3)), "float32"),
+            (quantised("int8"), "float32"),
+            (file_of(lambda x: x + 1, spec(None, dtype="int32")), "int32"),
+        ):
+            model = litert.LiteRTModel(content)
+            self.assertEqual(list(model.input_dtypes.values()), [expected])
+            self.assertEqual(model.content, content)
+
     @parameterized.named_parameters(
         ("list", [ROWS, ROWS], "Pass a dict"),
         ("number", [ROWS], "Pass a dict"),
@@ -175,22 +151,8 @@ class LiteRTModelTest(parameterized.TestCase):
     def test_missing_package(self):
         missing = {"ai_edge_litert.interpreter": None}
         with mock.patch.dict(sys.modules, missing):
-            with self.assertRaisesRegex(ImportError, "pip install ai-edge"):
+            with self.assertRaisesRegex(ImportError, "pip install ai-edge-l"):
                 litert.LiteRTModel(b"")
-
-    def test_latency(self):
-        small = file_of(double, spec(None, 3))
-        models = [small, litert.LiteRTModel(small), small]
-        # Only timed rounds look at the clock twice, or all do: either way
-        # an invocation takes one tick.
-        clock = mock.Mock(side_effect=itertools.count())
-        with mock.patch.object(litert.time, "perf_counter", clock):
-            found = litert.latency(models, ROWS, runs=15, warmup=2)
-        self.assertEqual(found, [1, 1, 1])
-        self.assertGreaterEqual(clock.call_count, 2 * 3 * 15)
-        for models, runs in ((small, 5), ([small], 0)):
-            with self.assertRaisesRegex(ValueError, "Expected a list of mod"):
-                litert.latency(models, ROWS, runs=runs)
 
 
 if __name__ == "__main__":

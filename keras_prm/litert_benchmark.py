@@ -1,0 +1,218 @@
+"""`benchmark`: models side by side on LiteRT, in time, memory and bytes."""
+
+from __future__ import annotations
+
+import numbers
+import os
+import pathlib
+import platform
+import tempfile
+
+import numpy as np
+
+from keras_prm import benchmark_sources
+from keras_prm import litert
+from keras_prm import samples
+from keras_prm import timing
+from keras_prm.benchmark_report import BenchmarkReport
+from keras_prm.benchmark_report import summary
+from keras_prm.litert import interpreter_class
+from keras_prm.peak_memory import peak_memory
+
+
+def benchmark(
+    models,
+    inputs=None,
+    num_threads=1,
+    runs=50,
+    warmup=5,
+    batch_size=1,
+    quantize=None,
+    memory=True,
+):
+    """Measures models on LiteRT: time, speed-up, peak memory, bytes.
+
+    The models are interleaved: every round invokes each once and begins with
+    another one, so that what slows the machine down meets all alike. For
+    each model the median over the rounds is given and, for a round `r`,
+
+        faster = median_r(seconds of the first model / seconds of this one)
+
+    with the 10th and 90th percentile of these ratios, which say how far
+    single rounds scatter, not how certain the median is. Pass a model twice
+    to see what the machine makes of equal work. Each number of threads has
+    rounds of its own: an interpreter of two threads that takes turns with
+    one of a single thread can take twice as long as it does alone.
+
+    Peak memory is by how much running the file raises the peak of the
+    resident set of a new process that has imported LiteRT already; about
+    3 MB of it is LiteRT's code. `keras_prm.peak_memory` says what it holds.
+
+    Args:
+        models: A Keras model, a `.tflite` file (its path, or its content as
+            bytes) or a `LiteRTModel`; or a list of these; or a dict from name
+            to one of these. Keras models are exported, unchecked, to files
+            that are deleted in the end. The first model is what the others
+            are compared with. Lists take the names of Keras models and of
+            files.
+        inputs: Array `(rows, ...)`, at least `batch_size` rows of which the
+            first are timed; for several inputs a dict from name to array, or
+            a list in the order of the Keras models' inputs. Default: random
+            numbers in [-1, 1), the same each time, zeros for integers.
+        num_threads: int or tuple of int, threads of LiteRT. Default 1.
+        runs: int, rounds that are timed. Default 50.
+        warmup: int, rounds before them that are not. Default 5.
+        batch_size: int, rows per invocation. Default 1.
+        quantize: How Keras models are exported, see `export_litert`; `"int8"`
+            is calibrated on all rows of `inputs`. Default None: float32.
+        memory: bool, whether to measure peak memory, in one more process for
+            each row. Default True.
+
+    Returns:
+        A `BenchmarkReport`: `print` shows a table, `.rows` are records,
+        `.to_dict()` is plain data for JSON.
+
+    Raises:
+        ImportError: `ai-edge-litert` is not installed.
+        TypeError: A model is none of these.
+        ValueError: There are no models, a number is too small, the models
+            take different inputs, `inputs` do not fit, or a Keras model
+            cannot be exported.
+
+    Example:
+
+    ```python
+    report = benchmark({"dense": model, "small": small}, num_threads=(1, 2))
+    print(report)
+    best = min(report.rows, key=lambda row: row.median)
+    ```
+    """
+    threads = _threads(num_threads)
+    _check_numbers(threads, runs, warmup, batch_size)
+    batch = _first(inputs, batch_size)
+    interpreter_class()
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        files = benchmark_sources.files(
+            models, pathlib.Path(folder), quantize, inputs
+        )
+        opened = {file.name: file.open(1) for file in files}
+        _check_inputs(opened, batch_size)
+        if batch is None:
+            batch = _random(opened[files[0].name], batch_size)
+        del opened
+        for number in dict.fromkeys(threads):
+            rows += _rows(files, batch, number, runs, warmup, memory)
+    return BenchmarkReport(
+        tuple(rows),
+        machine=platform.machine(),
+        num_cores=os.cpu_count(),
+        litert_version=litert.version(),
+        batch_size=batch_size,
+        runs=runs,
+        warmup=warmup,
+    )
+
+
+def _rows(files, batch, num_threads, runs, warmup, memory):
+    """The rows of all files at one number of threads."""
+    models = [file.open(num_threads) for file in files]
+    peaks = [None] * len(files)
+    for i, model in enumerate(models):
+        tensors = model.load(batch)
+        if memory:
+            peaks[i] = peak_memory(files[i].path, tensors, num_threads)
+    jobs = [model.invoke for model in models]
+    seconds = timing.rounds(jobs, runs, warmup).T
+    return [
+        summary(file.name, num_threads, own, seconds[0], model.num_bytes, peak)
+        for file, model, own, peak in zip(files, models, seconds, peaks)
+    ]
+
+
+def _threads(num_threads):
+    if isinstance(num_threads, (list, tuple)):
+        return tuple(num_threads)
+    return (num_threads,)
+
+
+def _check_numbers(threads, runs, warmup, batch_size):
+    wanted = [("num_threads", number, 1) for number in threads]
+    wanted += [("runs", runs, 1), ("warmup", warmup, 0)]
+    wanted += [("batch_size", batch_size, 1)]
+    wrong = [
+        f"{name}={value!r}"
+        for name, value, least in wanted
+        if not isinstance(value, numbers.Integral)
+        or isinstance(value, bool)
+        or value < least
+    ]
+    if not threads:
+        wrong.append("num_threads=()")
+    if wrong:
+        raise ValueError(
+            "Cannot benchmark with these numbers. Expected whole numbers, "
+            "warmup at least 0, the others at least 1. Received: "
+            f"{', '.join(wrong)}. Pass such as num_threads=(1, 2), runs=50."
+        )
+
+
+def _first(inputs, batch_size):
+    """The rows that are timed, in the structure of `inputs`."""
+    if inputs is None:
+        return None
+    if isinstance(inputs, dict):
+        arrays = dict(inputs)
+    elif isinstance(inputs, (list, tuple)):
+        arrays = dict(enumerate(inputs))
+    else:
+        arrays = {0: inputs}
+    arrays = {key: np.asarray(x) for key, x in arrays.items()}
+    few = {k: x.shape for k, x in arrays.items() if x.shape[:1] < (batch_size,)}
+    if few:
+        raise ValueError(
+            "Cannot benchmark: inputs have fewer rows than a batch. Expected "
+            f"at least batch_size={batch_size}. Received shapes: {few}. Pass "
+            "more rows, or a smaller batch_size."
+        )
+    arrays = {key: x[:batch_size] for key, x in arrays.items()}
+    return arrays if isinstance(inputs, dict) else list(arrays.values())
+
+
+def _check_inputs(opened, batch_size):
+    """Raises unless all models do the same work on a batch."""
+    found = {name: _signature(model) for name, model in opened.items()}
+    if len({str(signature) for signature in found.values()}) > 1:
+        raise ValueError(
+            "Cannot compare models that take different inputs. Expected the "
+            "same shapes and types, and, of several inputs, the same names. "
+            f"Received: {found}. Benchmark them apart, or name their inputs "
+            "alike: `keras.Input(..., name=...)`."
+        )
+    sizes = {
+        name: next(iter(model.input_shapes.values()))[0]
+        for name, model in opened.items()
+    }
+    fixed = {k: n for k, n in sizes.items() if n not in (None, batch_size)}
+    if fixed:
+        raise ValueError(
+            "Cannot benchmark: the batch size is fixed in files. Expected "
+            f"batch_size={batch_size}. Received: {fixed}. Pass the batch_size "
+            "of the files, or export them with any."
+        )
+
+
+def _signature(model):
+    """Shapes without rows and types; by name if there are several inputs."""
+    found = [
+        (name, shape[1:], str(model.input_dtypes[name]))
+        for name, shape in sorted(model.input_shapes.items())
+    ]
+    return [x[1:] for x in found] if len(found) == 1 else found
+
+
+def _random(model, batch_size):
+    shapes, dtypes = model.input_shapes, model.input_dtypes
+    specs = [(shape, dtypes[name]) for name, shape in shapes.items()]
+    arrays = samples.uniform(specs, batch_size)
+    return arrays if len(arrays) == 1 else dict(zip(shapes, arrays))
