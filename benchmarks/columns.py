@@ -96,7 +96,7 @@ def times(site, files, threads):
 
 def print_row(site, threads, label):
     options = {option.name: option for option in lowerings.candidates(site)}
-    choice = lowering_search.by_model(site)
+    choice = lowering_search.ModelLowering().choose_one(site)
     files = [lowering_timing.converted(site) for _ in range(2)]
     names = [name for name in NAMES if name in options]
     files += [lowering_timing.converted(site, options[n]) for n in names]
@@ -170,7 +170,16 @@ def fit(rng):
         picked = measured[own][np.argmin((rows @ found)[own])]
         lost.append(picked / measured[own].min())
         if lost[-1] > 1.3:
-            print(sites[group], list(zip(np.array(kinds)[own], measured[own].round(), (rows@found)[own].round())))
+            print(
+                sites[group],
+                list(
+                    zip(
+                        np.array(kinds)[own],
+                        measured[own].round(),
+                        (rows @ found)[own].round(),
+                    )
+                ),
+            )
     print(
         f"time of the pick / best: median {np.median(lost):.2f}, highest "
         f"{max(lost):.2f}"

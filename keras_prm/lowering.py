@@ -14,26 +14,38 @@ from keras_prm import lowerings
 from keras_prm import topology
 from keras_prm.lowering_timing import AutoLowering
 
-NAMES = ("none", "auto", "model", "smallest")
+LOWERERS = {
+    "auto": AutoLowering,
+    "model": lowering_search.ModelLowering,
+    "smallest": lowering_search.SmallestLowering,
+}
 
 
-def check(lowering):
-    """Raises if `lowering` is none that `strip` knows."""
-    if isinstance(lowering, AutoLowering) or lowering in NAMES:
-        return
-    raise ValueError(
-        f"Unknown lowering. Expected one of {list(NAMES)}, or an "
-        f"`AutoLowering(...)`. Received: lowering={lowering!r}"
-    )
+def lowerer(lowering):
+    """The `Lowerer` that a user means, `None` for `"none"`.
+
+    Raises:
+        ValueError: There is none of this name.
+    """
+    if isinstance(lowering, lowering_search.Lowerer):
+        return lowering
+    if isinstance(lowering, str) and lowering in LOWERERS:
+        return LOWERERS[lowering]()
+    if lowering != "none":
+        raise ValueError(
+            f"Unknown lowering. Expected one of {['none', *LOWERERS]}, or an "
+            f"`AutoLowering(...)`. Received: lowering={lowering!r}"
+        )
+    return None
 
 
-def lower(model, lowering):
+def lower(model, lowerer):
     """Leaves out what columns of zeros are left in a model.
 
     Args:
         model: A functional model that nobody else holds: the channels inside
             may change places.
-        lowering: One of `NAMES` but `"none"`, or an `AutoLowering`.
+        lowerer: The `Lowerer` that decides.
 
     Returns:
         `(model, choices, reorderings)`: a new functional model; a list of
@@ -47,7 +59,7 @@ def lower(model, lowering):
     if moved:
         everything = _Everything(trace)
         found = _sites(trace, model, everything)
-    choices = _choose(found, lowering)
+    choices = lowerer.choose(found)
     lowered = {
         id(c.site.layer): c.lowering for c in choices if c.lowering is not None
     }
@@ -55,8 +67,7 @@ def lower(model, lowering):
         return model, choices, moved
     builder = building.Builder(everything, lowered)
     small = builder.model(topology.functional(model), is_root=True)
-    search = _search(lowering)
-    if search is not None and not search.is_faster(small, model):
+    if not lowerer.accepts(small, model):
         return model, [_given_up(choice) for choice in choices], moved
     return small, choices, moved
 
@@ -67,26 +78,11 @@ def sites(model):
     return _sites(trace, model, _Everything(trace))
 
 
-def _search(lowering):
-    """The `AutoLowering` that is meant, or `None`."""
-    if lowering == "auto":
-        return AutoLowering()
-    return lowering if isinstance(lowering, AutoLowering) else None
-
-
 def _given_up(choice):
     if choice.lowering is None:
         return choice
     reason = "the layer is faster, but the whole model is not"
     return dataclasses.replace(choice, lowering=None, reason=reason)
-
-
-def _choose(sites, lowering):
-    if lowering == "smallest":
-        return [lowering_search.by_bytes(site) for site in sites]
-    if lowering == "model":
-        return [lowering_search.by_model(site) for site in sites]
-    return _search(lowering).choose(sites)
 
 
 def _sites(trace, model, everything):

@@ -112,6 +112,8 @@ def _gather(sizes, site, lowering, spaces):
             _pick(sizes, after, channels[run])
             sizes["slices"] += 2
         sizes["copied"] += before * inputs + 2 * after * number
+        if before != after:  # every other position is as slow as a gather
+            sizes["gathered"] += after * number
         return
     if lowering.method == "pointwise":
         _convolve(sizes, spaces[0], (inputs, number))

@@ -34,42 +34,64 @@ class Choice:
     reason: str = ""
 
 
-def by_bytes(site):
+class Lowerer:
+    """How it is decided which layers are lowered, and how."""
+
+    def choose(self, sites):
+        """A `Choice` for every `ColumnSite`."""
+        return [self.choose_one(site) for site in sites]
+
+    def choose_one(self, site):
+        """The `Choice` for one of them."""
+        raise NotImplementedError
+
+    def accepts(self, lowered, dense):
+        """Whether the lowered model is taken; else the dense one is."""
+        return True
+
+
+class SmallestLowering(Lowerer):
     """The smallest in a file; of equals, what the model finds fastest."""
-    options = [None, *lowerings.candidates(site)]
 
-    def rank(option):
-        return lowering_costs.file_bytes(site, option), _predicted(site, option)
-
-    best = min(options, key=rank)
-    return Choice(site, best, reason="smallest")
+    def choose_one(self, site):
+        best = min([None, *lowerings.candidates(site)], key=_size(site))
+        return Choice(site, best, reason="smallest")
 
 
-def by_model(site):
-    """What the cost model finds fastest by a clear margin."""
-    if None in site.space:
-        return undecided(site)
-    options = lowerings.candidates(site)
-    times = [_predicted(site, option) for option in options]
-    dense, best = _predicted(site, None), int(np.argmin(times))
-    if times[best] <= _PREDICTED * dense:
-        return Choice(site, options[best], dense, times[best], "predicted")
-    reason = f"'{options[best].name}' is not predicted to pay"
-    return Choice(site, None, dense, dense, reason)
+class ModelLowering(Lowerer):
+    """What the cost model finds fastest, by a clear margin."""
+
+    def choose_one(self, site):
+        if None in site.space:
+            return undecided(site)
+        options = lowerings.candidates(site)
+        times = [predicted(site, option) for option in options]
+        dense, best = predicted(site, None), int(np.argmin(times))
+        if times[best] <= _PREDICTED * dense:
+            return Choice(site, options[best], dense, times[best], "predicted")
+        reason = f"'{options[best].name}' is not predicted to pay"
+        return Choice(site, None, dense, dense, reason)
+
+
+def _size(site):
+    def key(option):
+        time = 0.0 if None in site.space else predicted(site, option)
+        return lowering_costs.file_bytes(site, option), time
+
+    return key
 
 
 def promising(site):
     """The lowerings that the cost model finds best, and not hopeless."""
     options = lowerings.candidates(site)
-    times = {option: _predicted(site, option) for option in options}
-    limit = 1.5 * _predicted(site, None)
+    times = {option: predicted(site, option) for option in options}
+    limit = 1.5 * predicted(site, None)
     found = [o for o in sorted(options, key=times.get) if times[o] <= limit]
     return found[:_NUM_TIMED]
 
 
-def _predicted(site, lowering):
-    if None in site.space:
-        return 0.0
+def predicted(site, lowering):
+    """Microseconds by the cost model; the sizes have to be known."""
     sizes = lowering_costs.operations(site, lowering)
     return lowering_costs.MODEL.microseconds(sizes)
 

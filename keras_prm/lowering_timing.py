@@ -33,7 +33,7 @@ _KNOWN = {}
 
 
 @dataclasses.dataclass(frozen=True)
-class AutoLowering:
+class AutoLowering(lowering_search.Lowerer):
     """`lowering="auto"` with options: per layer, what LiteRT runs fastest.
 
     The layer is converted with its dense kernel and with each lowering that
@@ -93,13 +93,13 @@ class AutoLowering:
             if None in site.space:
                 choices.append(lowering_search.undecided(site))
             elif time.monotonic() - start > self.seconds:
-                choices.append(lowering_search.by_model(site))
+                choices.append(lowering_search.ModelLowering().choose_one(site))
             else:
                 choices.append(self._measured(site, known))
         self._write(known)
         return choices
 
-    def is_faster(self, lowered, dense):
+    def accepts(self, lowered, dense):
         """Whether a whole model needs no more time than it did before."""
         inputs = [x[:1] for x in samples.random(dense)]
         names = export.input_names(dense)
@@ -142,17 +142,23 @@ class AutoLowering:
             return _KNOWN
         try:
             found = json.loads(pathlib.Path(self.cache).read_text())
-            return {key: list(map(float, row)) for key, row in found.items()}
+            rows = {key: list(map(float, row)) for key, row in found.items()}
         except (ValueError, AttributeError, TypeError) as error:
             raise ValueError(
                 "Cannot read what lowerings took. Expected a file that "
                 "`AutoLowering(cache=...)` wrote; delete it to measure anew. "
                 f"Received: cache={str(self.cache)!r} ({error})"
             ) from error
+        return {**rows, **_KNOWN}
 
     def _write(self, known):
         if self.cache is not None:
             pathlib.Path(self.cache).write_text(json.dumps(known))
+
+
+def forget():
+    """Forgets what was measured in this process."""
+    _KNOWN.clear()
 
 
 def converted(site, lowering=None):

@@ -1,0 +1,224 @@
+"""Choosing lowerings by measurement; the clock is a fake one."""
+
+import json
+import pathlib
+import tempfile
+from unittest import mock
+
+import keras
+import numpy as np
+from absl.testing import absltest
+from absl.testing import parameterized
+
+from keras_prm import export
+from keras_prm import litert
+from keras_prm import lowering
+from keras_prm import lowering_search
+from keras_prm import lowering_timing
+from keras_prm import lowerings
+from keras_prm.lowering_timing import AutoLowering
+from keras_prm.rebuild import strip
+from tests import lowering_models
+from tests import zeros
+from tests import zoo
+
+needs_tensorflow = absltest.skipIf(
+    keras.backend.backend() != "tensorflow", "files are made by TensorFlow"
+)
+
+
+class FakeClock:
+    """Stands for `timing.latency`: the first file is the dense layer.
+
+    Args:
+        *ratios: Seconds of the other files, relative to the dense one.
+    """
+
+    def __init__(self, *ratios):
+        self.ratios = ratios
+        self.calls = []
+
+    def __call__(self, models, inputs, runs=50, warmup=5, num_threads=1):
+        self.calls.append((len(models), runs, num_threads))
+        others = [self.ratios[i % len(self.ratios)] for i in range(len(models))]
+        return [1e-3, *(1e-3 * r for r in others)][: len(models)]
+
+    def installed(self):
+        return mock.patch.object(lowering_timing.timing, "latency", self)
+
+
+@needs_tensorflow
+class AutoTest(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        lowering_timing.forget()
+        self.model = lowering_models.empty_columns(lowering_models.chain())
+
+    def test_takes_what_is_fastest(self):
+        clock = FakeClock(0.8, 0.5, 0.7)
+        with clock.installed():
+            small, report = strip(self.model, "auto", return_report=True)
+        measured = [r for r in report.lowered if r.reason == "measured"]
+        self.assertNotEmpty(measured)
+        for row in measured:
+            self.assertEqual((row.dense_us, row.us), (1000.0, 500.0))
+            self.assertIn("1000 -> 500 us", row.verdict)
+        x = zoo.inputs_of(self.model)
+        self.assertLess(zeros.max_error(self.model, small, x), 1e-5)
+
+    def test_keeps_what_is_hardly_slower(self):
+        with FakeClock(0.95).installed():
+            small, report = strip(self.model, "auto", return_report=True)
+        self.assertEqual({r.name for r in report.lowered}, {"dense"})
+        self.assertFalse(lowering_models.num_lowered(small))
+
+    def test_the_whole_model_decides(self):
+        """Layers that are faster by themselves need not be so together."""
+        clock = FakeClock(0.5)
+
+        def latency(models, inputs, **options):
+            if isinstance(models[0], litert.LiteRTModel):
+                return [1e-3, 1.1e-3]
+            return clock(models, inputs, **options)
+
+        with mock.patch.object(lowering_timing.timing, "latency", latency):
+            small, report = strip(self.model, "auto", return_report=True)
+        self.assertFalse(lowering_models.num_lowered(small))
+        reasons = {r.reason for r in report.lowered}
+        self.assertTrue(any("the whole model is not" in r for r in reasons))
+
+    def test_measures_once(self):
+        clock = FakeClock(0.5)
+        with clock.installed():
+            strip(self.model, "auto")
+            first = len(clock.calls)
+            strip(self.model, "auto")
+        # The layers are remembered, the whole model is measured again.
+        self.assertLen(clock.calls, first + 1)
+        self.assertGreater(first, 2)
+
+    def test_time_is_bounded(self):
+        """Without time left the cost model decides."""
+        clock = FakeClock(0.5)
+        with clock.installed():
+            _, report = strip(
+                self.model, AutoLowering(seconds=1e-9), return_report=True
+            )
+        self.assertNotIn("measured", [r.reason for r in report.lowered])
+        _, by_model = strip(self.model, "model", return_report=True)
+        self.assertEqual(report.lowered, by_model.lowered)
+
+    def test_options_reach_the_clock(self):
+        clock = FakeClock(0.5)
+        with clock.installed():
+            strip(self.model, AutoLowering(num_threads=3, runs=7))
+        self.assertEqual(set(call[1] for call in clock.calls), {7})
+        self.assertEqual(clock.calls[0][2], 3)
+
+    def test_cache_in_a_file(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "lowerings.json"
+            auto = AutoLowering(cache=path)
+            with FakeClock(0.5).installed():
+                _, first = strip(self.model, auto, return_report=True)
+            lowering_timing.forget()
+            clock = FakeClock(2.0)
+            with clock.installed():
+                _, again = strip(self.model, auto, return_report=True)
+            self.assertNotEmpty(json.loads(path.read_text()))
+        self.assertLen(clock.calls, 1)  # of the whole model, slower now
+        names = [r.dense_us for r in first.lowered]
+        self.assertEqual([r.dense_us for r in again.lowered], names)
+
+    @parameterized.parameters("[]", "{", '{"a": 3}')
+    def test_cache_that_is_none(self, text):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "lowerings.json"
+            path.write_text(text)
+            with self.assertRaisesRegex(ValueError, "delete it to measure"):
+                strip(self.model, AutoLowering(cache=path))
+
+    def test_no_interpreter(self):
+        error = ImportError("First `pip install ai-edge-litert`.")
+        with mock.patch.object(litert, "interpreter_class", side_effect=error):
+            with self.assertRaisesRegex(ImportError, "pip install ai-edge"):
+                strip(self.model, "auto")
+
+    def test_really_measures(self):
+        """Without a fake clock: whatever comes out is exact and reported."""
+        small, report = strip(
+            self.model, AutoLowering(runs=2), return_report=True
+        )
+        x = zoo.inputs_of(self.model)
+        self.assertLess(zeros.max_error(self.model, small, x), 1e-5)
+        self.assertNotEmpty([r for r in report.lowered if r.us])
+
+
+@needs_tensorflow
+class FileTest(parameterized.TestCase):
+    @parameterized.parameters(*lowering_models.NAMES)
+    def test_measured_layers_compute_the_same(self, name):
+        model = lowering_models.empty_columns(lowering_models.chain())
+        seen = 0
+        for site in lowering.sites(model):
+            options = {o.name: o for o in lowerings.candidates(site)}
+            if name not in options:
+                continue
+            seen += 1
+            shape = (1, *site.space, site.array.shape[-2])
+            x = np.random.default_rng(0).normal(size=shape).astype("float32")
+            dense, other = (
+                litert.LiteRTModel(lowering_timing.converted(site, o))(x)
+                for o in (None, options[name])
+            )
+            np.testing.assert_allclose(other, dense, atol=1e-4)
+        self.assertGreater(seen, 0)
+
+    @parameterized.parameters(*lowering_models.NAMES)
+    def test_export_has_builtins_only(self, name):
+        """And no gather of weights: they are constants in the file."""
+        model = lowering_models.empty_columns(lowering_models.chain())
+        small = strip(model, lowering_models.Forced(name))
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "small.tflite"
+            report = export.export_litert(small, path)
+            self.assertLess(report.max_rel_error, 1e-5)
+
+    @parameterized.parameters(
+        ("float16", 0.3), ("dynamic_range", 1.0), ("int8", 1.0)
+    )
+    def test_quantised(self, mode, limit):
+        model = lowering_models.empty_columns(lowering_models.chain())
+        small = strip(model, "smallest")
+        x = np.random.default_rng(0).normal(size=(64, 12, 11, 3))
+        x = x.astype("float32")
+        with tempfile.TemporaryDirectory() as folder:
+            dense = pathlib.Path(folder) / "dense.tflite"
+            lowered = pathlib.Path(folder) / "lowered.tflite"
+            before = export.export_litert(strip(model), dense, mode, x)
+            after = export.export_litert(small, lowered, mode, x)
+        # Sorting and gathering add no error of their own to speak of.
+        self.assertLess(
+            after.max_rel_error, 2 * before.max_rel_error + 0.01 * limit
+        )
+
+
+class RaiseTest(parameterized.TestCase):
+    @parameterized.parameters({"num_threads": 0}, {"seconds": 0}, {"runs": -1})
+    def test_numbers(self, **options):
+        with self.assertRaisesRegex(ValueError, "runs above 0. Received"):
+            AutoLowering(**options)
+
+    def test_other_backends(self):
+        model = lowering_models.empty_columns(lowering_models.chain())
+        with mock.patch.object(keras.backend, "backend", lambda: "jax"):
+            with self.assertRaisesRegex(ValueError, "Use lowering='model'"):
+                AutoLowering().choose(lowering.sites(model))
+
+    def test_a_lowerer_has_to_choose(self):
+        with self.assertRaises(NotImplementedError):
+            lowering_search.Lowerer().choose([None])
+
+
+if __name__ == "__main__":
+    absltest.main()
