@@ -88,18 +88,19 @@ def check_builtins(path, name):
     """Refuses a file that needs more than LiteRT's builtin operations.
 
     Args:
-        path: The file, a `pathlib.Path`.
+        path: The file.
         name: The model's name, for the error.
 
     Raises:
         ValueError: It has operations of TensorFlow's, or custom ones.
     """
-    all_of_them, others = tflite_schema.operations(path.read_bytes())
+    with tflite_schema.mapped(path) as content:
+        names, others = tflite_schema.operations(content)
     if others:
         raise ValueError(
             f"Cannot export to LiteRT: the file of the model '{name}' needs "
             "more than LiteRT's builtin operations, which phones may lack. "
-            f"Received: {others}, of {all_of_them}. Use other operations."
+            f"Received: {others}, of {names}. Use other operations."
         )
 
 

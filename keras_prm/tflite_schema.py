@@ -5,6 +5,7 @@ The schema is the one that comes with ai-edge-litert or TensorFlow.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import mmap
@@ -24,11 +25,19 @@ _READERS = (
 _WRITERS = _READERS[::-1]
 
 
+@contextlib.contextmanager
+def mapped(path):
+    """The content of a file, which is not read into memory."""
+    with open(path, "rb") as file:
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            yield content
+
+
 def operations(content):
     """Names of the operations in a file, and of those that are no builtins.
 
     Args:
-        content: The file, as bytes.
+        content: The file, as bytes or `mapped`.
 
     Returns:
         `(names, others)`, sorted lists of str: all operations, such as
@@ -57,7 +66,7 @@ def metadata(content):
     """What `export_litert` noted in a file.
 
     Args:
-        content: The file, as bytes.
+        content: The file, as bytes or `mapped`.
 
     Returns:
         dict; `{}` if `export_litert` noted nothing.
@@ -84,9 +93,8 @@ def add_metadata(path, entries):
     """
     schema, path = _schema(_WRITERS), pathlib.Path(path)
     target = path.with_suffix(".metadata")
-    with open(path, "rb") as file:
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            builder = _packed(schema, content, json.dumps(entries))
+    with mapped(path) as content:
+        builder = _packed(schema, content, json.dumps(entries))
     with open(target, "wb") as file:
         file.write(memoryview(builder.Bytes)[builder.Head() :])
     target.replace(path)

@@ -1,0 +1,129 @@
+"""Converting in a process of its own, where Keras runs on TensorFlow.
+
+For models of the other backends: the model goes through a `.keras` file, to
+`keras_prm.conversion_worker`, which imports what its layers are made of.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import types
+
+import keras
+import numpy as np
+
+from keras_prm import topology
+
+MODEL = "model.keras"
+SAMPLES = "samples.npz"
+REQUEST = "request.json"
+ERROR = "error.json"
+
+_ERRORS = {"ValueError": ValueError, "OSError": OSError}
+
+
+def convert(view, path, settings, samples):
+    """As `conversion.convert`, whatever backend Keras runs on here.
+
+    Args:
+        view: A functional model with a list of inputs.
+        path: `pathlib.Path` of the file, in a folder that may be filled.
+        settings: `conversion.Settings`.
+        samples: list of arrays, one per input, to calibrate int8 with.
+
+    Raises:
+        ImportError: TensorFlow is not installed.
+        ValueError: As `conversion.convert`; or the other process cannot
+            import the model's classes, cannot load the model, or dies.
+        OSError: The disk is full, say.
+    """
+    if importlib.util.find_spec("tensorflow") is None:
+        raise ImportError(
+            "Cannot export to LiteRT: TensorFlow, which converts, is not "
+            'installed. First `pip install "keras-prm[tensorflow]"`; Keras '
+            "can go on running on another backend."
+        )
+    request = {
+        "path": str(path.absolute()),
+        "settings": dataclasses.asdict(settings),
+        "custom_objects": _custom_objects(view),
+        "image_data_format": keras.config.image_data_format(),
+        "epsilon": keras.config.epsilon(),
+        "floatx": keras.config.floatx(),
+    }
+    folder = path.parent
+    view.save(folder / MODEL)
+    np.savez(folder / SAMPLES, *samples)
+    (folder / REQUEST).write_text(json.dumps(request))
+    result = subprocess.run(
+        [sys.executable, "-P", "-m", "keras_prm.conversion_worker", folder],
+        env=_environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+    )
+    if (folder / ERROR).exists():
+        error = json.loads((folder / ERROR).read_text())
+        raise _ERRORS[error["type"]](*error["args"])
+    if result.returncode:
+        raise ValueError(
+            "Cannot export to LiteRT: the process that converts the model "
+            f"'{view.name}' ended with code {result.returncode}; a negative "
+            "one is a signal, -9 often a lack of memory. It said: "
+            f"{result.stderr[-500:]!r}. Free memory, or load the saved model "
+            "under KERAS_BACKEND=tensorflow and export it there."
+        )
+
+
+def _environment():
+    """For a process that imports what this one does, and needs no GPU."""
+    return os.environ | {
+        "KERAS_BACKEND": "tensorflow",
+        "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)),
+        "CUDA_VISIBLE_DEVICES": "-1",
+    }
+
+
+def _custom_objects(view):
+    """What the model is made of that is not Keras'.
+
+    Returns:
+        list of `(registered name, module, name)`.
+    """
+    found, hidden = {}, []
+    config = view.to_json()
+    for layer in (*view.operations, *topology.sublayers(view)):
+        for value in (layer, *vars(layer).values()):
+            kind = value
+            if not isinstance(value, (type, types.FunctionType)):
+                kind = type(value)
+            name = keras.saving.get_registered_name(kind)
+            if _is_foreign(kind) and (
+                f'"{name}"' in config or f'"{kind.__name__}"' in config
+            ):
+                found[name] = kind
+    for kind in found.values():
+        module = sys.modules.get(kind.__module__)
+        at = getattr(module, kind.__name__, None)
+        if kind.__module__ == "__main__" or at is not kind:
+            hidden.append(f"{kind.__module__}.{kind.__qualname__}")
+    if hidden:
+        raise ValueError(
+            "Cannot export to LiteRT: the process that converts the model "
+            f"'{view.name}' cannot import what it is made of. Expected "
+            "classes and functions at the top level of a module. Received: "
+            f"{sorted(hidden)}. Move them into a file of their own, beside "
+            "your script for instance, and import them from there."
+        )
+    return [(key, kind.__module__, kind.__name__) for key, kind in found.items()]
+
+
+def _is_foreign(kind):
+    return kind.__module__.partition(".")[0] not in ("keras", "builtins")

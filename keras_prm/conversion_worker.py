@@ -1,0 +1,70 @@
+"""The process that converts for models of other backends.
+
+    python -m keras_prm.conversion_worker FOLDER
+
+`FOLDER` is what `conversion_process.convert` has filled. What goes wrong is
+written into it as well.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pathlib
+import sys
+
+import keras
+import numpy as np
+
+from keras_prm import conversion
+from keras_prm import conversion_process
+
+
+def main(folder):
+    """Writes the file that `request.json` asks for, or `error.json`."""
+    folder = pathlib.Path(folder)
+    try:
+        request = json.loads((folder / conversion_process.REQUEST).read_text())
+        view = _load(folder / conversion_process.MODEL, request)
+        with np.load(folder / conversion_process.SAMPLES) as arrays:
+            samples = [arrays[name] for name in arrays.files]
+        conversion.convert(
+            view,
+            request["path"],
+            conversion.Settings(**request["settings"]),
+            samples,
+        )
+    except (ValueError, OSError) as error:
+        kind = "OSError" if isinstance(error, OSError) else "ValueError"
+        text = json.dumps({"type": kind, "args": list(map(_plain, error.args))})
+        (folder / conversion_process.ERROR).write_text(text)
+
+
+def _plain(value):
+    return value if isinstance(value, int) else str(value)
+
+
+def _load(path, request):
+    keras.config.set_image_data_format(request["image_data_format"])
+    keras.config.set_epsilon(request["epsilon"])
+    keras.config.set_floatx(request["floatx"])
+    try:
+        custom_objects = {
+            key: getattr(importlib.import_module(module), name)
+            for key, module, name in request["custom_objects"]
+        }
+        # Of a model that this user has built and saved a moment ago.
+        return keras.models.load_model(
+            path, custom_objects, compile=False, safe_mode=False
+        )
+    except Exception as error:
+        raise ValueError(
+            "Cannot export to LiteRT: the model cannot be loaded where Keras "
+            f"runs on TensorFlow ({type(error).__name__}: {str(error)[:500]}). "
+            "Give its layers a `get_config`, and write them with `keras.ops` "
+            "instead of one backend's functions."
+        ) from error
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
