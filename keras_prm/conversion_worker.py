@@ -58,9 +58,11 @@ def _load(path, request):
             path, custom_objects, compile=False, safe_mode=False
         )
     except Exception as error:
+        # Keras puts the cause last, after whole configs.
+        reason = str(error).rpartition("Exception encountered:")[2].strip()
         raise ValueError(
             "Cannot export to LiteRT: the model cannot be loaded where Keras "
-            f"runs on TensorFlow ({type(error).__name__}: {str(error)[:500]}). "
+            f"runs on TensorFlow ({type(error).__name__}: {reason[:500]}). "
             "Give its layers a `get_config`, and write them with `keras.ops` "
             "instead of one backend's functions."
         ) from error
