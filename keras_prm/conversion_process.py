@@ -10,7 +10,6 @@ import dataclasses
 import importlib.util
 import json
 import os
-import pathlib
 import subprocess
 import sys
 import types
@@ -122,7 +121,9 @@ def _custom_objects(view):
             f"{sorted(hidden)}. Move them into a file of their own, beside "
             "your script for instance, and import them from there."
         )
-    return [(key, kind.__module__, kind.__name__) for key, kind in found.items()]
+    return [
+        (key, kind.__module__, kind.__name__) for key, kind in found.items()
+    ]
 
 
 def _is_foreign(kind):

@@ -34,9 +34,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 def large_model():
     x = inputs = keras.Input((400,))
     x = keras.layers.Dense(LARGE, activation="relu")(x)
-    return exporting.randomise(
-        keras.Model(inputs, keras.layers.Dense(3)(x))
-    )
+    return exporting.randomise(keras.Model(inputs, keras.layers.Dense(3)(x)))
 
 
 class FileTest(exporting.ExportTestCase):
@@ -103,9 +101,7 @@ class FileTest(exporting.ExportTestCase):
     def test_fixed_batch_size(self, mode):
         model = conv_model()
         x = data_for(model)["image"]
-        report = export.export_litert(
-            model, self.path, mode, x, batch_size=3
-        )
+        report = export.export_litert(model, self.path, mode, x, batch_size=3)
         file = LiteRTModel(self.path)
         self.assertEqual(file.input_shapes, {"image": (3, 8, 8, 3)})
         self.assertEqual(report.num_samples, 20)
@@ -123,9 +119,7 @@ class FileTest(exporting.ExportTestCase):
         self.assertEqual(report.scores.num_samples, 10)
         shapes = list(LiteRTModel(self.path).input_shapes.values())
         self.assertEqual(shapes, [(4, 3)])
-        self.assert_refused(
-            "Pass None for any", model, self.path, batch_size=2
-        )
+        self.assert_refused("Pass None for any", model, self.path, batch_size=2)
 
     def test_recurrent_layers_with_a_batch_size(self):
         model = exporting.layer_model(keras.layers.GRU(3))
@@ -214,9 +208,7 @@ class CheckTest(exporting.ExportTestCase):
         return exporting.layer_model(exporting.OffByOne())
 
     def test_unchecked(self):
-        report = export.export_litert(
-            self.off_by_one(), self.path, check=False
-        )
+        report = export.export_litert(self.off_by_one(), self.path, check=False)
         self.assertIsNone(report.max_abs_error)
         self.assertIsNone(report.model_score)
         self.assertIn("not compared", str(report))
@@ -347,9 +339,7 @@ class FailureTest(exporting.ExportTestCase):
 
     def test_operation_without_builtin_is_named_with_its_layer(self):
         model = exporting.lambda_model(keras.ops.erfinv)
-        self.assert_refused(
-            r"Erfinv \(inner\).*Use others", model, self.path
-        )
+        self.assert_refused(r"Erfinv \(inner\).*Use others", model, self.path)
 
     def test_report_of_another_model(self):
         row = structures.StripRow("no/kernel", (3, 3), (3, 2), 0, 0)
