@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import types
+import warnings
 
 import keras
 import numpy as np
@@ -51,13 +52,15 @@ def convert(view, path, settings, samples):
     request = {
         "path": str(path.absolute()),
         "settings": dataclasses.asdict(settings),
-        "custom_objects": _custom_objects(view),
+        "custom_objects": custom_objects(view),
         "image_data_format": keras.config.image_data_format(),
         "epsilon": keras.config.epsilon(),
         "floatx": keras.config.floatx(),
     }
     folder = path.parent
-    view.save(folder / MODEL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of lambdas: nobody else loads them
+        view.save(folder / MODEL)
     np.savez(folder / SAMPLES, *samples)
     (folder / REQUEST).write_text(json.dumps(request))
     result = subprocess.run(
@@ -90,29 +93,24 @@ def _environment():
     }
 
 
-def _custom_objects(view):
-    """What the model is made of that is not Keras'.
+def custom_objects(view):
+    """What the model is made of that `keras.models.load_model` must be told.
+
+    Args:
+        view: A functional model.
 
     Returns:
-        list of `(registered name, module, name)`.
+        list of `(registered name, module, name)` of classes and functions.
+
+    Raises:
+        ValueError: Some of them cannot be imported.
     """
-    found, hidden = {}, []
-    config = view.to_json()
-    for layer in (*view.operations, *topology.sublayers(view)):
-        for value in (layer, *vars(layer).values()):
-            kind = value
-            if not isinstance(value, (type, types.FunctionType)):
-                kind = type(value)
-            name = keras.saving.get_registered_name(kind)
-            if _is_foreign(kind) and (
-                f'"{name}"' in config or f'"{kind.__name__}"' in config
-            ):
-                found[name] = kind
-    for kind in found.values():
-        module = sys.modules.get(kind.__module__)
-        at = getattr(module, kind.__name__, None)
-        if kind.__module__ == "__main__" or at is not kind:
-            hidden.append(f"{kind.__module__}.{kind.__qualname__}")
+    found = _kinds(view)
+    hidden = [
+        f"{kind.__module__}.{kind.__qualname__}"
+        for kind in found.values()
+        if kind.__module__ == "__main__" or _imported(kind) is not kind
+    ]
     if hidden:
         raise ValueError(
             "Cannot export to LiteRT: the process that converts the model "
@@ -126,5 +124,24 @@ def _custom_objects(view):
     ]
 
 
-def _is_foreign(kind):
-    return kind.__module__.partition(".")[0] not in ("keras", "builtins")
+def _kinds(view):
+    """Classes and functions that the model's config names, by that name."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        config = view.to_json()
+    found = {}
+    for layer in (*view.operations, *topology.sublayers(view)):
+        for value in (layer, *vars(layer).values()):
+            is_function = isinstance(value, types.FunctionType)
+            kind = value if is_function else type(value)
+            package = kind.__module__.partition(".")[0]
+            # Keras finds its classes, but not its functions that are in ops.
+            if is_function or package not in ("keras", "builtins"):
+                name = keras.saving.get_registered_name(kind)
+                if f'"{name}"' in config or f'"{kind.__name__}"' in config:
+                    found[name] = kind
+    return found
+
+
+def _imported(kind):
+    return getattr(sys.modules.get(kind.__module__), kind.__name__, None)

@@ -148,7 +148,7 @@ class WorkerTest(parameterized.TestCase):
     def test_layers_that_cannot_be_loaded(self):
         model = exporting.layer_model(exporting.NoConfig(2.0))
         with self.assertRaisesRegex(
-            ValueError, "NoConfig.*'factor'.*Give its layers a `get_config`"
+            ValueError, "'factor'.*Give its layers a `get_config`"
         ):
             self.run_worker(model)
 

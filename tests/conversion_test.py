@@ -60,9 +60,7 @@ class ConversionTest(exporting.ExportTestCase):
             tf.lite.OpsSet.SELECT_TF_OPS,
         ]
         self.path.write_bytes(converter.convert())
-        message = (
-            r"Received: \['FlexErf'\], of \['ADD', 'FlexErf'\]. Use oth"
-        )
+        message = r"Received: \['FlexErf'\], of \['ADD', 'FlexErf'\]. Use oth"
         with self.assertRaisesRegex(ValueError, message):
             conversion.check_builtins(self.path, "m")
 

@@ -89,6 +89,9 @@ class Scale(keras.layers.Layer):
     def call(self, x):
         return self.factor * x
 
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
     def get_config(self):
         return super().get_config() | {"factor": self.factor}
 
