@@ -1,7 +1,7 @@
 """Converting in a process of its own, where Keras runs on TensorFlow.
 
 For models of the other backends: the model goes through a `.keras` file, to
-`keras_prm.conversion_worker`, which imports what its layers are made of.
+`conversion_worker` over there, which imports what its layers are made of.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import dataclasses
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import types
@@ -18,13 +19,14 @@ import warnings
 import keras
 import numpy as np
 
+from keras_prm import conversion_worker
 from keras_prm import topology
 
-MODEL = "model.keras"
-SAMPLES = "samples.npz"
-REQUEST = "request.json"
-ERROR = "error.json"
-
+_PROGRAM = """\
+import sys
+from keras_prm import conversion_worker
+conversion_worker.main(sys.argv[1])
+"""
 _ERRORS = {"ValueError": ValueError, "OSError": OSError}
 
 
@@ -60,19 +62,19 @@ def convert(view, path, settings, samples):
     folder = path.parent
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of lambdas: nobody else loads them
-        view.save(folder / MODEL)
-    np.savez(folder / SAMPLES, *samples)
-    (folder / REQUEST).write_text(json.dumps(request))
+        view.save(folder / conversion_worker.MODEL)
+    np.savez(folder / conversion_worker.SAMPLES, *samples)
+    (folder / conversion_worker.REQUEST).write_text(json.dumps(request))
     result = subprocess.run(
-        [sys.executable, "-P", "-m", "keras_prm.conversion_worker", folder],
+        [sys.executable, "-P", "-c", _PROGRAM, folder],
         env=_environment(),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         errors="replace",
     )
-    if (folder / ERROR).exists():
-        error = json.loads((folder / ERROR).read_text())
+    if (folder / conversion_worker.ERROR).exists():
+        error = json.loads((folder / conversion_worker.ERROR).read_text())
         raise _ERRORS[error["type"]](*error["args"])
     if result.returncode:
         raise ValueError(
@@ -129,17 +131,19 @@ def _kinds(view):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         config = view.to_json()
+    keys = "class_name|registered_name|config"
+    named = set(re.findall(rf'"(?:{keys})": "([^"]+)"', config))
     found = {}
     for layer in (*view.operations, *topology.sublayers(view)):
         for value in (layer, *vars(layer).values()):
             is_function = isinstance(value, types.FunctionType)
             kind = value if is_function else type(value)
             package = kind.__module__.partition(".")[0]
+            name = keras.saving.get_registered_name(kind)
             # Keras finds its classes, but not its functions that are in ops.
-            if is_function or package not in ("keras", "builtins"):
-                name = keras.saving.get_registered_name(kind)
-                if f'"{name}"' in config or f'"{kind.__name__}"' in config:
-                    found[name] = kind
+            is_own = is_function or package not in ("keras", "builtins")
+            if is_own and named & {name, kind.__name__}:
+                found[name] = kind
     return found
 
 

@@ -1,32 +1,34 @@
-"""The process that converts for models of other backends.
-
-    python -m keras_prm.conversion_worker FOLDER
-
-`FOLDER` is what `conversion_process.convert` has filled. What goes wrong is
-written into it as well.
-"""
+"""What the process does that converts for models of other backends."""
 
 from __future__ import annotations
 
 import importlib
 import json
 import pathlib
-import sys
 
 import keras
 import numpy as np
 
 from keras_prm import conversion
-from keras_prm import conversion_process
+
+MODEL = "model.keras"
+SAMPLES = "samples.npz"
+REQUEST = "request.json"
+ERROR = "error.json"
 
 
 def main(folder):
-    """Writes the file that `request.json` asks for, or `error.json`."""
+    """Writes the file that is asked for, or what went wrong.
+
+    Args:
+        folder: What `conversion_process.convert` has filled: the model, the
+            samples and the request. An error is written into it as well.
+    """
     folder = pathlib.Path(folder)
     try:
-        request = json.loads((folder / conversion_process.REQUEST).read_text())
-        view = _load(folder / conversion_process.MODEL, request)
-        with np.load(folder / conversion_process.SAMPLES) as arrays:
+        request = json.loads((folder / REQUEST).read_text())
+        view = _load(folder / MODEL, request)
+        with np.load(folder / SAMPLES) as arrays:
             samples = [arrays[name] for name in arrays.files]
         conversion.convert(
             view,
@@ -37,7 +39,7 @@ def main(folder):
     except (ValueError, OSError) as error:
         kind = "OSError" if isinstance(error, OSError) else "ValueError"
         text = json.dumps({"type": kind, "args": list(map(_plain, error.args))})
-        (folder / conversion_process.ERROR).write_text(text)
+        (folder / ERROR).write_text(text)
 
 
 def _plain(value):
@@ -66,7 +68,3 @@ def _load(path, request):
             "Give its layers a `get_config`, and write them with `keras.ops` "
             "instead of one backend's functions."
         ) from error
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
