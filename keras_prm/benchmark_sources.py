@@ -8,6 +8,7 @@ import pathlib
 
 import keras
 
+from keras_prm import conversion
 from keras_prm import export
 from keras_prm.litert import LiteRTModel
 
@@ -61,7 +62,7 @@ def files(models, folder, quantize=None, representative_data=None):
             export.export_litert(
                 model, path, quantize, representative_data, check=False
             )
-            names = export.input_names(model)
+            names = conversion.input_names(model)
         elif isinstance(model, bytes):
             path.write_bytes(model)
         elif isinstance(model, LiteRTModel):

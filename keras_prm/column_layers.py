@@ -223,11 +223,14 @@ class GatherColumns(layers.Layer):
             x = ops.pad(x, [(0, 0), *pads, (0, 0)])
         parts = []
         for position, run in groups(positions):
-            view = x
-            if self.kernel_size:
-                taps = np.unravel_index(position, self.kernel_size)
-                view = x[(slice(None), *self._window(taps, space))]
-            parts.append(self._pick(view, channels[run]))
+            own = channels[run]
+            taps = np.unravel_index(position, self.kernel_size or (1,))
+            window = self._window(taps, space)
+            if _is_run(own):
+                last = slice(int(own[0]), int(own[-1]) + 1)
+                parts.append(x[(slice(None), *window, last)])
+            else:
+                parts.append(self._pick(x[(slice(None), *window)], own))
         return parts
 
     def _window(self, taps, space):

@@ -2,64 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import pathlib
-import re
 import tempfile
-import warnings
 
 import keras
 import numpy as np
 
+from keras_prm import conversion
+from keras_prm import conversion_process
+from keras_prm import export_checks
+from keras_prm import litert
+from keras_prm import parity
 from keras_prm import samples as samples_of
-from keras_prm import topology
-from keras_prm.litert import LiteRTModel
+from keras_prm.export_report import ExportReport
+from keras_prm.file_scores import Evaluation
+from keras_prm.version import __version__
 
-# How far a file may be off by default, see `export_litert`; None: any figure.
-TOLERANCES = {
-    "float32": 1e-4,
-    "float16": 1e-2,
-    "dynamic_range": None,
-    "int8": None,
-}
 _NUM_CHECKED_SAMPLES = 64
-
-
-@dataclasses.dataclass(frozen=True)
-class ExportReport:
-    """What was written, and how far it is from the model.
-
-    Args:
-        path: Path of the file.
-        quantize: `"float32"`, `"float16"`, `"dynamic_range"` or `"int8"`.
-        num_bytes: Size of the file.
-        num_samples: Samples the file was compared on; 0 if it was not.
-        max_abs_error: Largest difference from any of the model's outputs;
-            None if not compared.
-        max_rel_error: The largest of each output's `max_abs_error`, divided
-            by the largest absolute value of that output.
-        tolerance: The tolerance that was kept; None if there was none.
-    """
-
-    path: str
-    quantize: str
-    num_bytes: int
-    num_samples: int = 0
-    max_abs_error: float | None = None
-    max_rel_error: float | None = None
-    tolerance: float | None = None
-
-    def __str__(self):
-        text = f"{self.path}: {self.quantize}, {self.num_bytes / 1e3:,.1f} kB"
-        if not self.num_samples:
-            return f"{text}, not compared with the model"
-        kept = "no limit" if self.tolerance is None else f"{self.tolerance:g}"
-        return (
-            f"{text}, max error {self.max_abs_error:.2g} (relative "
-            f"{self.max_rel_error:.2g}, tolerance {kept}) on "
-            f"{self.num_samples} samples"
-        )
 
 
 def export_litert(
@@ -70,15 +32,21 @@ def export_litert(
     check=True,
     tolerance=None,
     int8_io=False,
+    *,
+    batch_size=None,
+    evaluation_data=None,
+    metric=None,
+    report=None,
 ):
     """Writes a model as a LiteRT (`.tflite`) file and checks the file.
 
-    The file needs nothing but LiteRT's builtin operations, and takes any
-    batch size. It is converted and checked next to its destination and moved
-    there last: if anything fails, an older file stays as it was. It passes
-    if, for each output `y` of the model,
+    The file needs nothing but LiteRT's builtin operations. It is converted
+    and checked next to its destination and moved there last: if anything
+    fails, an older file stays as it was. TensorFlow converts it: here, or,
+    where Keras runs on another backend, in a process of its own. It passes
+    if, for each output `y` of the model under its own backend,
 
-        max |file - y| <= tolerance * max(1, max |y|)
+        max |file - y| <= tolerance * max |y|
 
     Args:
         model: A built functional or Sequential `keras.Model`; not changed.
@@ -93,144 +61,99 @@ def export_litert(
             `(x, y)` tuples included. The first 256 samples are used, 64 of
             them to check. Default: 8 random ones in [-1, 1) to check.
         check: bool, whether to compare the file with the model.
-        tolerance: float. Default 1e-4 for float32, 1e-2 for float16, none
+        tolerance: float. Default 1e-3 for float32, 1e-2 for float16, none
             for the others, of which only finite outputs are demanded.
         int8_io: bool, whether the inputs and outputs of an `"int8"` file are
             int8 too. Default False: float32.
+        batch_size: int, the one number of rows that the file takes. Default
+            None: any number, or the model's own.
+        evaluation_data: `(x, y)` arrays, or an iterable of such batches, to
+            score model and file on. A third item is sample weights.
+        metric: Name of a Keras metric, metric object or function
+            `(y, predictions)` for `evaluation_data`. Default: accuracy, for
+            integer or one-hot labels.
+        report: `StripReport` that `strip` returned with `model`, to note in
+            the file which of the original channels are left.
 
     Returns:
-        An `ExportReport`.
+        An `ExportReport`. What the file says of itself is read back by
+        `LiteRTModel(path).metadata`.
 
     Raises:
-        TypeError: `model` is not a functional or Sequential model.
-        ValueError: An argument is wrong, Keras does not run on TensorFlow,
-            the destination cannot be written, LiteRT has no builtin for an
-            operation, or the file fails the check.
-        ImportError: `check` without `ai-edge-litert` installed.
+        TypeError: `model` is not a functional or Sequential model, or
+            `metric` or `report` is of a wrong type.
+        ValueError: An argument is wrong, the destination cannot be written,
+            LiteRT has no builtin for an operation, or the file fails the
+            check.
+        OSError: The disk is full, or the old file cannot be replaced.
+        ImportError: TensorFlow is not installed; or `ai-edge-litert`, with
+            `check` or `evaluation_data`.
 
     Example:
 
     ```python
-    report = export_litert(small, "small.tflite", "int8", train_images)
-    print(report)
+    small, report = strip(model, return_report=True)
+    print(export_litert(
+        small, "small.tflite", "int8", train_images,
+        evaluation_data=(test_images, test_labels), report=report,
+    ))
     ```
     """
     path, mode = pathlib.Path(path), quantize or "float32"
-    _check_arguments(path, mode, representative_data, tolerance, int8_io)
-    view = _functional(model)
-    topology.finite_arrays(view)
-    tolerance = TOLERANCES[mode] if tolerance is None else tolerance
+    export_checks.check_arguments(
+        path, mode, representative_data, tolerance, int8_io
+    )
+    export_checks.check_evaluation(evaluation_data, metric)
+    view = export_checks.functional(model)
+    batch_size = export_checks.batch_size(view, batch_size)
+    export_checks.check_report(report, view)
+    if check or evaluation_data is not None:
+        litert.interpreter_class()
     if representative_data is None:
         samples = samples_of.random(view)
     else:
         samples = samples_of.representative(model, representative_data)
+    evaluation = None
+    if evaluation_data is not None:
+        evaluation = Evaluation(view, evaluation_data, metric)
+    if mode == "int8":
+        others = evaluation and evaluation.inputs
+        samples_of.check_calibration(view, samples, others)
+    metadata = _metadata(mode, report)
+    settings = conversion.Settings(mode, batch_size, int8_io, metadata)
     with _folder_beside(path) as folder:
         temporary = pathlib.Path(folder) / path.name
-        _convert(view, temporary, _options(view, mode, samples, int8_io))
-        report = ExportReport(str(path), mode, temporary.stat().st_size)
+        with _writing(path):
+            _convert(view, temporary, settings, samples)
+        result = ExportReport(str(path), mode, temporary.stat().st_size)
         if check:
             samples = [x[:_NUM_CHECKED_SAMPLES] for x in samples]
-            errors = _errors(view, temporary, samples, tolerance)
-            report = dataclasses.replace(
-                report,
-                num_samples=len(samples[0]),
-                max_abs_error=max(error for error, _ in errors),
-                max_rel_error=max(e / y if e else 0.0 for e, y in errors),
-                tolerance=tolerance,
-            )
-        os.replace(temporary, path)
-    return report
+            result = _compared(result, view, temporary, samples, tolerance)
+        if evaluation:
+            names = conversion.input_names(view)
+            file = litert.LiteRTModel(temporary, input_names=names)
+            result = dataclasses.replace(result, scores=evaluation.run(file))
+        with _writing(path):
+            os.replace(temporary, path)
+    return result
 
 
-def input_names(model):
-    """Names of the inputs in the file of `model`, in `model.inputs`' order."""
-    names = [re.sub(r"[^A-Za-z0-9_.-]", "_", x.name) for x in model.inputs]
-    # Signatures sort by name and demand that names differ.
-    return [
-        name if name not in names[:i] else f"{name}_{i}"
-        for i, name in enumerate(names)
-    ]
+def _metadata(mode, report):
+    found = {
+        "keras_prm": __version__,
+        "keras": keras.__version__,
+        "quantize": mode,
+    }
+    if report is not None:
+        found["kept_channels"] = report.kept_channels
+    return found
 
 
-def _tensorflow():
-    """The one place that imports TensorFlow."""
-    import tensorflow
-
-    return tensorflow
-
-
-def _check_arguments(path, mode, data, tolerance, int8_io):
-    backend = keras.backend.backend()
-    problem = None
-    if backend != "tensorflow":
-        problem = (
-            f"it needs TensorFlow. Received: backend={backend!r}. Save the "
-            "model with `model.save('model.keras')` and export it in a "
-            "process that loads it under KERAS_BACKEND=tensorflow."
-        )
-    elif path.suffix != ".tflite" or path.is_dir():
-        problem = (
-            f"expected the path of a file. Received: path={str(path)!r}. "
-            "Choose a path that ends in `.tflite` and is no folder."
-        )
-    elif mode not in TOLERANCES:
-        problem = (
-            f"unknown quantization. Received: quantize={mode!r}. Choose None "
-            f"or one of {list(TOLERANCES)}."
-        )
-    elif mode == "int8" and data is None:
-        problem = (
-            "int8 activations must be calibrated. Received: "
-            "representative_data=None. Pass some hundred typical samples."
-        )
-    elif int8_io and mode != "int8":
-        problem = (
-            "int8 inputs and outputs belong to int8 files. Received: "
-            f"int8_io=True, quantize={mode!r}. Pass quantize='int8'."
-        )
-    elif tolerance is not None and not tolerance >= 0:
-        problem = (
-            f"expected a tolerance >= 0. Received: tolerance={tolerance}. "
-            "Pass None for the default."
-        )
-    if problem:
-        raise ValueError(f"Cannot export to LiteRT: {problem}")
-
-
-def _functional(model):
-    """`model` from a list of tensors to a list or flat dict of them."""
-    if not isinstance(model, keras.Model) or not isinstance(
-        model, (keras.Sequential, keras.Function)
-    ):
-        raise TypeError(
-            "Cannot export to LiteRT: expected a functional or Sequential "
-            f"keras.Model. Received: model of type {type(model).__name__}. "
-            "Wrap it: `keras.Model(inputs, model(inputs))`."
-        )
-    if not model.built:
-        raise ValueError(
-            f"Cannot export to LiteRT: the model '{model.name}' has no "
-            "weights yet. Call `model.build(input_shape)` first."
-        )
-    half = [
-        layer.name
-        for layer in model.layers
-        if layer.compute_dtype in ("float16", "bfloat16")
-    ]
-    if half:
-        raise ValueError(
-            "Cannot export to LiteRT: its builtins compute in float32. "
-            f"Received: layers in half precision: {half}. Build the model "
-            "again after `keras.config.set_dtype_policy('float32')` and copy "
-            "the weights with `set_weights(model.get_weights())`. For small "
-            "files use quantize='float16'."
-        )
-    outputs = getattr(model, "output", None)
-    if not isinstance(outputs, dict) or not all(
-        isinstance(x, keras.KerasTensor) for x in outputs.values()
-    ):
-        outputs = model.outputs
-    return keras.Model(model.inputs, outputs, name=model.name)
+def _convert(view, path, settings, samples):
+    where = conversion
+    if keras.backend.backend() != "tensorflow":
+        where = conversion_process
+    where.convert(view, path, settings, samples)
 
 
 def _folder_beside(path):
@@ -244,74 +167,38 @@ def _folder_beside(path):
         ) from error
 
 
-def _options(view, mode, samples, int8_io):
-    tf = _tensorflow()
-    spec = {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS]}
-    options = {"target_spec": spec}
-    if mode != "float32":
-        options["optimizations"] = [tf.lite.Optimize.DEFAULT]
-    if mode == "float16":
-        spec["supported_types"] = [tf.float16]
-    if mode == "int8":
-        names = input_names(view)
-        spec["supported_ops"].insert(0, tf.lite.OpsSet.TFLITE_BUILTINS_INT8)
-        options["representative_dataset"] = lambda: (
-            {name: x[i : i + 1] for name, x in zip(names, samples)}
-            for i in range(len(samples[0]))
-        )
-    if int8_io:
-        options["inference_input_type"] = tf.int8
-        options["inference_output_type"] = tf.int8
-    return options
-
-
-def _convert(view, path, options):
-    signature = [
-        keras.InputSpec(dtype=x.dtype, shape=(None, *x.shape[1:]), name=name)
-        for x, name in zip(view.inputs, input_names(view))
-    ]
+@contextlib.contextmanager
+def _writing(path):
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            view.export(
-                str(path),
-                format="litert",
-                verbose=False,
-                input_signature=[signature],
-                **options,
-            )
-    except Exception as error:
-        found = sorted(set(re.findall(r"'tf\.(\w+)' op", str(error))))
-        reason = str(error)[:500]
-        if found:
-            reason = (
-                f"LiteRT has no builtin for the operations {found}. Use "
-                "others; for recurrent layers, set `unroll=True`."
-            )
-        raise ValueError(
-            f"Cannot export to LiteRT: the model '{view.name}' was refused by "
-            f"the converter. {reason}"
+        yield
+    except OSError as error:
+        raise type(error)(
+            error.errno,
+            f"Cannot export to LiteRT: writing '{path}' failed ({error}). An "
+            "older file is as it was. Free space on the disk, close what "
+            "uses the file, or choose another path.",
         ) from error
 
 
-def _errors(view, path, samples, tolerance):
-    """`(max |file - y|, max |y|)` of each output y, if they are acceptable."""
+def _compared(result, view, path, samples, tolerance):
+    """The report with errors, if they are acceptable."""
+    if tolerance is None:
+        tolerance = parity.FILE_TOLERANCES[result.quantize]
     errors, problems = [], []
-    outputs = _outputs(view, path, samples)
-    for i, (expected, actual) in enumerate(outputs):
-        finite = np.isfinite(expected).all(), np.isfinite(actual).all()
-        if expected.shape != actual.shape or not all(finite):
+    for i, (y, z) in enumerate(_outputs(view, path, samples)):
+        absolute, relative = parity.errors(y, z)
+        errors.append((absolute, relative))
+        limit = np.inf if tolerance is None else tolerance
+        if not np.isfinite(relative):
+            finite = bool(np.isfinite(y).all()), bool(np.isfinite(z).all())
             problems.append(
-                f"output {i}: shapes {expected.shape} and {actual.shape}, "
-                f"finite: {finite[0]} and {finite[1]}"
+                f"output {i}: shapes {y.shape} and {z.shape}, finite: "
+                f"{finite[0]} and {finite[1]}"
             )
-            continue
-        difference = np.abs(expected.astype(float) - actual.astype(float))
-        error = float(difference.max(initial=0))
-        peak = float(np.abs(expected.astype(float)).max(initial=0))
-        errors.append((error, peak or 1.0))
-        if tolerance is not None and error > tolerance * max(1.0, peak):
-            problems.append(f"output {i}: error {error:.3g} of {peak:.3g}")
+        elif relative > limit:
+            problems.append(
+                f"output {i}: error {absolute:.3g}, relative {relative:.3g}"
+            )
     if problems:
         raise ValueError(
             "Cannot export to LiteRT: the file disagrees with the model "
@@ -319,19 +206,24 @@ def _errors(view, path, samples, tolerance):
             f"tolerance={tolerance}. Nothing was written. Mend the model, "
             "pass typical representative_data, or a larger tolerance."
         )
-    return errors
+    absolute, relative = map(max, zip(*errors))
+    return dataclasses.replace(
+        result,
+        num_samples=len(samples[0]),
+        max_abs_error=absolute,
+        max_rel_error=relative,
+        tolerance=tolerance,
+    )
 
 
 def _outputs(view, path, samples):
     """Pairs of what the model and the file compute for each output."""
-    portions = [
-        keras.tree.flatten(
-            view([x[i : i + 16] for x in samples], training=False)
-        )
-        for i in range(0, len(samples[0]), 16)
-    ]
-    convert = keras.ops.convert_to_numpy
-    expected = [np.concatenate(list(map(convert, p))) for p in zip(*portions)]
-    file = LiteRTModel(path, input_names=input_names(view))
+    fixed, parts = view.inputs[0].shape[0], []
+    for x, rows in samples_of.portions(samples, fixed or 16, bool(fixed)):
+        outputs = keras.tree.flatten(view(x, training=False))
+        parts.append([keras.ops.convert_to_numpy(y)[:rows] for y in outputs])
+    expected = [np.concatenate(ys) for ys in zip(*parts)]
+    names = conversion.input_names(view)
+    file = litert.LiteRTModel(path, input_names=names)
     actual = file.predict(samples, batch_size=16)
     return list(zip(expected, [actual] if len(expected) == 1 else actual))

@@ -8,6 +8,8 @@ import re
 
 import numpy as np
 
+from keras_prm import tflite_schema
+
 
 class LiteRTModel:
     """A `.tflite` file that is called like a Keras model.
@@ -23,7 +25,7 @@ class LiteRTModel:
         num_threads: int, threads that the interpreter may use. Default 1.
         input_names: list of str, the names of the inputs in the order in
             which lists of arrays will be passed, such as
-            `keras_prm.export.input_names(model)`. Not needed for one input.
+            `keras_prm.conversion.input_names(model)`. Not needed for one input.
 
     Raises:
         ImportError: `ai-edge-litert` is not installed.
@@ -93,6 +95,22 @@ class LiteRTModel:
     def num_bytes(self):
         """Size of the file in bytes."""
         return len(self._content)
+
+    @property
+    def operations(self):
+        """Names of the operations in the file, such as `"CONV_2D"`, sorted."""
+        return tflite_schema.operations(self._content)[0]
+
+    @property
+    def metadata(self):
+        """What `export_litert` noted in the file: a dict.
+
+        `"keras_prm"` and `"keras"` are versions, `"quantize"` is the mode,
+        and `"kept_channels"`, where `export_litert` was given the report of
+        `strip`, has for each layer path the numbers that the channels had
+        before. `{}` for a file that `export_litert` did not write.
+        """
+        return tflite_schema.metadata(self._content)
 
     @property
     def is_quantised(self):
@@ -228,13 +246,17 @@ def version():
 
 
 def interpreter_class():
-    """LiteRT's `Interpreter`; an ImportError says how to get it."""
+    """LiteRT's interpreter.
+
+    Raises:
+        ImportError: `ai-edge-litert` is not installed.
+    """
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError as error:
         raise ImportError(
-            "Cannot run LiteRT files: ai-edge-litert is not installed. "
-            "Install it with `pip install ai-edge-litert`."
+            "Cannot run a LiteRT file: its interpreter is not installed. "
+            "First `pip install ai-edge-litert`."
         ) from error
     return Interpreter
 

@@ -108,17 +108,23 @@ def _gather(sizes, site, lowering, spaces):
     number, inputs = len(lowering.columns), site.array.shape[-2]
     positions, channels = np.divmod(np.array(lowering.columns), inputs)
     if lowering.method == "patches":
+        # To take every other position is as slow as a gather.
+        slicing = "copied" if before == after else "gathered"
         for _, run in column_layers.groups(positions):
-            _pick(sizes, after, channels[run])
+            width = len(channels[run])
+            if len(column_layers.runs(channels[run])) > 1:
+                sizes["gathers"] += 1
+                sizes["gathered"] += after * width
+                width = inputs
             sizes["slices"] += 2
-        sizes["copied"] += before * inputs + 2 * after * number
-        if before != after:  # every other position is as slow as a gather
-            sizes["gathered"] += after * number
+            sizes[slicing] += after * width
+        sizes["copied"] += before * inputs + after * number
         return
     if lowering.method == "pointwise":
         _convolve(sizes, spaces[0], (inputs, number))
     elif lowering.method == "gather":
-        _pick(sizes, before, channels)
+        sizes["gathers"] += 1
+        sizes["gathered"] += before * number
     pieces = [slice(None)]
     if lowering.method == "slices":
         pieces = column_layers.runs(channels)
@@ -129,12 +135,3 @@ def _gather(sizes, site, lowering, spaces):
         widths = [_filled(len(channels[piece])) for piece in pieces]
         sizes["convolutions"] += len(pieces)
         sizes["shifts"] += after * sum(widths) * math.prod(site.window)
-
-
-def _pick(sizes, space, channels):
-    if len(column_layers.runs(channels)) == 1:
-        sizes["slices"] += 1
-        sizes["copied"] += space * len(channels)
-    else:
-        sizes["gathers"] += 1
-        sizes["gathered"] += space * len(channels)

@@ -18,6 +18,7 @@ import numpy as np
 from absl import logging
 from keras import ops
 
+from keras_prm import conversion
 from keras_prm import export
 from keras_prm import litert
 from keras_prm import lowering_search
@@ -102,7 +103,7 @@ class AutoLowering(lowering_search.Lowerer):
     def accepts(self, lowered, dense):
         """Whether a whole model needs no more time than it did before."""
         inputs = [x[:1] for x in samples.random(dense)]
-        names = export.input_names(dense)
+        names = conversion.input_names(dense)
         with tempfile.TemporaryDirectory() as folder:
             models = []
             for number, model in enumerate((dense, lowered)):

@@ -8,6 +8,8 @@ import numpy as np
 NUM_SAMPLES = 256
 _NUM_RANDOM_SAMPLES = 8
 _UNKNOWN_SIZE = 32
+# Mean magnitudes of calibration and evaluation may differ by this factor.
+_LARGEST_RATIO = 10.0
 
 
 def random(model):
@@ -49,9 +51,10 @@ def representative(model, data):
     Raises:
         ValueError: There are none, they do not fit, or are not finite.
     """
-    parts, num = [], 0
+    name, parts, num = "representative_data", [], 0
     for batch in _batches(data, len(model.inputs)):
-        parts.append(_as_arrays(model, batch, parts[0] if parts else None))
+        previous = parts[0] if parts else None
+        parts.append(as_arrays(model, batch, name, previous, NUM_SAMPLES))
         num += len(parts[-1][0])
         if num >= NUM_SAMPLES:
             break
@@ -63,6 +66,42 @@ def representative(model, data):
     return [np.concatenate(x)[:NUM_SAMPLES] for x in zip(*parts)]
 
 
+def check_calibration(model, samples, others=None):
+    """Refuses samples that no sensible int8 range comes from.
+
+    Args:
+        model: A functional model.
+        samples: list of arrays, one per input of the model.
+        others: The same of the data the file will be measured on, or None.
+
+    Raises:
+        ValueError: Each input is one and the same number throughout, or the
+            mean magnitude of a floating-point one is more than 10 times
+            larger or smaller than in `others`.
+    """
+    first = [x.flat[0] for x in samples]
+    if all((x == value).all() for x, value in zip(samples, first)):
+        raise ValueError(
+            "Cannot export to LiteRT: representative_data is constant, and "
+            "the ranges of int8 come from how it varies. Received: nothing "
+            f"but {[value.item() for value in first]}. Pass some hundred "
+            "typical samples."
+        )
+    wrong = {}
+    for x, y, z in zip(model.inputs, samples, others or ()):
+        means = float(np.abs(y).mean()), float(np.abs(z).mean())
+        if "float" in x.dtype and max(means) > _LARGEST_RATIO * min(means):
+            wrong[x.name] = tuple(float(f"{mean:.3g}") for mean in means)
+    if wrong:
+        raise ValueError(
+            "Cannot export to LiteRT: representative_data and evaluation_data "
+            "differ in range. Expected mean magnitudes within a factor of "
+            f"{_LARGEST_RATIO:g}. Received, by input: {wrong}. Scale both "
+            "alike, as the model was trained: [0, 255] and [0, 1] is the "
+            "usual mistake."
+        )
+
+
 def _batches(data, num_inputs):
     is_list = isinstance(data, (list, tuple)) and num_inputs > 1
     if isinstance(data, dict) or hasattr(data, "shape"):
@@ -71,19 +110,29 @@ def _batches(data, num_inputs):
         return [list(data)]
     if isinstance(data, keras.utils.PyDataset):
         data = map(data.__getitem__, range(len(data)))
-    return (x[0] if isinstance(x, tuple) else x for x in data)
+    # PyTorch's loaders make lists of what others make tuples of.
+    pairs = (tuple, list) if num_inputs == 1 else tuple
+    return (x[0] if isinstance(x, pairs) and len(x) > 1 else x for x in data)
 
 
-def _as_arrays(model, batch, previous):
-    known = [x.name for x in model.inputs]
-    if isinstance(batch, dict) and set(batch) == set(known):
-        batch = [batch[name] for name in known]
-    elif isinstance(batch, dict):
-        # Keras sorts its keys, as `flatten` does.
-        known = getattr(model, "input", None)
-        known = sorted(known) if isinstance(known, dict) else []
-        batch = batch if sorted(batch) == known else []
-    arrays = [np.asarray(x)[:NUM_SAMPLES] for x in keras.tree.flatten(batch)]
+def as_arrays(model, batch, what, previous=None, limit=None):
+    """One batch of inputs as arrays, checked.
+
+    Args:
+        model: A functional model.
+        batch: Array, or dict or list of arrays.
+        what: Name of the argument that the batch comes from, for errors.
+        previous: An earlier batch, whose unknown sizes this one must have.
+        limit: int, rows after which it is cut off; None: nowhere.
+
+    Returns:
+        list of arrays of the inputs' dtypes, one per input of the model.
+
+    Raises:
+        ValueError: They do not fit, are no numbers, or are not finite.
+    """
+    arrays = [to_numpy(x) for x in _in_order(model, batch)]
+    arrays = [x[:limit] if x.ndim else x for x in arrays]
     shapes = [x.shape for x in arrays]
     expected = [(None, *x.shape[1:]) for x in previous or model.inputs]
     if (
@@ -92,20 +141,81 @@ def _as_arrays(model, batch, previous):
         or len({shape[0] for shape in shapes}) > 1
     ):
         raise ValueError(
-            "Cannot export to LiteRT: representative_data does not fit the "
-            f"inputs {[x.name for x in model.inputs]}. Expected shapes, rows "
+            f"Cannot export to LiteRT: {what} does not fit the inputs "
+            f"{[x.name for x in model.inputs]}. Expected shapes, rows "
             f"first: {expected}. Received: {shapes}. Pass batches: arrays, "
             "or dicts or lists of arrays."
         )
+    _check_values(model, arrays, what)
+    return [x.astype(y.dtype, copy=False) for x, y in zip(arrays, model.inputs)]
+
+
+def _in_order(model, batch):
+    known = [x.name for x in model.inputs]
+    if isinstance(batch, dict) and set(batch) == set(known):
+        return [batch[name] for name in known]
+    if isinstance(batch, dict):
+        # Keras sorts its keys, as `flatten` does.
+        known = getattr(model, "input", None)
+        known = sorted(known) if isinstance(known, dict) else []
+        batch = batch if sorted(batch) == known else []
+    return keras.tree.flatten(batch)
+
+
+def _check_values(model, arrays, what):
+    dtypes = {x.name: str(y.dtype) for x, y in zip(model.inputs, arrays)}
+    if any(x.dtype.kind in "OSUMmc" for x in arrays):
+        raise ValueError(
+            f"Cannot export to LiteRT: {what} holds no real numbers. "
+            f"Received: dtypes {dtypes}. Convert it as for "
+            "`model.predict`, to float32 for instance."
+        )
     if not all(np.isfinite(x).all() for x in arrays):
         raise ValueError(
-            "Cannot export to LiteRT: representative_data holds NaN or "
-            "infinite values. Remove the samples that have them."
+            f"Cannot export to LiteRT: {what} holds NaN or infinite values. "
+            "Remove the samples that have them."
         )
-    return [x.astype(y.dtype) for x, y in zip(arrays, model.inputs)]
+    cut = {
+        x.name: x.dtype
+        for x, y in zip(model.inputs, arrays)
+        if "int" in x.dtype and not (y == np.trunc(y)).all()
+    }
+    if cut:
+        raise ValueError(
+            f"Cannot export to LiteRT: {what} holds fractions where integers "
+            f"are expected: {cut}. Received: dtypes {dtypes}. Pass integers."
+        )
+
+
+def to_numpy(x):
+    """A tensor of any backend, or what NumPy takes, as an array."""
+    if isinstance(x, np.ndarray):
+        return x
+    if hasattr(x, "detach"):  # PyTorch's, on whatever device
+        return x.detach().cpu().numpy()
+    return np.asarray(x)
 
 
 def _fits(shape, expected):
     return len(shape) == len(expected) and all(
         wanted in (None, size) for size, wanted in zip(shape, expected)
     )
+
+
+def portions(arrays, size, is_fixed=False):
+    """Slices of equally long arrays, all of the same number of rows.
+
+    Args:
+        arrays: list of arrays `(rows, ...)`.
+        size: int, rows per slice; fewer if there are fewer.
+        is_fixed: bool, whether there may not be fewer.
+
+    Yields:
+        `(list of arrays, int)`: a slice, and how many of its rows count. The
+        last row of all is repeated in place of those that are missing.
+    """
+    rows = len(arrays[0])
+    size = size if is_fixed else min(size, rows)
+    for start in range(0, rows, size):
+        picked = np.minimum(np.arange(start, start + size), rows - 1)
+        yield [x[picked] for x in arrays], min(size, rows - start)

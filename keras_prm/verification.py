@@ -8,16 +8,14 @@ import pathlib
 import keras
 import numpy as np
 
-from keras_prm import export
+from keras_prm import conversion
+from keras_prm import parity
 from keras_prm import tables
 from keras_prm import topology
 from keras_prm.costs import Costs
 from keras_prm.costs import costs
 from keras_prm.costs import saved_bytes
 from keras_prm.litert import LiteRTModel
-
-# Of rounding, by the coarsest type a model computes in.
-TOLERANCES = {"bfloat16": 3e-2, "float16": 4e-3, "float32": 1e-4}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +27,8 @@ class Comparison:
         inputs: `"random"` or `"given"`.
         samples: How many samples were compared.
         max_abs_error: Largest absolute difference of any output.
-        max_rel_error: The same, divided by the largest absolute output.
+        max_rel_error: The largest of each output's error, divided by the
+            largest absolute value of that output; see `parity`.
         tolerance: Largest `max_rel_error` that counts as rounding; `None`
             for a quantised file, which is not judged.
     """
@@ -140,10 +139,11 @@ def verify(model, small, tflite=None, inputs=None, seed=0, tolerance=None):
             structure of arrays as the model takes it. The first 256 samples
             are used.
         seed: Seed of the random inputs.
-        tolerance: Largest error that counts as rounding, relative to
-            the largest absolute output. `None` takes 1e-4, and more for a
-            model that computes in half precision. A quantised file is
-            measured and not judged.
+        tolerance: Largest error that counts as rounding, of each output,
+            relative to its largest absolute value. `None` takes 1e-4 for the
+            stripped model, 1e-3 for the file, whose kernels sum otherwise,
+            and more for a model that computes in half precision. A
+            quantised file is measured and not judged.
 
     Returns:
         A `Certificate`. It says what was found and raises nothing if the
@@ -159,14 +159,14 @@ def verify(model, small, tflite=None, inputs=None, seed=0, tolerance=None):
     samples = {"random": _random_inputs(views[0], seed)}
     if inputs is not None:
         samples["given"] = _first(views[0], inputs)
-    if tolerance is None:
-        tolerance = _tolerance(model)
-    limits = {"stripped": tolerance}
+    limits = _limits(model, tolerance)
     runner = None
     if tflite is not None:
-        names = export.input_names(small) if len(views[0].inputs) > 1 else None
+        several = len(views[0].inputs) > 1
+        names = conversion.input_names(small) if several else None
         runner = LiteRTModel(tflite, input_names=names)
-        limits["litert"] = None if runner.is_quantised else tolerance
+        if runner.is_quantised:
+            limits["litert"] = None
     comparisons = []
     for kind, arrays in samples.items():
         expected = _run(views[0], arrays)
@@ -176,7 +176,8 @@ def verify(model, small, tflite=None, inputs=None, seed=0, tolerance=None):
             found = runner.predict(arrays if len(arrays) > 1 else arrays[0])
             results["litert"] = found if isinstance(found, list) else [found]
         for candidate, found in results.items():
-            errors = _errors(expected, found)
+            pairs = zip(expected, found, strict=True)
+            errors = map(max, zip(*(parity.errors(*pair) for pair in pairs)))
             comparisons.append(
                 Comparison(candidate, kind, rows, *errors, limits[candidate])
             )
@@ -189,10 +190,17 @@ def verify(model, small, tflite=None, inputs=None, seed=0, tolerance=None):
     )
 
 
-def _tolerance(model):
+def _limits(model, tolerance):
+    if tolerance is not None:
+        return {"stripped": tolerance, "litert": tolerance}
     used = {layer.compute_dtype for _, layer in topology.layer_paths(model)}
-    found = [limit for name, limit in TOLERANCES.items() if name in used]
-    return max(found, default=TOLERANCES["float32"])
+    by_type = parity.MODEL_TOLERANCES
+    found = [limit for name, limit in by_type.items() if name in used]
+    limit = max(found, default=by_type["float32"])
+    return {
+        "stripped": limit,
+        "litert": max(limit, parity.FILE_TOLERANCES["float32"]),
+    }
 
 
 def _run(view, arrays):
@@ -200,18 +208,6 @@ def _run(view, arrays):
     size = view.inputs[0].shape[0] or 32
     outputs = view.predict(structure, batch_size=size, verbose=0)
     return [np.asarray(x) for x in keras.tree.flatten(outputs)]
-
-
-def _errors(expected, found):
-    absolute = relative = 0.0
-    for want, have in zip(expected, found, strict=True):
-        error = float(np.max(np.abs(want - have), initial=0.0))
-        error = np.inf if np.isnan(error) else error
-        absolute = max(absolute, error)
-        scale = float(np.max(np.abs(want), initial=0.0))
-        scale = max(scale, 1e-6) if np.isfinite(scale) else 1.0
-        relative = max(relative, error / scale)
-    return absolute, relative
 
 
 def _random_inputs(view, seed, samples=32):

@@ -1,7 +1,10 @@
 """The code in docs/ runs, and does what the text around it says."""
 
+import contextlib
+import io
 import pathlib
 import re
+import tempfile
 
 import keras
 import numpy as np
@@ -15,7 +18,7 @@ from tests import zoo
 from tests.zeros import edit
 from tests.zeros import max_error
 
-LAYERS = pathlib.Path(__file__).parent.parent / "docs" / "layers.md"
+DOCS = pathlib.Path(__file__).parent.parent / "docs"
 
 
 def blocks(path):
@@ -29,7 +32,7 @@ class LayersTest(parameterized.TestCase):
         self.addCleanup(layer_rules.RULES.update, before)
         self.addCleanup(layer_rules.RULES.clear)
         self.names = {}
-        for block in blocks(LAYERS):
+        for block in blocks(DOCS / "layers.md"):
             exec(block, self.names)
 
     def test_the_rules_shrink_exactly(self):
@@ -48,6 +51,32 @@ class LayersTest(parameterized.TestCase):
         self.assertEqual(small.get_layer("project").width, 5)
         x = np.random.default_rng(0).normal(size=(3, 5, 4))
         self.assertLess(max_error(model, small, x), 1e-6)
+
+
+class ExportTest(parameterized.TestCase):
+    def test_blocks(self):
+        if keras.backend.backend() != "tensorflow":
+            self.skipTest("converts in this process, with TensorFlow")
+        inputs = keras.Input((4, 4, 2))
+        x = layers.Conv2D(6, 3, name="conv")(inputs)
+        x = layers.Flatten()(layers.ReLU()(x))
+        model = keras.Model(inputs, layers.Dense(3, name="out")(x))
+        zoo.randomise(model)
+        edit(model.get_layer("conv").kernel, ..., [1, 2])
+        edit(model.get_layer("conv").bias, [1, 2])
+        images = np.random.default_rng(0).normal(size=(8, 4, 4, 2))
+        labels = model.predict(images, verbose=0).argmax(-1)
+        names = {"model": model, "images": images, "labels": labels}
+        folder = self.enterContext(tempfile.TemporaryDirectory())
+        self.enterContext(contextlib.chdir(folder))
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            for block in blocks(DOCS / "export.md"):
+                exec(block, names)
+        self.assertEqual(names["report"].model_score, 1.0)
+        kept = names["file"].metadata["kept_channels"]
+        self.assertEqual(kept, {"conv": [0, 3, 4, 5]})
+        self.assertIn("CONV_2D", printed.getvalue())
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
-"""Exporting to LiteRT."""
+"""Exporting to LiteRT: the call, its file and its report."""
 
+import errno
 import itertools
 import os
-import pathlib
 import subprocess
 import sys
-import tempfile
 from unittest import mock
 
 import keras
@@ -14,107 +13,34 @@ from absl.testing import absltest
 from absl.testing import parameterized
 
 from keras_prm import export
+from keras_prm import rebuild
+from keras_prm import structures
+from keras_prm import tflite_schema
+from keras_prm.litert import LiteRTModel
+from keras_prm.version import __version__
+from tests import exporting
+from tests import zeros
+from tests.exporting import MODES
+from tests.exporting import SOUND
+from tests.exporting import conv_model
+from tests.exporting import data_for
+from tests.exporting import dense_model
+from tests.exporting import dict_model
 
-MODES = ("float32", "float16", "dynamic_range", "int8")
-# Relative to the largest output: what a sound file keeps well below.
-SOUND = dict(zip(MODES, (1e-5, 5e-3, 0.1, 0.2)))
 LARGE = 300  # units; 300 * 400 weights
-
-
-def randomise(model):
-    rng = np.random.default_rng(1)
-    for v in model.variables:
-        offset = 1.5 if "variance" in v.name else 0.1
-        v.assign(offset + rng.uniform(-0.3, 0.3, v.shape))
-    return model
-
-
-def conv_model():
-    x = image = keras.Input((8, 8, 3), name="image")
-    x = keras.layers.Conv2D(8, 3, padding="same")(x)
-    x = keras.layers.BatchNormalization()(x)
-    x = keras.layers.Activation("relu")(x)
-    x = keras.layers.DepthwiseConv2D(3)(x)
-    x = keras.layers.GlobalAveragePooling2D()(x)
-    return randomise(keras.Model(image, keras.layers.Dense(4)(x)))
-
-
-def dict_model():
-    """Names chosen so that no order of them is the order of creation."""
-    zebra = keras.Input((6, 6, 3), name="zebra")
-    apple = keras.Input((5,), name="apple")
-    x = keras.layers.Conv2D(4, 3, activation="relu")(zebra)
-    x = keras.layers.Flatten()(x)
-    x = keras.layers.Concatenate()([x, apple])
-    return randomise(
-        keras.Model(
-            {"zebra": zebra, "apple": apple},
-            {
-                "yes": keras.layers.Dense(2)(x),
-                "no": keras.layers.Dense(2)(x),
-            },
-        )
-    )
+FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
 def large_model():
     x = inputs = keras.Input((400,))
     x = keras.layers.Dense(LARGE, activation="relu")(x)
-    return randomise(keras.Model(inputs, keras.layers.Dense(3)(x)))
+    return exporting.randomise(keras.Model(inputs, keras.layers.Dense(3)(x)))
 
 
-def lambda_model(function):
-    inputs = keras.Input((4, 4))
-    return keras.Model(inputs, keras.layers.Lambda(function)(inputs))
-
-
-class OffByOne(keras.layers.Layer):
-    """Computes something else in a file than in Keras."""
-
-    def call(self, x):
-        import tensorflow as tf
-
-        return x if tf.executing_eagerly() else x + 1.0
-
-
-def off_by_one_model():
-    inputs = keras.Input((4, 4))
-    return keras.Model(inputs, OffByOne()(inputs))
-
-
-def data_for(model, num=20):
-    rng = np.random.default_rng(2)
-    return {
-        x.name: rng.normal(size=(num, *x.shape[1:])).astype("float32")
-        for x in model.inputs
-    }
-
-
-class Batches(keras.utils.PyDataset):
-    def __len__(self):
-        return 3
-
-    def __getitem__(self, index):
-        return np.ones((4, 8, 8, 3)), np.ones(4)
-
-
-class ExportTest(parameterized.TestCase):
+class FileTest(exporting.ExportTestCase):
     def setUp(self):
         super().setUp()
-        if keras.backend.backend() != "tensorflow":
-            self.skipTest("export needs TensorFlow")
-        self.folder = pathlib.Path(
-            self.enterContext(tempfile.TemporaryDirectory())
-        )
-        self.path = self.folder / "model.tflite"
-
-    def assert_refused(self, message, *args, error=ValueError, **kwargs):
-        """Nothing is written, an older file stays, nothing is left over."""
-        self.path.write_bytes(b"old")
-        with self.assertRaisesRegex(error, message):
-            export.export_litert(*args, **kwargs)
-        self.assertEqual(self.path.read_bytes(), b"old")
-        self.assertEqual(os.listdir(self.folder), [self.path.name])
+        self.needs_tensorflow()
 
     @parameterized.product(
         mode=MODES, build=(conv_model, dict_model), given=(True, False)
@@ -132,7 +58,7 @@ class ExportTest(parameterized.TestCase):
         inputs = data_for(model)
         inputs = inputs.get("image", inputs)
         expected = keras.tree.flatten(model(inputs))
-        actual = export.LiteRTModel(self.path)(inputs)
+        actual = LiteRTModel(self.path)(inputs)
         actual = [actual] if len(expected) == 1 else actual
         for y, z in zip(expected, actual, strict=True):
             limit = SOUND[mode] * np.abs(y).max()
@@ -140,10 +66,9 @@ class ExportTest(parameterized.TestCase):
 
     def test_default_is_float32_and_quantised_files_are_smaller(self):
         model = large_model()
+        data = np.linspace(0, 1, 1600).reshape(4, 400)
         size = {
-            mode: export.export_litert(
-                model, self.path, mode, np.ones((4, 400))
-            ).num_bytes
+            mode: export.export_litert(model, self.path, mode, data).num_bytes
             for mode in (None, *MODES)
         }
         self.assertGreaterEqual(size[None], 4 * (400 * LARGE + 3 * LARGE))
@@ -157,35 +82,50 @@ class ExportTest(parameterized.TestCase):
         model = conv_model()
         data = data_for(model)
         export.export_litert(model, self.path, "int8", data, int8_io=int8_io)
-        interpreter = export.LiteRTModel(self.path)._interpreter
+        interpreter = LiteRTModel(self.path)._interpreter
         for detail in (
             *interpreter.get_input_details(),
             *interpreter.get_output_details(),
         ):
             self.assertEqual(np.dtype(detail["dtype"]), dtype)
         kernels = [
-            len(detail["quantization_parameters"]["scales"])
+            detail["quantization_parameters"]["scales"]
             for detail in interpreter.get_tensor_details()
             if detail["dtype"] == np.int8
             and tuple(detail["shape"])[1:] == (3, 3, 3)
         ]
-        self.assertEqual(kernels, [8])
+        self.assertLen(kernels, 1)
+        self.assertLen(set(kernels[0]), 8)
 
-    @parameterized.named_parameters(
-        ("array", lambda x: x, 20),
-        ("many", lambda x: np.repeat(x, 20, axis=0), 64),
-        ("dict", lambda x: {"image": x}, 20),
-        ("list_of_batches", lambda x: [x[:3], x[3:6]], 6),
-        ("generator", lambda x: (x[i : i + 1] for i in range(5)), 5),
-        ("fit_tuples", lambda x: iter([(x[:2], [0, 1]), (x[:4], None)]), 6),
-        ("endless", itertools.repeat, 64),
-        ("py_dataset", lambda x: Batches(), 12),
-    )
-    def test_representative_data(self, form, num):
+    @parameterized.parameters(*MODES)
+    def test_fixed_batch_size(self, mode):
         model = conv_model()
-        data = form(data_for(model)["image"])
-        report = export.export_litert(model, self.path, "int8", data)
-        self.assertEqual(report.num_samples, num)
+        x = data_for(model)["image"]
+        report = export.export_litert(model, self.path, mode, x, batch_size=3)
+        file = LiteRTModel(self.path)
+        self.assertEqual(file.input_shapes, {"image": (3, 8, 8, 3)})
+        self.assertEqual(report.num_samples, 20)
+        self.assertLess(report.max_rel_error, SOUND[mode])
+
+    def test_batch_size_of_the_model_itself(self):
+        inputs = keras.Input(batch_shape=(4, 3))
+        model = keras.Model(inputs, keras.layers.Dense(2)(inputs))
+        labels = np.arange(10) % 2
+        data = np.random.default_rng(0).normal(size=(10, 3))
+        report = export.export_litert(
+            model, self.path, None, data, evaluation_data=(data, labels)
+        )
+        self.assertEqual(report.num_samples, 10)
+        self.assertEqual(report.scores.num_samples, 10)
+        shapes = list(LiteRTModel(self.path).input_shapes.values())
+        self.assertEqual(shapes, [(4, 3)])
+        self.assert_refused("Pass None for any", model, self.path, batch_size=2)
+
+    def test_recurrent_layers_with_a_batch_size(self):
+        model = exporting.layer_model(keras.layers.GRU(3))
+        self.assert_refused("pass `batch_size=1`", model, self.path)
+        report = export.export_litert(model, self.path, batch_size=1)
+        self.assertLess(report.max_rel_error, SOUND["float32"])
 
     @parameterized.parameters("names", "list", "dataset", "dataset_xy")
     def test_representative_data_of_two_inputs(self, form):
@@ -203,6 +143,12 @@ class ExportTest(parameterized.TestCase):
         self.assertEqual(report.num_samples, 20)
         self.assertLess(report.max_rel_error, SOUND["int8"])
 
+    def test_endless_data(self):
+        model = conv_model()
+        data = itertools.repeat(data_for(model)["image"])
+        report = export.export_litert(model, self.path, "int8", data)
+        self.assertEqual(report.num_samples, 64)
+
     def test_dict_keys_may_differ_from_the_inputs_names(self):
         a = keras.Input((3,), name="b")
         b = keras.Input((2,), name="a b")
@@ -212,7 +158,6 @@ class ExportTest(parameterized.TestCase):
         data = {"x": np.ones((5, 3)), "y": np.zeros((5, 2))}
         report = export.export_litert(model, self.path, None, data)
         self.assertEqual(report.max_abs_error, 0.0)
-        self.assertEqual(export.input_names(model), ["b", "a_b"])
 
     def test_sequential_and_integer_inputs(self):
         model = keras.Sequential(
@@ -224,105 +169,192 @@ class ExportTest(parameterized.TestCase):
 
     def test_missing_folders_are_made_and_files_replaced(self):
         path = self.folder / "a" / "b" / "model.tflite"
-        export.export_litert(conv_model(), path)
+        export.export_litert(dense_model(), path)
         path.write_bytes(b"old")
-        export.export_litert(conv_model(), path)
-        self.assertGreater(path.stat().st_size, 1000)
+        export.export_litert(dense_model(), path)
+        self.assertGreater(path.stat().st_size, 500)
         self.assertEqual(os.listdir(path.parent), ["model.tflite"])
 
+    def test_metadata(self):
+        model = dense_model(8)
+        layer = model.layers[-1]
+        outputs = keras.layers.Dense(2)(model.output)
+        model = keras.Model(model.inputs, outputs)
+        zeros.edit(layer.kernel, ..., [1, 4])
+        zeros.edit(layer.bias, [1, 4])
+        small, found = rebuild.strip(model, return_report=True)
+        x = data_for(small)
+        for mode in MODES:
+            export.export_litert(small, self.path, mode, x, report=found)
+            self.assertEqual(
+                LiteRTModel(self.path).metadata,
+                {
+                    "keras_prm": __version__,
+                    "keras": keras.__version__,
+                    "quantize": mode,
+                    "kept_channels": {layer.name: [0, 2, 3, 5, 6, 7]},
+                },
+            )
+        export.export_litert(small, self.path)
+        self.assertNotIn("kept_channels", LiteRTModel(self.path).metadata)
+
+
+class CheckTest(exporting.ExportTestCase):
+    def setUp(self):
+        super().setUp()
+        self.needs_tensorflow()
+
+    def off_by_one(self):
+        return exporting.layer_model(exporting.OffByOne())
+
     def test_unchecked(self):
-        report = export.export_litert(
-            off_by_one_model(), self.path, check=False
-        )
+        report = export.export_litert(self.off_by_one(), self.path, check=False)
         self.assertIsNone(report.max_abs_error)
+        self.assertIsNone(report.model_score)
         self.assertIn("not compared", str(report))
 
     def test_parity_is_checked(self):
-        model = off_by_one_model()
+        model = self.off_by_one()
         self.assert_refused("a larger tolerance", model, self.path)
+        data = np.linspace(0, 1, 32).reshape(2, 4, 4)
         self.assert_refused(
-            "larger tolerance",
-            model,
-            self.path,
-            "int8",
-            np.ones((2, 4, 4)),
-            tolerance=0.5,
+            "larger tolerance", model, self.path, "int8", data, tolerance=0.5
         )
-        report = export.export_litert(model, self.path, tolerance=1.1)
+        data = np.full((2, 4, 4), 2.0)
+        report = export.export_litert(
+            model, self.path, None, data, tolerance=0.6
+        )
         self.assertAlmostEqual(report.max_abs_error, 1.0, 5)
-        self.assertEqual(report.tolerance, 1.1)
+        self.assertAlmostEqual(report.max_rel_error, 0.5, 5)
+        self.assertEqual(report.tolerance, 0.6)
 
-    def test_tolerance_is_relative_to_large_outputs_only(self):
-        model = off_by_one_model()
-        for value, passes in ((1e5, True), (1e3, False)):
-            data = np.full((2, 4, 4), value)
-            if passes:
-                export.export_litert(model, self.path, None, data)
-            else:
-                self.assert_refused("agrees", model, self.path, None, data)
+    def test_tolerance_is_relative_to_the_largest_output(self):
+        """Off by one, scaled: small outputs are held to as many digits."""
+        for scale in (1.0, 1e-4):
+            model = keras.Sequential(
+                [
+                    keras.Input((4,)),
+                    exporting.OffByOne(),
+                    keras.layers.Rescaling(scale),
+                ]
+            )
+            for value, passes in ((2e3, True), (5e2, False)):
+                data = np.full((2, 4), value)
+                if passes:
+                    export.export_litert(model, self.path, None, data)
+                else:
+                    self.assert_refused("agrees", model, self.path, None, data)
 
     @parameterized.parameters(*MODES)
     def test_outputs_must_be_finite(self, mode):
-        model = lambda_model(lambda x: keras.ops.log(x - 100.0))
-        data = np.ones((2, 4, 4))
+        model = exporting.lambda_model(lambda x: keras.ops.log(x - 100.0))
+        data = np.linspace(0, 1, 32).reshape(2, 4, 4)
         self.assert_refused("Mend the model", model, self.path, mode, data)
 
-    @parameterized.named_parameters(
-        ("none", None, "Pass some hundred typical samples"),
-        ("empty_array", np.ones((0, 8, 8, 3)), "Pass some hundred typical"),
-        ("empty_list", [], "a generator can be read only once"),
-        ("shape", np.ones((4, 8, 8, 1)), "Pass batches"),
-        ("unbatched", [np.ones((8, 8, 3))], "Pass batches"),
-        ("key", {"picture": np.ones((4, 8, 8, 3))}, "Pass batches"),
-        ("nan", np.full((4, 8, 8, 3), np.nan), "Remove the samples"),
-    )
-    def test_wrong_data(self, data, message):
-        self.assert_refused(message, conv_model(), self.path, "int8", data)
-
-    def test_wrong_arguments(self):
+    @parameterized.parameters(*MODES)
+    def test_scores(self, mode):
         model = conv_model()
-        for message, args in {
-            "a path that ends in `.tflite`": (self.folder / "model.onnx",),
-            "Choose None or one of .*float16": (self.path, "int4"),
-            "Pass quantize='int8'": (self.path, None, None, True, None, True),
-            "Pass None for the default": (self.path, None, None, True, -1.0),
-        }.items():
-            self.assert_refused(message, model, *args)
+        x = data_for(model, 70)["image"]
+        y = np.argmax(model(x), -1)
+        y[:7] = (y[:7] + 1) % 4
+        report = export.export_litert(
+            model, self.path, mode, x, evaluation_data=(x, y), batch_size=4
+        )
+        self.assertEqual(report.metric, "sparse_categorical_accuracy")
+        self.assertAlmostEqual(report.model_score, 0.9, 6)
+        predicted = LiteRTModel(self.path)(x).argmax(-1)
+        self.assertAlmostEqual(report.file_score, (predicted == y).mean(), 6)
+        self.assertIn("accuracy of the model 0.9000, of the", str(report))
+        self.assertIn("on 70 samples", str(report))
+
+    def test_ranges_that_differ(self):
+        model = conv_model()
+        x, y = np.abs(data_for(model)["image"]), np.arange(20) % 4
+        for factor in (255.0, 1 / 255):
+            self.assert_refused(
+                "Scale both alike",
+                model,
+                self.path,
+                "int8",
+                x * factor,
+                evaluation_data=(x, y),
+            )
+        self.assert_refused(
+            "Pass some hundred", model, self.path, "int8", np.zeros_like(x)
+        )
+
+    def test_without_the_interpreter(self):
+        missing = {"ai_edge_litert.interpreter": None}
+        with mock.patch.dict(sys.modules, missing):
+            for arguments in (
+                {},
+                {"check": False, "evaluation_data": ([[0.0] * 3], [1])},
+            ):
+                self.assert_refused(
+                    "pip install ai-edge",
+                    dense_model(),
+                    self.path,
+                    error=ImportError,
+                    **arguments,
+                )
+
+    def test_metadata_without_ai_edge_litert(self):
+        missing = dict.fromkeys(tflite_schema._READERS[:1])
+        with mock.patch.dict(sys.modules, missing):
+            export.export_litert(dense_model(), self.path, check=False)
+            found = tflite_schema.metadata(self.path.read_bytes())
+        self.assertEqual(found["quantize"], "float32")
+
+
+class FailureTest(exporting.ExportTestCase):
+    def setUp(self):
+        super().setUp()
+        self.needs_tensorflow()
 
     def test_destination_cannot_be_written(self):
         for path in (self.path / "x.tflite", self.path / "y" / "x.tflite"):
-            self.assert_refused("a folder you may", conv_model(), path)
+            self.assert_refused("a folder you may", dense_model(), path)
+
+    @parameterized.parameters(
+        (keras.Model, "export", FULL),
+        (keras.Model, "export", RuntimeError("a: No space left on device")),
+        (tflite_schema, "add_metadata", FULL),
+        (os, "replace", FULL),
+    )
+    def test_disk_is_full(self, owner, name, error):
+        with mock.patch.object(owner, name, side_effect=error):
+            self.assert_refused(
+                "No space left.*older file is as it was. Free space",
+                dense_model(),
+                self.path,
+                error=OSError,
+            )
 
     def test_failed_move_leaves_nothing_behind(self):
         # Windows refuses to replace a file that is in use, for example.
         with mock.patch.object(os, "replace", side_effect=PermissionError):
-            self.assert_refused("", conv_model(), self.path, error=OSError)
+            self.assert_refused(
+                "close what uses", dense_model(), self.path, error=OSError
+            )
 
-    def test_wrong_models(self):
-        class Own(keras.Model):
-            def call(self, x):
-                return x
+    def test_operation_without_builtin_is_named_with_its_layer(self):
+        model = exporting.lambda_model(keras.ops.erfinv)
+        self.assert_refused(r"Erfinv \(inner\).*Use others", model, self.path)
 
-        unbuilt = keras.Sequential([keras.layers.Dense(2)])
-        inputs = keras.Input((4,))
-        half = keras.layers.Dense(2, dtype="mixed_float16", name="h")
-        half = keras.Model(inputs, half(inputs))
-        self.assert_refused("Wrap it", Own(), self.path, error=TypeError)
-        self.assert_refused("Wrap it", 3, self.path, error=TypeError)
-        self.assert_refused("model.build", unbuilt, self.path)
-        self.assert_refused("set_dtype_policy", half, self.path)
-
-    def test_operation_without_builtin_is_named(self):
-        model = lambda_model(keras.ops.erfinv)
-        self.assert_refused("Erfinv.*Use others", model, self.path)
+    def test_report_of_another_model(self):
+        row = structures.StripRow("no/kernel", (3, 3), (3, 2), 0, 0)
+        kept = {"no/kernel": (None, (0, 2))}
+        report = structures.StripReport((row,), (), 9, 6, kept=kept)
+        for message, wrong, error in (
+            ("`strip` returned with this model", report, ValueError),
+            ("return_report=True", "report", TypeError),
+        ):
+            self.assert_refused(
+                message, dense_model(), self.path, report=wrong, error=error
+            )
 
 
-class BackendTest(absltest.TestCase):
-    def test_other_backends_are_sent_to_tensorflow(self):
-        with mock.patch.object(keras.backend, "backend", lambda: "jax"):
-            with self.assertRaisesRegex(ValueError, "KERAS_BACKEND=tensorfl"):
-                export.export_litert(conv_model(), "model.tflite")
-
+class ImportTest(absltest.TestCase):
     def test_import_leaves_tensorflow_alone(self):
         code = (
             "import sys, keras_prm.export; print("
@@ -342,19 +374,6 @@ class BackendTest(absltest.TestCase):
         if "No module named 'jax'" in result.stderr:
             self.skipTest("needs jax")
         self.assertEqual(result.stdout.strip(), "set()", result.stderr)
-
-
-class NotFiniteTest(parameterized.TestCase):
-    def test_weights_that_are_not_finite_are_named(self):
-        inputs = keras.Input((3,))
-        dense = keras.layers.Dense(2, name="d")
-        model = keras.Model(inputs, dense(inputs))
-        dense.bias.assign([0.0, np.nan])
-        with tempfile.TemporaryDirectory() as folder:
-            path = pathlib.Path(folder) / "m.tflite"
-            with self.assertRaisesRegex(ValueError, "d/bias"):
-                export.export_litert(model, path)
-            self.assertFalse(path.exists())
 
 
 if __name__ == "__main__":

@@ -68,6 +68,23 @@ class VerifyTest(parameterized.TestCase):
         self.assertTrue(found.ok)
         self.assertIn("LiteRT file is quantised (not judged)", str(found))
 
+    def test_a_file_may_be_off_by_more_than_a_model(self):
+        """By what LiteRT's kernels are off on deep models."""
+        inputs = keras.Input((3,))
+        model = keras.Model(inputs, layers.Dense(2, name="a")(inputs))
+        model.get_layer("a").kernel.assign(np.zeros((3, 2)))
+        other = strip(model)
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "other.tflite"
+            for bias, equal in ((1.0005, True), (1.002, False)):
+                model.get_layer("a").bias.assign([1.0, -1.0])
+                other.get_layer("a").bias.assign([bias, -1.0])
+                export_litert(other, path)
+                found = verify(model, other, path)
+                verdicts = [c.ok for c in found.comparisons]
+                self.assertEqual(verdicts, [False, equal])
+                self.assertTrue(verify(model, other, path, tolerance=0.01))
+
     @parameterized.parameters(np.nan, np.inf)
     def test_what_is_not_finite_is_different(self, value):
         model = pruned()

@@ -1,0 +1,165 @@
+"""From a Keras model to a `.tflite` file, with TensorFlow's converter."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import re
+import warnings
+
+import keras
+import numpy as np
+
+from keras_prm import tflite_schema
+from keras_prm import topology
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How a file is to be made; plain values, which JSON can hold.
+
+    Args:
+        mode: A key of `parity.FILE_TOLERANCES`.
+        batch_size: The number of rows that the file takes; None: any.
+        int8_io: Whether inputs and outputs are int8 as well.
+        metadata: What is noted in the file, a dict.
+    """
+
+    mode: str = "float32"
+    batch_size: int | None = None
+    int8_io: bool = False
+    metadata: dict = dataclasses.field(default_factory=dict)
+
+
+def input_names(model):
+    """Names of the inputs in the file of `model`, in `model.inputs`' order."""
+    names = [re.sub(r"[^A-Za-z0-9_.-]", "_", x.name) for x in model.inputs]
+    # Signatures sort by name and demand that names differ.
+    return [
+        name if name not in names[:i] else f"{name}_{i}"
+        for i, name in enumerate(names)
+    ]
+
+
+def convert(view, path, settings, samples):
+    """Writes the file of a model. Needs Keras to run on TensorFlow.
+
+    Args:
+        view: A functional model with a list of inputs.
+        path: Where to write; ends in `.tflite`.
+        settings: `Settings`.
+        samples: list of arrays, one per input, to calibrate int8 with.
+
+    Raises:
+        ValueError: The converter refuses the model, or can make of it only
+            what LiteRT's builtins cannot run.
+        OSError: The disk is full, say.
+    """
+    signature = [
+        keras.InputSpec(
+            dtype=x.dtype, shape=(settings.batch_size, *x.shape[1:]), name=name
+        )
+        for x, name in zip(view.inputs, input_names(view))
+    ]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            view.export(
+                str(path),
+                format="litert",
+                verbose=False,
+                input_signature=[signature],
+                **_options(view, settings, samples),
+            )
+    except OSError:
+        raise
+    except Exception as error:
+        if "No space left on device" in str(error):
+            raise OSError(errno.ENOSPC, "No space left on device") from error
+        raise ValueError(
+            f"Cannot export to LiteRT: the model '{view.name}' was refused by "
+            f"the converter. {_reason(str(error), view)}"
+        ) from error
+    check_builtins(path, view.name)
+    tflite_schema.add_metadata(path, settings.metadata)
+
+
+def check_builtins(path, name):
+    """Refuses a file that needs more than LiteRT's builtin operations.
+
+    Args:
+        path: The file.
+        name: The model's name, for the error.
+
+    Raises:
+        ValueError: It has operations of TensorFlow's, or custom ones.
+    """
+    with tflite_schema.mapped(path) as content:
+        names, others = tflite_schema.operations(content)
+    if others:
+        raise ValueError(
+            f"Cannot export to LiteRT: the file of the model '{name}' needs "
+            "more than LiteRT's builtin operations, which phones may lack. "
+            f"Received: {others}, of {names}. Use other operations."
+        )
+
+
+def _options(view, settings, samples):
+    import tensorflow as tf
+
+    spec = {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS]}
+    options = {"target_spec": spec}
+    if settings.mode != "float32":
+        options["optimizations"] = [tf.lite.Optimize.DEFAULT]
+    if settings.mode == "float16":
+        spec["supported_types"] = [tf.float16]
+    if settings.mode == "int8":
+        spec["supported_ops"].insert(0, tf.lite.OpsSet.TFLITE_BUILTINS_INT8)
+        options["representative_dataset"] = lambda: _rows(
+            input_names(view), samples, settings.batch_size or 1
+        )
+    if settings.int8_io:
+        options["inference_input_type"] = tf.int8
+        options["inference_output_type"] = tf.int8
+    return options
+
+
+def _rows(names, samples, size):
+    """Batches of `size` rows by name; the last one starts over."""
+    rows = len(samples[0])
+    for start in range(0, rows, size):
+        picked = np.arange(start, start + size) % rows
+        yield {name: x[picked] for name, x in zip(names, samples)}
+
+
+def _reason(text, view):
+    """What a user can do about the converter's complaint."""
+    found = set(re.findall(r"'tf\.(\w+)' op", text))
+    for names in re.findall(r"(?:Custom|TF Select) ops: (.+)", text):
+        found.update(name.strip() for name in names.split(","))
+    if not found:
+        return text[:500]
+    layers = _layers(text, view)
+    named = [
+        f"{name} ({', '.join(layers[name])})" if name in layers else name
+        for name in sorted(found)
+    ]
+    return (
+        f"LiteRT has no builtin for the operations (layers) {named}. Use "
+        "others; for recurrent layers, pass `batch_size=1`, or set "
+        "`unroll=True`."
+    )
+
+
+def _layers(text, view):
+    """From an operation's name to the paths of the layers that have it."""
+    paths = [path for path, _ in topology.layer_paths(view)]
+    found = {}
+    # Where an operation stands: fused["Erf:", "model_1/layer_1/inner/Erf@...
+    for name, place in re.findall(r'fused\["(\w+):", "([^"@]+)', text):
+        # TensorFlow numbers a name that it meets again.
+        place = re.sub(r"_\d+(?=/)", "", place)
+        inside = [p for p in paths if f"/{p}/" in f"/{place}/"]
+        if inside:
+            found.setdefault(name, set()).add(max(inside, key=len))
+    return {name: sorted(layers) for name, layers in found.items()}

@@ -1,0 +1,70 @@
+"""What the process does that converts for models of other backends."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pathlib
+
+import keras
+import numpy as np
+
+from keras_prm import conversion
+
+MODEL = "model.keras"
+SAMPLES = "samples.npz"
+REQUEST = "request.json"
+ERROR = "error.json"
+
+
+def main(folder):
+    """Writes the file that is asked for, or what went wrong.
+
+    Args:
+        folder: What `conversion_process.convert` has filled: the model, the
+            samples and the request. An error is written into it as well.
+    """
+    folder = pathlib.Path(folder)
+    try:
+        request = json.loads((folder / REQUEST).read_text())
+        view = _load(folder / MODEL, request)
+        with np.load(folder / SAMPLES) as arrays:
+            samples = [arrays[name] for name in arrays.files]
+        conversion.convert(
+            view,
+            request["path"],
+            conversion.Settings(**request["settings"]),
+            samples,
+        )
+    except (ValueError, OSError) as error:
+        kind = "OSError" if isinstance(error, OSError) else "ValueError"
+        text = json.dumps({"type": kind, "args": list(map(_plain, error.args))})
+        (folder / ERROR).write_text(text)
+
+
+def _plain(value):
+    return value if isinstance(value, int) else str(value)
+
+
+def _load(path, request):
+    keras.config.set_image_data_format(request["image_data_format"])
+    keras.config.set_epsilon(request["epsilon"])
+    keras.config.set_floatx(request["floatx"])
+    try:
+        custom_objects = {
+            key: getattr(importlib.import_module(module), name)
+            for key, module, name in request["custom_objects"]
+        }
+        # Of a model that this user has built and saved a moment ago.
+        return keras.models.load_model(
+            path, custom_objects, compile=False, safe_mode=False
+        )
+    except Exception as error:
+        # Keras puts the cause last, after whole configs.
+        reason = str(error).rpartition("Exception encountered:")[2].strip()
+        raise ValueError(
+            "Cannot export to LiteRT: the model cannot be loaded where Keras "
+            f"runs on TensorFlow ({type(error).__name__}: {reason[:500]}). "
+            "Give its layers a `get_config`, and write them with `keras.ops` "
+            "instead of one backend's functions."
+        ) from error

@@ -1,0 +1,150 @@
+"""What `export_litert` refuses before any work is done."""
+
+from __future__ import annotations
+
+import keras
+
+from keras_prm import parity
+from keras_prm import structures
+from keras_prm import topology
+
+
+def check_arguments(path, mode, data, tolerance, int8_io):
+    """Refuses arguments that are wrong whatever the model is.
+
+    Raises:
+        ValueError: `path` is a folder or of another kind, `mode` is unknown,
+            or the others do not go with it.
+    """
+    problem = None
+    if path.suffix != ".tflite" or path.is_dir():
+        problem = (
+            f"expected the path of a file. Received: path={str(path)!r}. "
+            "Choose a path that ends in `.tflite` and is no folder."
+        )
+    elif mode not in parity.FILE_TOLERANCES:
+        problem = (
+            f"unknown quantization. Received: quantize={mode!r}. Choose None "
+            f"or one of {list(parity.FILE_TOLERANCES)}."
+        )
+    elif mode == "int8" and data is None:
+        problem = (
+            "int8 activations must be calibrated. Received: "
+            "representative_data=None. Pass some hundred typical samples."
+        )
+    elif int8_io and mode != "int8":
+        problem = (
+            "int8 inputs and outputs belong to int8 files. Received: "
+            f"int8_io=True, quantize={mode!r}. Pass quantize='int8'."
+        )
+    elif tolerance is not None and not tolerance >= 0:
+        problem = (
+            f"expected a tolerance >= 0. Received: tolerance={tolerance}. "
+            "Pass None for the default."
+        )
+    if problem:
+        raise ValueError(f"Cannot export to LiteRT: {problem}")
+
+
+def check_evaluation(data, metric):
+    """Refuses a metric of no data.
+
+    Raises:
+        ValueError: `metric` without `data`.
+    """
+    if metric is not None and data is None:
+        raise ValueError(
+            "Cannot export to LiteRT: a metric needs data with labels. "
+            f"Received: metric={metric!r}, evaluation_data=None. Pass "
+            "evaluation_data=(x, y)."
+        )
+
+
+def check_report(report, view):
+    """Refuses what is no report of this model's stripping.
+
+    Raises:
+        TypeError: `report` is no `StripReport`.
+        ValueError: It speaks of layers that the model does not have.
+    """
+    if report is None:
+        return
+    if not isinstance(report, structures.StripReport):
+        raise TypeError(
+            "Cannot export to LiteRT: expected a StripReport. Received: "
+            f"report of type {type(report).__name__}. Pass what "
+            "`strip(model, return_report=True)` returns second."
+        )
+    paths = [f"{path}/" for path, _ in topology.layer_paths(view)]
+    unknown = [
+        key
+        for key in report.kept_channels
+        if not f"{key}/".startswith(tuple(paths))
+    ]
+    if unknown:
+        raise ValueError(
+            "Cannot export to LiteRT: the report is one of another model. "
+            f"Received: layers {unknown}, which '{view.name}' does not have. "
+            "Pass the report that `strip` returned with this model."
+        )
+
+
+def batch_size(view, size):
+    """The number of rows that the file takes; None for any number.
+
+    Raises:
+        ValueError: `size` is no positive int, or not the model's own.
+    """
+    own = view.inputs[0].shape[0]
+    is_int = isinstance(size, int) and not isinstance(size, bool)
+    if size is not None and not (is_int and size > 0 and own in (None, size)):
+        raise ValueError(
+            "Cannot export to LiteRT: expected an int above 0, or the "
+            f"model's own batch size, which is {own}. Received: "
+            f"batch_size={size!r}. Pass None for any number of rows."
+        )
+    return size or own
+
+
+def functional(model):
+    """`model` from a list of tensors to a list or flat dict of them.
+
+    Raises:
+        TypeError: `model` is not a functional or Sequential model.
+        ValueError: It has no weights yet, they are not finite, or layers
+            compute in half precision.
+    """
+    if not isinstance(model, keras.Model) or not isinstance(
+        model, (keras.Sequential, keras.Function)
+    ):
+        raise TypeError(
+            "Cannot export to LiteRT: expected a functional or Sequential "
+            f"keras.Model. Received: model of type {type(model).__name__}. "
+            "Wrap it: `keras.Model(inputs, model(inputs))`."
+        )
+    if not model.built:
+        raise ValueError(
+            f"Cannot export to LiteRT: the model '{model.name}' has no "
+            "weights yet. Call `model.build(input_shape)` first."
+        )
+    half = [
+        layer.name
+        for layer in model.layers
+        if layer.compute_dtype in ("float16", "bfloat16")
+    ]
+    if half:
+        raise ValueError(
+            "Cannot export to LiteRT: its builtins compute in float32. "
+            f"Received: layers in half precision: {half}. Build the model "
+            "again after `keras.config.set_dtype_policy('float32')` and copy "
+            "the weights with `set_weights(model.get_weights())`. For small "
+            "files use quantize='float16'."
+        )
+    outputs = getattr(model, "output", None)
+    if not isinstance(outputs, dict) or not all(
+        isinstance(x, keras.KerasTensor) for x in outputs.values()
+    ):
+        outputs = model.outputs
+    view = keras.Model(model.inputs, outputs, name=model.name)
+    topology.finite_arrays(view)
+    return view

@@ -1,0 +1,204 @@
+"""What a model and its LiteRT file score on data with labels."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import itertools
+
+import keras
+import numpy as np
+
+from keras_prm import samples
+
+_BATCH_SIZE = 32
+_DEFAULTS = (None, "accuracy", "acc")
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """One metric of a model and of its file, on the same data.
+
+    Args:
+        metric: Its name.
+        model: The model's figure.
+        file: The file's.
+        num_samples: How many samples both are of.
+    """
+
+    metric: str
+    model: float
+    file: float
+    num_samples: int
+
+
+class Evaluation:
+    """Data to score on, of which one batch is looked at in advance.
+
+    Args:
+        view: A functional model with a list of inputs and one output.
+        data: A tuple of arrays `(x, y)` or `(x, y, sample_weight)`, or an
+            iterable of batches of that form, which must come to an end.
+        metric: Name of a Keras metric, a metric object (which is copied and
+            not touched), or a function `(y, predictions)`. None: accuracy.
+
+    Raises:
+        TypeError: `metric` is none of these, or cannot be copied.
+        ValueError: There is no data, it does not fit, the model has several
+            outputs, or it cannot be told what accuracy would be.
+    """
+
+    def __init__(self, view, data, metric=None):
+        if len(view.outputs) != 1:
+            raise ValueError(
+                "Cannot export to LiteRT: evaluation_data needs a model of "
+                f"one output. Received: {len(view.outputs)} outputs. Export "
+                "without it, or `keras.Model(model.inputs, "
+                "model.outputs[0])` alone."
+            )
+        self._view = view
+        batches = _batches(view, data)
+        self._first = next(batches, None)
+        if self._first is None:
+            raise ValueError(
+                "Cannot export to LiteRT: evaluation_data is empty. Pass "
+                "arrays (x, y) or batches of them; a generator can be read "
+                "only once."
+            )
+        self._rest = batches
+        shape = view.outputs[0].shape
+        self._make = _metric(metric, self._first[1], shape)
+        self._make()
+
+    @property
+    def inputs(self):
+        """The inputs of the first batch, list of arrays."""
+        return self._first[0]
+
+    def run(self, file):
+        """Scores the model and a `LiteRTModel`, batch by batch. Once only.
+
+        Raises:
+            ValueError: The metric has more than one number.
+        """
+        metrics, num = (self._make(), self._make()), 0
+        for arrays, y, weight in itertools.chain([self._first], self._rest):
+            predictions = self._predict(arrays), file.predict(arrays)
+            for metric, predicted in zip(metrics, predictions):
+                metric.update_state(y, predicted, sample_weight=weight)
+            num += len(y)
+        found = [
+            samples.to_numpy(keras.ops.convert_to_numpy(metric.result()))
+            for metric in metrics
+        ]
+        if any(value.size != 1 for value in found):
+            raise ValueError(
+                "Cannot export to LiteRT: expected a metric with one number. "
+                f"Received: metric={metrics[0].name!r}, whose result has "
+                f"shape {found[0].shape}. Let it average."
+            )
+        return Scores(metrics[0].name, *(x.item() for x in found), num)
+
+    def _predict(self, arrays):
+        fixed = self._view.inputs[0].shape[0]
+        size = fixed or _BATCH_SIZE
+        parts = samples.portions(arrays, size, bool(fixed))
+        return np.concatenate(
+            [self._view.predict_on_batch(x)[:rows] for x, rows in parts]
+        )
+
+
+def _batches(view, data):
+    """Yields `(inputs, y, sample_weight or None)`, checked arrays."""
+    if isinstance(data, tuple):
+        data = _slices(_without_none(data))
+    elif isinstance(data, keras.utils.PyDataset):
+        data = map(data.__getitem__, range(len(data)))
+    for batch in data:
+        if isinstance(batch, (tuple, list)):
+            batch = _without_none(batch)
+        if not isinstance(batch, tuple) or len(batch) not in (2, 3):
+            raise ValueError(
+                "Cannot export to LiteRT: evaluation_data has no labels. "
+                "Expected (x, y) or (x, y, sample_weight). Received: "
+                f"{type(batch).__name__}. Pass a tuple of arrays, or batches "
+                "that are such tuples."
+            )
+        inputs = samples.as_arrays(view, batch[0], "evaluation_data")
+        y, *weight = (samples.to_numpy(x) for x in batch[1:])
+        lengths = {len(x) if x.ndim else None for x in (inputs[0], y, *weight)}
+        if len(lengths) != 1:
+            raise ValueError(
+                "Cannot export to LiteRT: x, y and sample_weight of "
+                "evaluation_data differ in their number of rows. Received: "
+                f"{[x.shape for x in (inputs[0], y, *weight)]}. Pass one "
+                "label for each sample."
+            )
+        if len(y):
+            yield inputs, y, weight[0] if weight else None
+
+
+def _without_none(batch):  # which stands for no weights
+    return tuple(x for x in batch if x is not None)
+
+
+def _slices(data):
+    """Slices of a tuple of arrays, so that no copy of all is made."""
+    rows = {len(x) for x in keras.tree.flatten(data) if hasattr(x, "shape")}
+    size = samples.NUM_SAMPLES
+    if len(data) not in (2, 3) or len(rows) != 1:
+        yield data  # to be refused
+        return
+    for start in range(0, rows.pop(), size):
+        yield keras.tree.map_structure(lambda x: x[start : start + size], data)
+
+
+def _metric(metric, y, shape):
+    """A function that makes the metric anew each time it is called."""
+    if isinstance(metric, keras.Metric):
+        return lambda: _copy(metric)
+    if inspect.isfunction(metric):
+        name = metric.__name__
+        return lambda: keras.metrics.MeanMetricWrapper(metric, name=name)
+    if metric is None or metric in _DEFAULTS:
+        metric = _accuracy(y, shape)
+    try:
+        keras.metrics.get(metric)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "Cannot export to LiteRT: unknown metric. Received: "
+            f"metric={metric!r}. Pass an object or the name of a class of "
+            "keras.metrics, such as 'mean_squared_error'."
+        ) from error
+    return lambda: keras.metrics.get(metric)
+
+
+def _accuracy(y, shape):
+    """Which accuracy it is, by the labels of some samples."""
+    classes, rank = shape[-1], len(shape)
+    if classes != 1 and rank > 1 and y.dtype.kind in "biuf":
+        labels = y[..., 0] if y.ndim == rank and y.shape[-1] == 1 else y
+        if labels.ndim == rank - 1 and (labels == np.trunc(labels)).all():
+            return "sparse_categorical_accuracy"
+        is_one_hot = y.ndim == rank and y.shape[-1] == classes
+        if is_one_hot and np.isin(y, (0, 1)).all() and (y.sum(-1) == 1).all():
+            return "categorical_accuracy"
+    raise ValueError(
+        "Cannot export to LiteRT: cannot tell what accuracy is here. Expected "
+        "integer labels or one-hot rows, and an output with one figure per "
+        f"class. Received: y of shape {y.shape} and dtype {y.dtype}, output "
+        f"of shape {shape}. Pass metric=, 'mean_squared_error' or "
+        "'binary_accuracy' for instance."
+    )
+
+
+def _copy(metric):
+    try:
+        return type(metric).from_config(metric.get_config())
+    except Exception as error:
+        raise TypeError(
+            "Cannot export to LiteRT: the metric cannot be copied, as is "
+            "needed to score model and file apart. Received: "
+            f"metric={metric!r}; {error}. Give it a `get_config` with the "
+            "arguments of its `__init__`."
+        ) from error

@@ -1,0 +1,165 @@
+"""Converting from every backend, in a process that runs on TensorFlow."""
+
+import importlib.util
+import os
+import pathlib
+import subprocess
+import tempfile
+from unittest import mock
+
+import keras
+import numpy as np
+from absl.testing import absltest
+from absl.testing import parameterized
+from keras import layers
+
+from keras_prm import conversion
+from keras_prm import conversion_process
+from keras_prm import conversion_worker
+from keras_prm import export
+from keras_prm.litert import LiteRTModel
+from tests import exporting
+from tests.exporting import SOUND
+
+
+def own_model():
+    """Layers and functions of this repository's tests, some nested."""
+    x = inputs = keras.Input((8, 8, 3), name="image")
+    x = exporting.Shift()(exporting.Scale(2.0)(x))
+    inside = keras.Input((8, 8, 3))
+    y = layers.Conv2D(4, 3, activation=exporting.shifted_relu)(inside)
+    x = keras.Model(inside, layers.Dropout(0.5)(y))(x)
+    x = layers.TimeDistributed(exporting.Scale(0.5))(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    return exporting.randomise(keras.Model(inputs, layers.Dense(4)(x)))
+
+
+class InMain(layers.Layer):
+    def call(self, x):
+        return x
+
+
+def convert(model, path, mode="float32", samples=()):
+    view = keras.Model(model.inputs, model.outputs)
+    settings = conversion.Settings(mode, metadata={"a": 1})
+    conversion_process.convert(view, path, settings, samples)
+
+
+@absltest.skipIf(
+    importlib.util.find_spec("tensorflow") is None, "TensorFlow converts"
+)
+class ProcessTest(exporting.ExportTestCase):
+    def test_own_layers(self):
+        model = own_model()
+        x = exporting.data_for(model)["image"]
+        convert(model, self.path, "int8", [x])
+        file = LiteRTModel(self.path)
+        self.assertEqual(file.metadata, {"a": 1})
+        self.assertIn("QUANTIZE", file.operations)
+        y = keras.ops.convert_to_numpy(model(x))
+        limit = SOUND["int8"] * np.abs(y).max()
+        np.testing.assert_allclose(file(x), y, rtol=0, atol=limit)
+
+    def test_converters_refusal_comes_back(self):
+        model = exporting.lambda_model(keras.ops.erfinv)
+        with self.assertRaisesRegex(ValueError, r"Erfinv \(inner\).*Use othe"):
+            convert(model, self.path)
+
+    def test_the_one_call(self):
+        """From JAX or PyTorch; on TensorFlow there is no other process."""
+        model = exporting.dict_model()
+        report = export.export_litert(model, self.path, batch_size=2)
+        self.assertLess(report.max_rel_error, SOUND["float32"])
+        self.assertEqual(os.listdir(self.folder), [self.path.name])
+        names = list(LiteRTModel(self.path).input_shapes)
+        self.assertCountEqual(names, ["apple", "zebra"])
+
+    def test_what_cannot_be_imported(self):
+        class Local(layers.Layer):
+            def call(self, x):
+                return x
+
+        x = keras.Input((3,))
+        y = layers.Dense(2, activation=lambda x: x, name="d")(Local()(x))
+        with mock.patch.object(InMain, "__module__", "__main__"):
+            with self.assertRaisesRegex(
+                ValueError,
+                "__main__.InMain.*Local.*Move them into a file of their own",
+            ):
+                convert(keras.Model(x, InMain()(y)), self.path)
+        self.assertEqual(os.listdir(self.folder), [])
+
+    def test_process_dies(self):
+        done = subprocess.CompletedProcess([], -9, "", "...Killed")
+        with mock.patch.object(subprocess, "run", return_value=done):
+            with self.assertRaisesRegex(
+                ValueError, "code -9.*Killed.*Free memory"
+            ):
+                convert(exporting.dense_model(), self.path)
+
+    def test_tensorflow_is_missing(self):
+        with mock.patch.object(importlib.util, "find_spec", return_value=None):
+            with self.assertRaisesRegex(ImportError, r"keras-prm\[tensorflow"):
+                convert(exporting.dense_model(), self.path)
+
+
+class WorkerTest(parameterized.TestCase):
+    """What goes on in that process, in this one."""
+
+    def run_worker(self, model, effect=None):
+        """Errors, by way of the file that they are written to."""
+
+        def run(command, **kwargs):
+            self.assertEqual(kwargs["env"]["KERAS_BACKEND"], "tensorflow")
+            self.assertIn(
+                str(pathlib.Path(__file__).absolute().parent.parent),
+                kwargs["env"]["PYTHONPATH"].split(os.pathsep),
+            )
+            conversion_worker.main(command[-1])
+            return subprocess.CompletedProcess(command, 0)
+
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            mock.patch.object(importlib.util, "find_spec"),
+            mock.patch.object(subprocess, "run", run),
+            mock.patch.object(conversion, "convert", side_effect=effect) as f,
+        ):
+            samples = [np.ones((2, 3)), np.zeros(2)]
+            convert(model, pathlib.Path(folder) / "m.tflite", "int8", samples)
+        return f.call_args.args
+
+    def test_all_arrives(self):
+        model = exporting.dense_model()
+        view, path, settings, samples = self.run_worker(model)
+        for v, w in zip(model.weights, view.weights, strict=True):
+            np.testing.assert_array_equal(v, w)
+        self.assertEqual(conversion.input_names(view), ["x"])
+        self.assertEndsWith(path, "m.tflite")
+        self.assertEqual(
+            settings, conversion.Settings("int8", metadata={"a": 1})
+        )
+        self.assertEqual([x.shape for x in samples], [(2, 3), (2,)])
+
+    def test_registered_layers_arrive_without_being_looked_up(self):
+        view, *_ = self.run_worker(own_model())
+        self.assertIsInstance(view.layers[1], exporting.Scale)
+        self.assertIsInstance(view.layers[2], exporting.Shift)
+
+    def test_layers_that_cannot_be_loaded(self):
+        model = exporting.layer_model(exporting.NoConfig(2.0))
+        with self.assertRaisesRegex(
+            ValueError, "'factor'.*Give its layers a `get_config`"
+        ):
+            self.run_worker(model)
+
+    @parameterized.parameters(
+        (OSError(28, "No space"), OSError, "28.*No space"),
+        (ValueError("mend it"), ValueError, "mend it"),
+    )
+    def test_errors_come_back(self, effect, kind, message):
+        with self.assertRaisesRegex(kind, message):
+            self.run_worker(exporting.dense_model(), effect)
+
+
+if __name__ == "__main__":
+    absltest.main()

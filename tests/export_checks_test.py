@@ -1,0 +1,71 @@
+"""What `export_litert` refuses at once. No TensorFlow needed."""
+
+import keras
+import numpy as np
+from absl.testing import absltest
+from absl.testing import parameterized
+
+from keras_prm import export_checks
+from tests import exporting
+from tests.exporting import dense_model
+
+
+class ArgumentsTest(exporting.ExportTestCase):
+    def test_wrong_arguments(self):
+        model = dense_model()
+        for message, args in {
+            "a path that ends in `.tflite`": (self.folder / "model.onnx",),
+            "Choose None or one of .*float16": (self.path, "int4"),
+            "Pass some hundred typical": (self.path, "int8"),
+            "Pass quantize='int8'": (self.path, None, None, True, None, True),
+            "Pass None for the default": (self.path, None, None, True, -1.0),
+        }.items():
+            self.assert_refused(message, model, *args)
+
+    def test_path_is_a_folder(self):
+        folder = self.folder / "folder.tflite"
+        folder.mkdir()
+        with self.assertRaisesRegex(ValueError, "and is no folder"):
+            export_checks.check_arguments(folder, None, None, None, False)
+
+    @parameterized.parameters(0, -1, 2.0, True, "3")
+    def test_batch_size(self, size):
+        self.assert_refused(
+            "Pass None for any number",
+            dense_model(),
+            self.path,
+            batch_size=size,
+        )
+
+    def test_metric_without_data(self):
+        self.assert_refused(
+            r"Pass evaluation_data=\(x, y\)",
+            dense_model(),
+            self.path,
+            metric="accuracy",
+        )
+
+    def test_wrong_models(self):
+        class Own(keras.Model):
+            def call(self, x):
+                return x
+
+        unbuilt = keras.Sequential([keras.layers.Dense(2)])
+        inputs = keras.Input((4,))
+        half = keras.layers.Dense(2, dtype="mixed_float16", name="h")
+        half = keras.Model(inputs, half(inputs))
+        self.assert_refused("Wrap it", Own(), self.path, error=TypeError)
+        self.assert_refused("Wrap it", 3, self.path, error=TypeError)
+        self.assert_refused("model.build", unbuilt, self.path)
+        self.assert_refused("set_dtype_policy", half, self.path)
+
+    def test_weights_that_are_not_finite_are_named(self):
+        inputs = keras.Input((3,))
+        dense = keras.layers.Dense(2, name="d")
+        model = keras.Model(inputs, dense(inputs))
+        dense.bias.assign([0.0, np.nan])
+        self.assert_refused("d/bias", model, self.path)
+
+
+if __name__ == "__main__":
+    absltest.main()

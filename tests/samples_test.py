@@ -1,0 +1,117 @@
+"""Samples to calibrate and check with."""
+
+import itertools
+
+import keras
+import numpy as np
+from absl.testing import absltest
+from absl.testing import parameterized
+
+from keras_prm import samples
+from tests import exporting
+
+
+class Batches(keras.utils.PyDataset):
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        return np.ones((4, 3)), np.ones(4)
+
+
+X = np.random.default_rng(0).normal(size=(20, 3)).astype("float32")
+
+
+def token_model():
+    inputs = keras.Input((6,), dtype="int32", name="tokens")
+    return keras.Model(inputs, keras.layers.Embedding(5, 3)(inputs))
+
+
+class RepresentativeTest(parameterized.TestCase):
+    @parameterized.named_parameters(
+        ("array", lambda x: x, 20),
+        ("doubles", lambda x: x.astype(float), 20),
+        ("many", lambda x: np.repeat(x, 20, axis=0), 256),
+        ("dict", lambda x: {"x": x}, 20),
+        ("list_of_batches", lambda x: [x[:3], x[3:6]], 6),
+        ("generator", lambda x: (x[i : i + 1] for i in range(5)), 5),
+        ("fit_tuples", lambda x: iter([(x[:2], [0, 1]), (x[:4], None)]), 6),
+        ("lists_of_x_and_y", lambda x: [[x[:2], np.ones(2)]] * 4, 8),
+        ("tensor", keras.ops.convert_to_tensor, 20),
+        ("endless", itertools.repeat, 256),
+        ("py_dataset", lambda x: Batches(), 12),
+    )
+    def test_forms(self, form, num):
+        (found,) = samples.representative(exporting.dense_model(), form(X))
+        self.assertLen(found, num)
+        self.assertEqual(found.dtype, np.float32)
+
+    @parameterized.named_parameters(
+        ("empty_array", np.ones((0, 3)), "Pass some hundred typical"),
+        ("empty_list", [], "a generator can be read only once"),
+        ("shape", np.ones((4, 2)), "Pass batches"),
+        ("unbatched", [np.ones(3)], "Pass batches"),
+        ("number", [5.0], "Pass batches"),
+        ("key", {"picture": np.ones((4, 3))}, "Pass batches"),
+        ("nan", np.full((4, 3), np.nan), "Remove the samples"),
+        ("infinity", np.full((4, 3), np.inf), "Remove the samples"),
+        ("text", np.full((4, 3), "a"), "to float32"),
+        ("objects", np.full((4, 3), None), "to float32"),
+        ("complex", np.full((4, 3), 1j), "to float32"),
+    )
+    def test_refused(self, data, message):
+        model = exporting.dense_model()
+        with self.assertRaisesRegex(ValueError, message):
+            samples.representative(model, data)
+
+    def test_integers(self):
+        tokens = np.arange(12.0).reshape(2, 6) % 5
+        (found,) = samples.representative(token_model(), tokens)
+        self.assertEqual(found.dtype, np.int32)
+        with self.assertRaisesRegex(ValueError, "tokens.*Pass integers"):
+            samples.representative(token_model(), tokens + 0.5)
+
+
+class CalibrationTest(parameterized.TestCase):
+    @parameterized.parameters(0.0, 1.0, -3.5)
+    def test_constant(self, value):
+        model = exporting.dense_model()
+        data = [np.full((4, 3), value, "float32")]
+        with self.assertRaisesRegex(ValueError, f"{value}.*Pass some hundred"):
+            samples.check_calibration(model, data)
+        data[0][0, 0] += 1
+        samples.check_calibration(model, data)
+
+    @parameterized.parameters((11.0, False), (9.0, True), (1.0, True))
+    def test_range(self, factor, passes):
+        model = exporting.dense_model()
+        for pair in (([X], [factor * X]), ([factor * X], [X])):
+            if passes:
+                samples.check_calibration(model, *pair)
+            else:
+                with self.assertRaisesRegex(ValueError, "x.*Scale both alike"):
+                    samples.check_calibration(model, *pair)
+
+    def test_range_of_integers_is_not_judged(self):
+        tokens = np.arange(12).reshape(2, 6)
+        samples.check_calibration(token_model(), [tokens], [100 * tokens])
+
+
+class PortionsTest(parameterized.TestCase):
+    @parameterized.parameters(
+        (4, False, [4, 4, 2], 4),
+        (12, False, [10], 10),
+        (12, True, [10], 12),
+    )
+    def test_all_rows_once(self, size, is_fixed, expected, rows):
+        arrays = [np.arange(10), np.arange(20).reshape(10, 2)]
+        parts = list(samples.portions(arrays, size, is_fixed))
+        self.assertEqual([num for _, num in parts], expected)
+        for i, array in enumerate(arrays):
+            self.assertEqual({len(x[i]) for x, _ in parts}, {rows})
+            joined = np.concatenate([x[i][:num] for x, num in parts])
+            np.testing.assert_array_equal(joined, array)
+
+
+if __name__ == "__main__":
+    absltest.main()

@@ -1,0 +1,98 @@
+"""What a file says of itself."""
+
+import sys
+from unittest import mock
+
+import keras
+import numpy as np
+from absl.testing import absltest
+from absl.testing import parameterized
+
+from keras_prm import conversion
+from keras_prm import tflite_schema
+from keras_prm.litert import LiteRTModel
+from tests import exporting
+
+
+def weights(content):
+    """Where in the file each buffer begins, and what is in it."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.Model.GetRootAs(content, 0)
+    buffers = map(model.Buffers, range(model.BuffersLength()))
+    arrays = [x.DataAsNumpy() for x in buffers if x.DataLength()]
+    start = np.frombuffer(content, np.uint8).ctypes.data
+    return {x.ctypes.data - start: x.tobytes() for x in arrays}
+
+
+class MetadataTest(exporting.ExportTestCase):
+    def setUp(self):
+        super().setUp()
+        self.needs_tensorflow()
+        with mock.patch.object(tflite_schema, "add_metadata"):
+            self.files = {mode: self.convert(mode) for mode in exporting.MODES}
+
+    def convert(self, mode):
+        model = exporting.conv_model()
+        self.data = exporting.data_for(model)["image"]
+        view = keras.Model(model.inputs, model.outputs)
+        settings = conversion.Settings(mode)
+        conversion.convert(view, self.path, settings, [self.data])
+        return self.path.read_bytes()
+
+    @parameterized.product(first=(0, 1))
+    def test_nothing_else_changes(self, first):
+        """By either schema: the one for writing is the other's copy."""
+        entries = {"text": "ü", "numbers": [1, 2], "none": None}
+        schemas = tflite_schema._READERS
+        for content in self.files.values():
+            self.path.write_bytes(content)
+            with mock.patch.object(tflite_schema, "_WRITERS", schemas[first:]):
+                tflite_schema.add_metadata(self.path, entries)
+            before, after = (
+                LiteRTModel(content),
+                LiteRTModel(self.path),
+            )
+            self.assertEqual(before.metadata, {})
+            self.assertEqual(after.metadata, entries)
+            self.assertEqual(before.operations, after.operations)
+            np.testing.assert_array_equal(before(self.data), after(self.data))
+            found = weights(self.path.read_bytes())
+            self.assertEqual({at % 16 for at in found}, {0})
+            self.assertEqual(
+                list(found.values())[:-1], list(weights(content).values())
+            )
+            # XNNPACK takes the aligned file, as it took the other.
+            for model in (before, after):
+                last = model._interpreter._get_ops_details()[-1]
+                self.assertEqual(last["op_name"], "DELEGATE")
+
+    def test_file_runs_from_disk(self):
+        """LiteRT maps the file into memory, as phones do."""
+        from ai_edge_litert.interpreter import Interpreter
+
+        self.path.write_bytes(self.files["float32"])
+        tflite_schema.add_metadata(self.path, {})
+        interpreter = Interpreter(str(self.path))
+        interpreter.allocate_tensors()
+        interpreter.invoke()
+
+    def test_operations(self):
+        names = ["CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "MEAN"]
+        self.assertEqual(LiteRTModel(self.files["float32"]).operations, names)
+        self.assertEqual(
+            tflite_schema.operations(self.files["int8"]),
+            (sorted([*names, "DEQUANTIZE", "QUANTIZE"]), []),
+        )
+
+
+class SchemaTest(absltest.TestCase):
+    def test_none_is_installed(self):
+        missing = dict.fromkeys(tflite_schema._READERS)
+        with mock.patch.dict(sys.modules, missing):
+            with self.assertRaisesRegex(ImportError, "Run `pip install ai-ed"):
+                tflite_schema.operations(b"")
+
+
+if __name__ == "__main__":
+    absltest.main()
