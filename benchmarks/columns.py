@@ -30,6 +30,7 @@ from absl import flags
 from keras import layers
 
 import keras_prm
+from keras_prm import litert
 from keras_prm import lowering_costs
 from keras_prm import lowering_search
 from keras_prm import lowering_timing
@@ -133,7 +134,6 @@ def fit(rng):
 
     names, rows = list(vars(lowering_costs.MODEL)), []
     measured, groups, kinds = [], [], []
-    sites = {}
     for number in range(FLAGS.num_fitted):
         size = int(rng.choice([4, 7, 8, 14, 16, 28, 32, 56]))
         inputs, filters = rng.choice([16, 32, 48, 64, 96, 128, 256, 512], 2)
@@ -144,7 +144,6 @@ def fit(rng):
         site = random_site(
             rng, size, inputs, filters, live, strides, bool(rng.integers(2))
         )
-        sites[number] = (size, inputs, filters, live, strides)
         options = [None, *lowerings.candidates(site)]
         files = [lowering_timing.converted(site, o) for o in options]
         for option, seconds in zip(options, times(site, files, 1)):
@@ -169,29 +168,28 @@ def fit(rng):
         own = np.array(groups) == group
         picked = measured[own][np.argmin((rows @ found)[own])]
         lost.append(picked / measured[own].min())
-        if lost[-1] > 1.3:
-            print(
-                sites[group],
-                list(
-                    zip(
-                        np.array(kinds)[own],
-                        measured[own].round(),
-                        (rows @ found)[own].round(),
-                    )
-                ),
-            )
     print(
         f"time of the pick / best: median {np.median(lost):.2f}, highest "
         f"{max(lost):.2f}"
     )
 
 
+class Listener(lowering_search.Lowerer):
+    """Notes which layers could be lowered, and leaves them as they are."""
+
+    def __init__(self):
+        self.sites = []
+
+    def choose_one(self, site):
+        self.sites.append(site)
+        return lowering_search.Choice(site, None)
+
+
 def model_sites(path):
     """The layers with empty columns of a trained model, stripped."""
-    from keras_prm import lowering
-
-    small = keras_prm.strip(keras.saving.load_model(path, compile=False))
-    return lowering.sites(small)
+    listener = Listener()
+    keras_prm.strip(keras.saving.load_model(path, compile=False), listener)
+    return listener.sites
 
 
 def main(argv):
@@ -199,7 +197,7 @@ def main(argv):
     rng = np.random.default_rng(FLAGS.seed)
     print(
         f"{platform.machine()} with {os.cpu_count()} cores, Keras "
-        f"{keras.__version__}, LiteRT {keras_prm.litert.version()}, medians "
+        f"{keras.__version__}, LiteRT {litert.version()}, medians "
         f"of {FLAGS.runs} rounds, seed {FLAGS.seed}"
     )
     if FLAGS.fit:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 
 from keras_prm import parity
-from keras_prm import structures
+from keras_prm import reports
 from keras_prm import topology
 
 
@@ -69,7 +69,7 @@ def check_report(report, view):
     """
     if report is None:
         return
-    if not isinstance(report, structures.StripReport):
+    if not isinstance(report, reports.StripReport):
         raise TypeError(
             "Cannot export to LiteRT: expected a StripReport. Received: "
             f"report of type {type(report).__name__}. Pass what "

@@ -14,7 +14,7 @@ from absl.testing import parameterized
 
 from keras_prm import export
 from keras_prm import rebuild
-from keras_prm import structures
+from keras_prm import reports
 from keras_prm import tflite_schema
 from keras_prm.litert import LiteRTModel
 from keras_prm.version import __version__
@@ -342,9 +342,9 @@ class FailureTest(exporting.ExportTestCase):
         self.assert_refused(r"Erfinv \(inner\).*Use others", model, self.path)
 
     def test_report_of_another_model(self):
-        row = structures.StripRow("no/kernel", (3, 3), (3, 2), 0, 0)
+        row = reports.StripRow("no/kernel", (3, 3), (3, 2), 0, 0)
         kept = {"no/kernel": (None, (0, 2))}
-        report = structures.StripReport((row,), (), 9, 6, kept=kept)
+        report = reports.StripReport((row,), (), 9, 6, kept=kept)
         for message, wrong, error in (
             ("`strip` returned with this model", report, ValueError),
             ("return_report=True", "report", TypeError),
