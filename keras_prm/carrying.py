@@ -54,10 +54,12 @@ def carry_optimizer(model, small, report):
         `small`.
 
     Raises:
-        ValueError: `model` is not compiled, what it was compiled with cannot
-            be serialised, the report is not of these models, or the optimizer
-            keeps state of other shapes than its weights' (Adafactor).
+        ValueError: Columns of `small` are lowered, `model` is not compiled,
+            what it was compiled with cannot be serialised, the report is not
+            of these models, or the optimizer keeps state of other shapes than
+            its weights' (Adafactor).
     """
+    _check_not_lowered(report)
     config = recompiling.config_of(model)
     fresh = recompiling.optimizer(config)
     if not model.optimizer.built:
@@ -75,6 +77,19 @@ def carry_optimizer(model, small, report):
     for key, pairs in targets.items():
         _fill(pairs, sources.get(key), pieces.get(key))
     return small
+
+
+def _check_not_lowered(report):
+    """The columns of a lowered kernel are laid out in an order of their own."""
+    lowered = [row.key for row in report.lowered if row.name != "dense"]
+    if lowered:
+        raise ValueError(
+            "Cannot carry an optimizer over to kernels whose columns are "
+            "lowered. Train on with what `strip(model, lowering='none', "
+            "return_report=True)` returns, and lower it afterwards: "
+            "`strip(small, lowering='auto')`. "
+            f"Received: lowered kernels {lowered}"
+        )
 
 
 def _carried(optimizer):

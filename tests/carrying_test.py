@@ -17,6 +17,7 @@ from keras_prm.plans import SparsityPlan
 from keras_prm.pruning import hard_prune
 from keras_prm.rebuild import strip
 from tests import zoo
+from tests.lowering_models import Forced
 from tests.zeros import classes
 from tests.zeros import zero_filters
 
@@ -502,6 +503,17 @@ class ErrorsTest(parameterized.TestCase):
         self.assertNotEqual(report.kept, wrong.kept)
         pattern = "do not fit: .*d1/kernel"
         self.raises(pattern, model, small, wrong)
+
+    def test_columns_that_are_lowered(self):
+        model = sequential()
+        model.compile("adam", "mse")
+        step(model)
+        kernel = model.get_layer("b").kernel
+        array = np.array(keras.ops.convert_to_numpy(kernel))
+        array[::2, 1:] = 0
+        kernel.assign(array)
+        found = strip(model, Forced("columns by gather"), return_report=True)
+        self.raises("and lower it afterwards.*b/kernel", model, *found)
 
     def test_model_trained_on(self):
         model, _, small, report = make("mlp")

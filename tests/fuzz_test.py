@@ -49,6 +49,9 @@ def check(program):
     _check_untouched(model, weights, config)
     _check_structure(model, small)
     _check_outputs(model, small, x)
+    lowered = strip(model, "smallest")
+    _check_structure(model, lowered)
+    _check_outputs(model, lowered, x)
     if not _has_a_last_group(model, small):
         assert zeros.shapes(strip(small)) == zeros.shapes(small), (
             "A second strip removes more."

@@ -147,6 +147,38 @@ class NoneTest(parameterized.TestCase):
         self.assertFalse(kernel_boxes.has_window(layer))
 
 
+class DepthwiseTest(parameterized.TestCase):
+    def stripped(self, *rows, kind=layers.DepthwiseConv2D, **options):
+        """A model whose depthwise layer has these rows of 5, and its twin."""
+        rank = 2 if kind is layers.DepthwiseConv2D else 1
+        inputs = keras.Input((9, 8, 4)[:rank] + (4,))
+        layer = kind(5, depth_multiplier=2, name="dw", **options)
+        model = keras.Model(inputs, layer(inputs))
+        zoo.randomise(model)
+        kernel = np.array(keras.ops.convert_to_numpy(layer.kernel))
+        dead = [row for row in range(5) if row not in rows]
+        kernel[dead] = 0
+        layer.kernel.assign(kernel)
+        small = strip(model)
+        x = zoo.inputs_of(model)
+        np.testing.assert_allclose(small(x), model(x), atol=1e-5)
+        return tuple(small.get_layer("dw").kernel.shape)
+
+    @parameterized.parameters(
+        (layers.DepthwiseConv1D, (3, 4, 2)),
+        (layers.DepthwiseConv2D, (3, 5, 4, 2)),
+    )
+    def test_the_centre_is_cut(self, kind, shape):
+        found = self.stripped(1, 2, 3, kind=kind, padding="same")
+        self.assertEqual(found, shape)
+
+    def test_what_would_need_padding_stays(self):
+        self.assertEqual(self.stripped(0, 1, padding="same")[0], 5)
+
+    def test_valid_needs_cropping(self):
+        self.assertEqual(self.stripped(0, 1, padding="valid")[0], 5)
+
+
 class SharedTest(parameterized.TestCase):
     @parameterized.parameters((1, "same", 2), (2, "same", 3), (2, "valid", 2))
     def test_one_layer_on_two_sizes(self, stride, padding, rows):
