@@ -86,6 +86,7 @@ ORDER = (
     "export_report",
     "export_checks",
     "export",
+    "layer_files",
     "lowering_timing",
     "lowering",
     "strip_report",

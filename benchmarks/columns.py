@@ -30,10 +30,10 @@ from absl import flags
 from keras import layers
 
 import keras_prm
+from keras_prm import layer_files
 from keras_prm import litert
 from keras_prm import lowering_costs
 from keras_prm import lowering_search
-from keras_prm import lowering_timing
 from keras_prm import lowerings
 
 FLAGS = flags.FLAGS
@@ -98,13 +98,13 @@ def times(site, files, threads):
 def print_row(site, threads, label):
     options = {option.name: option for option in lowerings.candidates(site)}
     choice = lowering_search.ModelLowering().choose_one(site)
-    files = [lowering_timing.converted(site) for _ in range(2)]
+    files = [layer_files.converted(site) for _ in range(2)]
     names = [name for name in NAMES if name in options]
-    files += [lowering_timing.converted(site, options[n]) for n in names]
+    files += [layer_files.converted(site, options[n]) for n in names]
     seconds = times(site, files, threads)
     live = int(site.live.sum())
     low = bound(site, live)
-    limit = times(low, [lowering_timing.converted(low)], threads)[0]
+    limit = times(low, [layer_files.converted(low)], threads)[0]
     ratio = {n: seconds[0] / s for n, s in zip(["again", *names], seconds[1:])}
     ratio["bound"] = seconds[0] / limit
     ratio["model"] = ratio[choice.lowering.name] if choice.lowering else 1.0
@@ -145,7 +145,7 @@ def fit(rng):
             rng, size, inputs, filters, live, strides, bool(rng.integers(2))
         )
         options = [None, *lowerings.candidates(site)]
-        files = [lowering_timing.converted(site, o) for o in options]
+        files = [layer_files.converted(site, o) for o in options]
         for option, seconds in zip(options, times(site, files, 1)):
             sizes = lowering_costs.operations(site, option)
             rows.append([sizes[name] for name in names])

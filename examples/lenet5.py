@@ -5,7 +5,8 @@ r"""LeNet-5 from dense to a small `.tflite` file, stage by stage.
     python examples/lenet5.py --dataset=path/to/mnist.npz
 
 Trains the 20-50-500 LeNet-5, drives it to structured sparsity with ADMM,
-prunes, retrains, purifies on the validation split, strips and exports it.
+prunes, retrains, purifies on the validation split, strips and exports it,
+then leaves out the empty columns as well, and quantises the result to int8.
 The test split is only ever measured on, nothing is chosen by it.
 """
 
@@ -50,6 +51,12 @@ flags.DEFINE_string(
     '{"conv1": {"filters": 0.75}, "conv2": {"filters": 0.8, "columns": 0.2}, '
     '"fc1": {"filters": 0.92, "columns": 0.4}, "logits": {"columns": 0.2}}',
     "Fractions to remove by layer, as JSON.",
+)
+flags.DEFINE_enum(
+    "lowering",
+    "smallest",
+    ["none", "auto", "model", "smallest"],
+    "What `strip` makes of empty columns in the last stage.",
 )
 flags.DEFINE_bool("quick", False, "Everything in a short form, as a test.")
 
@@ -199,6 +206,29 @@ def strip_and_export(run):
     return certificate
 
 
+def lower(run):
+    """The same model without the columns that are zero, as small as can be."""
+    lowered, found = keras_prm.strip(
+        run.model, lowering=FLAGS.lowering, return_report=True
+    )
+    print("\n== Columns")
+    for row in found.lowered:
+        print(f"{row.key}: {row.live} of {row.size} columns, {row.verdict}")
+    lowered.save(run.folder / "columns.keras")
+    run.measure("columns", lowered, "columns.tflite")
+    test = run.data["test"]
+    print(
+        keras_prm.export_litert(
+            lowered,
+            run.folder / "int8.tflite",
+            "int8",
+            representative_data=run.data["train"].x[:256],
+            evaluation_data=(test.x, test.y),
+            report=found,
+        )
+    )
+
+
 def main(argv):
     del argv
     logging.set_verbosity(logging.WARNING)
@@ -223,6 +253,7 @@ def main(argv):
     prune_and_retrain(run, plan)
     purify(run)
     certificate = strip_and_export(run)
+    lower(run)
     stages = report.with_latency(run.stages, run.data["test"].x[:1])
     report.picture(folder / "masks.png", run.model, history)
     (folder / "summary.json").write_text(
@@ -242,8 +273,9 @@ def main(argv):
     )
     print(f"\n{report.table(stages)}")
     print(
-        f"\nWrote small.keras, small.tflite, summary.json and masks.png to "
-        f"{folder}. Latency: median of one image, one thread."
+        "\nWrote small.keras, small.tflite, columns.keras, columns.tflite, "
+        f"int8.tflite, summary.json and masks.png to {folder}. Latency: "
+        "median of one image, one thread."
     )
 
 

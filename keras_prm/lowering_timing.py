@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -11,17 +10,16 @@ import pathlib
 import platform
 import tempfile
 import time
-import warnings
 
 import keras
 import numpy as np
-from absl import logging
-from keras import ops
 
 from keras_prm import conversion
 from keras_prm import export
+from keras_prm import layer_files
 from keras_prm import litert
 from keras_prm import lowering_search
+from keras_prm import parity
 from keras_prm import samples
 from keras_prm import timing
 from keras_prm.lowering_search import Choice
@@ -44,13 +42,16 @@ class AutoLowering(lowering_search.Lowerer):
 
     Args:
         num_threads: int, threads of the interpreter. Default 1.
+        quantize: How the model will be exported, see `export_litert`.
+            Default `"float32"`. A processor may be so fast at int8 that
+            nothing is gained by leaving columns out.
         seconds: float, time after which no further layer is measured; the
             others are chosen by the cost model. Default 60.
         runs: int, rounds that are timed for each layer. Default 30.
         cache: Path of a JSON file in which measurements are kept, or `None`.
 
     Raises:
-        ValueError: A number is not positive.
+        ValueError: A number is not positive, or `quantize` is unknown.
 
     Example:
 
@@ -60,6 +61,7 @@ class AutoLowering(lowering_search.Lowerer):
     """
 
     num_threads: int = 1
+    quantize: str = "float32"
     seconds: float = 60.0
     runs: int = 30
     cache: str | os.PathLike | None = None
@@ -70,6 +72,12 @@ class AutoLowering(lowering_search.Lowerer):
             raise ValueError(
                 "Cannot measure lowerings. Expected num_threads, seconds and "
                 f"runs above 0. Received: {self}"
+            )
+        if self.quantize not in parity.FILE_TOLERANCES:
+            raise ValueError(
+                "Cannot measure lowerings: unknown quantization. Expected one "
+                f"of {list(parity.FILE_TOLERANCES)}. Received: "
+                f"quantize={self.quantize!r}"
             )
 
     def choose(self, sites):
@@ -94,7 +102,7 @@ class AutoLowering(lowering_search.Lowerer):
             if None in site.space:
                 choices.append(lowering_search.undecided(site))
             elif time.monotonic() - start > self.seconds:
-                choices.append(lowering_search.ModelLowering().choose_one(site))
+                choices.append(self._unmeasured(site))
             else:
                 choices.append(self._measured(site, known))
         self._write(known)
@@ -102,22 +110,31 @@ class AutoLowering(lowering_search.Lowerer):
 
     def accepts(self, lowered, dense):
         """Whether a whole model needs no more time than it did before."""
-        inputs = [x[:1] for x in samples.random(dense)]
+        inputs = samples.random(dense)
         names = conversion.input_names(dense)
         with tempfile.TemporaryDirectory() as folder:
             models = []
             for number, model in enumerate((dense, lowered)):
                 path = pathlib.Path(folder) / f"{number}.tflite"
-                export.export_litert(model, path, check=False)
+                export.export_litert(
+                    model, path, self.quantize, inputs, check=False
+                )
                 models.append(litert.LiteRTModel(path, self.num_threads, names))
-            before, after = timing.latency(models, inputs, runs=self.runs)
+            before, after = timing.latency(
+                models, [x[:1] for x in inputs], runs=self.runs
+            )
         return after <= before
+
+    def _unmeasured(self, site):
+        if self.quantize in ("float32", "float16"):
+            return lowering_search.ModelLowering().choose_one(site)
+        return Choice(site, None, reason="no time was left to measure it")
 
     def _measured(self, site, known):
         options = lowering_search.promising(site)
         if not options:
             return Choice(site, None, reason="no lowering is promising")
-        key = _signature(site, options, self.num_threads)
+        key = _signature(site, options, (self.num_threads, self.quantize))
         if key not in known:
             known[key] = self._times(site, options)
         dense, *others = known[key]
@@ -129,10 +146,11 @@ class AutoLowering(lowering_search.Lowerer):
 
     def _times(self, site, options):
         """µs of the dense layer and of each lowering."""
-        files = [converted(site, option) for option in (None, *options)]
-        rng = np.random.default_rng(0)
-        shape = (1, *site.space, site.array.shape[-2])
-        inputs = rng.uniform(-1, 1, shape).astype("float32")
+        files = [
+            layer_files.converted(site, option, self.quantize)
+            for option in (None, *options)
+        ]
+        inputs = layer_files.inputs_of((1, *site.space, site.array.shape[-2]))
         seconds = timing.latency(
             files, inputs, runs=self.runs, num_threads=self.num_threads
         )
@@ -162,59 +180,7 @@ def forget():
     _KNOWN.clear()
 
 
-def converted(site, lowering=None):
-    """A layer as the bytes of a LiteRT file, without bias and activation."""
-    import tensorflow as tf
-
-    kernel = site.array.astype("float32")
-    layer, gather = site.layer, None
-    options = {}
-    if site.window:
-        options = {
-            "strides": layer.strides,
-            "padding": layer.padding,
-            "dilation_rate": layer.dilation_rate,
-            "data_format": "channels_last",
-        }
-    if lowering is not None:
-        kernel = lowering.kernel(kernel)
-        gather = lowering.adapters("layer", "float32")[0]
-        if not lowering.keeps_window:
-            options = {"padding": "valid", "data_format": "channels_last"}
-
-    def run(x):
-        x = x if gather is None else gather(x)
-        if not site.window:
-            return ops.matmul(x, kernel)
-        if options["padding"] == "causal":
-            reach = (kernel.shape[0] - 1) * options["dilation_rate"][0]
-            x = ops.pad(x, [(0, 0), (reach, 0), (0, 0)])
-            return ops.conv(x, kernel, **{**options, "padding": "valid"})
-        return ops.conv(x, kernel, **options)
-
-    shape = (1, *site.space, site.array.shape[-2])
-    function = tf.function(run, autograph=False)
-    traced = function.get_concrete_function(tf.TensorSpec(shape, tf.float32))
-    with _quiet():
-        # Without a module to track it converts seven times as fast, and logs
-        # that it had rather have one.
-        converter = tf.lite.TFLiteConverter.from_concrete_functions([traced])
-        return converter.convert()
-
-
-@contextlib.contextmanager
-def _quiet():
-    before = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(before)
-
-
-def _signature(site, options, num_threads):
+def _signature(site, options, how):
     """What a measurement depends on: sizes and columns, not weights."""
     layer = site.layer
     window = [
@@ -222,7 +188,7 @@ def _signature(site, options, num_threads):
         for name in ("strides", "padding", "dilation_rate")
     ]
     parts = [
-        (site.array.shape, site.space, window, num_threads),
+        (site.array.shape, site.space, window, how),
         [(option.name, option.columns) for option in options],
         (platform.machine(), os.cpu_count(), litert.version()),
     ]

@@ -41,9 +41,10 @@ def strip(model, lowering="none", return_report=False):
             out where that pays, by putting a `GatherColumns` before the
             layer: `"auto"` where LiteRT is faster on this machine, measured
             layer by layer, and the whole model is too; `"model"` where a cost
-            model says so, which measures nothing; `"smallest"` wherever the
-            `.tflite` file gets smaller. `AutoLowering(...)` is `"auto"` with
-            options.
+            model of float32 files says so, which measures nothing;
+            `"smallest"` wherever the `.tflite` file gets smaller.
+            `AutoLowering(...)` is `"auto"` with options, such as
+            `quantize="int8"` for models that are to be quantised.
         return_report: Whether to return a `StripReport` as well.
 
     Returns:

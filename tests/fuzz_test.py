@@ -30,6 +30,7 @@ from tests import zeros
 from tests.fuzz_rows import ROWS
 from tests.fuzzing import Program
 from tests.fuzzing import Step
+from tests.lowering_models import Drawn
 
 flags.DEFINE_integer("num_examples", 50, "How many random models to try.")
 flags.DEFINE_integer("seed", 0, "Which random models.")
@@ -49,7 +50,7 @@ def check(program):
     _check_untouched(model, weights, config)
     _check_structure(model, small)
     _check_outputs(model, small, x)
-    lowered = strip(model, "smallest")
+    lowered = strip(model, Drawn())
     _check_structure(model, lowered)
     _check_outputs(model, lowered, x)
     if not _has_a_last_group(model, small):

@@ -34,6 +34,18 @@ class Forced(lowering_search.Lowerer):
         return lowering_search.Choice(site, None, reason="not to be had")
 
 
+class Drawn(lowering_search.Lowerer):
+    """Takes any lowering of each layer, by chance, whether it pays or not."""
+
+    def __init__(self, seed=0):
+        self.rng = np.random.default_rng(seed)
+
+    def choose_one(self, site):
+        options = lowerings.candidates(site)
+        option = options[self.rng.integers(len(options))]
+        return lowering_search.Choice(site, option, reason="drawn")
+
+
 def empty_columns(model, share=0.3, seed=0):
     """Zeroes all but a share of the columns of each kernel, one at least."""
     rng = np.random.default_rng(seed)

@@ -15,6 +15,7 @@ from keras_prm.rebuild import strip
 from tests import zeros
 from tests import zoo
 from tests.lowering_models import NAMES
+from tests.lowering_models import Drawn
 from tests.lowering_models import Forced
 from tests.lowering_models import chain
 from tests.lowering_models import empty_columns
@@ -48,9 +49,9 @@ class ExactTest(parameterized.TestCase):
 
     @parameterized.parameters(*zoo.MODELS)
     def test_zoo(self, name):
-        """The smallest form of every model, with columns at random."""
+        """Every model, columns and lowerings at random."""
         model = empty_columns(zoo.make(name), seed=1)
-        self.check(model, "smallest")
+        self.check(model, Drawn(1))
 
     @parameterized.parameters("sequence", "shared", "nested", "residual")
     def test_model_by_the_cost_model(self, name):

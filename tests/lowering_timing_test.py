@@ -11,6 +11,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 
 from keras_prm import export
+from keras_prm import layer_files
 from keras_prm import litert
 from keras_prm import lowering
 from keras_prm import lowering_search
@@ -55,7 +56,7 @@ class AutoTest(parameterized.TestCase):
         self.model = lowering_models.empty_columns(lowering_models.chain())
 
     def test_takes_what_is_fastest(self):
-        clock = FakeClock(0.8, 0.5, 0.7)
+        clock = FakeClock(0.5, 0.8, 0.7)
         with clock.installed():
             small, report = strip(self.model, "auto", return_report=True)
         measured = [r for r in report.lowered if r.reason == "measured"]
@@ -115,6 +116,25 @@ class AutoTest(parameterized.TestCase):
         self.assertEqual(set(call[1] for call in clock.calls), {7})
         self.assertEqual(clock.calls[0][2], 3)
 
+    @parameterized.parameters("float16", "dynamic_range", "int8")
+    def test_quantised(self, mode):
+        """Each is measured for itself; what is chosen is exact in Keras."""
+        with FakeClock(0.5).installed():
+            strip(self.model, "auto")
+        clock = FakeClock(0.5)
+        with clock.installed():
+            small = strip(self.model, AutoLowering(quantize=mode))
+        self.assertGreater(len(clock.calls), 1)
+        x = zoo.inputs_of(self.model)
+        self.assertLess(zeros.max_error(self.model, small, x), 1e-5)
+
+    def test_the_model_knows_floats_only(self):
+        auto = AutoLowering(quantize="int8", seconds=1e-9)
+        with FakeClock(0.5).installed():
+            _, report = strip(self.model, auto, return_report=True)
+        reasons = {row.reason for row in report.lowered}
+        self.assertEqual(reasons, {"no time was left to measure it"})
+
     def test_cache_in_a_file(self):
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder) / "lowerings.json"
@@ -168,7 +188,7 @@ class FileTest(parameterized.TestCase):
             shape = (1, *site.space, site.array.shape[-2])
             x = np.random.default_rng(0).normal(size=shape).astype("float32")
             dense, other = (
-                litert.LiteRTModel(lowering_timing.converted(site, o))(x)
+                litert.LiteRTModel(layer_files.converted(site, o))(x)
                 for o in (None, options[name])
             )
             np.testing.assert_allclose(other, dense, atol=1e-4)
@@ -204,6 +224,10 @@ class FileTest(parameterized.TestCase):
 
 
 class RaiseTest(parameterized.TestCase):
+    def test_quantize(self):
+        with self.assertRaisesRegex(ValueError, "one of .*'int8'.*'int4'"):
+            AutoLowering(quantize="int4")
+
     @parameterized.parameters({"num_threads": 0}, {"seconds": 0}, {"runs": -1})
     def test_numbers(self, **options):
         with self.assertRaisesRegex(ValueError, "runs above 0. Received"):

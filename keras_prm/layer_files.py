@@ -1,0 +1,87 @@
+"""One layer as a LiteRT file, to be timed."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+
+import numpy as np
+from absl import logging
+from keras import ops
+
+
+def converted(site, lowering=None, mode="float32"):
+    """A layer as the bytes of a LiteRT file, without bias and activation.
+
+    Args:
+        site: The `ColumnSite`; its sizes are known.
+        lowering: A `Lowering`, or `None` for the dense kernel.
+        mode: How it is quantised, see `export_litert`.
+    """
+    import tensorflow as tf
+
+    kernel = site.array.astype("float32")
+    layer, gather = site.layer, None
+    options = {}
+    if site.window:
+        options = {
+            "strides": layer.strides,
+            "padding": layer.padding,
+            "dilation_rate": layer.dilation_rate,
+            "data_format": "channels_last",
+        }
+    if lowering is not None:
+        kernel = lowering.kernel(kernel)
+        gather = lowering.adapters("layer", "float32")[0]
+        if not lowering.keeps_window:
+            options = {"padding": "valid", "data_format": "channels_last"}
+
+    def run(x):
+        x = x if gather is None else gather(x)
+        if not site.window:
+            return ops.matmul(x, kernel)
+        if options["padding"] == "causal":
+            reach = (kernel.shape[0] - 1) * options["dilation_rate"][0]
+            x = ops.pad(x, [(0, 0), (reach, 0), (0, 0)])
+            return ops.conv(x, kernel, **{**options, "padding": "valid"})
+        return ops.conv(x, kernel, **options)
+
+    shape = (1, *site.space, site.array.shape[-2])
+    function = tf.function(run, autograph=False)
+    traced = function.get_concrete_function(tf.TensorSpec(shape, tf.float32))
+    with _quiet():
+        # Without a module to track it converts seven times as fast, and logs
+        # that it had rather have one.
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([traced])
+        _quantise(converter, mode, shape)
+        return converter.convert()
+
+
+def _quantise(converter, mode, shape):
+    import tensorflow as tf
+
+    if mode != "float32":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if mode == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if mode == "int8":
+        sample = inputs_of(shape)
+        converter.representative_dataset = lambda: [[sample]]
+
+
+def inputs_of(shape):
+    """Random inputs, in [-1, 1)."""
+    rng = np.random.default_rng(0)
+    return rng.uniform(-1, 1, shape).astype("float32")
+
+
+@contextlib.contextmanager
+def _quiet():
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(before)
