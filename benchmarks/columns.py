@@ -18,6 +18,7 @@ times layers of random sizes and prints the coefficients of
 `keras_prm/lowering_costs.py` that fit them best, and how well they do.
 """
 
+import dataclasses
 import os
 import platform
 
@@ -132,7 +133,10 @@ def fit(rng):
     """Prints the coefficients that explain random layers best."""
     from scipy.optimize import nnls
 
-    names, rows = list(vars(lowering_costs.MODEL)), []
+    names, rows = (
+        [f.name for f in dataclasses.fields(lowering_costs.CostModel)],
+        [],
+    )
     measured, groups, kinds = [], [], []
     for number in range(FLAGS.num_fitted):
         size = int(rng.choice([4, 7, 8, 14, 16, 28, 32, 56]))
@@ -146,7 +150,9 @@ def fit(rng):
         )
         options = [None, *lowerings.candidates(site)]
         files = [layer_files.converted(site, o) for o in options]
-        for option, seconds in zip(options, times(site, files, 1)):
+        for option, seconds in zip(
+            options, times(site, files, int(FLAGS.threads[0]))
+        ):
             sizes = lowering_costs.operations(site, option)
             rows.append([sizes[name] for name in names])
             measured.append(1e6 * seconds)

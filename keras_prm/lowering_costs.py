@@ -17,14 +17,15 @@ _COUNTS = ("convolutions", "slices", "gathers")
 
 @dataclasses.dataclass(frozen=True)
 class CostModel:
-    """Microseconds on LiteRT, one thread, as a sum over primitives.
+    """Microseconds on LiteRT, as a sum over primitives.
 
     The time of a layer is taken to be linear in how much of each primitive
-    it needs; the coefficients were fitted by `benchmarks/columns.py --fit` to
-    random layers with random columns, in all lowerings (LiteRT 2.3, XNNPACK,
-    x86-64 with 2 cores, seed 0): half of the predictions were within 10 % or
-    so, and what it picked among the lowerings of a layer was the fastest of
-    them in most, and took 1.8 times as long as that at worst.
+    it needs. The coefficients of `MODELS` were fitted by `python -m
+    benchmarks.columns --fit --num_fitted=90`, for one thread and with
+    `--threads=2`, to 3x3 convolutions of random sizes with random columns, in
+    all lowerings (LiteRT 2.3, XNNPACK, float32, x86-64 with 2 cores, seed 0).
+    For half of the layers, what it picked was the fastest there was; at
+    worst that took 1.8 times as long as the fastest, on two threads 2.6 times.
 
     Args:
         convolutions: Per convolution, µs.
@@ -39,21 +40,26 @@ class CostModel:
         copied: Per million entries that are sliced, joined or padded.
     """
 
-    convolutions: float = 0.102
-    slices: float = 0.13
-    gathers: float = 0.211
-    macs: float = 17.2
-    reads: float = 51
-    shifts: float = 51.8
-    gathered: float = 1.91e03
-    copied: float = 288
+    convolutions: float
+    slices: float
+    gathers: float
+    macs: float
+    reads: float
+    shifts: float
+    gathered: float
+    copied: float
 
     def microseconds(self, sizes):
         """The predicted time of what `operations` returned."""
         return sum(getattr(self, name) * n for name, n in sizes.items())
 
 
-MODEL = CostModel()
+# By number of threads.
+MODELS = {
+    1: CostModel(0.10, 0.13, 0.21, 17.2, 51.0, 51.8, 1912, 288),
+    2: CostModel(1.40, 0.14, 1.22, 9.1, 133.4, 43.9, 1922, 404),
+}
+_NAMES = tuple(field.name for field in dataclasses.fields(CostModel))
 
 
 def operations(site, lowering=None):
@@ -66,7 +72,7 @@ def operations(site, lowering=None):
     Returns:
         dict from the name of a coefficient of `CostModel` to a number.
     """
-    sizes = dict.fromkeys(vars(MODEL), 0.0)
+    sizes = dict.fromkeys(_NAMES, 0.0)
     shape = site.array.shape
     if lowering is not None:
         shape = lowering.kernel(site.array).shape
@@ -79,7 +85,7 @@ def file_bytes(site, lowering=None):
     """Bytes that a layer takes in a float32 file, its bias aside."""
     if lowering is None:
         return _FLOAT * site.array.size
-    sizes = dict.fromkeys(vars(MODEL), 0.0)
+    sizes = dict.fromkeys(_NAMES, 0.0)
     _gather(sizes, site, lowering, ((1,), (1,)))
     total = lowering.kernel(site.array).size
     number, channels = len(lowering.columns), site.array.shape[-2]

@@ -131,7 +131,7 @@ class AutoLowering(lowering_search.Lowerer):
         return Choice(site, None, reason="no time was left to measure it")
 
     def _measured(self, site, known):
-        options = lowering_search.promising(site)
+        options = lowering_search.promising(site, self.num_threads)
         if not options:
             return Choice(site, None, reason="no lowering is promising")
         key = _signature(site, options, (self.num_threads, self.quantize))

@@ -21,7 +21,6 @@ from tests.lowering_models import chain
 from tests.lowering_models import empty_columns
 from tests.lowering_models import num_lowered
 
-
 # The models of the zoo compile anew on the others, and some do not run there.
 on_tensorflow = absltest.skipIf(
     keras.backend.backend() != "tensorflow", "takes long elsewhere"
