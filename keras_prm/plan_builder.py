@@ -7,11 +7,14 @@ import numbers
 
 import numpy as np
 
+from keras_prm.column_patterns import PATTERNS
+from keras_prm.products import Mix
 from keras_prm.projections import removed_count
 from keras_prm.structures import ChannelGroup
 from keras_prm.structures import KernelPlan
 
-_TARGETS = ("filters", "columns")
+_FRACTIONS = ("filters", "columns")
+_TARGETS = (*_FRACTIONS, "column_pattern")
 
 
 def kernel_paths(trace):
@@ -79,7 +82,7 @@ def check_targets(wanted, round_to):
     bad = {
         path: targets
         for path, targets in wanted.items()
-        if not all(_is_fraction(value) for value in targets.values())
+        if not all(_is_fraction(targets.get(name, 0)) for name in _FRACTIONS)
     }
     if bad:
         raise ValueError(
@@ -88,6 +91,32 @@ def check_targets(wanted, round_to):
             "Expected filters and columns in [0, 1), the fraction removed. "
             f"Received: {bad}. To remove a layer whole, delete it from the "
             "model."
+        )
+    patterns = {p: d.get("column_pattern", "free") for p, d in wanted.items()}
+    bad = {p: v for p, v in patterns.items() if v not in [*PATTERNS]}
+    if bad:
+        raise ValueError(
+            f"Unknown column patterns of {len(bad)} layers. Expected one of "
+            f"{list(PATTERNS)}; leave `column_pattern` out for columns that "
+            f"may lie anywhere. Received: {bad}"
+        )
+
+
+def check_patterns(trace, wanted):
+    """Raises if a pattern is asked of layers that can have none."""
+    bad = {}
+    for path, weights in kernel_paths(trace).items():
+        pattern = wanted.get(path, {}).get("column_pattern", "free")
+        if pattern != "free" and not any(
+            _prunes_columns(w) and _has_window(trace, w) for w in weights
+        ):
+            bad[path] = pattern
+    if bad:
+        raise ValueError(
+            f"Cannot train the columns of {len(bad)} layers into a pattern: "
+            "expected layers whose columns can be pruned, and whose kernel "
+            "slides over their input or has no axes but inputs and filters. "
+            f"Received: {bad}. Leave `column_pattern` out for these."
         )
 
 
@@ -212,11 +241,12 @@ def kernels(model, trace, wanted, numbers):
         if weight.role != "kernel" or id(weight.variable) not in index:
             continue
         ins, outs = (_numbers(trace, weight, a, numbers) for a in weight.axes)
-        columns = 0.0
-        named = weight.in_ids is not None and weight.out_ids is not None
-        if named and weight.prunes_columns:
-            path = weight.key.rpartition("/")[0]
-            columns = float(wanted.get(path, {}).get("columns", 0.0))
+        targets = wanted.get(weight.key.rpartition("/")[0], {})
+        columns, pattern = 0.0, "free"
+        if _prunes_columns(weight):
+            columns = float(targets.get("columns", 0.0))
+            if columns and _has_window(trace, weight):
+                pattern = targets.get("column_pattern", "free")
         if columns or max(ins + outs) >= 0:
             found.append(
                 KernelPlan(
@@ -227,9 +257,28 @@ def kernels(model, trace, wanted, numbers):
                     outs,
                     columns,
                     weight.axes,
+                    pattern,
                 )
             )
     return sorted(found, key=lambda kernel: kernel.index)
+
+
+def _prunes_columns(weight):
+    """Whether both axes have channels, and its columns may go."""
+    named = weight.in_ids is not None and weight.out_ids is not None
+    return named and weight.prunes_columns
+
+
+def _has_window(trace, weight):
+    """Whether the taps of a kernel are positions of a window, or one alone."""
+    if len(weight.variable.shape) == 2:
+        return True
+    return any(
+        isinstance(step, Mix)
+        and step.kernel is weight.variable
+        and hasattr(step.layer, "kernel_size")
+        for step in trace.steps
+    )
 
 
 def _numbers(trace, weight, axis, numbers):
