@@ -41,8 +41,8 @@ flags.DEFINE_list(
     "patterns", ["free", "channels", "window", "per_channel"], "Which to train."
 )
 flags.DEFINE_float("columns", 0.8, "Fraction of the columns to remove.")
-flags.DEFINE_integer("admm_epochs", 3, "Epochs of ADMM.", 1)
-flags.DEFINE_integer("retrain_epochs", 5, "Epochs of retraining.", 1)
+flags.DEFINE_integer("admm_epochs", 2, "Epochs of ADMM.", 1)
+flags.DEFINE_integer("retrain_epochs", 3, "Epochs of retraining.", 1)
 flags.DEFINE_float("learning_rate", 1e-3, "Of ADMM and, first, retraining.")
 flags.DEFINE_float("rho", 1e-3, "ADMM's penalty in the first step.", 0.0)
 flags.DEFINE_float("last_rho", 1e-1, "The same in the last step.", 0.0)

@@ -12,7 +12,7 @@ from keras_prm.column_patterns import boxes
 from keras_prm.column_patterns import pick_columns
 from keras_prm.projections import project_columns
 from keras_prm.projections import project_joint
-from tests.projections_test import compile_function
+from tests.plan_projections_test import compile_function
 from tests.projections_test import normal
 
 NOT_FREE = ("channels", "window", "per_channel")
