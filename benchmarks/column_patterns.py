@@ -41,11 +41,12 @@ flags.DEFINE_list(
     "patterns", ["free", "channels", "window", "per_channel"], "Which to train."
 )
 flags.DEFINE_float("columns", 0.8, "Fraction of the columns to remove.")
-flags.DEFINE_integer("admm_epochs", 2, "Epochs of ADMM.", 1)
-flags.DEFINE_integer("retrain_epochs", 3, "Epochs of retraining.", 1)
-flags.DEFINE_float("learning_rate", 1e-3, "Of ADMM and, first, retraining.")
+flags.DEFINE_integer("admm_epochs", 3, "Epochs of ADMM.", 1)
+flags.DEFINE_integer("retrain_epochs", 8, "Epochs of retraining.", 1)
+flags.DEFINE_float("admm_rate", 1e-3, "Learning rate of ADMM.", 0.0)
+flags.DEFINE_float("retrain_rate", 2e-3, "The same, first, of retraining.", 0.0)
 flags.DEFINE_float("rho", 1e-3, "ADMM's penalty in the first step.", 0.0)
-flags.DEFINE_float("last_rho", 1e-1, "The same in the last step.", 0.0)
+flags.DEFINE_float("last_rho", 1.0, "The same in the last step.", 0.0)
 flags.DEFINE_integer("updates", 4, "Updates of ADMM per epoch.", 1)
 flags.mark_flag_as_required("data")
 
@@ -163,7 +164,7 @@ class Experiment:
             self.steps(FLAGS.admm_epochs),
             FLAGS.last_rho / FLAGS.rho,
         )
-        adam = keras.optimizers.Adam(FLAGS.learning_rate)
+        adam = keras.optimizers.Adam(FLAGS.admm_rate)
         return keras_prm.ADMMWrapper(adam, plan, rho=rho, update_every=every)
 
     def prune(self, pattern):
@@ -185,7 +186,7 @@ class Experiment:
         scores["pruned"] = self.scores(model)
         epochs = FLAGS.retrain_epochs
         adam = keras.optimizers.Adam(
-            cosine(FLAGS.learning_rate, self.steps(epochs))
+            cosine(FLAGS.retrain_rate, self.steps(epochs))
         )
         self.fit(model, adam, epochs, f"{pattern}-retrain", masks)
         scores["retrained"] = self.scores(model)

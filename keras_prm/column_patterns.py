@@ -62,6 +62,7 @@ def pick_columns(energies, live, keep, pattern):
     [[1., 1.], [0., 0.]]
     """
     shape = tuple(energies.shape)
+    live = ops.convert_to_tensor(live, "float32")
     # A row per tap; columns of dead channels rank behind the last live one.
     flat = ops.reshape(energies, (-1, shape[-1]))
     flat = _where(live, flat)
