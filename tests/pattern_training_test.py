@@ -10,6 +10,7 @@ from keras import layers
 from keras import ops
 
 from keras_prm import scores
+from keras_prm import training_state
 from keras_prm.callbacks import StructuredMask
 from keras_prm.column_patterns import PATTERNS
 from keras_prm.iterative import IterativePruning
@@ -296,6 +297,21 @@ class PlanTest(PatternTestCase):
             old.digest().hex(),
             "65268bbd5c13efe26c3a82866675ea06c5bace47e7aa616d2c909e66024852e1",
         )
+
+    @parameterized.parameters("free", "window")
+    def test_checkpoints_from_before_there_were_patterns(self, pattern):
+        model = make()
+        plan = make_plan(model, pattern)
+        model.compile(ADMMWrapper("sgd", plan), "mse")
+        model.optimizer.build(model.trainable_variables)
+        description, _ = training_state.collect(model, None)
+        for kernel in description["plan"]["kernels"]:
+            del kernel["column_pattern"]
+        if pattern == "free":
+            training_state.check(model, None, description, "file")
+            return
+        with self.assertRaisesRegex(ValueError, "another plan.*delete the fil"):
+            training_state.check(model, None, description, "file")
 
 
 class RefusalTest(PatternTestCase):
