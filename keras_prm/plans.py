@@ -13,6 +13,7 @@ import keras
 
 from keras_prm import graph
 from keras_prm import plan_builder
+from keras_prm import plan_checks
 from keras_prm.projections import removed_count
 from keras_prm.structures import ChannelGroup
 from keras_prm.structures import KernelPlan
@@ -98,9 +99,9 @@ class SparsityPlan:
                 built.
         """
         trace = graph.trace(model)
-        paths = plan_builder.kernel_paths(trace)
-        plan_builder.check_names(exclude, paths, "exclude")
-        excluded = plan_builder.matching(exclude, paths)
+        paths = plan_checks.kernel_paths(trace)
+        plan_checks.check_names(exclude, paths, "exclude")
+        excluded = plan_checks.matching(exclude, paths)
         targets = {"filters": filters, "columns": columns}
         nothing = dict.fromkeys(targets, 0.0)
         targets["column_pattern"] = column_pattern
@@ -135,23 +136,23 @@ class SparsityPlan:
                 f"everywhere, use `uniform`. Received: layers={layers!r}"
             )
         trace = graph.trace(model)
-        paths = plan_builder.kernel_paths(trace)
-        plan_builder.check_names(layers, paths, "layers")
+        paths = plan_checks.kernel_paths(trace)
+        plan_checks.check_names(layers, paths, "layers")
         wanted = {
             path: targets
             for name, targets in layers.items()
-            for path in plan_builder.matching([name], paths)
+            for path in plan_checks.matching([name], paths)
         }
         return cls._build(model, trace, wanted, round_to, strict=True)
 
     @classmethod
     def _build(cls, model, trace, wanted, round_to, strict):
-        plan_builder.check_targets(wanted, round_to)
+        plan_checks.check_targets(wanted, round_to)
         groups, numbers, skipped = plan_builder.groups(
             model, trace, wanted, round_to, strict
         )
         if strict:
-            plan_builder.check_patterns(trace, wanted)
+            plan_checks.check_patterns(trace, wanted)
         kernels = plan_builder.kernels(model, trace, wanted, numbers)
         variables = [(v.name, v.shape) for v in model.trainable_variables]
         return cls(kernels, groups, variables, skipped)

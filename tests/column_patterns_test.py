@@ -11,11 +11,11 @@ from keras_prm.column_patterns import PATTERNS
 from keras_prm.column_patterns import boxes
 from keras_prm.column_patterns import pick_columns
 from keras_prm.projections import project_columns
-from keras_prm.projections import project_joint
+from tests.patterns import NOT_FREE
+from tests.patterns import is_feasible
 from tests.plan_projections_test import compile_function
 from tests.projections_test import normal
 
-NOT_FREE = ("channels", "window", "per_channel")
 SHAPES = ((2, 2, 2), (3, 1, 3), (4, 2), (5,))
 
 
@@ -28,26 +28,6 @@ def pick(energies, live, keep, pattern):
         pattern,
     )
     return ops.convert_to_numpy(picked)
-
-
-def is_feasible(support, live, keep, pattern):
-    """The definitions, of a bool array `(..., in)`."""
-    taps = support.reshape(-1, support.shape[-1])
-    per_channel = taps.sum(axis=0)
-    if per_channel[live == 0].any():
-        return False
-    if pattern == "channels":
-        whole = np.isin(per_channel, (0, len(taps))).all()
-        number = np.count_nonzero(per_channel)
-        return bool(whole) and number <= max(1, keep // len(taps))
-    if support.sum() > keep:
-        return False
-    level = -(-keep // int(live.sum()))
-    if pattern == "window":
-        places = np.argwhere(support.any(axis=-1))
-        box = places.max(axis=0) - places.min(axis=0) + 1
-        return int(np.prod(box)) <= level
-    return pattern == "free" or per_channel.max() <= level
 
 
 def supports(shape):
@@ -204,64 +184,6 @@ class BoxesTest(parameterized.TestCase):
         areas = found.sum(axis=1)
         np.testing.assert_array_equal(areas, np.sort(areas))
         self.assertEqual(areas[-1], np.prod(window))
-
-
-class KernelTest(parameterized.TestCase):
-    """`project_columns` and `project_joint`, of kernels with filters."""
-
-    @parameterized.product(
-        pattern=NOT_FREE, shape=((3, 3, 4, 5), (5, 4, 3), (3, 2, 2, 3, 4))
-    )
-    def test_projection(self, pattern, shape):
-        kernel = normal(shape)
-        keep = int(0.3 * np.prod(shape[:-1]))
-        once = ops.convert_to_numpy(project_columns(kernel, keep, pattern))
-        live = np.ones(shape[-2])
-        self.assertTrue(is_feasible(once > 0, live, keep, pattern))
-        inside = kernel * once[..., None]
-        with self.subTest("what lies in the set is its own projection"):
-            again = project_columns(inside, keep, pattern)
-            again = ops.convert_to_numpy(again)[..., None]
-            np.testing.assert_array_equal(inside * again, inside)
-        with self.subTest("as does what nearly lies in it"):
-            near = inside + 1e-3 * kernel * (1 - once[..., None])
-            again = project_columns(near, keep, pattern)
-            np.testing.assert_array_equal(ops.convert_to_numpy(again), once)
-
-    @parameterized.parameters(*NOT_FREE)
-    def test_joint_is_never_worse_than_either_order(self, pattern):
-        def energy(filters, columns):
-            kept = kernel * columns[..., None] * filters
-            return float(np.sum(np.square(kept)))
-
-        rng = np.random.default_rng(0)
-        convert = ops.convert_to_numpy
-        for case in range(10):
-            kernel = normal((3, 2, 3, 4), case)
-            kernel *= rng.exponential(size=kernel.shape).astype("float32")
-            number, keep = int(rng.integers(1, 5)), int(rng.integers(1, 18))
-            support = project_joint(kernel, number, keep, pattern)
-            filters, columns = map(convert, support)
-            self.assertEqual(filters.sum(), number)
-            self.assertTrue(is_feasible(columns > 0, np.ones(3), keep, pattern))
-            found = energy(filters, columns) * (1 + 1e-6)
-            every = np.ones(kernel.shape[-1], "float32")
-            columns = convert(project_columns(kernel, keep, pattern))
-            kept = np.square(kernel * columns[..., None]).sum(axis=(0, 1, 2))
-            first = np.isin(np.arange(4), np.argsort(-kept)[:number])
-            self.assertGreaterEqual(found, energy(first, columns))
-            kept = np.square(kernel).sum(axis=(0, 1, 2))
-            first = np.isin(np.arange(4), np.argsort(-kept)[:number]) * every
-            columns = convert(project_columns(kernel * first, keep, pattern))
-            self.assertGreaterEqual(found, energy(first, columns))
-
-    @parameterized.parameters(project_columns, project_joint)
-    def test_unknown_pattern(self, project):
-        numbers = (2, 3) if project is project_joint else (3,)
-        with self.assertRaisesRegex(
-            ValueError, r"one of \['free', 'channels'.*Received: pattern='ro"
-        ):
-            project(normal((3, 2, 4)), *numbers, "rows")
 
 
 class CompiledTest(parameterized.TestCase):

@@ -9,6 +9,8 @@ from keras_prm.projections import project_columns
 from keras_prm.projections import project_filters
 from keras_prm.projections import project_joint
 from keras_prm.projections import removed_count
+from tests.patterns import NOT_FREE
+from tests.patterns import is_feasible
 
 
 def normal(shape, seed=0):
@@ -140,6 +142,63 @@ class JointProjectionTest(parameterized.TestCase):
         again = project_joint(kernel * columns[..., None] * filters, 4, 10)
         np.testing.assert_array_equal(again[0], filters)
         np.testing.assert_array_equal(again[1], columns)
+
+
+class PatternProjectionTest(parameterized.TestCase):
+    """Columns in patterns; `column_patterns_test` has all supports."""
+
+    @parameterized.product(
+        pattern=NOT_FREE, shape=((3, 3, 4, 5), (5, 4, 3), (3, 2, 2, 3, 4))
+    )
+    def test_projection(self, pattern, shape):
+        kernel = normal(shape)
+        keep = int(0.3 * np.prod(shape[:-1]))
+        once = ops.convert_to_numpy(project_columns(kernel, keep, pattern))
+        live = np.ones(shape[-2])
+        self.assertTrue(is_feasible(once > 0, live, keep, pattern))
+        inside = kernel * once[..., None]
+        with self.subTest("what lies in the set is its own projection"):
+            again = project_columns(inside, keep, pattern)
+            again = ops.convert_to_numpy(again)[..., None]
+            np.testing.assert_array_equal(inside * again, inside)
+        with self.subTest("as does what nearly lies in it"):
+            near = inside + 1e-3 * kernel * (1 - once[..., None])
+            again = project_columns(near, keep, pattern)
+            np.testing.assert_array_equal(ops.convert_to_numpy(again), once)
+
+    @parameterized.parameters(*NOT_FREE)
+    def test_joint_is_never_worse_than_either_order(self, pattern):
+        def energy(filters, columns):
+            kept = kernel * columns[..., None] * filters
+            return float(np.sum(np.square(kept)))
+
+        rng = np.random.default_rng(0)
+        convert = ops.convert_to_numpy
+        for case in range(10):
+            kernel = normal((3, 2, 3, 4), case)
+            kernel *= rng.exponential(size=kernel.shape).astype("float32")
+            number, keep = int(rng.integers(1, 5)), int(rng.integers(1, 18))
+            support = project_joint(kernel, number, keep, pattern)
+            filters, columns = map(convert, support)
+            self.assertEqual(filters.sum(), number)
+            self.assertTrue(is_feasible(columns > 0, np.ones(3), keep, pattern))
+            found = energy(filters, columns) * (1 + 1e-6)
+            columns = convert(project_columns(kernel, keep, pattern))
+            kept = np.square(kernel * columns[..., None]).sum(axis=(0, 1, 2))
+            first = np.isin(np.arange(4), np.argsort(-kept)[:number])
+            self.assertGreaterEqual(found, energy(first, columns))
+            kept = np.square(kernel).sum(axis=(0, 1, 2))
+            first = np.isin(np.arange(4), np.argsort(-kept)[:number])
+            columns = convert(project_columns(kernel * first, keep, pattern))
+            self.assertGreaterEqual(found, energy(first, columns))
+
+    @parameterized.parameters(project_columns, project_joint)
+    def test_unknown_pattern(self, project):
+        numbers = (2, 3) if project is project_joint else (3,)
+        with self.assertRaisesRegex(
+            ValueError, r"one of \['free', 'channels'.*Received: pattern='ro"
+        ):
+            project(normal((3, 2, 4)), *numbers, "rows")
 
 
 if __name__ == "__main__":
