@@ -24,8 +24,8 @@ import keras
 from keras import ops
 
 from keras_prm import layouts
-from keras_prm.projections import kernel_filters
-from keras_prm.projections import project_plan
+from keras_prm.plan_projections import kernel_filters
+from keras_prm.plan_projections import project_plan
 from keras_prm.structures import KernelPlan
 
 

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_prm import admm
-from keras_prm.projections import kernel_filters
+from keras_prm.plan_projections import kernel_filters
 from keras_prm.structures import KernelMask
 
 

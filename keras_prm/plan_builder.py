@@ -3,96 +3,14 @@
 from __future__ import annotations
 
 import collections
-import numbers
 
 import numpy as np
 
+from keras_prm.plan_checks import has_window
+from keras_prm.plan_checks import prunes_columns
 from keras_prm.projections import removed_count
 from keras_prm.structures import ChannelGroup
 from keras_prm.structures import KernelPlan
-
-_TARGETS = ("filters", "columns")
-
-
-def kernel_paths(trace):
-    """Layer path of every kernel: dict from path to its `Weight`s."""
-    found = {}
-    for weight in trace.weights.values():
-        if weight.role == "kernel":
-            found.setdefault(weight.key.rpartition("/")[0], []).append(weight)
-    return found
-
-
-def matching(names, paths):
-    """The paths that names or paths of layers stand for, a set.
-
-    A whole path stands for that layer only, though others end like it.
-    """
-    return {
-        path
-        for path in paths
-        for name in names
-        if path == name or (name not in paths and path.endswith("/" + name))
-    }
-
-
-def check_names(names, paths, argument):
-    """Raises if a name stands for no layer with a kernel, or for several."""
-    if isinstance(names, str):
-        raise TypeError(
-            f"Expected `{argument}` to be a collection of layer names. "
-            f"Put the name into a list. Received: {argument}={names!r}"
-        )
-    unknown = [n for n in names if not matching([n], paths)]
-    if unknown:
-        raise ValueError(
-            f"No layer with a prunable kernel is called {unknown}. Expected "
-            f"names among {sorted(paths)}. Received: {argument}={list(names)}"
-        )
-    several = {n: sorted(matching([n], paths)) for n in names}
-    several = {n: m for n, m in several.items() if len(m) > 1}
-    if several:
-        raise ValueError(
-            "A name stands for several layers. Use the whole path of the "
-            f"one that is meant. Received: {several}"
-        )
-
-
-def check_targets(wanted, round_to):
-    """Raises if a fraction is not in [0, 1), all offenders together."""
-    shapeless = {p: d for p, d in wanted.items() if not isinstance(d, dict)}
-    if shapeless:
-        raise TypeError(
-            "Expected a dict of targets for each layer, such as "
-            f'{{"filters": 0.5, "columns": 0.5}}. Received: {shapeless}'
-        )
-    unknown = sorted({t for d in wanted.values() for t in d} - {*_TARGETS})
-    if unknown:
-        raise ValueError(
-            f"Unknown targets. Expected {list(_TARGETS)}. Received: {unknown}"
-        )
-    if not isinstance(round_to, int) or round_to < 1:
-        raise ValueError(
-            "Expected `round_to` to be a positive integer; 1 does not round. "
-            f"Received: round_to={round_to!r}"
-        )
-    bad = {
-        path: targets
-        for path, targets in wanted.items()
-        if not all(_is_fraction(value) for value in targets.values())
-    }
-    if bad:
-        raise ValueError(
-            f"Cannot prune {len(bad)} layers to their targets: a sparsity "
-            "must leave at least one of the filters, and of the columns. "
-            "Expected filters and columns in [0, 1), the fraction removed. "
-            f"Received: {bad}. To remove a layer whole, delete it from the "
-            "model."
-        )
-
-
-def _is_fraction(value):
-    return isinstance(value, numbers.Real) and 0 <= value < 1
 
 
 def groups(model, trace, wanted, round_to, strict):
@@ -212,11 +130,12 @@ def kernels(model, trace, wanted, numbers):
         if weight.role != "kernel" or id(weight.variable) not in index:
             continue
         ins, outs = (_numbers(trace, weight, a, numbers) for a in weight.axes)
-        columns = 0.0
-        named = weight.in_ids is not None and weight.out_ids is not None
-        if named and weight.prunes_columns:
-            path = weight.key.rpartition("/")[0]
-            columns = float(wanted.get(path, {}).get("columns", 0.0))
+        targets = wanted.get(weight.key.rpartition("/")[0], {})
+        columns, pattern = 0.0, "free"
+        if prunes_columns(weight):
+            columns = float(targets.get("columns", 0.0))
+            if columns and has_window(trace, weight):
+                pattern = targets.get("column_pattern", "free")
         if columns or max(ins + outs) >= 0:
             found.append(
                 KernelPlan(
@@ -227,6 +146,7 @@ def kernels(model, trace, wanted, numbers):
                     outs,
                     columns,
                     weight.axes,
+                    pattern,
                 )
             )
     return sorted(found, key=lambda kernel: kernel.index)

@@ -13,12 +13,15 @@ import keras
 
 from keras_prm import graph
 from keras_prm import plan_builder
+from keras_prm import plan_checks
 from keras_prm.projections import removed_count
 from keras_prm.structures import ChannelGroup
 from keras_prm.structures import KernelPlan
 
 # What names a kernel or a group, and asks for nothing.
 _NAMES = ("key", "name", "note")
+# Left out, so that state that was saved before there were patterns loads.
+_NO_PATTERN = ("column_pattern", "free")
 
 
 @keras.saving.register_keras_serializable(package="keras_prm")
@@ -58,7 +61,15 @@ class SparsityPlan:
         self.skipped = tuple((a, b, size) for a, b, size in skipped)
 
     @classmethod
-    def uniform(cls, model, filters=0.0, columns=0.0, round_to=1, exclude=()):
+    def uniform(
+        cls,
+        model,
+        filters=0.0,
+        columns=0.0,
+        round_to=1,
+        exclude=(),
+        column_pattern="free",
+    ):
         """The same sparsity for every layer.
 
         The filters that make the model's outputs are left alone, as are
@@ -75,20 +86,27 @@ class SparsityPlan:
                 hardware likes, such as 8.
             exclude: Names or paths of layers to leave alone, together with
                 the filters that can only fall with theirs.
+            column_pattern: Where the columns that stay may lie: `"free"`,
+                or so that what stays is computed fast, `"channels"`,
+                `"window"` or `"per_channel"`, see `column_patterns`. A layer
+                that slides no window over its input, such as attention,
+                stays at `"free"`.
 
         Raises:
             TypeError: The model is subclassed.
-            ValueError: A fraction is outside [0, 1), a name is not in the
-                model, or the model is not built.
+            ValueError: A fraction is outside [0, 1), there is no such
+                pattern, a name is not in the model, or the model is not
+                built.
         """
         trace = graph.trace(model)
-        paths = plan_builder.kernel_paths(trace)
-        plan_builder.check_names(exclude, paths, "exclude")
-        excluded = plan_builder.matching(exclude, paths)
+        paths = plan_checks.kernel_paths(trace)
+        plan_checks.check_names(exclude, paths, "exclude")
+        excluded = plan_checks.matching(exclude, paths)
         targets = {"filters": filters, "columns": columns}
+        nothing = dict.fromkeys(targets, 0.0)
+        targets["column_pattern"] = column_pattern
         wanted = {
-            path: dict.fromkeys(targets, 0.0) if path in excluded else targets
-            for path in paths
+            path: nothing if path in excluded else targets for path in paths
         }
         return cls._build(model, trace, wanted, round_to, strict=False)
 
@@ -100,15 +118,16 @@ class SparsityPlan:
             model: A built functional or Sequential model.
             layers: dict from the name or path of a layer
                 (`"conv1"`, `"backbone/conv1"`) to a dict with the keys
-                `"filters"` and `"columns"`, fractions in [0, 1), either of
-                which may be missing.
+                `"filters"` and `"columns"`, fractions in [0, 1), and
+                `"column_pattern"`, any of which may be missing.
             round_to: As in `uniform`.
 
         Raises:
             TypeError: The model is subclassed, or a target is no dict.
             ValueError: A fraction is outside [0, 1), a name is not in the
-                model, filters are asked for that cannot be removed, or
-                layers that stand in one group are given different targets.
+                model, filters are asked for that cannot be removed, a
+                pattern is, of a layer that has none, or layers that stand in
+                one group are given different targets.
         """
         if not isinstance(layers, dict):
             raise TypeError(
@@ -117,21 +136,23 @@ class SparsityPlan:
                 f"everywhere, use `uniform`. Received: layers={layers!r}"
             )
         trace = graph.trace(model)
-        paths = plan_builder.kernel_paths(trace)
-        plan_builder.check_names(layers, paths, "layers")
+        paths = plan_checks.kernel_paths(trace)
+        plan_checks.check_names(layers, paths, "layers")
         wanted = {
             path: targets
             for name, targets in layers.items()
-            for path in plan_builder.matching([name], paths)
+            for path in plan_checks.matching([name], paths)
         }
         return cls._build(model, trace, wanted, round_to, strict=True)
 
     @classmethod
     def _build(cls, model, trace, wanted, round_to, strict):
-        plan_builder.check_targets(wanted, round_to)
+        plan_checks.check_targets(wanted, round_to)
         groups, numbers, skipped = plan_builder.groups(
             model, trace, wanted, round_to, strict
         )
+        if strict:
+            plan_checks.check_patterns(trace, wanted)
         kernels = plan_builder.kernels(model, trace, wanted, numbers)
         variables = [(v.name, v.shape) for v in model.trainable_variables]
         return cls(kernels, groups, variables, skipped)
@@ -148,7 +169,11 @@ class SparsityPlan:
         """
         config = self.get_config()
         parts = [
-            [value for name, value in entry.items() if name not in _NAMES]
+            [
+                value
+                for name, value in entry.items()
+                if name not in _NAMES and (name, value) != _NO_PATTERN
+            ]
             for entry in config["kernels"] + config["groups"]
         ]
         return hashlib.sha256(json.dumps(parts).encode()).digest()
@@ -243,6 +268,7 @@ class SparsityPlan:
         lines += ["columns removed   of  kernel"]
         lines += [
             f"{k.columns:15.0%}  {math.prod(k.matrix_shape[:-1]):5}  {k.key}"
+            + (f": {k.column_pattern}" if k.column_pattern != "free" else "")
             for k in self.kernels
         ]
         return "\n".join(lines)

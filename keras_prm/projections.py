@@ -1,12 +1,13 @@
 """Euclidean projections onto sets of structured sparse kernels.
 
 The nearest kernel with at most `n` filters is found by keeping the `n`
-filters of largest L2 norm and zeroing the others; columns likewise. So every
-projection here is the choice of a *support*, returned as 0/1 vectors, and
-`kernel * support` is the projected kernel.
+filters of largest L2 norm and zeroing the others; columns likewise, wherever
+they lie or in a pattern (`column_patterns`). So every projection here is the
+choice of a *support*, returned as 0/1 vectors, and `kernel * support` is the
+projected kernel.
 
 Filters alone, columns alone, and channel classes that only writers share are
-exact: a sort. Filters and columns together ask for the submatrix of largest
+exact. Filters and columns together ask for the submatrix of largest
 energy, which is NP-hard. There the functions alternate, from both ends, and
 return the best pair seen: never worse than filters-then-columns, nor than
 columns-then-filters.
@@ -19,8 +20,9 @@ from __future__ import annotations
 import numpy as np
 from keras import ops
 
-from keras_prm import layouts
-from keras_prm.structures import KernelPlan
+from keras_prm.column_patterns import check_pattern
+from keras_prm.column_patterns import largest
+from keras_prm.column_patterns import pick_columns
 
 NUM_SWEEPS = 3
 
@@ -59,48 +61,72 @@ def project_filters(kernel, keep: int):
     Returns:
         0/1 float32 `(out,)`. Of equal filters the lower index is kept.
     """
-    return _largest(_filter_energies(squared(kernel)), keep)
+    return largest(filter_energies(squared(kernel)), keep)
 
 
-def project_columns(kernel, keep: int):
-    """The columns of largest L2 norm.
+def project_columns(kernel, keep: int, pattern: str = "free"):
+    """The columns of largest L2 norm in all.
 
     Args:
-        kernel: `(..., in, out)`.
+        kernel: `(..., in, out)`, all of its input channels alive.
         keep: How many columns to keep.
+        pattern: Where they may lie: `"free"`, `"channels"`, `"window"` or
+            `"per_channel"`, see `column_patterns`. Some keep fewer columns
+            than `keep`, and `"channels"` one channel at least.
 
     Returns:
         0/1 float32 `kernel.shape[:-1]`. Ties go as for filters.
+
+    Raises:
+        ValueError: There is no such pattern.
+
+    Example:
+
+    >>> kernel = np.array([[[3.0], [1.0]], [[2.0], [0.0]]])  # (2, in=2, out=1)
+    >>> project_columns(kernel, keep=2)
+    [[1., 0.], [1., 0.]]
+    >>> project_columns(kernel, keep=2, pattern="per_channel")
+    [[1., 1.], [0., 0.]]
     """
-    return _largest(_column_energies(squared(kernel)), keep)
+    check_pattern(pattern)
+    energies = column_energies(squared(kernel))
+    return pick_columns(energies, _all_of(energies), keep, pattern)
 
 
-def project_joint(kernel, keep_filters: int, keep_columns: int):
+def project_joint(
+    kernel, keep_filters: int, keep_columns: int, pattern: str = "free"
+):
     """Filters and columns together, by alternation.
 
     Args:
         kernel: `(..., in, out)`.
         keep_filters: How many filters to keep.
         keep_columns: How many columns to keep.
+        pattern: Where they may lie, as in `project_columns`.
 
     Returns:
         Tuple `(filters, columns)` of 0/1 float32, `(out,)` and
         `kernel.shape[:-1]`.
+
+    Raises:
+        ValueError: There is no such pattern.
     """
+    check_pattern(pattern)
     energy = squared(kernel)
 
     def pick_filters(filters, columns):
         kept = energy * columns[0][..., None]
-        return _largest(_filter_energies(kept), keep_filters)
+        return largest(filter_energies(kept), keep_filters)
 
-    def pick_columns(filters):
-        energies = _column_energies(energy * filters)
-        columns = _largest(energies, keep_columns)
+    def columns_of(filters):
+        energies = column_energies(energy * filters)
+        live = _all_of(energies)
+        columns = pick_columns(energies, live, keep_columns, pattern)
         return [columns], ops.sum(energies * columns)
 
-    filters, columns = _alternate(
+    filters, columns = alternate(
         pick_filters,
-        pick_columns,
+        columns_of,
         ops.ones((energy.shape[-1],)),
         [ops.ones(energy.shape[:-1])],
         num_sweeps=NUM_SWEEPS,
@@ -109,81 +135,22 @@ def project_joint(kernel, keep_filters: int, keep_columns: int):
     return filters, columns[0]
 
 
-def project_plan(kernels, plan, share=1.0):
-    """All kernels of a plan together.
-
-    Every kernel is first divided by its norm, so that no layer drowns the
-    others. A channel class then scores the energy of its slices, on output
-    and on input axes of all kernels, and each group keeps its best classes.
-    Columns of a removed input channel are gone; of the rest each kernel
-    keeps those with most energy in the live filters.
-
-    Args:
-        kernels: List of tensors, in the order of `plan.kernels`.
-        plan: The `SparsityPlan`.
-        share: How much of it is in force, in [0, 1]: of what each group and
-            each kernel is to lose, this part is removed. May be a tensor.
-
-    Returns:
-        Tuple `(channels, columns)`: 0/1 float32 `(plan.num_classes,)`, and a
-        list of 0/1 float32 `(..., in)`, one per kernel.
-    """
-    energies = [
-        _normalised(squared(layouts.to_matrix(kernel, entry.axes)))
-        for kernel, entry in zip(kernels, plan.kernels, strict=True)
-    ]
-    # What can be decided while tracing: which sides compete at all.
-    prunes_columns = any(kernel.columns > 0 for kernel in plan.kernels)
-    prunes_channels = any(group.keep < group.size for group in plan.groups)
-    return _alternate(
-        lambda *support: _pick_channels(energies, plan, share, *support),
-        lambda channels: _pick_columns(energies, plan, share, channels),
-        ops.ones((plan.num_classes,)),
-        [ops.ones(energy.shape[:-1]) for energy in energies],
-        num_sweeps=NUM_SWEEPS if prunes_channels else 1,
-        from_columns=prunes_columns and prunes_channels,
-    )
-
-
-def kernel_filters(kernel: KernelPlan, channels):
-    """Which filters live, `(out,)`, by the `channels` of `project_plan`."""
-    return _gather(channels, kernel.out_classes)
-
-
-def kernel_inputs(kernel: KernelPlan, channels):
-    """Which input channels live, `(in,)`, by those `channels`."""
-    return _gather(channels, kernel.in_classes)
-
-
 def squared(kernel):
     """The squared entries of a kernel, float32 whatever its dtype."""
     return ops.square(ops.cast(ops.convert_to_tensor(kernel), "float32"))
 
 
-def _normalised(energy):
-    total = ops.sum(energy)
-    return energy / ops.where(total > 0, total, 1.0)
-
-
-def _column_energies(energy):
+def column_energies(energy):
+    """Sums over the filters, `(..., in)`."""
     return ops.sum(energy, axis=-1)
 
 
-def _filter_energies(energy):
+def filter_energies(energy):
+    """Sums over all axes but the last, `(out,)`."""
     return ops.sum(energy, axis=tuple(range(len(energy.shape) - 1)))
 
 
-def _largest(scores, keep):
-    """The `keep` largest scores: 0/1 float32, of the shape of `scores`.
-
-    Ranks instead of `top_k`, since `keep` may be a tensor.
-    """
-    flat = ops.reshape(scores, (-1,))
-    ranks = ops.argsort(ops.argsort(-flat))
-    return ops.reshape(ops.cast(ranks < keep, "float32"), scores.shape)
-
-
-def _alternate(
+def alternate(
     pick_channels, pick_columns, channels, columns, num_sweeps, from_columns
 ):
     """The support of most energy along one or both alternations.
@@ -216,83 +183,5 @@ def _better(one, other):
     )
 
 
-def _pick_channels(energies, plan, share, channels, columns):
-    """The best classes of each group, given the columns of each kernel."""
-    scores = ops.zeros((plan.num_classes + 1,))
-    entries = zip(plan.kernels, energies, columns, strict=True)
-    for kernel, energy, kept in entries:
-        energy = energy * kept[..., None]
-        if max(kernel.out_classes) >= 0:
-            sums = _filter_energies(energy)
-            scores = scores + _class_sums(sums, kernel.out_classes, plan)
-        if max(kernel.in_classes) >= 0:
-            energy = energy * kernel_filters(kernel, channels)
-            sums = _filter_energies(_column_energies(energy))
-            scores = scores + _class_sums(sums, kernel.in_classes, plan)
-    picked = [
-        _largest(
-            scores[g.start : g.start + g.size],
-            g.size - _part(share, g.size - g.keep),
-        )
-        for g in plan.groups
-    ]
-    return ops.concatenate(picked) if picked else channels
-
-
-def _pick_columns(energies, plan, share, channels):
-    """The best columns of each kernel, given the classes, and their energy."""
-    columns = []
-    total = 0.0
-    for kernel, energy in zip(plan.kernels, energies, strict=True):
-        inputs = kernel_inputs(kernel, channels)
-        kept = _column_energies(energy * kernel_filters(kernel, channels))
-        live = ops.broadcast_to(inputs, kept.shape)
-        if kernel.columns > 0:
-            # Columns of dead channels rank behind the last live one.
-            live = _largest(
-                ops.where(live > 0, kept, -1.0),
-                _num_kept(kernel, inputs, share),
-            )
-        columns.append(live)
-        total = total + ops.sum(kept * live)
-    return columns, total
-
-
-def _num_kept(kernel, inputs, share):
-    """How many columns stay, by the number of live input channels.
-
-    A table, since `0.7 * n` in float32 does not round like `removed_count`.
-    """
-    *taps, num_inputs, _ = kernel.matrix_shape
-    sizes = int(np.prod(taps)) * np.arange(num_inputs + 1)
-    table = removed_count(sizes, kernel.columns)
-    live = ops.cast(ops.sum(inputs), "int32")
-    removed = ops.take(table.astype("int32"), live)
-    total = ops.take(sizes.astype("int32"), live)
-    return total - _part(share, removed)
-
-
-def _part(share, count):
-    """The part of a count that is removed already, rounded down, int32."""
-    if isinstance(share, (int, float)) and share == 1:
-        return count
-    part = ops.cast(share, "float32") * ops.cast(count, "float32")
-    return ops.cast(ops.floor(part + 1e-4), "int32")
-
-
-def _class_sums(energies, classes, plan):
-    """Sums per class `(num_classes + 1,)`; the last one is of no class."""
-    segments = np.where(np.asarray(classes) < 0, plan.num_classes, classes)
-    return ops.segment_sum(
-        energies,
-        ops.convert_to_tensor(segments.astype("int32")),
-        num_segments=plan.num_classes + 1,
-    )
-
-
-def _gather(channels, classes):
-    """Each position's own class value, 1.0 where it belongs to none."""
-    values = ops.concatenate([ops.cast(channels, "float32"), ops.ones((1,))])
-    last = values.shape[0] - 1
-    index = np.where(np.asarray(classes) < 0, last, classes)
-    return ops.take(values, index.astype("int32"))
+def _all_of(energies):
+    return ops.ones((energies.shape[-1],))

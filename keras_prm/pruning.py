@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_prm import backends
 from keras_prm import graph
-from keras_prm import projections
+from keras_prm import plan_projections
 from keras_prm import ranking
 from keras_prm import topology
 from keras_prm.masks import Masks
@@ -182,12 +182,12 @@ def _support(wrapper, plan, weights):
         for k in plan.kernels
     ]
     project = backends.compiled(
-        lambda kernels: projections.project_plan(kernels, plan)
+        lambda kernels: plan_projections.project_plan(kernels, plan)
     )
     channels, columns = project(kernels)
     found = {}
     for kernel, column in zip(plan.kernels, columns):
-        filters = projections.kernel_filters(kernel, channels)
+        filters = plan_projections.kernel_filters(kernel, channels)
         found[kernel.key] = KernelMask(
             keras.ops.convert_to_numpy(filters) > 0.5,
             keras.ops.convert_to_numpy(column) > 0.5,

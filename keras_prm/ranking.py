@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+from keras import ops
 
 from keras_prm import gradients
 from keras_prm import scoring
+from keras_prm.column_patterns import pick_columns
 from keras_prm.projections import removed_count
 from keras_prm.structures import KernelMask
 
@@ -130,7 +132,10 @@ def _pick_classes(plan, tables, answers):
 
 
 def _pick_columns(kernel, kept, scores):
-    """Which columns stay, bool `(..., in)`.
+    """Which columns stay, bool `(..., in)`, in the kernel's pattern.
+
+    A pattern adds scores up. So that those of an own kind of score, which
+    may be negative, all count for a column, the least of them becomes 0.
 
     Args:
         kernel: The `KernelPlan`.
@@ -140,10 +145,17 @@ def _pick_columns(kernel, kept, scores):
     """
     live = _live_columns(kernel, kept)
     if kernel.columns:
-        rows = np.flatnonzero(live)
-        own = np.array([scores.get(row, -np.inf) for row in rows.tolist()])
-        num_kept = len(rows) - removed_count(len(rows), kernel.columns)
-        live.flat[rows[_order(own)[num_kept:]]] = False
+        least = min([0.0, *scores.values()])
+        worth = np.full(live.shape, -1.0)
+        worth.flat[list(scores)] = np.array(list(scores.values())) - least
+        size = int(live.sum())
+        picked = pick_columns(
+            ops.convert_to_tensor(worth, "float32"),
+            _live(kernel.in_classes, kept).astype("float32"),
+            size - removed_count(size, kernel.columns),
+            kernel.column_pattern,
+        )
+        live = ops.convert_to_numpy(picked) > 0
     return live
 
 

@@ -58,6 +58,8 @@ class KernelPlan:
         columns: Fraction of the columns to remove, of those that remain once
             the columns of removed input channels are gone. 0.0 keeps all.
         axes: Its axes `(in, out)`, counted from the end.
+        column_pattern: Where the columns that stay may lie, one of
+            `column_patterns.PATTERNS`.
     """
 
     key: str
@@ -67,6 +69,7 @@ class KernelPlan:
     out_classes: tuple[int, ...]
     columns: float = 0.0
     axes: tuple[int, int] = (-2, -1)
+    column_pattern: str = "free"
 
     @property
     def matrix_shape(self) -> tuple[int, ...]:

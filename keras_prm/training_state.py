@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_prm.masks import Masks
 from keras_prm.optimizers import find_wrapper
+from keras_prm.plans import SparsityPlan
 
 
 def collect(model, masks):
@@ -51,6 +52,9 @@ def check(model, masks, description, path):
     plan = plan_of(model.optimizer)
     received = None if plan is None else plan.get_config()
     stored = description["plan"]
+    if stored is not None:
+        # Defaults for what the plans of older files do not have.
+        stored = SparsityPlan.from_config(stored).get_config()
     if _unnumbered(json.dumps(stored)) != _unnumbered(json.dumps(received)):
         _refuse(path, "another plan", _plans_differ(stored, received))
     found = _differences(

@@ -10,8 +10,8 @@ from keras import ops
 
 from keras_prm.optimizers import ADMMWrapper
 from keras_prm.penalties import RhoStages
+from keras_prm.plan_projections import project_plan
 from keras_prm.plans import SparsityPlan
-from keras_prm.projections import project_plan
 from keras_prm.structures import ChannelGroup
 from keras_prm.structures import KernelPlan
 from tests.training import ON_JAX

@@ -6,6 +6,7 @@ from keras import layers
 
 from keras_prm import graph
 from keras_prm import plan_builder
+from keras_prm import plan_checks
 from keras_prm.plans import SparsityPlan
 from keras_prm.structures import ChannelGroup
 from tests import zoo
@@ -21,7 +22,7 @@ class PlanBuilderTest(parameterized.TestCase):
             (["onv"], set()),
             ([], set()),
         ):
-            self.assertEqual(plan_builder.matching(names, paths), expected)
+            self.assertEqual(plan_checks.matching(names, paths), expected)
 
     def test_rounding_makes_widths_round(self):
         """Classes of two filters in `g`, and three filters that stay in `c`.
@@ -86,7 +87,7 @@ class PlanBuilderTest(parameterized.TestCase):
     def test_components_are_tied_by_filters(self):
         model = zoo.make("residual")
         trace = graph.trace(model)
-        paths = plan_builder.kernel_paths(trace)
+        paths = plan_checks.kernel_paths(trace)
         self.assertEqual(
             [*paths],
             ["stem", "onea", "oneb", "twoa", "twob", "down", "short", "out"],

@@ -1,21 +1,16 @@
 import itertools
 
-import keras
 import numpy as np
 from absl.testing import absltest
 from absl.testing import parameterized
 from keras import ops
 
-from keras_prm.plans import SparsityPlan
-from keras_prm.projections import kernel_filters
-from keras_prm.projections import kernel_inputs
 from keras_prm.projections import project_columns
 from keras_prm.projections import project_filters
 from keras_prm.projections import project_joint
-from keras_prm.projections import project_plan
 from keras_prm.projections import removed_count
-from keras_prm.structures import ChannelGroup
-from keras_prm.structures import KernelPlan
+from tests.patterns import NOT_FREE
+from tests.patterns import is_feasible
 
 
 def normal(shape, seed=0):
@@ -26,48 +21,6 @@ def energy(kernel, filters, columns):
     """What is kept of the squared norm."""
     mask = np.asarray(columns)[..., None] * np.asarray(filters)
     return float(np.sum(np.square(kernel) * mask))
-
-
-def make_plan(*kernels, groups):
-    """Kernels are `(shape, in_classes, out_classes, columns)`."""
-    kernels = [
-        KernelPlan(f"k{i}/kernel", i, *kernel)
-        for i, kernel in enumerate(kernels)
-    ]
-    starts = np.cumsum([0] + [size for size, _ in groups])
-    groups = [
-        ChannelGroup(f"g{i}", int(starts[i]), *group)
-        for i, group in enumerate(groups)
-    ]
-    return SparsityPlan(kernels, groups, [("kernel", k.shape) for k in kernels])
-
-
-def fixed(size):
-    return (-1,) * size
-
-
-def project(kernels, plan):
-    channels, columns = project_plan(kernels, plan)
-    return np.asarray(channels), [np.asarray(c) for c in columns]
-
-
-def mask_kernels(kernels, plan, channels, columns):
-    return [
-        w * np.asarray(m)[..., None] * np.asarray(kernel_filters(k, channels))
-        for k, w, m in zip(plan.kernels, kernels, columns, strict=True)
-    ]
-
-
-def chain(columns=0.5):
-    """conv -> depthwise -> conv -> dense, with a joining bypass."""
-    a, b = tuple(range(6)), tuple(range(6, 12))
-    return make_plan(
-        ((3, 3, 2, 6), fixed(2), a, columns),
-        ((3, 3, 6, 1), a, fixed(1), 0.0),
-        ((1, 1, 6, 6), a, b, columns),
-        ((12, 6), b + b, fixed(6), columns),
-        groups=[(6, 3), (6, 4)],
-    )
 
 
 class RemovedCountTest(parameterized.TestCase):
@@ -191,149 +144,61 @@ class JointProjectionTest(parameterized.TestCase):
         np.testing.assert_array_equal(again[1], columns)
 
 
-class PlanProjectionTest(parameterized.TestCase):
-    def test_one_kernel_is_the_joint_projection(self):
-        for seed in range(20):
-            kernel = normal((3, 3, 2, 8), seed)
-            plan = make_plan(
-                (kernel.shape, fixed(2), tuple(range(8)), 0.5), groups=[(8, 3)]
-            )
-            channels, columns = project([kernel], plan)
-            filters, joint = project_joint(kernel, 3, 9)
-            self.assertGreaterEqual(
-                energy(kernel, channels, columns[0]),
-                energy(kernel, filters, joint) * (1 - 1e-6),
-            )
+class PatternProjectionTest(parameterized.TestCase):
+    """Columns in patterns; `column_patterns_test` has all supports."""
 
-    @parameterized.parameters(1, 2, 4)
-    def test_coupled_writers_are_exact(self, keep):
-        classes = tuple(range(5))
-        kernels = [normal((3, 3, 2, 5), 1), 9 * normal((4, 5), 2)]
-        plan = make_plan(
-            ((3, 3, 2, 5), fixed(2), classes, 0.0),
-            ((4, 5), fixed(4), classes, 0.0),
-            groups=[(5, keep)],
-        )
+    @parameterized.product(
+        pattern=NOT_FREE, shape=((3, 3, 4, 5), (5, 4, 3), (3, 2, 2, 3, 4))
+    )
+    def test_projection(self, pattern, shape):
+        kernel = normal(shape)
+        keep = int(0.3 * np.prod(shape[:-1]))
+        once = ops.convert_to_numpy(project_columns(kernel, keep, pattern))
+        live = np.ones(shape[-2])
+        self.assertTrue(is_feasible(once > 0, live, keep, pattern))
+        inside = kernel * once[..., None]
+        with self.subTest("what lies in the set is its own projection"):
+            again = project_columns(inside, keep, pattern)
+            again = ops.convert_to_numpy(again)[..., None]
+            np.testing.assert_array_equal(inside * again, inside)
+        with self.subTest("as does what nearly lies in it"):
+            near = inside + 1e-3 * kernel * (1 - once[..., None])
+            again = project_columns(near, keep, pattern)
+            np.testing.assert_array_equal(ops.convert_to_numpy(again), once)
 
-        def kept_energy(filters):
-            return sum(
-                energy(w, filters, np.ones(w.shape[:-1])) / np.sum(w**2)
-                for w in kernels
-            )
+    @parameterized.parameters(*NOT_FREE)
+    def test_joint_is_never_worse_than_either_order(self, pattern):
+        def energy(filters, columns):
+            kept = kernel * columns[..., None] * filters
+            return float(np.sum(np.square(kept)))
 
-        channels, _ = project(kernels, plan)
-        best = max(
-            kept_energy(np.isin(np.arange(5), kept))
-            for kept in itertools.combinations(range(5), keep)
-        )
-        self.assertEqual(channels.sum(), keep)
-        self.assertAlmostEqual(kept_energy(channels), best, places=5)
+        rng = np.random.default_rng(0)
+        convert = ops.convert_to_numpy
+        for case in range(10):
+            kernel = normal((3, 2, 3, 4), case)
+            kernel *= rng.exponential(size=kernel.shape).astype("float32")
+            number, keep = int(rng.integers(1, 5)), int(rng.integers(1, 18))
+            support = project_joint(kernel, number, keep, pattern)
+            filters, columns = map(convert, support)
+            self.assertEqual(filters.sum(), number)
+            self.assertTrue(is_feasible(columns > 0, np.ones(3), keep, pattern))
+            found = energy(filters, columns) * (1 + 1e-6)
+            columns = convert(project_columns(kernel, keep, pattern))
+            kept = np.square(kernel * columns[..., None]).sum(axis=(0, 1, 2))
+            first = np.isin(np.arange(4), np.argsort(-kept)[:number])
+            self.assertGreaterEqual(found, energy(first, columns))
+            kept = np.square(kernel).sum(axis=(0, 1, 2))
+            first = np.isin(np.arange(4), np.argsort(-kept)[:number])
+            columns = convert(project_columns(kernel * first, keep, pattern))
+            self.assertGreaterEqual(found, energy(first, columns))
 
-    def test_scale_of_a_kernel_does_not_matter(self):
-        plan = chain()
-        kernels = [normal(k.shape, i) for i, k in enumerate(plan.kernels)]
-        channels, columns = project(kernels, plan)
-        scaled = [w * 8.0**i for i, w in enumerate(kernels)]
-        again, columns_again = project(scaled, plan)
-        np.testing.assert_array_equal(channels, again)
-        for one, other in zip(columns, columns_again, strict=True):
-            np.testing.assert_array_equal(one, other)
-
-    @parameterized.parameters(0.0, 0.3, 0.6)
-    def test_feasible(self, sparsity):
-        plan = chain(sparsity)
-        for seed in range(10):
-            kernels = [
-                normal(k.shape, 10 * seed + i)
-                for i, k in enumerate(plan.kernels)
-            ]
-            channels, columns = project(kernels, plan)
-            self.assertEqual(channels[:6].sum(), 3)
-            self.assertEqual(channels[6:].sum(), 4)
-            for kernel, kept in zip(plan.kernels, columns, strict=True):
-                inputs = np.asarray(kernel_inputs(kernel, channels))
-                self.assertEqual(kept.shape, kernel.shape[:-1])
-                self.assertEqual(np.sum(kept * (1 - inputs)), 0)
-                live = int(kept.size / inputs.size * inputs.sum())
-                expected = live - removed_count(live, kernel.columns)
-                self.assertEqual(kept.sum(), expected)
-
-    def test_idempotent(self):
-        plan = chain()
-        for seed in range(10):
-            kernels = [
-                normal(k.shape, 10 * seed + i)
-                for i, k in enumerate(plan.kernels)
-            ]
-            support = project(kernels, plan)
-            masked = mask_kernels(kernels, plan, *support)
-            again = project(masked, plan)
-            np.testing.assert_array_equal(support[0], again[0])
-            for one, other in zip(
-                masked,
-                mask_kernels(masked, plan, *again),
-                strict=True,
-            ):
-                np.testing.assert_array_equal(one, other)
-
-    def test_readers_have_a_say(self):
-        # Writers are all alike; the reader needs channels 1 and 3.
-        reader = np.array([[0.0], [2.0], [0.1], [3.0]], "float32")
-        plan = make_plan(
-            ((2, 4), fixed(2), (0, 1, 2, 3), 0.0),
-            ((4, 1), (0, 1, 2, 3), fixed(1), 0.0),
-            groups=[(4, 2)],
-        )
-        writer = np.ones((2, 4), "float32")
-        channels, columns = project([writer, reader], plan)
-        np.testing.assert_array_equal(channels, [0, 1, 0, 1])
-        np.testing.assert_array_equal(columns[1], [0, 1, 0, 1])
-
-    def test_columns_alone(self):
-        kernel = normal((3, 3, 2, 4))
-        plan = make_plan((kernel.shape, fixed(2), fixed(4), 0.5), groups=[])
-        channels, columns = project([kernel], plan)
-        self.assertEqual(channels.shape, (0,))
-        np.testing.assert_array_equal(columns[0], project_columns(kernel, 9))
-
-    def test_a_zero_kernel_is_projected_without_nan(self):
-        plan = chain()
-        kernels = [np.zeros(k.shape, "float32") for k in plan.kernels]
-        channels, columns = project(kernels, plan)
-        self.assertEqual(channels.sum(), 7)
-        self.assertTrue(all(np.isfinite(c).all() for c in columns))
-
-    def test_gathers(self):
-        kernel = KernelPlan("k", 0, (4, 3), (-1, 2, 0, 1), (1, -1, 0))
-        channels = np.array([1.0, 0.0, 0.0], "float32")
-        np.testing.assert_array_equal(
-            kernel_filters(kernel, channels), [0, 1, 1]
-        )
-        np.testing.assert_array_equal(
-            kernel_inputs(kernel, channels), [1, 0, 1, 0]
-        )
-
-    def test_compiles(self):
-        plan = chain()
-        kernels = [normal(k.shape, i) for i, k in enumerate(plan.kernels)]
-        channels, columns = project(kernels, plan)
-        compiled = compile_function(lambda *ws: project_plan(list(ws), plan))
-        again, columns_again = compiled(*map(ops.convert_to_tensor, kernels))
-        np.testing.assert_array_equal(channels, again)
-        for one, other in zip(columns, columns_again, strict=True):
-            np.testing.assert_array_equal(one, other)
-
-
-def compile_function(function):
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        return tf.function(function, jit_compile=True)
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return jax.jit(function)
-    return function
+    @parameterized.parameters(project_columns, project_joint)
+    def test_unknown_pattern(self, project):
+        numbers = (2, 3) if project is project_joint else (3,)
+        with self.assertRaisesRegex(
+            ValueError, r"one of \['free', 'channels'.*Received: pattern='ro"
+        ):
+            project(normal((3, 2, 4)), *numbers, "rows")
 
 
 if __name__ == "__main__":

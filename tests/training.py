@@ -6,9 +6,9 @@ from keras import layers
 from keras import ops
 
 from keras_prm.optimizers import ADMMWrapper
+from keras_prm.plan_projections import kernel_filters
+from keras_prm.plan_projections import project_plan
 from keras_prm.plans import SparsityPlan
-from keras_prm.projections import kernel_filters
-from keras_prm.projections import project_plan
 from keras_prm.structures import ChannelGroup
 from keras_prm.structures import KernelPlan
 

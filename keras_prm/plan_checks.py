@@ -1,0 +1,136 @@
+"""What a plan may ask of which layers, and the errors where it may not."""
+
+from __future__ import annotations
+
+import numbers
+
+from keras_prm.column_patterns import PATTERNS
+from keras_prm.products import Mix
+
+_FRACTIONS = ("filters", "columns")
+_TARGETS = (*_FRACTIONS, "column_pattern")
+
+
+def kernel_paths(trace):
+    """Layer path of every kernel: dict from path to its `Weight`s."""
+    found = {}
+    for weight in trace.weights.values():
+        if weight.role == "kernel":
+            found.setdefault(weight.key.rpartition("/")[0], []).append(weight)
+    return found
+
+
+def matching(names, paths):
+    """The paths that names or paths of layers stand for, a set.
+
+    A whole path stands for that layer only, though others end like it.
+    """
+    return {
+        path
+        for path in paths
+        for name in names
+        if path == name or (name not in paths and path.endswith("/" + name))
+    }
+
+
+def check_names(names, paths, argument):
+    """Raises if a name stands for no layer with a kernel, or for several."""
+    if isinstance(names, str):
+        raise TypeError(
+            f"Expected `{argument}` to be a collection of layer names. "
+            f"Put the name into a list. Received: {argument}={names!r}"
+        )
+    unknown = [n for n in names if not matching([n], paths)]
+    if unknown:
+        raise ValueError(
+            f"No layer with a prunable kernel is called {unknown}. Expected "
+            f"names among {sorted(paths)}. Received: {argument}={list(names)}"
+        )
+    several = {n: sorted(matching([n], paths)) for n in names}
+    several = {n: m for n, m in several.items() if len(m) > 1}
+    if several:
+        raise ValueError(
+            "A name stands for several layers. Use the whole path of the "
+            f"one that is meant. Received: {several}"
+        )
+
+
+def check_targets(wanted, round_to):
+    """Raises if a fraction is not in [0, 1), all offenders together."""
+    shapeless = {p: d for p, d in wanted.items() if not isinstance(d, dict)}
+    if shapeless:
+        raise TypeError(
+            "Expected a dict of targets for each layer, such as "
+            f'{{"filters": 0.5, "columns": 0.5}}. Received: {shapeless}'
+        )
+    unknown = sorted({t for d in wanted.values() for t in d} - {*_TARGETS})
+    if unknown:
+        raise ValueError(
+            f"Unknown targets. Expected {list(_TARGETS)}. Received: {unknown}"
+        )
+    if not isinstance(round_to, int) or round_to < 1:
+        raise ValueError(
+            "Expected `round_to` to be a positive integer; 1 does not round. "
+            f"Received: round_to={round_to!r}"
+        )
+    bad = {
+        path: targets
+        for path, targets in wanted.items()
+        if not all(_is_fraction(targets.get(name, 0)) for name in _FRACTIONS)
+    }
+    if bad:
+        raise ValueError(
+            f"Cannot prune {len(bad)} layers to their targets: a sparsity "
+            "must leave at least one of the filters, and of the columns. "
+            "Expected filters and columns in [0, 1), the fraction removed. "
+            f"Received: {bad}. To remove a layer whole, delete it from the "
+            "model."
+        )
+    patterns = {p: d.get("column_pattern", "free") for p, d in wanted.items()}
+    bad = {p: v for p, v in patterns.items() if v not in [*PATTERNS]}
+    if bad:
+        raise ValueError(
+            f"Unknown column patterns of {len(bad)} layers. Expected one of "
+            f"{list(PATTERNS)}; leave `column_pattern` out for columns that "
+            f"may lie anywhere. Received: {bad}"
+        )
+
+
+def check_patterns(trace, wanted):
+    """Raises if a pattern is asked of layers that can have none."""
+    bad = {}
+    for path, weights in kernel_paths(trace).items():
+        pattern = wanted.get(path, {}).get("column_pattern", "free")
+        if pattern != "free" and not any(
+            prunes_columns(w) and has_window(trace, w) for w in weights
+        ):
+            bad[path] = pattern
+    if bad:
+        raise ValueError(
+            f"Cannot train the columns of {len(bad)} layers into a pattern: "
+            "expected layers whose columns can be pruned, and whose kernel "
+            "slides over their input or has no axes but inputs and filters. "
+            f"Received: {bad}. Leave `column_pattern` out for these."
+        )
+
+
+def _is_fraction(value):
+    return isinstance(value, numbers.Real) and 0 <= value < 1
+
+
+def prunes_columns(weight):
+    """Whether both axes have channels, and its columns may go."""
+    named = weight.in_ids is not None and weight.out_ids is not None
+    return named and weight.prunes_columns
+
+
+def has_window(trace, weight):
+    """Whether the taps of a kernel are positions of a window, or one alone."""
+    if len(weight.variable.shape) == 2:
+        return True
+    return any(
+        isinstance(step, Mix)
+        and step.kernel is weight.variable
+        and hasattr(step.layer, "kernel_size")
+        for step in trace.steps
+    )
