@@ -40,6 +40,7 @@ flags.DEFINE_float("filters", 0.5, "Fraction of the filters to remove.")
 flags.DEFINE_float("columns", 0.8, "Fraction of the columns to remove.")
 flags.DEFINE_integer("round_to", 8, "Widths are multiples of this.")
 flags.DEFINE_list("threads", "1,2", "Numbers of threads.")
+flags.DEFINE_string("quantize", "float32", "How columns' files are quantised.")
 flags.DEFINE_integer("runs", 50, "Rounds that are timed.")
 flags.DEFINE_integer("seed", 0, "Seed of weights and masks.")
 
@@ -85,12 +86,20 @@ def by_hand(model, small):
     return built
 
 
-def measure(models):
+def images(model, number):
+    rng = np.random.default_rng(FLAGS.seed)
+    shape = (number, *model.input_shape[1:])
+    return rng.uniform(-1, 1, shape).astype("float32")
+
+
+def measure(models, quantize=None):
     """Times models, the first of them twice."""
     first = next(iter(models.values()))
     models = {**models, "again": first}
     return keras_prm.benchmark(
         models,
+        images(first, 16),
+        quantize=quantize,
         num_threads=tuple(map(int, FLAGS.threads)),
         runs=FLAGS.runs,
     )
@@ -120,11 +129,10 @@ def filters(name):
 
 def columns(name):
     model = pruned(network(name), FLAGS.columns)
-    forms = {
-        lowering: keras_prm.strip(model, lowering)
-        for lowering in ("none", "model", "auto", "smallest")
-    }
-    print(measure(forms))
+    ways = {name: name for name in ("none", "model", "auto", "smallest")}
+    ways["auto"] = keras_prm.AutoLowering(quantize=FLAGS.quantize)
+    forms = {name: keras_prm.strip(model, way) for name, way in ways.items()}
+    print(measure(forms, FLAGS.quantize))
     rows = [("lowering", "stored weights", "nonzero weights", "MACs")]
     for lowering, small in forms.items():
         found = keras_prm.costs(small)
@@ -135,15 +143,13 @@ def columns(name):
 
 def int8(name):
     small = keras_prm.strip(pruned(network(name)))
-    shape = small.input_shape[1:]
-    rng = np.random.default_rng(FLAGS.seed)
-    images = rng.uniform(-1, 1, (64, *shape)).astype("float32")
+    samples = images(small, 64)
     rows, sizes = [("file", "kB", "ratio", "error / largest output")], []
     with tempfile.TemporaryDirectory() as folder:
         for mode in ("float32", "float16", "dynamic_range", "int8"):
             path = pathlib.Path(folder) / f"{mode}.tflite"
             report = keras_prm.export_litert(
-                small, path, mode, images, tolerance=np.inf
+                small, path, mode, samples, tolerance=np.inf
             )
             sizes.append(report.num_bytes)
             rows.append(

@@ -11,6 +11,7 @@ from keras_prm.calibration import recalibrate
 from keras_prm.callbacks import StructuredMask
 from keras_prm.carrying import carry_optimizer
 from keras_prm.checkpoints import AtomicCheckpoint
+from keras_prm.column_layers import GatherColumns
 from keras_prm.costs import Costs
 from keras_prm.costs import costs
 from keras_prm.enforcing import enforced
@@ -23,6 +24,7 @@ from keras_prm.iterative import IterativePruning
 from keras_prm.layer_rules import register_rule
 from keras_prm.litert import LiteRTModel
 from keras_prm.litert_benchmark import benchmark
+from keras_prm.lowering_timing import AutoLowering
 from keras_prm.masks import Masks
 from keras_prm.masks import masks_of
 from keras_prm.optimizers import ADMMWrapper
@@ -48,12 +50,14 @@ __all__ = [
     "ADMMProgress",
     "ADMMWrapper",
     "AtomicCheckpoint",
+    "AutoLowering",
     "BenchmarkReport",
     "BenchmarkRow",
     "Certificate",
     "Costs",
     "Explanation",
     "ExportReport",
+    "GatherColumns",
     "IterativePruning",
     "KernelMask",
     "LiteRTModel",
