@@ -12,9 +12,12 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
+import keras_prm
 from keras_prm import layer_rules
 from keras_prm.rebuild import strip
 from tests import zoo
+from tests.lowering_models import chain
+from tests.lowering_models import empty_columns
 from tests.zeros import edit
 from tests.zeros import max_error
 
@@ -77,6 +80,23 @@ class ExportTest(parameterized.TestCase):
         kept = names["file"].metadata["kept_channels"]
         self.assertEqual(kept, {"conv": [0, 3, 4, 5]})
         self.assertIn("CONV_2D", printed.getvalue())
+
+
+class ColumnsTest(parameterized.TestCase):
+    def test_blocks(self):
+        if keras.backend.backend() != "tensorflow":
+            self.skipTest("converts in this process, with TensorFlow")
+        model = empty_columns(chain())
+        names = {"model": model, "keras_prm": keras_prm}
+        folder = self.enterContext(tempfile.TemporaryDirectory())
+        self.enterContext(contextlib.chdir(folder))
+        for block in blocks(DOCS / "columns.md"):
+            names["small"] = None
+            exec(block, names)
+            error = max_error(model, names["small"], zoo.inputs_of(model))
+            self.assertLess(error, 1e-5)
+        found = [x for x in names["small"].layers if hasattr(x, "columns")]
+        self.assertEqual({x.method for x in found}, {"pointwise"})
 
 
 if __name__ == "__main__":
