@@ -20,6 +20,7 @@ ORDER = (
     "topology",
     "reshaping",
     "windows",
+    "column_runs",
     "column_layers",
     "constants",
     "sites",

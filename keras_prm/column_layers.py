@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
-
 import keras
 import numpy as np
 from keras import layers
 from keras import ops
 
+from keras_prm import column_runs
 from keras_prm import windows
 
 METHODS = ("gather", "pointwise", "slices", "patches")
@@ -152,7 +151,7 @@ class GatherColumns(layers.Layer):
         else:
             pieces = [slice(None)]
             if self.method == "slices":
-                pieces = runs(channels)
+                pieces = column_runs.runs(channels)
             parts = [
                 self._shift(self._pick(inputs, channels[run]), positions[run])
                 for run in pieces
@@ -166,7 +165,7 @@ class GatherColumns(layers.Layer):
         """The channels, in this order."""
         if np.array_equal(channels, np.arange(x.shape[-1])):
             return x
-        if _is_run(channels):
+        if column_runs.is_run(channels):
             return x[..., channels[0] : channels[-1] + 1]
         if self.method != "pointwise":
             return ops.take(x, channels.astype("int32"), axis=-1)
@@ -217,50 +216,24 @@ class GatherColumns(layers.Layer):
         return windows.pads(self, {tuple(shape[1:-1])})
 
     def _patches(self, x, positions, channels):
-        space = self._space(x.shape)
+        space = windows.outputs(self, x.shape[1:-1])
         pads = self._pads(x.shape)
         if np.any(pads):
             x = ops.pad(x, [(0, 0), *pads, (0, 0)])
         parts = []
-        for position, run in groups(positions):
+        for position, run in column_runs.groups(positions):
             own = channels[run]
             taps = np.unravel_index(position, self.kernel_size or (1,))
-            window = self._window(taps, space)
-            if _is_run(own):
+            window = windows.seen(self, taps, space)
+            if column_runs.is_run(own):
                 last = slice(int(own[0]), int(own[-1]) + 1)
-                parts.append(x[(slice(None), *window, last)])
+                parts.append(x[(slice(None), *window, ..., last)])
             else:
                 parts.append(self._pick(x[(slice(None), *window)], own))
         return parts
 
-    def _window(self, taps, space):
-        """What the window sees at one of its positions: slices."""
-        found = []
-        reach = windows.reaches(self, self.kernel_size)
-        for tap, d, s, n, r in zip(
-            taps, self.dilation_rate, self.strides, space, reach
-        ):
-            start = int(tap) * d
-            stop = None if n is None else start + (n - 1) * s + 1
-            if n is None and r > start:
-                stop = start - r
-            found.append(slice(start, stop, s))
-        return found
-
-    def _space(self, shape):
-        """The spatial sizes of the output."""
-        if not self.kernel_size:
-            return tuple(shape[1:-1])
-        reach = windows.reaches(self, self.kernel_size)
-        if self.padding != "valid":
-            reach = [0] * len(reach)
-        return tuple(
-            None if n is None else max(-(-(n - r) // s), 0)
-            for n, r, s in zip(shape[1:-1], reach, self.strides)
-        )
-
     def compute_output_shape(self, input_shape):
-        space = self._space(input_shape)
+        space = windows.outputs(self, input_shape[1:-1])
         return (input_shape[0], *space, len(self.columns))
 
     def get_config(self):
@@ -293,24 +266,3 @@ def _window(kernel_size):
 
 def _sizes(value, rank):
     return (value,) * rank if isinstance(value, int) else _window(value)
-
-
-def runs(channels):
-    """Slices of consecutive channels, as long as they can be."""
-    cuts = np.flatnonzero(np.diff(channels) != 1) + 1
-    ends = [0, *cuts.tolist(), len(channels)]
-    return [slice(*pair) for pair in itertools.pairwise(ends)]
-
-
-def _is_run(channels):
-    return len(runs(channels)) == 1
-
-
-def groups(positions):
-    """`(position, slice)` of the columns that follow at one position."""
-    cuts = np.flatnonzero(np.diff(positions)) + 1
-    ends = [0, *cuts.tolist(), len(positions)]
-    return [
-        (positions[start], slice(start, stop))
-        for start, stop in itertools.pairwise(ends)
-    ]

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from keras_prm import column_layers
+from keras_prm import column_runs
 
 _FLOAT = 4  # bytes
 _OPERATION = 400  # bytes of an operation with its tensors' names, roughly
@@ -119,9 +119,9 @@ def _gather(sizes, site, lowering, spaces):
     if lowering.method == "patches":
         # To take every other position is as slow as a gather.
         slicing = "copied" if before == after else "gathered"
-        for _, run in column_layers.groups(positions):
+        for _, run in column_runs.groups(positions):
             width = len(channels[run])
-            if len(column_layers.runs(channels[run])) > 1:
+            if len(column_runs.runs(channels[run])) > 1:
                 sizes["gathers"] += 1
                 sizes["gathered"] += after * width
                 width = inputs
@@ -136,7 +136,7 @@ def _gather(sizes, site, lowering, spaces):
         sizes["gathered"] += before * number
     pieces = [slice(None)]
     if lowering.method == "slices":
-        pieces = column_layers.runs(channels)
+        pieces = column_runs.runs(channels)
         sizes["slices"] += 2 * len(pieces)
         joined = after * number if len(pieces) > 1 else 0
         sizes["copied"] += before * number + joined

@@ -41,6 +41,43 @@ def reaches(layer, sizes):
     return [(k - 1) * d for k, d in zip(sizes, dilation)]
 
 
+def outputs(layer, space):
+    """The spatial sizes that come of sizes, `None` where not known."""
+    reach = reaches(layer, layer.kernel_size)
+    if layer.padding != "valid":
+        reach = [0] * len(reach)
+    if not reach:  # no window: every size stays
+        return tuple(space)
+    return tuple(
+        None if n is None else max(-(-(n - r) // s), 0)
+        for n, r, s in zip(space, reach, _per_axis(layer, layer.strides))
+    )
+
+
+def seen(layer, taps, space):
+    """What a window sees of a padded input at one of its positions.
+
+    Args:
+        layer: A convolution.
+        taps: The position in the window, one int per axis.
+        space: The spatial sizes of the output, `None` where not known.
+
+    Returns:
+        list of slices, one per axis; none for a layer without a window.
+    """
+    found = []
+    reach = reaches(layer, layer.kernel_size)
+    dilation = _per_axis(layer, layer.dilation_rate)
+    strides = _per_axis(layer, layer.strides)
+    for tap, d, s, n, r in zip(taps, dilation, strides, space, reach):
+        start = int(tap) * d
+        stop = None if n is None else start + (n - 1) * s + 1
+        if n is None and r > start:
+            stop = start - r
+        found.append(slice(start, stop, s))
+    return found
+
+
 def inside(layer, space):
     """Which taps see an input, and never padding, whatever the output.
 

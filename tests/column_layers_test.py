@@ -117,13 +117,14 @@ class GatherColumnsTest(parameterized.TestCase):
             model.predict(array, verbose=0)[..., 1], array[..., 1]
         )
 
-    @parameterized.parameters("gather", "pointwise", "slices")
+    @parameterized.parameters(*column_layers.METHODS)
     def test_features(self, method):
         x = np.arange(24, dtype="float32").reshape(2, 3, 4)
-        found = GatherColumns([3, 0, 1], method=method)(x)
-        np.testing.assert_array_equal(
-            ops.convert_to_numpy(found), x[..., [3, 0, 1]]
-        )
+        for columns in ([3, 0, 1], [1, 2]):
+            found = GatherColumns(columns, method=method)(x)
+            np.testing.assert_array_equal(
+                ops.convert_to_numpy(found), x[..., columns]
+            )
 
     def test_the_example_of_the_docstring(self):
         x = np.random.default_rng(0).normal(size=(1, 4, 4, 3))
