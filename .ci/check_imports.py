@@ -80,6 +80,7 @@ ORDER = (
     "lowering_search",
     "parity",
     "tflite_schema",
+    "litert_runtime",
     "litert",
     "timing",
     "samples",

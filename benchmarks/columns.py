@@ -32,7 +32,7 @@ from keras import layers
 
 import keras_prm
 from keras_prm import layer_files
-from keras_prm import litert
+from keras_prm import litert_runtime
 from keras_prm import lowering_costs
 from keras_prm import lowering_search
 from keras_prm import lowerings
@@ -203,7 +203,7 @@ def main(argv):
     rng = np.random.default_rng(FLAGS.seed)
     print(
         f"{platform.machine()} with {os.cpu_count()} cores, Keras "
-        f"{keras.__version__}, LiteRT {litert.version()}, medians "
+        f"{keras.__version__}, LiteRT {litert_runtime.version()}, medians "
         f"of {FLAGS.runs} rounds, seed {FLAGS.seed}"
     )
     if FLAGS.fit:

@@ -15,6 +15,7 @@ from keras_prm import conversion
 from keras_prm import conversion_process
 from keras_prm import export_checks
 from keras_prm import litert
+from keras_prm import litert_runtime
 from keras_prm import parity
 from keras_prm import samples as samples_of
 from keras_prm.export_report import ExportReport
@@ -108,7 +109,7 @@ def export_litert(
     batch_size = export_checks.batch_size(view, batch_size)
     export_checks.check_report(report, view)
     if check or evaluation_data is not None:
-        litert.interpreter_class()
+        litert_runtime.interpreter_class()
     if representative_data is None:
         samples = samples_of.random(view)
     else:

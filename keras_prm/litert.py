@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import pathlib
-import re
 
 import numpy as np
 
+from keras_prm import litert_runtime
 from keras_prm import tflite_schema
 
 
@@ -45,7 +44,7 @@ class LiteRTModel:
         if not isinstance(source, bytes):
             self._content = pathlib.Path(source).read_bytes()
         try:
-            self._interpreter = interpreter_class()(
+            self._interpreter = litert_runtime.interpreter_class()(
                 model_content=self._content, num_threads=num_threads
             )
         except (RuntimeError, ValueError) as error:
@@ -53,7 +52,9 @@ class LiteRTModel:
                 "Cannot open a LiteRT model. Expected a whole `.tflite` file. "
                 f"Received: source={str(source)[:200]}; LiteRT says: {error}"
             ) from error
-        self._inputs, self._outputs = _signature(self._interpreter)
+        self._inputs, self._outputs = litert_runtime.signature(
+            self._interpreter
+        )
         self.is_ordered = len(self._inputs) == 1 or input_names is not None
         self._shapes = None
         names = list(input_names or self._inputs)
@@ -235,48 +236,6 @@ class LiteRTModel:
         for index, array in tensors.items():
             self._interpreter.set_tensor(index, array)
         return tensors
-
-
-def version():
-    """The version of LiteRT that is installed, `""` without one."""
-    try:
-        return importlib.metadata.version("ai-edge-litert")
-    except importlib.metadata.PackageNotFoundError:
-        return ""
-
-
-def interpreter_class():
-    """LiteRT's interpreter.
-
-    Raises:
-        ImportError: `ai-edge-litert` is not installed.
-    """
-    try:
-        from ai_edge_litert.interpreter import Interpreter
-    except ImportError as error:
-        raise ImportError(
-            "Cannot run a LiteRT file: its interpreter is not installed. "
-            "First `pip install ai-edge-litert`."
-        ) from error
-    return Interpreter
-
-
-def _signature(interpreter):
-    """Details of the inputs by name, of the outputs in Keras' order."""
-    signatures = interpreter.get_signature_list()
-    if len(signatures) != 1:
-        inputs = interpreter.get_input_details()
-        return {d["name"]: d for d in inputs}, interpreter.get_output_details()
-    runner = interpreter.get_signature_runner(next(iter(signatures)))
-    outputs = runner.get_output_details()
-    names = sorted(outputs, key=_output_position)
-    return runner.get_input_details(), [outputs[name] for name in names]
-
-
-def _output_position(name):
-    # Lists are named by position (output_10 follows output_9), dicts by key.
-    position = re.fullmatch(r"output_(\d+)", name)
-    return (0, int(position[1]), "") if position else (1, 0, name)
 
 
 def _fits(shape, expected):  # whatever the number of rows

@@ -11,12 +11,11 @@ import tempfile
 import numpy as np
 
 from keras_prm import benchmark_sources
-from keras_prm import litert
+from keras_prm import litert_runtime
 from keras_prm import samples
 from keras_prm import timing
 from keras_prm.benchmark_report import BenchmarkReport
 from keras_prm.benchmark_report import summary
-from keras_prm.litert import interpreter_class
 from keras_prm.peak_memory import peak_memory
 
 
@@ -90,7 +89,7 @@ def benchmark(
     threads = _threads(num_threads)
     _check_numbers(threads, runs, warmup, batch_size)
     batch = _first(inputs, batch_size)
-    interpreter_class()
+    litert_runtime.interpreter_class()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         files = benchmark_sources.files(
@@ -107,7 +106,7 @@ def benchmark(
         tuple(rows),
         machine=platform.machine(),
         num_cores=os.cpu_count(),
-        litert_version=litert.version(),
+        litert_version=litert_runtime.version(),
         batch_size=batch_size,
         runs=runs,
         warmup=warmup,

@@ -18,6 +18,7 @@ from keras_prm import conversion
 from keras_prm import export
 from keras_prm import layer_files
 from keras_prm import litert
+from keras_prm import litert_runtime
 from keras_prm import lowering_search
 from keras_prm import parity
 from keras_prm import samples
@@ -190,6 +191,6 @@ def _signature(site, options, how):
     parts = [
         (site.array.shape, site.space, window, how),
         [(option.name, option.columns) for option in options],
-        (platform.machine(), os.cpu_count(), litert.version()),
+        (platform.machine(), os.cpu_count(), litert_runtime.version()),
     ]
     return hashlib.sha256(repr(parts).encode()).hexdigest()

@@ -13,6 +13,7 @@ from absl.testing import parameterized
 from keras_prm import export
 from keras_prm import layer_files
 from keras_prm import litert
+from keras_prm import litert_runtime
 from keras_prm import lowering
 from keras_prm import lowering_search
 from keras_prm import lowering_timing
@@ -160,7 +161,9 @@ class AutoTest(parameterized.TestCase):
 
     def test_no_interpreter(self):
         error = ImportError("First `pip install ai-edge-litert`.")
-        with mock.patch.object(litert, "interpreter_class", side_effect=error):
+        with mock.patch.object(
+            litert_runtime, "interpreter_class", side_effect=error
+        ):
             with self.assertRaisesRegex(ImportError, "pip install ai-edge"):
                 strip(self.model, "auto")
 

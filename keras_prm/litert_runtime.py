@@ -1,0 +1,48 @@
+"""What is installed of LiteRT, and what its interpreter says of a file."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+
+
+def version():
+    """The version of LiteRT that is installed, `""` without one."""
+    try:
+        return importlib.metadata.version("ai-edge-litert")
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def interpreter_class():
+    """LiteRT's interpreter.
+
+    Raises:
+        ImportError: `ai-edge-litert` is not installed.
+    """
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError as error:
+        raise ImportError(
+            "Cannot run a LiteRT file: its interpreter is not installed. "
+            "First `pip install ai-edge-litert`."
+        ) from error
+    return Interpreter
+
+
+def signature(interpreter):
+    """Details of the inputs by name, of the outputs in Keras' order."""
+    signatures = interpreter.get_signature_list()
+    if len(signatures) != 1:
+        inputs = interpreter.get_input_details()
+        return {d["name"]: d for d in inputs}, interpreter.get_output_details()
+    runner = interpreter.get_signature_runner(next(iter(signatures)))
+    outputs = runner.get_output_details()
+    names = sorted(outputs, key=_output_position)
+    return runner.get_input_details(), [outputs[name] for name in names]
+
+
+def _output_position(name):
+    # Lists are named by position (output_10 follows output_9), dicts by key.
+    position = re.fullmatch(r"output_(\d+)", name)
+    return (0, int(position[1]), "") if position else (1, 0, name)
