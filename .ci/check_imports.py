@@ -92,6 +92,7 @@ ORDER = (
     "export_checks",
     "export",
     "layer_files",
+    "timing_cache",
     "lowering_timing",
     "lowering",
     "strip_report",

@@ -9,7 +9,8 @@ MobileNetV2 (224x224), by their norms at random weights, strips, and compares
 with the dense network and with one that was built by hand with the widths
 that are left: how far the stripped one is from that, and how much of the
 saved multiply-accumulates turns up as saved time. `columns` empties columns
-of the same ResNet-18 at random and shows each `lowering`. `int8` compares the
+of the same ResNet-18 at random, or takes a pruned model's file (`--models=
+path.keras`), and shows each `lowering`. `int8` compares the
 files of the filters part, and their outputs on random images.
 
 The networks of a table are timed in turn, in one run. `again` is a second
@@ -35,7 +36,9 @@ from keras_prm import tables
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("part", "filters", ["filters", "columns", "int8"], "Which.")
-flags.DEFINE_list("models", "resnet18,mobilenetv2", "Which networks.")
+flags.DEFINE_list(
+    "models", "resnet18,mobilenetv2", "Networks; files of models for columns."
+)
 flags.DEFINE_float("filters", 0.5, "Fraction of the filters to remove.")
 flags.DEFINE_float("columns", 0.8, "Fraction of the columns to remove.")
 flags.DEFINE_integer("round_to", 8, "Widths are multiples of this.")
@@ -128,7 +131,10 @@ def filters(name):
 
 
 def columns(name):
-    model = pruned(network(name), FLAGS.columns)
+    if name.endswith(".keras"):
+        model = keras.saving.load_model(name, compile=False)
+    else:
+        model = pruned(network(name), FLAGS.columns)
     ways = {name: name for name in ("none", "model", "auto", "smallest")}
     ways["auto"] = keras_prm.AutoLowering(quantize=FLAGS.quantize)
     forms = {name: keras_prm.strip(model, way) for name, way in ways.items()}

@@ -74,8 +74,15 @@ class Reordering:
 
     def apply(self):
         """Moves what the weight holds, in place."""
+        self._take(self.order)
+
+    def undo(self):
+        """Moves it back."""
+        self._take(np.argsort(self.order))
+
+    def _take(self, order):
         array = topology.array_of(self.variable)
-        self.variable.assign(np.take(array, self.order, self.axis))
+        self.variable.assign(np.take(array, order, self.axis))
 
 
 class ChannelOrder:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numbers
+
 import keras
 import numpy as np
 from keras import layers
@@ -112,6 +114,8 @@ class GatherColumns(layers.Layer):
             < 1
         ):
             problem = "at most two spatial axes, and sizes of at least 1"
+        elif {len(self.strides), len(self.dilation_rate)} != {rank}:
+            problem = "as many strides and dilation rates as spatial axes"
         elif self.method != "patches" and not can_shift(self):
             problem = (
                 "equal strides, and no dilation beside strides above 1. Use "
@@ -127,6 +131,12 @@ class GatherColumns(layers.Layer):
 
     def build(self, input_shape):
         channels = input_shape[-1]
+        if channels is None:
+            raise ValueError(
+                f"'{self.name}' gathers columns by the numbers of channels. "
+                "Expected an input whose last axis has a fixed size. "
+                f"Received: an input of shape {tuple(input_shape)}"
+            )
         highest = int(np.prod(self.kernel_size)) * channels - 1
         if max(self.columns) > highest:
             raise ValueError(
@@ -256,7 +266,7 @@ def can_shift(layer):
 
 
 def _window(kernel_size):
-    if isinstance(kernel_size, int):
+    if isinstance(kernel_size, numbers.Integral):
         raise TypeError(
             "Expected `kernel_size` to have one size per spatial axis, such "
             f"as (3, 3). Received: kernel_size={kernel_size!r}"
@@ -265,4 +275,6 @@ def _window(kernel_size):
 
 
 def _sizes(value, rank):
-    return (value,) * rank if isinstance(value, int) else _window(value)
+    if isinstance(value, numbers.Integral):
+        return (int(value),) * rank
+    return _window(value)

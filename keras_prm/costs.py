@@ -25,8 +25,9 @@ class Costs:
         weights: Nonzero entries of all weights, biases and statistics too.
         parameters: Entries of all weights that are stored, zeros included.
         conv_parameters: Entries of convolution kernels that are stored.
-        macs: Multiply-accumulates per sample, zeros included; `None` where
-            the input's size is not fixed.
+        macs: Multiply-accumulates per sample of layers with a kernel, zeros
+            included; what `GatherColumns` needs to move columns is not
+            counted. `None` where the input's size is not fixed.
     """
 
     conv_weights: int

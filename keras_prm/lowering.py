@@ -48,9 +48,9 @@ def lower(model, lowerer):
         lowerer: The `Lowerer` that decides.
 
     Returns:
-        `(model, choices, reorderings)`: a new functional model; a list of
-        `Choice`, one per layer with empty columns; a list of the
-        `Reordering`s of its weights.
+        `(model, choices, reorderings)`: a new functional model, or the same
+        one as it was if no layer is lowered; a list of `Choice`, one per
+        layer with empty columns; a list of the `Reordering`s of its weights.
     """
     trace = graph.trace(model)
     everything = _Everything(trace)
@@ -63,13 +63,16 @@ def lower(model, lowerer):
     lowered = {
         id(c.site.layer): c.lowering for c in choices if c.lowering is not None
     }
-    if not lowered:
-        return model, choices, moved
-    builder = building.Builder(everything, lowered)
-    small = builder.model(topology.functional(model), is_root=True)
-    if not lowerer.accepts(small, model):
-        return model, [_given_up(choice) for choice in choices], moved
-    return small, choices, moved
+    if lowered:
+        builder = building.Builder(everything, lowered)
+        small = builder.model(topology.functional(model), is_root=True)
+        objection = lowerer.objection(small, model)
+        if not objection:
+            return small, choices, moved
+        choices = [_given_up(choice, objection) for choice in choices]
+    for reordering in reversed(moved):
+        reordering.undo()
+    return model, choices, []
 
 
 def sites(model):
@@ -78,11 +81,12 @@ def sites(model):
     return _sites(trace, model, _Everything(trace))
 
 
-def _given_up(choice):
+def _given_up(choice, reason):
     if choice.lowering is None:
         return choice
-    reason = "the layer is faster, but the whole model is not"
-    return dataclasses.replace(choice, lowering=None, reason=reason)
+    return dataclasses.replace(
+        choice, lowering=None, time=choice.dense, reason=reason
+    )
 
 
 def _sites(trace, model, everything):
@@ -147,7 +151,7 @@ def _reorder(trace, model, sites):
 
 
 class _Everything:
-    """A `Liveness` by which all stays as it is."""
+    """What `Builder` and `Maker` ask a `Liveness`, where all stays as it is."""
 
     def __init__(self, trace):
         self.trace = trace

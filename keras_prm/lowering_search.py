@@ -37,6 +37,9 @@ class Choice:
 class Lowerer:
     """How it is decided which layers are lowered, and how."""
 
+    def check(self):
+        """Raises where it cannot decide anything, before work is done."""
+
     def choose(self, sites):
         """A `Choice` for every `ColumnSite`."""
         return [self.choose_one(site) for site in sites]
@@ -45,9 +48,10 @@ class Lowerer:
         """The `Choice` for one of them."""
         raise NotImplementedError
 
-    def accepts(self, lowered, dense):
-        """Whether the lowered model is taken; else the dense one is."""
-        return True
+    def objection(self, lowered, dense):
+        """Why the dense model is to be kept as a whole, `""` if it is not."""
+        del lowered, dense
+        return ""
 
 
 class SmallestLowering(Lowerer):

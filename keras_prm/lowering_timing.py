@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
 import pathlib
 import platform
@@ -23,6 +22,7 @@ from keras_prm import lowering_search
 from keras_prm import parity
 from keras_prm import samples
 from keras_prm import timing
+from keras_prm import timing_cache
 from keras_prm.lowering_search import Choice
 
 # A lowering has to need at most this share of the dense layer's time: what is
@@ -47,12 +47,15 @@ class AutoLowering(lowering_search.Lowerer):
             Default `"float32"`. A processor may be so fast at int8 that
             nothing is gained by leaving columns out.
         seconds: float, time after which no further layer is measured; the
-            others are chosen by the cost model. Default 60.
+            others are chosen by the cost model. Two exports of the whole
+            model, to time it, come on top. Default 60.
         runs: int, rounds that are timed for each layer. Default 30.
-        cache: Path of a JSON file in which measurements are kept, or `None`.
+        cache: Path of a JSON file in which measurements are kept, or `None`;
+            one file for each machine.
 
     Raises:
-        ValueError: A number is not positive, or `quantize` is unknown.
+        ValueError: A number is not whole or not positive, or `quantize` is
+            unknown.
 
     Example:
 
@@ -68,11 +71,12 @@ class AutoLowering(lowering_search.Lowerer):
     cache: str | os.PathLike | None = None
 
     def __post_init__(self):
-        numbers = (self.num_threads, self.seconds, self.runs)
-        if not all(n > 0 for n in numbers):
+        whole = isinstance(self.num_threads, int) and isinstance(self.runs, int)
+        if not whole or min(self.num_threads, self.seconds, self.runs) <= 0:
             raise ValueError(
-                "Cannot measure lowerings. Expected num_threads, seconds and "
-                f"runs above 0. Received: {self}"
+                "Cannot measure lowerings. Expected whole numbers of threads "
+                "and runs, and seconds, all of them above 0. Received: "
+                f"{self}"
             )
         if self.quantize not in parity.FILE_TOLERANCES:
             raise ValueError(
@@ -81,8 +85,8 @@ class AutoLowering(lowering_search.Lowerer):
                 f"quantize={self.quantize!r}"
             )
 
-    def choose(self, sites):
-        """A `Choice` for every `ColumnSite`.
+    def check(self):
+        """Raises unless it can measure.
 
         Raises:
             ValueError: Keras does not run on TensorFlow, whose converter this
@@ -96,7 +100,13 @@ class AutoLowering(lowering_search.Lowerer):
                 "lowering='model', which measures nothing, or load the model "
                 "in a process under KERAS_BACKEND=tensorflow."
             )
-        known = self._read()
+        litert_runtime.interpreter_class()
+        if self.cache is not None:
+            timing_cache.check(self.cache)
+
+    def choose(self, sites):
+        if self.cache is not None:
+            _KNOWN.update(timing_cache.read(self.cache))
         start = time.monotonic()
         choices = []
         for site in sites:
@@ -105,40 +115,46 @@ class AutoLowering(lowering_search.Lowerer):
             elif time.monotonic() - start > self.seconds:
                 choices.append(self._unmeasured(site))
             else:
-                choices.append(self._measured(site, known))
-        self._write(known)
+                choices.append(self._measured(site))
         return choices
 
-    def accepts(self, lowered, dense):
-        """Whether a whole model needs no more time than it did before."""
+    def objection(self, lowered, dense):
+        """Whether a whole model needs more time than it did before."""
         inputs = samples.random(dense)
         names = conversion.input_names(dense)
         with tempfile.TemporaryDirectory() as folder:
             models = []
             for number, model in enumerate((dense, lowered)):
                 path = pathlib.Path(folder) / f"{number}.tflite"
-                export.export_litert(
-                    model, path, self.quantize, inputs, check=False
-                )
+                try:
+                    export.export_litert(
+                        model, path, self.quantize, inputs, check=False
+                    )
+                except ValueError as error:
+                    return f"LiteRT does not take the whole model: {error}"
                 models.append(litert.LiteRTModel(path, self.num_threads, names))
             before, after = timing.latency(
                 models, [x[:1] for x in inputs], runs=self.runs
             )
-        return after <= before
+        if after <= before:
+            return ""
+        return "the layer is faster, but the whole model is not"
 
     def _unmeasured(self, site):
         if self.quantize in ("float32", "float16"):
             return lowering_search.ModelLowering().choose_one(site)
         return Choice(site, None, reason="no time was left to measure it")
 
-    def _measured(self, site, known):
+    def _measured(self, site):
         options = lowering_search.promising(site, self.num_threads)
         if not options:
             return Choice(site, None, reason="no lowering is promising")
         key = _signature(site, options, (self.num_threads, self.quantize))
-        if key not in known:
-            known[key] = self._times(site, options)
-        dense, *others = known[key]
+        if len(_KNOWN.get(key, ())) != 1 + len(options):
+            _KNOWN[key] = self._times(site, options)
+            if self.cache is not None:
+                timing_cache.add(self.cache, {key: _KNOWN[key]})
+        dense, *others = _KNOWN[key]
         best = int(np.argmin(others))
         if others[best] <= _PAYS * dense:
             return Choice(site, options[best], dense, others[best], "measured")
@@ -156,24 +172,6 @@ class AutoLowering(lowering_search.Lowerer):
             files, inputs, runs=self.runs, num_threads=self.num_threads
         )
         return [1e6 * s for s in seconds]
-
-    def _read(self):
-        if self.cache is None or not os.path.exists(self.cache):
-            return _KNOWN
-        try:
-            found = json.loads(pathlib.Path(self.cache).read_text())
-            rows = {key: list(map(float, row)) for key, row in found.items()}
-        except (ValueError, AttributeError, TypeError) as error:
-            raise ValueError(
-                "Cannot read what lowerings took. Expected a file that "
-                "`AutoLowering(cache=...)` wrote; delete it to measure anew. "
-                f"Received: cache={str(self.cache)!r} ({error})"
-            ) from error
-        return {**rows, **_KNOWN}
-
-    def _write(self, known):
-        if self.cache is not None:
-            pathlib.Path(self.cache).write_text(json.dumps(known))
 
 
 def forget():

@@ -220,5 +220,5 @@ def site_of(mixes, key, array):
     spaces = {tuple(mix.source[0].shape[1:-1]) for mix in mixes}
     space = spaces.pop()
     if spaces:
-        space = (None,) * len(space)
+        space = (None,) * max(1, len(space))
     return ColumnSite(layer, key, array, space)

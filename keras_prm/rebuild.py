@@ -44,7 +44,9 @@ def strip(model, lowering="none", return_report=False):
             model of float32 files says so, which measures nothing;
             `"smallest"` wherever the `.tflite` file gets smaller.
             `AutoLowering(...)` is `"auto"` with options, such as
-            `quantize="int8"` for models that are to be quantised.
+            `quantize="int8"` for models that are to be quantised. Where a
+            layer is lowered, channels between layers may get another order;
+            the report's `kept` has it.
         return_report: Whether to return a `StripReport` as well.
 
     Returns:
@@ -70,6 +72,8 @@ def strip(model, lowering="none", return_report=False):
         - [Ma et al., 2019](https://arxiv.org/abs/1905.00136), P-RM.
     """
     lowerer = lowering_pass.lowerer(lowering)
+    if lowerer is not None:
+        lowerer.check()
     view = topology.functional(model)
     arrays = topology.finite_arrays(view)
     builder = building.Builder(Liveness(graph.trace(view), arrays))

@@ -38,7 +38,7 @@ class LoweringRow:
         name: The lowering, `"columns by slices"` say, or `"dense"`.
         live: How many of its columns are not empty.
         size: How many it has.
-        indices: How many index entries are stored beside its weights.
+        indices: How many index entries its `GatherColumns` holds.
         reason: How that was decided.
         dense_us: Microseconds with the dense kernel, measured or predicted,
             for one sample; `None` where nobody asked.
@@ -95,7 +95,9 @@ class StripReport:
     def kept_channels(self) -> dict[str, tuple[int, ...]]:
         """Which of the channels each layer puts out stay, by layer path.
 
-        Layers that keep all of them are left out. `json.dumps` takes it.
+        In the order in which they are put out now, which differs from the
+        old one where columns are lowered. Layers that keep all of them, in
+        order, are left out. `json.dumps` takes it.
         """
         found = {}
         for row in self.rows:

@@ -55,7 +55,8 @@ def with_lowerings(report, choices, reorderings, small):
     variables = topology.variables_by_key(small)
     kept = dict(report.kept)
     for moved in reorderings:
-        kept[moved.key] = _moved(kept.get(moved.key), moved)
+        if moved.key in kept:  # else it is new
+            kept[moved.key] = _moved(kept[moved.key], moved)
     rows = [
         dataclasses.replace(
             row,
@@ -77,7 +78,7 @@ def with_lowerings(report, choices, reorderings, small):
 
 def _moved(kept, moved):
     """What `kept` says of a weight once its positions have moved."""
-    found = list(kept or (None,) * len(moved.variable.shape))
+    found = list(kept)
     before = found[moved.axis]
     before = range(len(moved.order)) if before is None else before
     found[moved.axis] = tuple(np.take(list(before), moved.order).tolist())

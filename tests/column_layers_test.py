@@ -187,6 +187,19 @@ class GatherColumnsTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, message):
             GatherColumns(**{"columns": [0], **options})
 
+    @parameterized.parameters("strides", "dilation_rate")
+    def test_sizes_of_another_rank(self, name):
+        with self.assertRaisesRegex(ValueError, "as many strides"):
+            GatherColumns([0], (3, 3), method="patches", **{name: (2,)})
+
+    def test_numbers_of_numpy(self):
+        layer = GatherColumns([0], (3, 3), np.int64(2))
+        self.assertEqual(layer.strides, (2, 2))
+
+    def test_unknown_channels(self):
+        with self.assertRaisesRegex(ValueError, "a fixed size"):
+            GatherColumns([0])(keras.Input((4, None)))
+
     def test_a_window_without_axes(self):
         with self.assertRaisesRegex(TypeError, r"such as \(3, 3\)"):
             GatherColumns([0], 3)

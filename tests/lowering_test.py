@@ -216,6 +216,24 @@ class SizeTest(parameterized.TestCase):
         )
         self.assertEqual(report.kept_channels["a"], tuple(kept.tolist()))
 
+    def test_a_bias_that_is_new(self):
+        """It takes up a constant, and has no place in the old model."""
+        x = inputs = keras.Input((6, 6, 3))
+        x = layers.Conv2D(6, 3, name="a")(x)
+        x = layers.Conv2D(6, 1, use_bias=False, name="b")(x)
+        model = keras.Model(inputs, layers.Conv2D(4, 3, name="c")(x))
+        zoo.randomise(model)
+        zeros.edit(model.get_layer("a").kernel, ..., 0)  # emits its bias
+        kernel = model.get_layer("c").kernel
+        live = np.arange(6) > np.arange(9)[:, None] % 4
+        array = np.array(keras.ops.convert_to_numpy(kernel))
+        kernel.assign(array * live.reshape(3, 3, 6, 1))
+        small, report = strip(
+            model, Forced("columns by slices"), return_report=True
+        )
+        self.assertTrue(small.get_layer("b").use_bias)
+        self.assertNotIn("b/bias", report.kept)
+
     def test_levels(self):
         """Sorted channels come as one slice per level."""
         model = empty_columns(chain(), 0.5)

@@ -18,6 +18,7 @@ from keras_prm import lowering
 from keras_prm import lowering_search
 from keras_prm import lowering_timing
 from keras_prm import lowerings
+from keras_prm import timing_cache
 from keras_prm.lowering_timing import AutoLowering
 from keras_prm.rebuild import strip
 from tests import lowering_models
@@ -86,8 +87,20 @@ class AutoTest(parameterized.TestCase):
         with mock.patch.object(lowering_timing.timing, "latency", latency):
             small, report = strip(self.model, "auto", return_report=True)
         self.assertFalse(lowering_models.num_lowered(small))
-        reasons = {r.reason for r in report.lowered}
-        self.assertTrue(any("the whole model is not" in r for r in reasons))
+        given_up = [r for r in report.lowered if "whole model" in r.reason]
+        self.assertNotEmpty(given_up)
+        for row in given_up:
+            self.assertEqual((row.name, row.us), ("dense", row.dense_us))
+        for old, new in zip(strip(self.model).weights, small.weights):
+            np.testing.assert_array_equal(old, new)  # not sorted either
+
+    def test_a_model_that_litert_refuses(self):
+        x = keras.layers.Lambda(keras.ops.erfinv)(self.model.output)
+        model = keras.Model(self.model.input, x)
+        with FakeClock(0.5).installed():
+            small, report = strip(model, "auto", return_report=True)
+        self.assertFalse(lowering_models.num_lowered(small))
+        self.assertIn("does not take the whole model", str(report))
 
     def test_measures_once(self):
         clock = FakeClock(0.5)
@@ -150,6 +163,18 @@ class AutoTest(parameterized.TestCase):
         self.assertLen(clock.calls, 1)  # of the whole model, slower now
         names = [r.dense_us for r in first.lowered]
         self.assertEqual([r.dense_us for r in again.lowered], names)
+
+    def test_cache_without_a_folder(self):
+        with self.assertRaisesRegex(ValueError, "a folder that exists"):
+            strip(self.model, AutoLowering(cache="/no/such/folder/x.json"))
+
+    def test_cache_of_two_processes(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "lowerings.json"
+            timing_cache.add(path, {"a": [1.0]})
+            timing_cache.add(path, {"b": [2.0]})
+            self.assertEqual(timing_cache.read(path), {"a": [1.0], "b": [2.0]})
+            self.assertLen(list(pathlib.Path(folder).iterdir()), 1)
 
     @parameterized.parameters("[]", "{", '{"a": 3}')
     def test_cache_that_is_none(self, text):
@@ -233,14 +258,14 @@ class RaiseTest(parameterized.TestCase):
 
     @parameterized.parameters({"num_threads": 0}, {"seconds": 0}, {"runs": -1})
     def test_numbers(self, **options):
-        with self.assertRaisesRegex(ValueError, "runs above 0. Received"):
+        with self.assertRaisesRegex(ValueError, "above 0. Received"):
             AutoLowering(**options)
 
     def test_other_backends(self):
         model = lowering_models.empty_columns(lowering_models.chain())
         with mock.patch.object(keras.backend, "backend", lambda: "jax"):
             with self.assertRaisesRegex(ValueError, "Use lowering='model'"):
-                AutoLowering().choose(lowering.sites(model))
+                strip(model, "auto")
 
     def test_a_lowerer_has_to_choose(self):
         with self.assertRaises(NotImplementedError):

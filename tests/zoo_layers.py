@@ -5,6 +5,8 @@ import numpy as np
 from keras import layers
 from keras import ops
 
+from keras_prm.column_layers import GatherColumns
+
 ELEMENTWISE = (
     "abs ceil celu cos elu erf exp expm1 floor gelu hard_sigmoid hard_silu "
     "hard_tanh leaky_relu log1p log_sigmoid negative relu relu6 round selu "
@@ -384,7 +386,19 @@ def detector():
     return keras.Model({"image": u, "meta": v}, outputs)
 
 
+def gathered_columns():
+    x = inputs = keras.Input((6, 6, 3))
+    x = layers.Conv2D(5, 3, padding="same", name="a")(x)
+    columns = [0, 6, 22, 44, 4, 21]
+    x = GatherColumns(columns, (3, 3), padding="same", method="slices")(x)
+    x = layers.Conv2D(4, 1, activation="relu", name="b")(x)
+    x = layers.Flatten()(x)
+    x = GatherColumns([3, 2, 50, 51, 52, 99], name="features")(x)
+    return _head(inputs, x)
+
+
 MODELS = (
+    gathered_columns,
     windows_1d,
     windows_3d,
     unet,

@@ -1,0 +1,49 @@
+"""Measurements in a file that several processes may share."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import tempfile
+
+
+def check(path):
+    """Raises a `ValueError` unless measurements can be kept in a file."""
+    path = pathlib.Path(path)
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise ValueError(
+            "Cannot keep what lowerings took. Expected the path of a file in "
+            f"a folder that exists. Received: cache={str(path)!r}"
+        )
+    read(path)
+
+
+def read(path):
+    """dict from key to list of microseconds; empty where there is no file.
+
+    Raises:
+        ValueError: The file holds something else.
+    """
+    path = pathlib.Path(path)
+    if not path.exists():
+        return {}
+    try:
+        found = json.loads(path.read_text())
+        return {key: list(map(float, row)) for key, row in found.items()}
+    except (ValueError, AttributeError, TypeError, OSError) as error:
+        raise ValueError(
+            "Cannot read what lowerings took. Expected a file that "
+            "`AutoLowering(cache=...)` wrote; delete it to measure anew. "
+            f"Received: cache={str(path)!r} ({error})"
+        ) from error
+
+
+def add(path, rows):
+    """Adds rows; a reader sees the file before or after, never half of it."""
+    path = pathlib.Path(path)
+    rows = {**read(path), **rows}
+    number, temporary = tempfile.mkstemp(dir=path.absolute().parent)
+    with os.fdopen(number, "w") as file:
+        json.dump(rows, file)
+    os.replace(temporary, path)
