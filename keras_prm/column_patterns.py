@@ -160,3 +160,6 @@ PATTERNS = {
     "window": _window,
     "per_channel": _per_channel,
 }
+
+# The patterns that add energies up; the others only compare them.
+ADDS_UP = ("channels", "window")
