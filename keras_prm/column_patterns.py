@@ -21,11 +21,12 @@ is pure, runs on every Keras backend and inside a compiled step.
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import numpy as np
 from keras import ops
+
+from keras_prm.window_boxes import Boxes
 
 
 def check_pattern(pattern):
@@ -79,32 +80,6 @@ def largest(scores, keep):
     return ops.reshape(_below(flat, keep, axis=-1), scores.shape)
 
 
-def boxes(window):
-    """All boxes of a window, the smallest first.
-
-    Args:
-        window: tuple, the sizes of the window; `()` for a single tap.
-
-    Returns:
-        0/1 float32 array `(number of boxes, number of taps)`.
-
-    Example:
-
-    >>> boxes((2,))
-    [[1., 0.], [0., 1.], [1., 1.]]
-    """
-    sides = [
-        [slice(a, b) for a in range(n) for b in range(a + 1, n + 1)]
-        for n in window
-    ]
-    found = []
-    for box in itertools.product(*sides):
-        inside = np.zeros(window, "float32")
-        inside[box] = 1
-        found.append(inside.reshape(-1))
-    return np.stack(sorted(found, key=np.sum))
-
-
 def _free(flat, live, keep, window):
     del live, window
     return largest(flat, keep)
@@ -117,18 +92,31 @@ def _channels(flat, live, keep, window):
 
 
 def _window(flat, live, keep, window):
-    """Of each box the best columns, then the best of the boxes."""
-    taps = ops.convert_to_tensor(boxes(window))
-    columns = _where(taps[:, :, None], flat[None])
-    columns = ops.reshape(columns, (taps.shape[0], -1))
-    ranked = -ops.sort(-columns, axis=-1)
+    """Of each box the best columns, then the best of the boxes.
+
+    A box of fewer taps than `ceil(K / n)` keeps all it has: its energy is a
+    plain sum. Only boxes of just as many taps may have to choose.
+    """
+    boxes = Boxes(window)
+    level = ops.minimum(_level(live, keep), len(flat))
+    sums = boxes.sums(ops.sum(ops.maximum(flat, 0.0), axis=-1))
+    smaller, most = _best(sums, ops.less(boxes.areas, level))
+    numbers, exist = boxes.of_area(level)
+    columns = _where(boxes.inside(numbers)[..., None], flat[None])
+    ranked = -ops.sort(-ops.reshape(columns, (len(numbers), -1)), axis=-1)
     counts = ops.arange(ranked.shape[-1]) < keep
     # Maximum first: what is not inside is infinitely small.
-    energies = ops.sum(ops.where(counts, ops.maximum(ranked, 0.0), 0.0), -1)
-    allowed = ops.sum(taps, -1) <= ops.cast(_level(live, keep), "float32")
-    best = ops.argmax(ops.where(allowed, energies, -1.0))
-    inside = ops.take(taps, best, axis=0)[:, None]
-    return largest(_where(inside, flat), keep) * inside
+    sums = ops.sum(ops.where(counts, ops.maximum(ranked, 0.0), 0.0), -1)
+    larger, more = _best(sums, exist)
+    best = ops.where(more > most, ops.take(numbers, larger), smaller)
+    inside = boxes.inside(ops.reshape(best, (1,)))[0, :, None]
+    return largest(_where(inside, flat), keep) * ops.cast(inside, "float32")
+
+
+def _best(sums, allowed):
+    """The place of the largest sum that is allowed, and it; -1.0 of none."""
+    sums = ops.where(allowed, sums, -1.0)
+    return ops.cast(ops.argmax(sums), "int32"), ops.max(sums)
 
 
 def _per_channel(flat, live, keep, window):
@@ -151,7 +139,7 @@ def _below(scores, keep, axis):
 
 def _where(chosen, scores):
     """The scores, infinitely small where they are not chosen."""
-    return ops.where(chosen > 0, scores, -np.inf)
+    return ops.where(ops.cast(chosen, "bool"), scores, -np.inf)
 
 
 PATTERNS = {

@@ -8,7 +8,6 @@ from absl.testing import parameterized
 from keras import ops
 
 from keras_prm.column_patterns import PATTERNS
-from keras_prm.column_patterns import boxes
 from keras_prm.column_patterns import pick_columns
 from keras_prm.projections import project_columns
 from tests.patterns import NOT_FREE
@@ -171,19 +170,6 @@ class ExamplesTest(parameterized.TestCase):
                 pick(energies, np.ones(7), keep, pattern),
                 pick(energies, np.ones(7), keep, "free"),
             )
-
-
-class BoxesTest(parameterized.TestCase):
-    @parameterized.parameters(
-        ((), 1), ((1,), 1), ((3,), 6), ((3, 3), 6 * 6), ((2, 3, 1), 3 * 6)
-    )
-    def test_number(self, window, number):
-        found = boxes(window)
-        self.assertEqual(found.shape, (number, int(np.prod(window))))
-        self.assertLen(np.unique(found, axis=0), number)
-        areas = found.sum(axis=1)
-        np.testing.assert_array_equal(areas, np.sort(areas))
-        self.assertEqual(areas[-1], np.prod(window))
 
 
 class CompiledTest(parameterized.TestCase):
