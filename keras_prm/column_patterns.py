@@ -15,6 +15,9 @@ A dead input channel has no columns and does not count. Fewer columns to keep
 never allow more, so a plan that grows along a ramp shrinks each set. A kernel
 of a single tap, as in `Dense`, has the same set for all patterns.
 
+A `"window"` of many taps and channels costs time and memory, see
+`window_size`; plans refuse it above `MAX_WINDOW_SIZE`.
+
 Each choice here is exact, the support of most energy in its set. All of it
 is pure, runs on every Keras backend and inside a compiled step.
 """
@@ -27,15 +30,24 @@ import numpy as np
 from keras import ops
 
 from keras_prm.window_boxes import Boxes
+from keras_prm.window_boxes import most_of_one_area
+
+MAX_WINDOW_SIZE = 2**24  # 64 MiB in float32, a second to sort or two
 
 
-def check_pattern(pattern):
-    """Raises a `ValueError` for what is no pattern."""
-    if pattern not in PATTERNS:
+def check_patterns(patterns):
+    """Raises a `ValueError` for what is no pattern.
+
+    Args:
+        patterns: dict from what a pattern is asked for, to the pattern.
+    """
+    # A list, since not everything that is no pattern can be hashed.
+    bad = {k: v for k, v in patterns.items() if v not in [*PATTERNS]}
+    if bad:
         raise ValueError(
-            "There is no such pattern of columns. Expected one of "
-            f"{list(PATTERNS)}; 'free' lets columns lie anywhere. "
-            f"Received: pattern={pattern!r}"
+            "There are no such patterns of columns. Expected one of "
+            f"{[*PATTERNS]} each; 'free' lets columns lie anywhere. "
+            f"Received: {bad}"
         )
 
 
@@ -78,6 +90,18 @@ def largest(scores, keep):
     """
     flat = ops.reshape(scores, (-1,))
     return ops.reshape(_below(flat, keep, axis=-1), scores.shape)
+
+
+def window_size(shape):
+    """What choosing a `"window"` sorts, in columns.
+
+    All columns, as often as there are boxes of the commonest area: 12 times
+    for 3x3 taps, 854 times for 16x16.
+
+    Args:
+        shape: tuple, the taps and input channels of a kernel, `(..., in)`.
+    """
+    return most_of_one_area(shape[:-1]) * math.prod(shape)
 
 
 def _free(flat, live, keep, window):

@@ -96,6 +96,7 @@ def most_of_one_area(window):
     >>> most_of_one_area((3, 3))  # 3 * 2 of two taps lying, as many standing
     12
     """
+    window = tuple(window) or (1,)
     sizes = np.indices(window).reshape(len(window), -1).T + 1
     counts = np.prod(np.array(window) - sizes + 1, axis=-1)
     return int(np.bincount(np.prod(sizes, axis=-1), counts).max())

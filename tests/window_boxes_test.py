@@ -57,8 +57,7 @@ class BoxesTest(parameterized.TestCase):
             )
             lengths.append(np.count_nonzero(exist))
         self.assertLen(numbers, max(lengths))
-        if window:
-            self.assertEqual(most_of_one_area(window), max(lengths))
+        self.assertEqual(most_of_one_area(window), max(lengths))
 
 
 if __name__ == "__main__":
