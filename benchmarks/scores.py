@@ -219,6 +219,11 @@ def document(results):
             "So few are not what ADMM is for: it has not converged, as the "
             "accuracy at once shows. `examples/lenet5.py` gives it 60.",
             table(results),
+            "The column patterns `channels` and `window` add scores up, "
+            "in float32. Where a score of your own is negative, the least "
+            "of a kernel becomes 0 first, so one that is far below the "
+            "others makes these equal: bound such a score from below. "
+            "`free` and `per_channel` only compare.",
             f"{platform.machine()} with {os.cpu_count()} cores, "
             f"{keras.backend.backend()}, Keras {keras.__version__}.",
             f"    {command}",

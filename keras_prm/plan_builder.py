@@ -6,7 +6,7 @@ import collections
 
 import numpy as np
 
-from keras_prm.plan_checks import has_window
+from keras_prm.plan_checks import misfit
 from keras_prm.plan_checks import prunes_columns
 from keras_prm.projections import removed_count
 from keras_prm.structures import ChannelGroup
@@ -131,11 +131,13 @@ def kernels(model, trace, wanted, numbers):
             continue
         ins, outs = (_numbers(trace, weight, a, numbers) for a in weight.axes)
         targets = wanted.get(weight.key.rpartition("/")[0], {})
-        columns, pattern = 0.0, "free"
+        columns, pattern, note = 0.0, "free", ""
         if prunes_columns(weight):
             columns = float(targets.get("columns", 0.0))
-            if columns and has_window(trace, weight):
+            if columns:
                 pattern = targets.get("column_pattern", "free")
+                note = misfit(trace, weight, pattern)
+                pattern = "free" if note else pattern
         if columns or max(ins + outs) >= 0:
             found.append(
                 KernelPlan(
@@ -147,6 +149,7 @@ def kernels(model, trace, wanted, numbers):
                     columns,
                     weight.axes,
                     pattern,
+                    note,
                 )
             )
     return sorted(found, key=lambda kernel: kernel.index)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numbers
 
-from keras_prm.column_patterns import PATTERNS
+from keras_prm import layouts
+from keras_prm.column_patterns import MAX_WINDOW_SIZE
+from keras_prm.column_patterns import check_patterns
+from keras_prm.column_patterns import window_size
 from keras_prm.products import Mix
 
 _FRACTIONS = ("filters", "columns")
@@ -87,24 +90,32 @@ def check_targets(wanted, round_to):
             "model."
         )
     patterns = {p: d.get("column_pattern", "free") for p, d in wanted.items()}
-    bad = {p: v for p, v in patterns.items() if v not in [*PATTERNS]}
+    check_patterns(patterns)
+    bad = {
+        path: pattern
+        for path, pattern in patterns.items()
+        if pattern != "free" and "columns" not in wanted[path]
+    }
     if bad:
         raise ValueError(
-            f"Unknown column patterns of {len(bad)} layers. Expected one of "
-            f"{list(PATTERNS)}; leave `column_pattern` out for columns that "
-            f"may lie anywhere. Received: {bad}"
+            f"A pattern is asked of {len(bad)} layers of which no columns "
+            "are to be removed. Add `columns`, the fraction to remove, to "
+            f"their targets. Received: column_pattern={bad}"
         )
 
 
-def check_patterns(trace, wanted):
+def check_pattern_layers(trace, wanted):
     """Raises if a pattern is asked of layers that can have none."""
-    bad = {}
+    bad, large = {}, {}
     for path, weights in kernel_paths(trace).items():
         pattern = wanted.get(path, {}).get("column_pattern", "free")
-        if pattern != "free" and not any(
-            prunes_columns(w) and has_window(trace, w) for w in weights
-        ):
+        weights = [
+            w for w in weights if prunes_columns(w) and has_window(trace, w)
+        ]
+        if pattern != "free" and not weights:
             bad[path] = pattern
+        if any(misfit(trace, w, pattern) for w in weights):
+            large[path] = max(_window_size(w) for w in weights)
     if bad:
         raise ValueError(
             f"Cannot train the columns of {len(bad)} layers into a pattern: "
@@ -112,6 +123,29 @@ def check_patterns(trace, wanted):
             "slides over their input or has no axes but inputs and filters. "
             f"Received: {bad}. Leave `column_pattern` out for these."
         )
+    if large:
+        raise ValueError(
+            f"The windows of {len(large)} layers have too many boxes to "
+            "choose among at every update. Expected that at most "
+            f"{MAX_WINDOW_SIZE} columns are sorted for it: taps, by inputs, "
+            f"by boxes of one area. Received: {large}. Use 'per_channel' or "
+            "'channels' for these, or leave `column_pattern` out."
+        )
+
+
+def misfit(trace, weight, pattern):
+    """Why a kernel cannot have a pattern; `""` where it can."""
+    if pattern != "free" and not has_window(trace, weight):
+        return "its kernel slides no window"
+    if pattern == "window" and _window_size(weight) > MAX_WINDOW_SIZE:
+        return "its window has too many boxes"
+    return ""
+
+
+def _window_size(weight):
+    shape = weight.variable.shape
+    order = layouts.order(len(shape), weight.axes)
+    return window_size(tuple(shape[axis] for axis in order[:-1]))
 
 
 def _is_fraction(value):

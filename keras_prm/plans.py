@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-import math
 import numbers
 import pathlib
 
@@ -14,14 +12,8 @@ import keras
 from keras_prm import graph
 from keras_prm import plan_builder
 from keras_prm import plan_checks
+from keras_prm import plan_forms
 from keras_prm.projections import removed_count
-from keras_prm.structures import ChannelGroup
-from keras_prm.structures import KernelPlan
-
-# What names a kernel or a group, and asks for nothing.
-_NAMES = ("key", "name", "note")
-# Left out, so that state that was saved before there were patterns loads.
-_NO_PATTERN = ("column_pattern", "free")
 
 
 @keras.saving.register_keras_serializable(package="keras_prm")
@@ -90,7 +82,8 @@ class SparsityPlan:
                 or so that what stays is computed fast, `"channels"`,
                 `"window"` or `"per_channel"`, see `column_patterns`. A layer
                 that slides no window over its input, such as attention,
-                stays at `"free"`.
+                stays at `"free"`, as does one whose window has too many
+                boxes for `"window"`; `print(plan)` names both.
 
         Raises:
             TypeError: The model is subclassed.
@@ -126,7 +119,8 @@ class SparsityPlan:
             TypeError: The model is subclassed, or a target is no dict.
             ValueError: A fraction is outside [0, 1), a name is not in the
                 model, filters are asked for that cannot be removed, a
-                pattern is, of a layer that has none, or layers that stand in
+                pattern is, of a layer that can have none, has too large a
+                window for it or names no columns, or layers that stand in
                 one group are given different targets.
         """
         if not isinstance(layers, dict):
@@ -152,7 +146,7 @@ class SparsityPlan:
             model, trace, wanted, round_to, strict
         )
         if strict:
-            plan_checks.check_patterns(trace, wanted)
+            plan_checks.check_pattern_layers(trace, wanted)
         kernels = plan_builder.kernels(model, trace, wanted, numbers)
         variables = [(v.name, v.shape) for v in model.trainable_variables]
         return cls(kernels, groups, variables, skipped)
@@ -167,16 +161,7 @@ class SparsityPlan:
 
         Names are left out: those that Keras makes up go on counting.
         """
-        config = self.get_config()
-        parts = [
-            [
-                value
-                for name, value in entry.items()
-                if name not in _NAMES and (name, value) != _NO_PATTERN
-            ]
-            for entry in config["kernels"] + config["groups"]
-        ]
-        return hashlib.sha256(json.dumps(parts).encode()).digest()
+        return plan_forms.digest(self)
 
     def at_share(self, share):
         """The plan with a share of each of its targets: a milder plan.
@@ -217,27 +202,11 @@ class SparsityPlan:
         return SparsityPlan(kernels, groups, self.variables, self.skipped)
 
     def get_config(self):
-        return {
-            "kernels": [dataclasses.asdict(k) for k in self.kernels],
-            "groups": [dataclasses.asdict(g) for g in self.groups],
-            "variables": [[n, list(s)] for n, s in self.variables],
-            "skipped": [list(row) for row in self.skipped],
-        }
+        return plan_forms.to_config(self)
 
     @classmethod
     def from_config(cls, config):
-        kernels = [
-            KernelPlan(
-                **{
-                    name: tuple(v) if isinstance(v, (list, tuple)) else v
-                    for name, v in kernel.items()
-                }
-            )
-            for kernel in config["kernels"]
-        ]
-        groups = [ChannelGroup(**group) for group in config["groups"]]
-        skipped = config.get("skipped", ())
-        return cls(kernels, groups, config["variables"], skipped)
+        return cls(*plan_forms.from_config(config))
 
     def save(self, path):
         """Writes the plan to `path` as JSON."""
@@ -246,32 +215,10 @@ class SparsityPlan:
     @classmethod
     def load(cls, path):
         """Reads a plan that `save` wrote."""
-        config = json.loads(pathlib.Path(path).read_text())
-        if not isinstance(config, dict) or "kernels" not in config:
-            raise ValueError(
-                f"There is no plan in {path}. Expected a file that "
-                "`SparsityPlan.save` wrote."
-            )
-        return cls.from_config(config)
+        return cls.from_config(plan_forms.read(path))
 
     def __str__(self):
-        lines = ["filters kept      of  layers"]
-        lines += [
-            f"{g.keep:12}  {g.size:6}  {g.name}"
-            + (f": {g.note}" if g.note else "")
-            for g in self.groups
-        ]
-        lines += [
-            f"{'all':>12}  {size:6}  {layers}: {reason}"
-            for layers, reason, size in self.skipped
-        ]
-        lines += ["columns removed   of  kernel"]
-        lines += [
-            f"{k.columns:15.0%}  {math.prod(k.matrix_shape[:-1]):5}  {k.key}"
-            + (f": {k.column_pattern}" if k.column_pattern != "free" else "")
-            for k in self.kernels
-        ]
-        return "\n".join(lines)
+        return plan_forms.table(self)
 
     def __repr__(self):
         return (

@@ -20,7 +20,7 @@ from __future__ import annotations
 import numpy as np
 from keras import ops
 
-from keras_prm.column_patterns import check_pattern
+from keras_prm.column_patterns import check_patterns
 from keras_prm.column_patterns import largest
 from keras_prm.column_patterns import pick_columns
 
@@ -88,7 +88,7 @@ def project_columns(kernel, keep: int, pattern: str = "free"):
     >>> project_columns(kernel, keep=2, pattern="per_channel")
     [[1., 1.], [0., 0.]]
     """
-    check_pattern(pattern)
+    check_patterns({"pattern": pattern})
     energies = column_energies(squared(kernel))
     return pick_columns(energies, _all_of(energies), keep, pattern)
 
@@ -111,7 +111,7 @@ def project_joint(
     Raises:
         ValueError: There is no such pattern.
     """
-    check_pattern(pattern)
+    check_patterns({"pattern": pattern})
     energy = squared(kernel)
 
     def pick_filters(filters, columns):

@@ -31,7 +31,8 @@ def hard_prune(model, plan, score=None, data=None, optimizer=None):
     With a `score` those of the lowest scores go, as many as ever. Filters
     that can only fall together add up theirs, each kernel's divided by
     their mean; columns are scored in the filters that stay. What is zero
-    already goes first.
+    already goes first. The patterns `"channels"` and `"window"` add up the
+    scores of columns; of negative ones the least becomes 0 before.
 
     Args:
         model: A built functional or Sequential model.

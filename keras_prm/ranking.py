@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_prm import gradients
 from keras_prm import scoring
+from keras_prm.column_patterns import ADDS_UP
 from keras_prm.column_patterns import pick_columns
 from keras_prm.projections import removed_count
 from keras_prm.structures import KernelMask
@@ -134,9 +135,6 @@ def _pick_classes(plan, tables, answers):
 def _pick_columns(kernel, kept, scores):
     """Which columns stay, bool `(..., in)`, in the kernel's pattern.
 
-    A pattern adds scores up. So that those of an own kind of score, which
-    may be negative, all count for a column, the least of them becomes 0.
-
     Args:
         kernel: The `KernelPlan`.
         kept: Which classes stay.
@@ -145,9 +143,10 @@ def _pick_columns(kernel, kept, scores):
     """
     live = _live_columns(kernel, kept)
     if kernel.columns:
-        least = min([0.0, *scores.values()])
-        worth = np.full(live.shape, -1.0)
-        worth.flat[list(scores)] = np.array(list(scores.values())) - least
+        own = np.full(live.shape, -np.inf)
+        own.flat[list(scores)] = list(scores.values())
+        adds_up = kernel.column_pattern in ADDS_UP
+        worth = _added_up(own) if adds_up else _ranks(own)
         size = int(live.sum())
         picked = pick_columns(
             ops.convert_to_tensor(worth, "float32"),
@@ -157,6 +156,26 @@ def _pick_columns(kernel, kept, scores):
         )
         live = ops.convert_to_numpy(picked) > 0
     return live
+
+
+def _added_up(scores):
+    """Scores in [0, 2], fit for sums in float32; -1 for those of no score.
+
+    A score of one's own may be negative. So that each of its columns counts,
+    the least becomes 0. That lets one far below all others make these equal.
+    """
+    known = np.isfinite(scores)
+    largest = np.abs(scores).max(where=known, initial=0.0)
+    scaled = scores / (largest or 1.0)
+    least = scaled.min(where=known, initial=0.0)
+    return np.where(known, scaled - least, -1.0)
+
+
+def _ranks(scores):
+    """The number of each score, counted from the worst: exact in float32."""
+    ranks = np.empty(scores.size)
+    ranks[_order(scores.reshape(-1))] = np.arange(scores.size)[::-1]
+    return ranks.reshape(scores.shape)
 
 
 def _order(scores):

@@ -60,6 +60,7 @@ class KernelPlan:
         axes: Its axes `(in, out)`, counted from the end.
         column_pattern: Where the columns that stay may lie, one of
             `column_patterns.PATTERNS`.
+        note: Why that is not the pattern that was asked for, else `""`.
     """
 
     key: str
@@ -70,6 +71,7 @@ class KernelPlan:
     columns: float = 0.0
     axes: tuple[int, int] = (-2, -1)
     column_pattern: str = "free"
+    note: str = ""
 
     @property
     def matrix_shape(self) -> tuple[int, ...]:

@@ -8,8 +8,8 @@ from absl.testing import parameterized
 from keras import ops
 
 from keras_prm.column_patterns import PATTERNS
-from keras_prm.column_patterns import boxes
 from keras_prm.column_patterns import pick_columns
+from keras_prm.column_patterns import window_size
 from keras_prm.projections import project_columns
 from tests.patterns import NOT_FREE
 from tests.patterns import is_feasible
@@ -173,17 +173,28 @@ class ExamplesTest(parameterized.TestCase):
             )
 
 
-class BoxesTest(parameterized.TestCase):
-    @parameterized.parameters(
-        ((), 1), ((1,), 1), ((3,), 6), ((3, 3), 6 * 6), ((2, 3, 1), 3 * 6)
-    )
-    def test_number(self, window, number):
-        found = boxes(window)
-        self.assertEqual(found.shape, (number, int(np.prod(window))))
-        self.assertLen(np.unique(found, axis=0), number)
-        areas = found.sum(axis=1)
-        np.testing.assert_array_equal(areas, np.sort(areas))
-        self.assertEqual(areas[-1], np.prod(window))
+class LargeWindowTest(parameterized.TestCase):
+    @parameterized.parameters(1, 5, 17, 18, 35, 40, 60)
+    def test_best_of_all_boxes(self, keep):
+        rng = np.random.default_rng(keep)
+        energies = rng.exponential(size=(6, 5, 3))
+        live = np.array([1.0, 0.0, 1.0])
+        best = 0.0
+        for rows in itertools.combinations(range(7), 2):
+            for columns in itertools.combinations(range(6), 2):
+                box = energies[slice(*rows), slice(*columns)][..., live > 0]
+                if box[..., 0].size <= -(-keep // 2):
+                    best = max(best, np.sort(box.reshape(-1))[-keep:].sum())
+        picked = pick(energies, live, keep, "window")
+        self.assertTrue(is_feasible(picked > 0, live, keep, "window"))
+        self.assertAlmostEqual((energies * picked).sum(), best, 4)
+
+    def test_what_is_sorted(self):
+        # Of 2 taps lie 3 * 2 in a row, and as many stand.
+        self.assertEqual(window_size((3, 3, 4)), 12 * 9 * 4)
+        self.assertEqual(window_size((4,)), 4)
+        # All boxes, 18,496 of them, were 22 times as many.
+        self.assertEqual(window_size((16, 16, 1)), 854 * 256)
 
 
 class CompiledTest(parameterized.TestCase):

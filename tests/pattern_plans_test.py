@@ -52,6 +52,11 @@ class PlanTest(parameterized.TestCase):
                 "out/kernel": "window",
             },
         )
+        self.assertEqual(
+            {k.note for k in plan.kernels}, {"", "its kernel slides no window"}
+        )
+        free = SparsityPlan.uniform(heads(), 0.0, 0.5)
+        self.assertEqual({k.note for k in free.kernels}, {""})
 
     @parameterized.parameters(*PATTERNS)
     def test_round_trip(self, pattern):
@@ -114,7 +119,7 @@ class PlanTest(parameterized.TestCase):
 class RefusalTest(parameterized.TestCase):
     @parameterized.parameters("rows", None, 3, (["window"],))
     def test_unknown_pattern(self, pattern):
-        message = r"2 layers. Expected one of \['free', .*leave `column_patt"
+        message = r"Expected one of \['free', .*'free' lets columns lie any"
         targets = {"columns": 0.5, "column_pattern": pattern}
         with self.assertRaisesRegex(ValueError, message) as caught:
             SparsityPlan.explicit(
@@ -123,8 +128,59 @@ class RefusalTest(parameterized.TestCase):
         self.assertIn(
             f"'a': {pattern!r}, 'b': {pattern!r}}}", str(caught.exception)
         )
-        with self.assertRaisesRegex(ValueError, "leave `column_pattern` out"):
+        with self.assertRaisesRegex(ValueError, message):
             SparsityPlan.uniform(make(), 0.5, 0.5, column_pattern=pattern)
+
+    @parameterized.parameters("rows", (["window"],))
+    def test_unknown_pattern_in_a_config(self, pattern):
+        config = make_plan(make(), "window").get_config()
+        config["kernels"][1]["column_pattern"] = pattern
+        with self.assertRaisesRegex(
+            ValueError, "'free' lets columns lie anywhere.*{'b/kernel': "
+        ):
+            SparsityPlan.from_config(config)
+
+    def test_a_pattern_without_columns(self):
+        targets = {"filters": 0.5, "column_pattern": "window"}
+        free = {"filters": 0.5, "column_pattern": "free"}
+        with self.assertRaisesRegex(
+            ValueError, "2 layers.*Add `columns`.*{'a': 'window', 'b': 'win"
+        ):
+            SparsityPlan.explicit(
+                make(), {"a": targets, "b": targets, "up": free}
+            )
+        # No columns on purpose: the first point of a sweep, say.
+        plan = SparsityPlan.explicit(make(), {"a": targets | {"columns": 0.0}})
+        self.assertEqual({k.column_pattern for k in plan.kernels}, {"free"})
+
+    def test_windows_of_too_many_boxes(self):
+        inputs = x = keras.Input((16, 16, 100))
+        x = layers.Conv2D(80, 3, padding="same", name="small")(x)
+        x = layers.Conv2D(2, 16, name="large")(x)
+        x = layers.Reshape((1, 2))(x)
+        x = layers.Conv1D(2, 1, name="single")(x)
+        model = keras.Model(inputs, x)
+        targets = {"columns": 0.5, "column_pattern": "window"}
+        with self.assertRaisesRegex(
+            ValueError,
+            f"1 layers.*'large': {854 * 16 * 16 * 80}}}. Use 'per_channel'",
+        ):
+            SparsityPlan.explicit(
+                model, dict.fromkeys(("small", "large", "single"), targets)
+            )
+        plan = SparsityPlan.uniform(model, 0.0, 0.5, column_pattern="window")
+        self.assertEqual(
+            {k.key: (k.column_pattern, k.note) for k in plan.kernels},
+            {
+                "small/kernel": ("window", ""),
+                "large/kernel": ("free", "its window has too many boxes"),
+                "single/kernel": ("window", ""),
+            },
+        )
+        self.assertIn("large/kernel: free, its window has too m", str(plan))
+        self.assertEqual(SparsityPlan.from_config(plan.get_config()), plan)
+        targets = targets | {"column_pattern": "channels"}
+        SparsityPlan.explicit(model, {"large": targets})
 
     def test_layers_that_have_none(self):
         inputs = x = keras.Input((6, 6, 4))

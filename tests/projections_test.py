@@ -192,13 +192,15 @@ class PatternProjectionTest(parameterized.TestCase):
             columns = convert(project_columns(kernel * first, keep, pattern))
             self.assertGreaterEqual(found, energy(first, columns))
 
-    @parameterized.parameters(project_columns, project_joint)
-    def test_unknown_pattern(self, project):
+    @parameterized.product(
+        project=(project_columns, project_joint), pattern=("rows", ["free"])
+    )
+    def test_unknown_pattern(self, project, pattern):
         numbers = (2, 3) if project is project_joint else (3,)
         with self.assertRaisesRegex(
-            ValueError, r"one of \['free', 'channels'.*Received: pattern='ro"
+            ValueError, r"one of \['free', 'channels'.*Received: {'pattern': "
         ):
-            project(normal((3, 2, 4)), *numbers, "rows")
+            project(normal((3, 2, 4)), *numbers, pattern)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from absl.testing import parameterized
 from keras import layers
 
 from keras_prm import scores
+from keras_prm.column_patterns import PATTERNS
 from keras_prm.masks import masks_of
 from keras_prm.optimizers import ADMMWrapper
 from keras_prm.plans import SparsityPlan
@@ -268,6 +269,34 @@ class ColumnsTest(RankingTestCase):
         x = np.array([[3.0, 1.0, 2.0]])
         masks = hard_prune(model, plan, scores.taylor, [(x, np.ones((1, 2)))])
         self.assert_columns_gone(masks, [1])
+
+    @parameterized.parameters("free", "per_channel")
+    def test_one_that_is_far_below_says_nothing_of_the_others(self, pattern):
+        # In float32, 1e9 + 1 and 1e9 + 8 are the same.
+        table = [-1e9, 5, 1, 4, 8, 3, 7, 2, 6]
+        masks = self.prune_one_channel(table, pattern)
+        self.assert_columns_gone(masks, [0, 2, 5, 7])
+
+    @parameterized.parameters(*PATTERNS)
+    def test_scores_of_any_size(self, pattern):
+        table = np.array([-3, 9, 8, 1, 7, 6, -2, 5, 4])
+        expected = self.prune_one_channel(table, pattern)
+        for size in (1e-60, 1e60, 1e307):
+            masks = self.prune_one_channel(table * size, pattern)
+            np.testing.assert_array_equal(
+                masks.kernels["a/kernel"].columns,
+                expected.kernels["a/kernel"].columns,
+            )
+
+    def prune_one_channel(self, table, pattern):
+        """`hard_prune` of a 3x3 kernel with a score of each of its taps."""
+        x = inputs = keras.Input((4, 4, 1))
+        x = layers.Conv2D(2, 3, name="a")(x)
+        model = keras.Model(inputs, x)
+        zoo.randomise(model)
+        targets = {"columns": 0.45, "column_pattern": pattern}
+        plan = SparsityPlan.explicit(model, {"a": targets})
+        return hard_prune(model, plan, lambda structures: np.array(table))
 
     @parameterized.parameters("transposed", "depthwise")
     def test_other_layouts(self, kind):

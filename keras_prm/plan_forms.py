@@ -1,0 +1,107 @@
+"""The forms of a plan: its config and what is read back, text, fingerprint."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import pathlib
+
+from keras_prm.column_patterns import check_patterns
+from keras_prm.structures import ChannelGroup
+from keras_prm.structures import KernelPlan
+
+# What names a kernel or a group, and asks for nothing.
+_NAMES = ("key", "name", "note")
+# Left out, so that state that was saved before there were patterns loads.
+_NO_PATTERN = ("column_pattern", "free")
+
+
+def to_config(plan):
+    """A plan as dicts, lists, strings and numbers."""
+    return {
+        "kernels": [dataclasses.asdict(k) for k in plan.kernels],
+        "groups": [dataclasses.asdict(g) for g in plan.groups],
+        "variables": [[n, list(s)] for n, s in plan.variables],
+        "skipped": [list(row) for row in plan.skipped],
+    }
+
+
+def from_config(config):
+    """The arguments of `SparsityPlan` that a config holds, a tuple.
+
+    Raises:
+        ValueError: A kernel has a pattern that there is not.
+    """
+    kernels = [
+        KernelPlan(
+            **{
+                name: tuple(v) if isinstance(v, (list, tuple)) else v
+                for name, v in kernel.items()
+            }
+        )
+        for kernel in config["kernels"]
+    ]
+    check_patterns({kernel.key: kernel.column_pattern for kernel in kernels})
+    groups = [ChannelGroup(**group) for group in config["groups"]]
+    return kernels, groups, config["variables"], config.get("skipped", ())
+
+
+def read(path):
+    """The config in a file that `SparsityPlan.save` wrote.
+
+    Raises:
+        ValueError: There is no plan in the file.
+    """
+    config = json.loads(pathlib.Path(path).read_text())
+    if not isinstance(config, dict) or "kernels" not in config:
+        raise ValueError(
+            f"There is no plan in {path}. Expected a file that "
+            "`SparsityPlan.save` wrote."
+        )
+    return config
+
+
+def digest(plan):
+    """A fingerprint of what is asked of which kernel, 32 bytes.
+
+    Names are left out: those that Keras makes up go on counting.
+    """
+    config = to_config(plan)
+    parts = [
+        [
+            value
+            for name, value in entry.items()
+            if name not in _NAMES and (name, value) != _NO_PATTERN
+        ]
+        for entry in config["kernels"] + config["groups"]
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).digest()
+
+
+def table(plan):
+    """What a plan removes, line by line."""
+    lines = ["filters kept      of  layers"]
+    lines += [
+        f"{g.keep:12}  {g.size:6}  {g.name}" + (f": {g.note}" if g.note else "")
+        for g in plan.groups
+    ]
+    lines += [
+        f"{'all':>12}  {size:6}  {layers}: {reason}"
+        for layers, reason, size in plan.skipped
+    ]
+    lines += ["columns removed   of  kernel"]
+    lines += [
+        f"{k.columns:15.0%}  {math.prod(k.matrix_shape[:-1]):5}  {k.key}"
+        + _pattern(k)
+        for k in plan.kernels
+    ]
+    return "\n".join(lines)
+
+
+def _pattern(kernel):
+    if kernel.note:
+        return f": {kernel.column_pattern}, {kernel.note}"
+    free = kernel.column_pattern == "free"
+    return "" if free else f": {kernel.column_pattern}"
