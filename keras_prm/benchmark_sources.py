@@ -35,7 +35,9 @@ class LiteRTFile:
         return LiteRTModel(self.path, num_threads, self.input_names)
 
 
-def files(models, folder, quantize=None, representative_data=None):
+def files(
+    models, folder, quantize=None, representative_data=None, batch_size=None
+):
     """Makes files of models, in a folder where they are no files yet.
 
     Args:
@@ -44,6 +46,8 @@ def files(models, folder, quantize=None, representative_data=None):
         folder: `pathlib.Path` of an existing folder.
         quantize: How Keras models are exported, see `export_litert`.
         representative_data: What `"int8"` is calibrated with.
+        batch_size: int, the one number of rows that the files of Keras
+            models take, unless they have one of their own; None: any.
 
     Returns:
         list of `LiteRTFile`.
@@ -60,7 +64,12 @@ def files(models, folder, quantize=None, representative_data=None):
         path, names = folder / f"{number}.tflite", None
         if isinstance(model, keras.Model):
             export.export_litert(
-                model, path, quantize, representative_data, check=False
+                model,
+                path,
+                quantize,
+                representative_data,
+                check=False,
+                batch_size=_batch_size(model, batch_size),
             )
             names = conversion.input_names(model)
         elif isinstance(model, bytes):
@@ -72,6 +81,12 @@ def files(models, folder, quantize=None, representative_data=None):
             path = pathlib.Path(model)
         found.append(LiteRTFile(name, path, names))
     return found
+
+
+def _batch_size(model, size):
+    """`size`, or None where the model has a batch size of its own."""
+    inputs = getattr(model, "inputs", None)
+    return None if inputs and inputs[0].shape[0] else size
 
 
 def _named(models):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import keyword
 import re
 import warnings
 
@@ -32,13 +33,25 @@ class Settings:
 
 
 def input_names(model):
-    """Names of the inputs in the file of `model`, in `model.inputs`' order."""
-    names = [re.sub(r"[^A-Za-z0-9_.-]", "_", x.name) for x in model.inputs]
-    # Signatures sort by name and demand that names differ.
-    return [
-        name if name not in names[:i] else f"{name}_{i}"
-        for i, name in enumerate(names)
-    ]
+    """Names of the inputs in the file of `model`, in `model.inputs`' order.
+
+    Those of the `keras.Input`s, which saving and `strip` keep, other than
+    those of their tensors; changed where a file cannot have them.
+    """
+    found = []
+    for x in model.inputs:
+        name = _valid(topology.input_layer(x).name)
+        while name in found:
+            name = f"{name}_{len(found)}"
+        found.append(name)
+    return found
+
+
+def _valid(name):
+    """A name that TensorFlow takes for an argument."""
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+    reserved = keyword.iskeyword(name) or name == "self"
+    return f"input_{name}" if reserved or name[0] == "_" else name
 
 
 def convert(view, path, settings, samples):
@@ -144,10 +157,14 @@ def _reason(text, view):
         f"{name} ({', '.join(layers[name])})" if name in layers else name
         for name in sorted(found)
     ]
+    hint = ""
+    if any(name.startswith("TensorList") for name in found):
+        hint = (
+            "; for recurrent layers, pass `batch_size=1`, or set `unroll=True`"
+        )
     return (
         f"LiteRT has no builtin for the operations (layers) {named}. Use "
-        "others; for recurrent layers, pass `batch_size=1`, or set "
-        "`unroll=True`."
+        f"others{hint}."
     )
 
 

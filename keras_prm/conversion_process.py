@@ -7,6 +7,7 @@ For models of the other backends: the model goes through a `.keras` file, to
 from __future__ import annotations
 
 import dataclasses
+import errno
 import importlib.util
 import json
 import os
@@ -73,9 +74,11 @@ def convert(view, path, settings, samples):
         text=True,
         errors="replace",
     )
-    if (folder / conversion_worker.ERROR).exists():
-        error = json.loads((folder / conversion_worker.ERROR).read_text())
+    error = _error(folder / conversion_worker.ERROR)
+    if error:
         raise _ERRORS[error["type"]](*error["args"])
+    if result.returncode and "No space left on device" in result.stderr:
+        raise OSError(errno.ENOSPC, "No space left on device")
     if result.returncode:
         raise ValueError(
             "Cannot export to LiteRT: the process that converts the model "
@@ -84,6 +87,14 @@ def convert(view, path, settings, samples):
             f"{result.stderr[-500:]!r}. Free memory, or load the saved model "
             "under KERAS_BACKEND=tensorflow and export it there."
         )
+
+
+def _error(path):
+    """What went wrong; None if nothing did, or the disk is too full to tell."""
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
 
 
 def _environment():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
 import pathlib
 import tempfile
@@ -51,7 +52,8 @@ def export_litert(
 
     Args:
         model: A built functional or Sequential `keras.Model`; not changed.
-        path: Where to write; ends in `.tflite`. Missing folders are made.
+        path: Where to write; ends in `.tflite`. Missing folders are made;
+            where it is a link, what it leads to is written.
         quantize: None or `"float32"`; `"float16"`: weights in half the size;
             `"dynamic_range"`: int8 weights, float activations; `"int8"`:
             int8 weights, per channel, and activations, where LiteRT has the
@@ -70,7 +72,7 @@ def export_litert(
             None: any number, or the model's own.
         evaluation_data: `(x, y)` arrays, or an iterable of such batches, to
             score model and file on. A third item is sample weights.
-        metric: Name of a Keras metric, metric object or function
+        metric: Name of a Keras metric, metric or loss object, or function
             `(y, predictions)` for `evaluation_data`. Default: accuracy, for
             integer or one-hot labels.
         report: `StripReport` that `strip` returned with `model`, to note in
@@ -116,14 +118,15 @@ def export_litert(
         samples = samples_of.representative(model, representative_data)
     evaluation = None
     if evaluation_data is not None:
-        evaluation = Evaluation(view, evaluation_data, metric)
+        evaluation = Evaluation(model, evaluation_data, metric)
     if mode == "int8":
         others = evaluation and evaluation.inputs
         samples_of.check_calibration(view, samples, others)
     metadata = _metadata(mode, report)
     settings = conversion.Settings(mode, batch_size, int8_io, metadata)
-    with _folder_beside(path) as folder:
-        temporary = pathlib.Path(folder) / path.name
+    target = path.resolve()  # links stay, and what they name is replaced
+    with _folder_beside(target) as folder:
+        temporary = pathlib.Path(folder) / "model.tflite"
         with _writing(path):
             _convert(view, temporary, settings, samples)
         result = ExportReport(str(path), mode, temporary.stat().st_size)
@@ -135,7 +138,7 @@ def export_litert(
             file = litert.LiteRTModel(temporary, input_names=names)
             result = dataclasses.replace(result, scores=evaluation.run(file))
         with _writing(path):
-            os.replace(temporary, path)
+            os.replace(temporary, target)
     return result
 
 
@@ -173,11 +176,14 @@ def _writing(path):
     try:
         yield
     except OSError as error:
+        advice = "Close what uses the file"
+        if error.errno == errno.ENOSPC:
+            advice = "Free space on the disk"
         raise type(error)(
             error.errno,
             f"Cannot export to LiteRT: writing '{path}' failed ({error}). An "
-            "older file is as it was. Free space on the disk, close what "
-            "uses the file, or choose another path.",
+            f"older file is as it was. {advice}, or choose "
+            "another path.",
         ) from error
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numbers
+
 import keras
 
 from keras_prm import parity
@@ -37,10 +39,12 @@ def check_arguments(path, mode, data, tolerance, int8_io):
             "int8 inputs and outputs belong to int8 files. Received: "
             f"int8_io=True, quantize={mode!r}. Pass quantize='int8'."
         )
-    elif tolerance is not None and not tolerance >= 0:
+    elif tolerance is not None and not (
+        isinstance(tolerance, numbers.Real) and tolerance >= 0
+    ):
         problem = (
-            f"expected a tolerance >= 0. Received: tolerance={tolerance}. "
-            "Pass None for the default."
+            "expected a number >= 0. Received: "
+            f"tolerance={tolerance!r}. Pass None for the default."
         )
     if problem:
         raise ValueError(f"Cannot export to LiteRT: {problem}")
@@ -65,7 +69,8 @@ def check_report(report, view):
 
     Raises:
         TypeError: `report` is no `StripReport`.
-        ValueError: It speaks of layers that the model does not have.
+        ValueError: It speaks of layers that the model does not have, or
+            keeps other numbers of channels than they have.
     """
     if report is None:
         return
@@ -81,12 +86,26 @@ def check_report(report, view):
         for key in report.kept_channels
         if not f"{key}/".startswith(tuple(paths))
     ]
-    if unknown:
+    widths = _wrong_widths(report, view)
+    if unknown or widths:
         raise ValueError(
             "Cannot export to LiteRT: the report is one of another model. "
-            f"Received: layers {unknown}, which '{view.name}' does not have. "
-            "Pass the report that `strip` returned with this model."
+            f"Received: layers {unknown}, which '{view.name}' does not have, "
+            f"and (channels kept, channels there) {widths}. Pass the report "
+            "that `strip` returned with this model."
         )
+
+
+def _wrong_widths(report, view):
+    """Layers that have other numbers of channels than were kept."""
+    variables, found = topology.variables_by_key(view), {}
+    for row in report.rows:
+        kept = report.kept.get(row.key, (None,))[row.axes[1]]
+        if kept is not None and row.key in variables:
+            width = variables[row.key].shape[row.axes[1]]
+            if width != len(kept):
+                found[row.key] = len(kept), width
+    return found
 
 
 def batch_size(view, size):
@@ -96,30 +115,30 @@ def batch_size(view, size):
         ValueError: `size` is no positive int, or not the model's own.
     """
     own = view.inputs[0].shape[0]
-    is_int = isinstance(size, int) and not isinstance(size, bool)
+    is_int = isinstance(size, numbers.Integral) and size is not True
     if size is not None and not (is_int and size > 0 and own in (None, size)):
         raise ValueError(
             "Cannot export to LiteRT: expected an int above 0, or the "
             f"model's own batch size, which is {own}. Received: "
             f"batch_size={size!r}. Pass None for any number of rows."
         )
-    return size or own
+    return int(size) if size else own
 
 
 def functional(model):
     """`model` from a list of tensors to a list or flat dict of them.
 
     Raises:
-        TypeError: `model` is not a functional or Sequential model.
+        TypeError: `model` is not a functional or Sequential model, or has a
+            `call` of its own.
         ValueError: It has no weights yet, they are not finite, or layers
             compute in half precision.
     """
-    if not isinstance(model, keras.Model) or not isinstance(
-        model, (keras.Sequential, keras.Function)
-    ):
+    if not isinstance(model, keras.Model) or not topology.is_model(model):
         raise TypeError(
             "Cannot export to LiteRT: expected a functional or Sequential "
-            f"keras.Model. Received: model of type {type(model).__name__}. "
+            "keras.Model without a `call` of its own, which its graph does "
+            f"not show. Received: model of type {type(model).__name__}. "
             "Wrap it: `keras.Model(inputs, model(inputs))`."
         )
     if not model.built:
@@ -128,8 +147,8 @@ def functional(model):
             "weights yet. Call `model.build(input_shape)` first."
         )
     half = [
-        layer.name
-        for layer in model.layers
+        path
+        for path, layer in topology.layer_paths(model)
         if layer.compute_dtype in ("float16", "bfloat16")
     ]
     if half:

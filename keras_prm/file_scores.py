@@ -33,14 +33,15 @@ class Scores:
 
 
 class Evaluation:
-    """Data to score on, of which one batch is looked at in advance.
+    """Data to score on, of which 256 rows are looked at in advance.
 
     Args:
-        view: A functional model with a list of inputs and one output.
+        model: A functional or Sequential model with one output.
         data: A tuple of arrays `(x, y)` or `(x, y, sample_weight)`, or an
             iterable of batches of that form, which must come to an end.
         metric: Name of a Keras metric, a metric object (which is copied and
-            not touched), or a function `(y, predictions)`. None: accuracy.
+            not touched), or a loss object, function or other callable
+            `(y, predictions)`, one figure per sample. None: accuracy.
 
     Raises:
         TypeError: `metric` is none of these, or cannot be copied.
@@ -48,32 +49,33 @@ class Evaluation:
             outputs, or it cannot be told what accuracy would be.
     """
 
-    def __init__(self, view, data, metric=None):
-        if len(view.outputs) != 1:
+    def __init__(self, model, data, metric=None):
+        if len(model.outputs) != 1:
             raise ValueError(
                 "Cannot export to LiteRT: evaluation_data needs a model of "
-                f"one output. Received: {len(view.outputs)} outputs. Export "
+                f"one output. Received: {len(model.outputs)} outputs. Export "
                 "without it, or `keras.Model(model.inputs, "
                 "model.outputs[0])` alone."
             )
-        self._view = view
-        batches = _batches(view, data)
-        self._first = next(batches, None)
-        if self._first is None:
+        # Of a list to a tensor, whatever structures the model has.
+        self._view = keras.Model(model.inputs, model.outputs[0])
+        self._rest = _batches(model, data)
+        self._first = list(_first(self._rest))
+        if not self._first:
             raise ValueError(
                 "Cannot export to LiteRT: evaluation_data is empty. Pass "
                 "arrays (x, y) or batches of them; a generator can be read "
                 "only once."
             )
-        self._rest = batches
-        shape = view.outputs[0].shape
-        self._make = _metric(metric, self._first[1], shape)
+        shape = model.outputs[0].shape
+        self._make = _metric(metric, self._first[0][1], shape)
         self._make()
 
     @property
     def inputs(self):
-        """The inputs of the first batch, list of arrays."""
-        return self._first[0]
+        """The values of the first 256 rows: list of flat arrays, by input."""
+        columns = zip(*(arrays for arrays, _, _ in self._first))
+        return [np.concatenate([x.ravel() for x in xs]) for xs in columns]
 
     def run(self, file):
         """Scores the model and a `LiteRTModel`, batch by batch. Once only.
@@ -82,7 +84,7 @@ class Evaluation:
             ValueError: The metric has more than one number.
         """
         metrics, num = (self._make(), self._make()), 0
-        for arrays, y, weight in itertools.chain([self._first], self._rest):
+        for arrays, y, weight in itertools.chain(self._first, self._rest):
             predictions = self._predict(arrays), file.predict(arrays)
             for metric, predicted in zip(metrics, predictions):
                 metric.update_state(y, predicted, sample_weight=weight)
@@ -108,7 +110,18 @@ class Evaluation:
         )
 
 
-def _batches(view, data):
+def _first(batches):
+    """Takes batches until they have 256 rows."""
+    rows = 0
+    while rows < samples.NUM_SAMPLES:
+        batch = next(batches, None)
+        if batch is None:
+            return
+        rows += len(batch[1])
+        yield batch
+
+
+def _batches(model, data):
     """Yields `(inputs, y, sample_weight or None)`, checked arrays."""
     if isinstance(data, tuple):
         data = _slices(_without_none(data))
@@ -124,7 +137,7 @@ def _batches(view, data):
                 f"{type(batch).__name__}. Pass a tuple of arrays, or batches "
                 "that are such tuples."
             )
-        inputs = samples.as_arrays(view, batch[0], "evaluation_data")
+        inputs = samples.as_arrays(model, batch[0], "evaluation_data")
         y, *weight = (samples.to_numpy(x) for x in batch[1:])
         lengths = {len(x) if x.ndim else None for x in (inputs[0], y, *weight)}
         if len(lengths) != 1:
@@ -157,19 +170,25 @@ def _metric(metric, y, shape):
     """A function that makes the metric anew each time it is called."""
     if isinstance(metric, keras.Metric):
         return lambda: _copy(metric)
-    if inspect.isfunction(metric):
-        name = metric.__name__
-        return lambda: keras.metrics.MeanMetricWrapper(metric, name=name)
+    if callable(metric) and not inspect.isclass(metric):
+        # Losses average over a batch, unless they are asked sample by sample.
+        mean_of = metric.call if isinstance(metric, keras.Loss) else metric
+        name = getattr(metric, "__name__", None) or getattr(
+            metric, "name", type(metric).__name__
+        )
+        return lambda: keras.metrics.MeanMetricWrapper(mean_of, name=name)
     if metric is None or metric in _DEFAULTS:
         metric = _accuracy(y, shape)
     try:
-        keras.metrics.get(metric)
+        found, cause = keras.metrics.get(metric), None
     except (TypeError, ValueError) as error:
+        found, cause = None, error
+    if not isinstance(found, keras.Metric):
         raise ValueError(
             "Cannot export to LiteRT: unknown metric. Received: "
             f"metric={metric!r}. Pass an object or the name of a class of "
             "keras.metrics, such as 'mean_squared_error'."
-        ) from error
+        ) from cause
     return lambda: keras.metrics.get(metric)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import pathlib
 
 import numpy as np
@@ -17,7 +18,8 @@ class LiteRTModel:
     batch size is fixed, the rows go through in portions. Data is quantised
     for int8 and uint8 inputs, and such outputs are dequantised. A file orders
     its inputs in its own way, so several inputs go by name: in a dict, or in
-    a list whose order `input_names` tells.
+    a list whose order `input_names` tells. Of a file with several signatures
+    the first subgraph runs, its inputs named as its tensors are.
 
     Args:
         source: Path of the file, or its content as bytes.
@@ -45,7 +47,8 @@ class LiteRTModel:
             self._content = pathlib.Path(source).read_bytes()
         try:
             self._interpreter = litert_runtime.interpreter_class()(
-                model_content=self._content, num_threads=num_threads
+                model_content=self._content,
+                num_threads=operator.index(num_threads),
             )
         except (RuntimeError, ValueError) as error:
             raise ValueError(
@@ -114,14 +117,19 @@ class LiteRTModel:
         return tflite_schema.metadata(self._content)
 
     @property
+    def precision(self):
+        """How coarse its numbers are; a key of `parity.FILE_TOLERANCES`.
+
+        `"int8"` where any weight or activation has a quantisation scale, else
+        `"float16"` where any is stored so, else `"float32"`. Integers without
+        a scale, such as images in uint8, are exact and do not count.
+        """
+        return litert_runtime.precision(self._interpreter)
+
+    @property
     def is_quantised(self):
-        """Whether any weight or activation is stored in less than 32 bits."""
-        details = self._interpreter.get_tensor_details()
-        return any(
-            np.dtype(d["dtype"]).itemsize < 4 and d["dtype"] is not np.bool_
-            for d in details
-            if np.issubdtype(d["dtype"], np.number)
-        )
+        """Whether any weight or activation has a quantisation scale."""
+        return self.precision == "int8"
 
     def __call__(self, inputs):
         """Runs all rows in one go; see `predict`."""

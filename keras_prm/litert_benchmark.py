@@ -50,10 +50,11 @@ def benchmark(
     Args:
         models: A Keras model, a `.tflite` file (its path, or its content as
             bytes) or a `LiteRTModel`; or a list of these; or a dict from name
-            to one of these. Keras models are exported, unchecked, to files
-            that are deleted in the end. The first model is what the others
-            are compared with. Lists take the names of Keras models and of
-            files.
+            to one of these. Keras models are exported, unchecked and with
+            `batch_size` fixed, without which recurrent layers do not convert,
+            to files that are deleted in the end. The first model is what the
+            others are compared with. Lists take the names of Keras models
+            and of files.
         inputs: Array `(rows, ...)`, at least `batch_size` rows of which the
             first are timed; for several inputs a dict from name to array, or
             a list in the order of the Keras models' inputs. Default: random
@@ -88,12 +89,14 @@ def benchmark(
     """
     threads = _threads(num_threads)
     _check_numbers(threads, runs, warmup, batch_size)
+    threads = tuple(map(int, threads))
+    runs, warmup, batch_size = map(int, (runs, warmup, batch_size))
     batch = _first(inputs, batch_size)
     litert_runtime.interpreter_class()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         files = benchmark_sources.files(
-            models, pathlib.Path(folder), quantize, inputs
+            models, pathlib.Path(folder), quantize, inputs, batch_size
         )
         opened = {file.name: file.open(1) for file in files}
         _check_inputs(opened, batch_size)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
-import re
+
+import numpy as np
 
 
 def version():
@@ -38,11 +39,17 @@ def signature(interpreter):
         return {d["name"]: d for d in inputs}, interpreter.get_output_details()
     runner = interpreter.get_signature_runner(next(iter(signatures)))
     outputs = runner.get_output_details()
-    names = sorted(outputs, key=_output_position)
+    # Lists are named by position (output_10 follows output_9), dicts by key.
+    names = [f"output_{i}" for i in range(len(outputs))]
+    if set(names) != set(outputs):
+        names = sorted(outputs)
     return runner.get_input_details(), [outputs[name] for name in names]
 
 
-def _output_position(name):
-    # Lists are named by position (output_10 follows output_9), dicts by key.
-    position = re.fullmatch(r"output_(\d+)", name)
-    return (0, int(position[1]), "") if position else (1, 0, name)
+def precision(interpreter):
+    """`"int8"`, `"float16"` or `"float32"`; see `LiteRTModel.precision`."""
+    details = interpreter.get_tensor_details()
+    if any(len(d["quantization_parameters"]["scales"]) for d in details):
+        return "int8"
+    is_half = any(d["dtype"] is np.float16 for d in details)
+    return "float16" if is_half else "float32"

@@ -72,7 +72,8 @@ def check_calibration(model, samples, others=None):
     Args:
         model: A functional model.
         samples: list of arrays, one per input of the model.
-        others: The same of the data the file will be measured on, or None.
+        others: list of arrays of any shapes, one per input: the values of
+            the data the file will be measured on, or None.
 
     Raises:
         ValueError: Each input is one and the same number throughout, or the
@@ -89,7 +90,7 @@ def check_calibration(model, samples, others=None):
         )
     wrong = {}
     for x, y, z in zip(model.inputs, samples, others or ()):
-        means = float(np.abs(y).mean()), float(np.abs(z).mean())
+        means = [float(np.abs(a).mean(dtype=float)) for a in (y, z)]
         if "float" in x.dtype and max(means) > _LARGEST_RATIO * min(means):
             wrong[x.name] = tuple(float(f"{mean:.3g}") for mean in means)
     if wrong:
@@ -146,23 +147,24 @@ def as_arrays(model, batch, what, previous=None, limit=None):
             f"first: {expected}. Received: {shapes}. Pass batches: arrays, "
             "or dicts or lists of arrays."
         )
-    _check_values(model, arrays, what)
-    return [x.astype(y.dtype, copy=False) for x, y in zip(arrays, model.inputs)]
+    return _cast(model, arrays, what)
 
 
 def _in_order(model, batch):
-    known = [x.name for x in model.inputs]
-    if isinstance(batch, dict) and set(batch) == set(known):
-        return [batch[name] for name in known]
-    if isinstance(batch, dict):
-        # Keras sorts its keys, as `flatten` does.
-        known = getattr(model, "input", None)
-        known = sorted(known) if isinstance(known, dict) else []
-        batch = batch if sorted(batch) == known else []
-    return keras.tree.flatten(batch)
+    if not isinstance(batch, dict):
+        return keras.tree.flatten(batch)
+    own = getattr(model, "input", None)
+    if isinstance(own, dict) and set(batch) == set(own):
+        # Like the model's, in which Keras sorts the keys unless it is ordered.
+        return keras.tree.flatten(type(own)((key, batch[key]) for key in own))
+    names = [x.name for x in model.inputs]
+    if isinstance(own, dict) or set(batch) != set(names):
+        return []
+    return [batch[name] for name in names]
 
 
-def _check_values(model, arrays, what):
+def _cast(model, arrays, what):
+    """The arrays in the dtypes of the model's inputs, which can hold them."""
     dtypes = {x.name: str(y.dtype) for x, y in zip(model.inputs, arrays)}
     if any(x.dtype.kind in "OSUMmc" for x in arrays):
         raise ValueError(
@@ -170,21 +172,28 @@ def _check_values(model, arrays, what):
             f"Received: dtypes {dtypes}. Convert it as for "
             "`model.predict`, to float32 for instance."
         )
-    if not all(np.isfinite(x).all() for x in arrays):
+    with np.errstate(all="ignore"):  # what they warn of is refused below
+        cast = [
+            x.astype(y.dtype, copy=False) for x, y in zip(arrays, model.inputs)
+        ]
+    if not all(np.isfinite(x).all() for x in (*arrays, *cast)):
         raise ValueError(
-            f"Cannot export to LiteRT: {what} holds NaN or infinite values. "
-            "Remove the samples that have them."
+            f"Cannot export to LiteRT: {what} holds NaN or infinite values, "
+            f"or has them as {[x.dtype for x in model.inputs]}. Remove the "
+            "samples that have them."
         )
     cut = {
         x.name: x.dtype
-        for x, y in zip(model.inputs, arrays)
-        if "int" in x.dtype and not (y == np.trunc(y)).all()
+        for x, y, z in zip(model.inputs, arrays, cast)
+        if "int" in x.dtype and not (y == z).all()
     }
     if cut:
         raise ValueError(
-            f"Cannot export to LiteRT: {what} holds fractions where integers "
-            f"are expected: {cut}. Received: dtypes {dtypes}. Pass integers."
+            f"Cannot export to LiteRT: {what} holds fractions, or numbers out "
+            f"of range, where integers are expected: {cut}. Received: dtypes "
+            f"{dtypes}. Pass integers that fit."
         )
+    return cast
 
 
 def to_numpy(x):

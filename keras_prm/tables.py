@@ -29,7 +29,7 @@ def padded(rows):
 
 
 def markdown(rows, pad=True):
-    """Rows as a table in Markdown.
+    """Rows as a table in Markdown, where `|` in a cell is escaped.
 
     Args:
         rows: list of rows, each a sequence of as many str; the first is the
@@ -50,6 +50,7 @@ def markdown(rows, pad=True):
     # | dense | 1,728,312 |
     ```
     """
+    rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     rows = padded(rows) if pad else rows
     lines = [f"| {' | '.join(row)} |" for row in rows]
     rules = [f"{'-' * (len(cell) + 1)}:" if pad else "---" for cell in rows[0]]

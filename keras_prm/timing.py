@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import time
 
 import numpy as np
@@ -77,6 +78,7 @@ def latency(models, inputs, runs=50, warmup=5, num_threads=1):
             f"one run. Received: models of type {type(models).__name__}, "
             f"runs={runs}. For one model pass `[model]`."
         )
+    runs, warmup = operator.index(runs), operator.index(warmup)
     opened = [
         model
         if isinstance(model, LiteRTModel)

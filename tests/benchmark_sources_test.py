@@ -82,9 +82,19 @@ class FilesTest(parameterized.TestCase):
         with mock.patch.object(
             benchmark_sources.export, "export_litert"
         ) as export:
-            self.files([model, self.path], "int8", data)
+            self.files([model, self.path], "int8", data, 2)
         path = self.folder / "0.tflite"
-        export.assert_called_once_with(model, path, "int8", data, check=False)
+        export.assert_called_once_with(
+            model, path, "int8", data, check=False, batch_size=2
+        )
+
+    def test_batch_sizes_of_keras_models(self):
+        inputs = keras.Input(batch_shape=(4, 3))
+        own = keras.Model(inputs, layers.Dense(2)(inputs))
+        for model, size in ((dense(), 2), (own, 4)):
+            (file,) = self.files(model, None, None, 2)
+            shapes = file.open(1).input_shapes.values()
+            self.assertEqual({shape[0] for shape in shapes}, {size})
 
     def test_order_is_not_made_up(self):
         content = two_inputs()

@@ -1,5 +1,6 @@
 """Converting from every backend, in a process that runs on TensorFlow."""
 
+import errno
 import importlib.util
 import os
 import pathlib
@@ -74,6 +75,24 @@ class ProcessTest(exporting.ExportTestCase):
         names = list(LiteRTModel(self.path).input_shapes)
         self.assertCountEqual(names, ["apple", "zebra"])
 
+    @parameterized.parameters("single", "double", "sequential")
+    def test_inputs_without_names(self, kind):
+        """Their tensors are called otherwise once the model is loaded."""
+        inputs = [keras.Input((3,)), keras.Input((3,))]
+        model = {
+            "single": keras.Model(inputs[0], layers.Dense(2)(inputs[0])),
+            "double": keras.Model(inputs, layers.Subtract()(inputs)),
+            "sequential": keras.Sequential([inputs[0], layers.Dense(2)]),
+        }[kind]
+        convert(model, self.path)
+        names = conversion.input_names(model)
+        data = [np.full((2, 3), i + 1.0, "float32") for i in range(len(names))]
+        file = LiteRTModel(self.path, input_names=names)
+        y = keras.ops.convert_to_numpy(
+            model(data if kind == "double" else data[0])
+        )
+        np.testing.assert_allclose(file(data), y, rtol=1e-5, atol=1e-6)
+
     def test_what_cannot_be_imported(self):
         class Local(layers.Layer):
             def call(self, x):
@@ -96,6 +115,19 @@ class ProcessTest(exporting.ExportTestCase):
                 ValueError, "code -9.*Killed.*Free memory"
             ):
                 convert(exporting.dense_model(), self.path)
+
+    def test_disk_is_too_full_to_say_so(self):
+        """The worker dies of its error message, of which a part is left."""
+        text = "OSError: [Errno 28] No space left on device"
+
+        def run(command, **kwargs):
+            (command[-1] / conversion_worker.ERROR).write_text('{"type"')
+            return subprocess.CompletedProcess(command, 1, "", text)
+
+        with mock.patch.object(subprocess, "run", run):
+            with self.assertRaisesRegex(OSError, "No space left") as caught:
+                convert(exporting.dense_model(), self.path)
+        self.assertEqual(caught.exception.errno, errno.ENOSPC)
 
     def test_tensorflow_is_missing(self):
         with mock.patch.object(importlib.util, "find_spec", return_value=None):

@@ -3,9 +3,12 @@
 import keras
 import numpy as np
 from absl.testing import absltest
+from absl.testing import parameterized
 from keras import layers
 
 from keras_prm import conversion
+from keras_prm import rebuild
+from keras_prm.litert import LiteRTModel
 from tests import exporting
 from tests import zoo
 
@@ -20,6 +23,21 @@ class ConversionTest(exporting.ExportTestCase):
         settings = conversion.Settings()
         with self.assertRaisesRegex(ValueError, message):
             conversion.convert(view, self.path, settings, [])
+
+    @parameterized.parameters("class", "self", "None", "é", "_a", "1a", "a|b")
+    def test_names_that_are_no_names_of_arguments(self, name):
+        inputs = keras.Input((3,), name=name)
+        model = keras.Model(inputs, 2.0 * inputs)
+        conversion.convert(model, self.path, conversion.Settings(), [])
+        found = LiteRTModel(self.path).input_names
+        self.assertEqual(found, conversion.input_names(model))
+
+    def test_only_recurrent_layers_are_told_to_unroll(self):
+        text = "error: 'tf.Erfinv' op is neither a custom op nor a flex op"
+        model = exporting.dense_model()
+        self.assertEndsWith(conversion._reason(text, model), "Use others.")
+        text = text.replace("Erfinv", "TensorListReserve")
+        self.assertEndsWith(conversion._reason(text, model), "`unroll=True`.")
 
     def test_operations_are_named(self):
         self.assert_refused(
@@ -78,6 +96,21 @@ class RowsTest(absltest.TestCase):
         inputs = [keras.Input((3,), name=name) for name in ("b", "a b", "a_b")]
         model = keras.Model(inputs, layers.Add()(inputs))
         self.assertEqual(conversion.input_names(model), ["b", "a_b", "a_b_2"])
+
+    def test_input_names_differ(self):
+        names = ("a b", "a_b", "a_b_1")
+        inputs = [keras.Input((3,), name=name) for name in names]
+        model = keras.Model(inputs, layers.Add()(inputs))
+        self.assertLen(set(conversion.input_names(model)), 3)
+
+    def test_copies_have_the_same_input_names(self):
+        inputs = [keras.Input((3,)), keras.Input((3,))]
+        model = keras.Model(inputs, layers.Add()(inputs))
+        copies = model.from_config(model.get_config()), rebuild.strip(model)
+        for copy in copies:
+            self.assertEqual(
+                conversion.input_names(copy), conversion.input_names(model)
+            )
 
 
 if __name__ == "__main__":

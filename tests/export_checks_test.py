@@ -18,9 +18,21 @@ class ArgumentsTest(exporting.ExportTestCase):
             "Choose None or one of .*float16": (self.path, "int4"),
             "Pass some hundred typical": (self.path, "int8"),
             "Pass quantize='int8'": (self.path, None, None, True, None, True),
-            "Pass None for the default": (self.path, None, None, True, -1.0),
         }.items():
             self.assert_refused(message, model, *args)
+
+    @parameterized.parameters(-1.0, np.nan, "0.1")
+    def test_tolerance(self, tolerance):
+        self.assert_refused(
+            "Pass None for the default",
+            dense_model(),
+            self.path,
+            tolerance=tolerance,
+        )
+
+    def test_batch_size_of_numpy(self):
+        size = export_checks.batch_size(dense_model(), np.int64(4))
+        self.assertEqual((size, type(size)), (4, int))
 
     def test_path_is_a_folder(self):
         folder = self.folder / "folder.tflite"
@@ -53,11 +65,22 @@ class ArgumentsTest(exporting.ExportTestCase):
         unbuilt = keras.Sequential([keras.layers.Dense(2)])
         inputs = keras.Input((4,))
         half = keras.layers.Dense(2, dtype="mixed_float16", name="h")
-        half = keras.Model(inputs, half(inputs))
+        half = keras.Model(inputs, half(inputs), name="inner")
+        nested = keras.Model(inputs, half(inputs))
         self.assert_refused("Wrap it", Own(), self.path, error=TypeError)
         self.assert_refused("Wrap it", 3, self.path, error=TypeError)
         self.assert_refused("model.build", unbuilt, self.path)
         self.assert_refused("set_dtype_policy", half, self.path)
+        self.assert_refused("inner/h.*set_dtype", nested, self.path)
+
+    def test_a_functional_model_with_a_call_of_its_own(self):
+        class Own(keras.Model):
+            def call(self, x):
+                return 2.0 * super().call(x)
+
+        inputs = keras.Input((4,))
+        model = Own(inputs, keras.layers.Dense(2)(inputs))
+        self.assert_refused("Wrap it", model, self.path, error=TypeError)
 
     def test_weights_that_are_not_finite_are_named(self):
         inputs = keras.Input((3,))

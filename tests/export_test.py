@@ -159,6 +159,36 @@ class FileTest(exporting.ExportTestCase):
         report = export.export_litert(model, self.path, None, data)
         self.assertEqual(report.max_abs_error, 0.0)
 
+    def test_dict_keys_may_be_the_inputs_names_in_another_order(self):
+        """Data goes by key; the names of the tensors say something else."""
+        a, b = keras.Input((3,), name="q"), keras.Input((3,), name="p")
+        y = keras.layers.Subtract()([a, 2.0 * b])
+        with self.assertWarnsRegex(UserWarning, "must match the names"):
+            model = keras.Model({"p": a, "q": b}, {"y": y})
+        p = np.random.default_rng(0).normal(size=(40, 3))
+        data = {"p": p, "q": 0.0 * p}
+        report = export.export_litert(
+            model,
+            self.path,
+            evaluation_data=(data, p.astype("float32")),
+            metric="mean_absolute_error",
+        )
+        self.assertLess(report.model_score, 1e-6)
+        self.assertLess(report.file_score, 1e-6)
+
+    def test_keys_of_evaluation_data_may_differ_from_the_names(self):
+        a, b = keras.Input((3,), name="a"), keras.Input((3,), name="b")
+        with self.assertWarnsRegex(UserWarning, "must match the names"):
+            model = keras.Model({"x": a, "y": b}, keras.layers.Add()([a, b]))
+        x = np.ones((5, 3), "float32")
+        report = export.export_litert(
+            model,
+            self.path,
+            evaluation_data=({"x": x, "y": x}, 2.0 * x),
+            metric="mean_absolute_error",
+        )
+        self.assertEqual((report.model_score, report.file_score), (0, 0))
+
     def test_sequential_and_integer_inputs(self):
         model = keras.Sequential(
             [keras.Input((6,)), keras.layers.Embedding(5, 3)]
@@ -311,6 +341,19 @@ class FailureTest(exporting.ExportTestCase):
         super().setUp()
         self.needs_tensorflow()
 
+    def test_a_link_stays_and_what_it_names_is_written(self):
+        link = self.folder / "link.tflite"
+        link.symlink_to(self.path)
+        report = export.export_litert(dense_model(), link)
+        self.assertTrue(link.is_symlink())
+        self.assertEqual(report.path, str(link))
+        self.assertGreater(self.path.stat().st_size, 500)
+
+    def test_names_may_be_as_long_as_the_disk_takes(self):
+        path = self.folder / ("x" * 248 + ".tflite")
+        export.export_litert(dense_model(), path, check=False)
+        self.assertEqual(os.listdir(self.folder), [path.name])
+
     def test_destination_cannot_be_written(self):
         for path in (self.path / "x.tflite", self.path / "y" / "x.tflite"):
             self.assert_refused("a folder you may", dense_model(), path)
@@ -324,7 +367,7 @@ class FailureTest(exporting.ExportTestCase):
     def test_disk_is_full(self, owner, name, error):
         with mock.patch.object(owner, name, side_effect=error):
             self.assert_refused(
-                "No space left.*older file is as it was. Free space",
+                "No space left.*is as it was. Free space on the disk, or",
                 dense_model(),
                 self.path,
                 error=OSError,
@@ -334,7 +377,10 @@ class FailureTest(exporting.ExportTestCase):
         # Windows refuses to replace a file that is in use, for example.
         with mock.patch.object(os, "replace", side_effect=PermissionError):
             self.assert_refused(
-                "close what uses", dense_model(), self.path, error=OSError
+                "Close what uses the file, or",
+                dense_model(),
+                self.path,
+                error=OSError,
             )
 
     def test_operation_without_builtin_is_named_with_its_layer(self):
@@ -345,6 +391,13 @@ class FailureTest(exporting.ExportTestCase):
         row = reports.StripRow("no/kernel", (3, 3), (3, 2), 0, 0)
         kept = {"no/kernel": (None, (0, 2))}
         report = reports.StripReport((row,), (), 9, 6, kept=kept)
+        model = dense_model()
+        key = f"{model.layers[-1].name}/kernel"
+        row = reports.StripRow(key, (3, 5), (3, 2), 0, 0)
+        kept = {key: (None, (0, 2))}
+        narrow = reports.StripReport((row,), (), 9, 6, kept=kept)
+        width = r"\(2, 3\)}. Pass the report that `strip` returned"
+        self.assert_refused(width, model, self.path, report=narrow)
         for message, wrong, error in (
             ("`strip` returned with this model", report, ValueError),
             ("return_report=True", "report", TypeError),

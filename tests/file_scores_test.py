@@ -1,5 +1,8 @@
 """Scores of a model and its file. Needs no file: anything that predicts."""
 
+import functools
+from unittest import mock
+
 import keras
 import numpy as np
 from absl.testing import absltest
@@ -101,6 +104,37 @@ class EvaluationTest(parameterized.TestCase):
         self.assertAlmostEqual(found.model, expected[0], 5)
         self.assertAlmostEqual(found.file, expected[1], 5)
 
+    @parameterized.named_parameters(
+        ("loss", keras.losses.MeanSquaredError(), "mean_squared_error"),
+        ("partial", functools.partial(half), "partial"),
+    )
+    def test_other_callables(self, metric, name):
+        y = np.ones((300, 3))
+        weights = np.arange(300) < 150
+        found = self.scores((X, y, weights), metric)
+        predicted = self.model.predict(X, verbose=0)
+        expected = ((predicted - y)[:150] ** 2).mean()
+        self.assertEqual(found.metric, name)
+        expected = 0.5 if name == "partial" else expected
+        self.assertAlmostEqual(found.model, expected, 5)
+
+    def test_an_output_in_a_dict(self):
+        self.model = keras.Model(
+            {"x": self.model.input}, {"y": self.model.output}
+        )
+        self.view = self.model
+        with mock.patch.object(File, "predict", lambda _, x: np.ones((32, 3))):
+            found = self.scores(({"x": X[:32]}, self.best[:32]))
+        self.assertEqual(found.model, 1.0)
+
+    def test_256_rows_are_looked_at(self):
+        batches = ((X[i:][:1] * i, self.y[i:][:1]) for i in range(300))
+        evaluation = file_scores.Evaluation(self.view, batches)
+        (values,) = evaluation.inputs
+        expected = np.arange(256)[:, None] * X[:256]
+        np.testing.assert_allclose(values, expected.ravel(), rtol=1e-6)
+        self.assertEqual(evaluation.run(File(self.model)).num_samples, 300)
+
     def test_metric_objects_are_not_touched(self):
         metric = keras.metrics.MeanSquaredError()
         metric.update_state([[1.0]], [[3.0]])
@@ -148,6 +182,8 @@ class EvaluationTest(parameterized.TestCase):
         data = (X, self.y)
         with self.assertRaisesRegex(ValueError, "the name of a class of"):
             self.scores(data, "nonsense")
+        with self.assertRaisesRegex(ValueError, "the name of a class of"):
+            self.scores(data, keras.layers.Dense)
         with self.assertRaisesRegex(TypeError, "Give it a `get_config`"):
             self.scores(data, NotCopied(3))
         with self.assertRaisesRegex(ValueError, "Let it average"):

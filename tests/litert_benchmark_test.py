@@ -14,6 +14,7 @@ from absl.testing import parameterized
 from keras import layers
 
 from keras_prm import litert_benchmark
+from keras_prm import rebuild
 from keras_prm import timing
 from keras_prm.litert import LiteRTModel
 from keras_prm.litert_benchmark import benchmark
@@ -185,6 +186,25 @@ class RealBenchmarkTest(parameterized.TestCase):
             if sys.platform in ("linux", "darwin"):
                 self.assertGreater(row.peak_bytes, 0)
         data = found.to_dict()
+        self.assertEqual(json.loads(json.dumps(data)), data)
+
+    def test_recurrent_layers(self):
+        model = keras.Sequential([keras.Input((4, 3)), layers.GRU(2)])
+        found = benchmark(model, runs=1, memory=False)
+        self.assertLen(found.rows, 1)
+
+    def test_a_model_and_its_stripped_form_without_names(self):
+        inputs = [keras.Input((3,)), keras.Input((3,))]
+        x = layers.Concatenate()(inputs)
+        model = keras.Model(inputs, layers.Dense(2)(x))
+        models = {"dense": model, "small": rebuild.strip(model)}
+        self.assertLen(benchmark(models, runs=1, memory=False).rows, 2)
+
+    def test_numbers_of_numpy(self):
+        content = file_of(double, spec(None, 3))
+        numbers = dict(num_threads=np.int64(1), runs=np.uint8(2))
+        numbers |= dict(warmup=np.uint8(1), batch_size=np.int32(2))
+        data = benchmark(content, memory=False, **numbers).to_dict()
         self.assertEqual(json.loads(json.dumps(data)), data)
 
     def test_all_rows_calibrate(self):

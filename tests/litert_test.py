@@ -80,6 +80,16 @@ class LiteRTModelTest(parameterized.TestCase):
         for i, y in enumerate(litert.LiteRTModel(self.path)(ROWS)):
             np.testing.assert_array_equal(y, ROWS + i)
 
+    def test_keys_of_a_dict_of_outputs_are_in_order(self):
+        inputs = keras.Input((3,))
+        names = ("output_2", "output_10", "output_1")
+        outputs = {name: inputs + float(name[7:]) for name in names}
+        model = keras.Model(inputs, outputs)
+        model.export(self.path, format="litert", verbose=False)
+        expected = keras.tree.flatten(model(ROWS))
+        found = litert.LiteRTModel(self.path)(ROWS)
+        np.testing.assert_array_equal(found, expected)
+
     @parameterized.parameters("int8", "uint8")
     def test_quantised_inputs_and_outputs(self, int_type):
         model = litert.LiteRTModel(quantised(int_type))

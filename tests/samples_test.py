@@ -55,6 +55,7 @@ class RepresentativeTest(parameterized.TestCase):
         ("key", {"picture": np.ones((4, 3))}, "Pass batches"),
         ("nan", np.full((4, 3), np.nan), "Remove the samples"),
         ("infinity", np.full((4, 3), np.inf), "Remove the samples"),
+        ("infinite_as_float32", np.full((4, 3), 1e300), "Remove the samples"),
         ("text", np.full((4, 3), "a"), "to float32"),
         ("objects", np.full((4, 3), None), "to float32"),
         ("complex", np.full((4, 3), 1j), "to float32"),
@@ -70,6 +71,23 @@ class RepresentativeTest(parameterized.TestCase):
         self.assertEqual(found.dtype, np.int32)
         with self.assertRaisesRegex(ValueError, "tokens.*Pass integers"):
             samples.representative(token_model(), tokens + 0.5)
+        with self.assertRaisesRegex(ValueError, "tokens.*integers that fit"):
+            samples.representative(token_model(), tokens + 2.0**40)
+
+    def test_keys_before_names(self):
+        a, b = keras.Input((3,), name="q"), keras.Input((3,), name="p")
+        with self.assertWarnsRegex(UserWarning, "must match the names"):
+            model = keras.Model({"p": a, "q": b}, keras.layers.Add()([a, b]))
+        found = samples.representative(model, {"p": X, "q": -X})
+        named = dict(zip([x.name for x in model.inputs], found))
+        np.testing.assert_array_equal(named["q"], X)
+        np.testing.assert_array_equal(named["p"], -X)
+
+    def test_names_where_there_are_no_keys(self):
+        inputs = [keras.Input((3,), name=name) for name in "qp"]
+        model = keras.Model(inputs, keras.layers.Add()(inputs))
+        q, p = samples.representative(model, {"p": X, "q": -X})
+        np.testing.assert_array_equal((q, p), (-X, X))
 
 
 class CalibrationTest(parameterized.TestCase):
@@ -91,6 +109,10 @@ class CalibrationTest(parameterized.TestCase):
             else:
                 with self.assertRaisesRegex(ValueError, "x.*Scale both alike"):
                     samples.check_calibration(model, *pair)
+
+    def test_large_numbers(self):
+        x = X / np.abs(X).max() * np.float32(3e38)
+        samples.check_calibration(exporting.dense_model(), [x], [x])
 
     def test_range_of_integers_is_not_judged(self):
         tokens = np.arange(12).reshape(2, 6)

@@ -32,6 +32,12 @@ class TablesTest(parameterized.TestCase):
             "| dense |       |",
         )
 
+    def test_bars_in_cells(self):
+        self.assertEqual(
+            tables.markdown([["a|b"], ["c"]]),
+            "| a\\|b |\n|-----:|\n|    c |",
+        )
+
     def test_markdown_as_short_as_possible(self):
         self.assertEqual(
             tables.markdown(ROWS, pad=False),

@@ -74,6 +74,14 @@ class LatencyTest(absltest.TestCase):
             found = timing.latency(models, rows, runs=15, warmup=2)
         self.assertEqual(found, [1, 1, 1])
 
+    def test_numbers_of_numpy(self):
+        found = timing.latency(
+            [file_of(double, spec(None, 3))],
+            np.zeros((1, 3), "float32"),
+            *np.array([1, 1, 1], "uint8"),
+        )
+        self.assertLen(found, 1)
+
     def test_no_list_or_no_runs(self):
         for models, runs in ((b"abc", 5), ([b"abc"], 0)):
             with self.assertRaisesRegex(ValueError, r"pass `\[model\]`"):

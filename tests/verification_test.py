@@ -64,6 +64,9 @@ class VerifyTest(parameterized.TestCase):
             self.assertIn("The LiteRT file is DIFFERENT", str(found))
             self.assertIn("The stripped model is equal", str(found))
             export_litert(other, path, "float16")
+            self.assertFalse(verify(model, strip(model), path).ok)
+            # Too small for dynamic_range, which leaves such kernels as floats.
+            export_litert(other, path, "int8", np.eye(12))
             found = verify(model, strip(model), path)
         self.assertTrue(found.ok)
         self.assertIn("LiteRT file is quantised (not judged)", str(found))
@@ -84,6 +87,18 @@ class VerifyTest(parameterized.TestCase):
                 verdicts = [c.ok for c in found.comparisons]
                 self.assertEqual(verdicts, [False, equal])
                 self.assertTrue(verify(model, other, path, tolerance=0.01))
+
+    @parameterized.parameters((None, 1e-3), ("float16", 1e-2))
+    def test_images_in_uint8_are_not_quantised(self, mode, tolerance):
+        inputs = keras.Input((3,), dtype="uint8")
+        x = layers.Rescaling(1 / 255)(inputs)
+        model = keras.Model(inputs, layers.Dense(2)(x))
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "model.tflite"
+            export_litert(model, path, mode)
+            found = verify(model, strip(model), path)
+        self.assertEqual(found.comparisons[1].tolerance, tolerance)
+        self.assertTrue(found.ok)
 
     @parameterized.parameters(np.nan, np.inf)
     def test_what_is_not_finite_is_different(self, value):
