@@ -122,12 +122,12 @@ def _window(flat, live, keep, window):
     plain sum. Only boxes of just as many taps may have to choose.
     """
     boxes = Boxes(window)
-    level = ops.minimum(_level(live, keep), len(flat))
+    level = ops.minimum(_level(live, keep), math.prod(window))
     sums = boxes.sums(ops.sum(ops.maximum(flat, 0.0), axis=-1))
     smaller, most = _best(sums, ops.less(boxes.areas, level))
     numbers, exist = boxes.of_area(level)
     columns = _where(boxes.inside(numbers)[..., None], flat[None])
-    ranked = -ops.sort(-ops.reshape(columns, (len(numbers), -1)), axis=-1)
+    ranked = -ops.sort(-ops.reshape(columns, (numbers.shape[0], -1)), axis=-1)
     counts = ops.arange(ranked.shape[-1]) < keep
     # Maximum first: what is not inside is infinitely small.
     sums = ops.sum(ops.where(counts, ops.maximum(ranked, 0.0), 0.0), -1)
