@@ -91,10 +91,10 @@ class ColumnsTest(parameterized.TestCase):
         folder = self.enterContext(tempfile.TemporaryDirectory())
         self.enterContext(contextlib.chdir(folder))
         for block in blocks(DOCS / "columns.md"):
-            names["small"] = None
             exec(block, names)
             error = max_error(model, names["small"], zoo.inputs_of(model))
             self.assertLess(error, 1e-5)
+        self.assertEqual(names["plan"].kernels[0].column_pattern, "per_channel")
         found = [x for x in names["small"].layers if hasattr(x, "columns")]
         self.assertEqual({x.method for x in found}, {"pointwise"})
 

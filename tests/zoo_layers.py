@@ -389,11 +389,11 @@ def detector():
 def gathered_columns():
     x = inputs = keras.Input((6, 6, 3))
     x = layers.Conv2D(5, 3, padding="same", name="a")(x)
-    columns = [0, 6, 22, 44, 4, 21]
+    columns = [0, 6, 23, 44, 4, 21, 12]
     x = GatherColumns(columns, (3, 3), padding="same", method="slices")(x)
     x = layers.Conv2D(4, 1, activation="relu", name="b")(x)
     x = layers.Flatten()(x)
-    x = GatherColumns([3, 2, 50, 51, 52, 99], name="features")(x)
+    x = GatherColumns([3, 2, 50, 51, 52, 97], name="features")(x)
     return _head(inputs, x)
 
 
