@@ -45,6 +45,11 @@ def load(name, seed=0, smallest=28):
     }
 
 
+def padded(images, pixels):
+    """Images with `pixels` rows and columns of 0 on each side."""
+    return np.pad(images, ((0, 0), *[(pixels, pixels)] * 2, (0, 0)))
+
+
 class RandomShifts(keras.utils.PyDataset):
     """Batches of a `Split` in random order, each image shifted at random.
 
@@ -65,8 +70,7 @@ class RandomShifts(keras.utils.PyDataset):
         self.batch_size = batch_size
         self.pixels = pixels
         self.seed = seed
-        width = ((0, 0), (pixels, pixels), (pixels, pixels), (0, 0))
-        self.padded = np.pad(split.x, width)
+        self.padded = padded(split.x, pixels)
         self.set_epoch(0)
 
     def set_epoch(self, epoch):
@@ -79,15 +83,19 @@ class RandomShifts(keras.utils.PyDataset):
         return -(-len(self.order) // self.batch_size)
 
     def __getitem__(self, index):
+        height, width = self.split.x.shape[1:3]
+        rows, down, right = self.draw(index)
+        down = (down[:, None] + np.arange(height))[:, :, None]
+        right = (right[:, None] + np.arange(width))[:, None, :]
+        return self.padded[rows[:, None, None], down, right], self.split.y[rows]
+
+    def draw(self, index):
+        """Of batch `index`: the images, and where each crop begins."""
         start = index * self.batch_size
         rows = self.order[start : start + self.batch_size]
-        height, width = self.split.x.shape[1:3]
         # Of its own, since Keras reads some batches more than once.
         rng = np.random.default_rng((self.seed, self.epoch, index))
-        shifts = rng.integers(0, 2 * self.pixels + 1, (2, len(rows), 1))
-        down = (shifts[0] + np.arange(height))[:, :, None]
-        right = (shifts[1] + np.arange(width))[:, None, :]
-        return self.padded[rows[:, None, None], down, right], self.split.y[rows]
+        return rows, *rng.integers(0, 2 * self.pixels + 1, (2, len(rows)))
 
     def on_epoch_end(self):
         self.set_epoch(self.epoch + 1)

@@ -1,0 +1,173 @@
+"""Ways to a sparse network: ADMM, what else one would use, and ablations.
+
+Each starts from the trainer's dense network and spends the same number of
+epochs on it. Most take two rounds, the first of which leads to the recipe's
+*base*, a network that is small already and trains fast.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import keras
+
+import keras_prm
+from examples import frontier_training
+from examples import textbook_admm
+
+
+def by_admm(trainer, model, plan, epochs, taught=True):
+    """W is drawn to the plan's set, and pruned to it."""
+    wrapper = keras_prm.ADMMWrapper(
+        keras.optimizers.Adam(trainer.recipe.admm_rate),
+        plan,
+        rho=trainer.rho,
+        update_every=trainer.num_steps,
+    )
+    trainer.fit(model, wrapper, epochs, taught=taught)
+    keras_prm.hard_prune(model, plan)
+    return epochs
+
+
+def by_textbook_admm(trainer, model, plan, epochs, project, taught=True):
+    """The same with two buffers, and with a projection of one's choice."""
+    steps = trainer.num_steps
+    admm = textbook_admm.TextbookADMM(
+        model, plan, lambda epoch: trainer.rho(epoch * steps), project
+    )
+    adam = keras.optimizers.Adam(trainer.recipe.admm_rate)
+    trainer.fit(model, adam, epochs, [admm], taught, admm.penalty)
+    admm.prune(model)
+    return epochs
+
+
+def by_projecting_jointly(*args, **kwargs):
+    """Two buffers, and the projection of `ADMMWrapper`."""
+    return by_textbook_admm(*args, project=textbook_admm.joint, **kwargs)
+
+
+def by_filters_first(*args, **kwargs):
+    """Two buffers; filters are projected first, and then columns."""
+    return by_textbook_admm(
+        *args, project=textbook_admm.filters_first, **kwargs
+    )
+
+
+def at_once(trainer, model, plan, epochs, taught=True):
+    """What is smallest by L2 norm goes now."""
+    keras_prm.hard_prune(model, plan)
+    return 0
+
+
+def step_by_step(trainer, model, plan, epochs, taught=True):
+    """What is smallest by L2 norm goes while training, epoch by epoch."""
+    ramp = keras.optimizers.schedules.PolynomialDecay(
+        0.0, max(1, epochs - 1), 1.0, power=3
+    )
+    pruning = keras_prm.IterativePruning(plan, ramp=ramp)
+    adam = keras.optimizers.Adam(trainer.recipe.admm_rate)
+    trainer.fit(model, adam, epochs, [pruning], taught)
+    # A ramp of one epoch has only begun.
+    keras_prm.hard_prune(model, plan)
+    return epochs
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """How one gets to a point.
+
+    Args:
+        title: What tables call it.
+        sparsify: Takes a trainer, a model, a plan and a number of epochs;
+            trains and prunes the model; returns how many it used.
+        base: The same for the first round; None goes without it, all of its
+            epochs are for retraining then.
+        filters_only: Whether to go to the point's widths instead, which
+            store as many weights without leaving out columns.
+        taught: Whether the dense network teaches in the last round.
+    """
+
+    title: str
+    sparsify: Callable
+    base: Callable | None = by_admm
+    filters_only: bool = False
+    taught: bool = True
+
+
+METHODS = {
+    "admm": Method("ADMM", by_admm),
+    "one_shot": Method(
+        "filters by magnitude, at once", at_once, None, filters_only=True
+    ),
+    "iterative": Method(
+        "filters by magnitude, step by step",
+        step_by_step,
+        step_by_step,
+        filters_only=True,
+    ),
+    "untaught": Method("without distillation", by_admm, taught=False),
+    "two_buffers": Method("textbook ADMM, joint", by_projecting_jointly),
+    "filters_first": Method(
+        "textbook ADMM, filters then columns", by_filters_first
+    ),
+    "plan_at_once": Method("same plan by magnitude, at once", at_once),
+    "plan_step_by_step": Method(
+        "same plan by magnitude, step by step", step_by_step
+    ),
+}
+
+
+def prune(trainer, point, method):
+    """Prunes and retrains.
+
+    Returns:
+        Tuple of the network, in full precision and without unused paths, and
+        the account of the stages, a list.
+    """
+    recipe = trainer.recipe
+    if method.base is None:
+        model = trainer.dense_in_float32()
+        budget = recipe.base_admm_epochs + recipe.base_retrain_epochs
+    else:
+        name = f"base_{method.base.__name__}"
+        model = trainer.cached(name, lambda: _base(trainer, method.base))
+        budget = 0
+    budget += recipe.admm_epochs + recipe.retrain_epochs
+    stages = [
+        account("dense", trainer, trainer.dense_in_float32()),
+        account("first round", trainer, model),
+    ]
+    keep = recipe.kept(point, method.filters_only)
+    plan = recipe.plan(model, keep)
+    used = method.sparsify(
+        trainer, model, plan, recipe.admm_epochs, taught=method.taught
+    )
+    stages.append(account("pruned", trainer, model))
+    model = keras_prm.strip(model)
+    stages.append(account("unused paths", trainer, model))
+    trainer.retrain(model, budget - used, method.taught)
+    stages.append(account("retrained", trainer, model))
+    return model, stages
+
+
+def _base(trainer, sparsify):
+    """The first round. Retrains without unused paths: exact, and faster."""
+    recipe, model = trainer.recipe, trainer.dense()
+    plan = recipe.plan(model, recipe.base)
+    sparsify(trainer, model, plan, recipe.base_admm_epochs)
+    model = keras_prm.strip(trainer.in_float32(model))
+    trainer.retrain(model, recipe.base_retrain_epochs)
+    return model
+
+
+def account(stage, trainer, model):
+    """What a model holds and how well it does, never on the test split."""
+    costs = keras_prm.costs(model)
+    valid = trainer.data["valid"]
+    return {
+        "stage": stage,
+        "conv_weights": costs.conv_weights,
+        "weights": costs.weights,
+        "stored": costs.parameters,
+        "valid_accuracy": frontier_training.accuracy(model, valid),
+        "valid_log_likelihood": frontier_training.log_likelihood(model, valid),
+    }
