@@ -14,7 +14,6 @@ pruning, in an environment of its own.
 
 import concurrent.futures
 import functools
-import json
 import multiprocessing
 import os
 import pathlib
@@ -55,6 +54,7 @@ def main(argv):
     folder = pathlib.Path(FLAGS.output_dir)
     jobs = wanted_jobs(recipe)
     seeds = sorted({seed for _, _, seed in jobs})
+    first = first_rounds({method for method, _, _ in jobs})
     print(f"{len(jobs)} results wanted, {FLAGS.processes} at a time.")
     if FLAGS.processes > 1:  # one thread each; the new processes read this
         os.environ["TF_NUM_INTRAOP_THREADS"] = "1"
@@ -64,6 +64,8 @@ def main(argv):
     ) as pool:
         run = functools.partial(pool.submit, job, recipe, FLAGS.dataset, folder)
         wait([run("dense", None, seed) for seed in seeds])
+        # What several results start from, once.
+        wait([run("base", method, seed) for seed in seeds for method in first])
         wait([run(*one) for one in jobs])
     print(frontier_report.write(folder, recipe))
 
@@ -89,6 +91,15 @@ def wanted_jobs(recipe):
         for method in FLAGS.methods
         if frontier_jobs.applies(method, point, recipe)
     ]
+
+
+def first_rounds(methods):
+    """Of the methods, one for each first round that they go through."""
+    from examples import frontier_jobs
+
+    known = frontier_jobs.METHODS
+    bases = {known[name].base: name for name in sorted(methods)}
+    return [name for base, name in bases.items() if base is not None]
 
 
 def job(recipe, dataset, folder, method, point, seed):

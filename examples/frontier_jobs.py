@@ -18,7 +18,11 @@ from keras_prm import lowering_search
 from keras_prm import lowerings
 
 METHODS = frontier_methods.METHODS
-ELSEWHERE = "tfmot"  # its weights come from another environment
+RATIOS = (
+    ("conv_ratio", "conv_weights"),
+    ("ratio", "weights"),
+    ("stored_ratio", "stored"),
+)
 
 
 class FewestParameters(lowering_search.Lowerer):
@@ -47,16 +51,23 @@ def run(recipe, dataset, folder, name, point, seed):
     )
     if name == "dense":
         return dense(trainer)
+    if name == "base":
+        frontier_methods.start(trainer, METHODS[point])
+        return None
     path = folder / name / point / f"seed{seed}"
     method = METHODS[name]
     settings = recipe.settings(point, method.filters_only)
     settings["dataset"] = pathlib.Path(dataset).name
     if is_done(path, settings):
         return None
-    path.mkdir(parents=True, exist_ok=True)
-    model, stages = frontier_methods.prune(trainer, point, method)
-    model.save(path / "retrained.keras")
-    summary = finish(trainer, model, stages, path) | {
+    if method.sparsify is None:
+        summary = made_elsewhere(trainer, path)
+    else:
+        path.mkdir(parents=True, exist_ok=True)
+        model, stages = frontier_methods.prune(trainer, point, method)
+        model.save(path / "retrained.keras")
+        summary = finish(trainer, model, stages, path)
+    summary |= {
         "method": name,
         "point": point,
         "seed": seed,
@@ -86,20 +97,27 @@ def dense(trainer):
     return f"dense seed {trainer.seed}: {_text(summary)}"
 
 
+def made_elsewhere(trainer, path):
+    """A summary of weights that another environment pruned, as they are."""
+    try:
+        with np.load(path / "weights.npz") as weights:
+            weights = [weights[name] for name in weights.files]
+    except OSError:
+        raise FileNotFoundError(
+            f"There are no weights in {path}. Make them by "
+            "`python -m examples.frontier_tfmot`, in its own environment."
+        ) from None
+    model = trainer.dense_in_float32()
+    stages = [frontier_methods.account("dense", trainer, model)]
+    model.set_weights(weights)
+    stages.append(frontier_methods.account("pruned", trainer, model))
+    return written(trainer, model, stages, path)
+
+
 def finish(trainer, model, stages, path):
     """Purifies, strips and exports a retrained network, and measures it."""
-    valid = trainer.data["valid"]
-    keras_prm.purify(
-        model,
-        evaluate=lambda m: frontier_training.log_likelihood(m, valid),
-        max_drop=trainer.recipe.max_drop,
-    )
-    stages.append(frontier_methods.account("purified", trainer, model))
-    small = keras_prm.strip(model)
-    stages.append(
-        frontier_methods.account("unused paths again", trainer, small)
-    )
-    small = keras_prm.strip(model, lowering=FewestParameters())
+    small = frontier_methods.purified(trainer, model, stages)
+    small = keras_prm.strip(small, lowering=FewestParameters())
     stages.append(
         frontier_methods.account("without empty columns", trainer, small)
     )
@@ -111,12 +129,11 @@ def written(trainer, model, stages, path):
     model.save(path / "small.keras")
     export = keras_prm.export_litert(model, path / "small.tflite")
     first, last = stages[0], stages[-1]
+    ratios = {name: first[count] / last[count] for name, count in RATIOS}
     return {
         "stages": stages,
-        "conv_weights": last["conv_weights"],
-        "conv_ratio": first["conv_weights"] / last["conv_weights"],
-        "stored": last["stored"],
-        "stored_ratio": first["stored"] / last["stored"],
+        **{count: last[count] for _, count in RATIOS},
+        **ratios,
         "tflite_bytes": export.num_bytes,
         "max_abs_error": export.max_abs_error,
         "valid_accuracy": last["valid_accuracy"],
@@ -130,7 +147,7 @@ def written(trainer, model, stages, path):
 
 def _text(summary):
     return (
-        f"{summary['stored_ratio']:.0f}x stored, "
+        f"{summary['ratio']:.0f}x, {summary['stored_ratio']:.0f}x stored, "
         f"{summary['conv_ratio']:.0f}x CONV, "
         f"test {100 * summary['test_accuracy']:.2f}"
     )

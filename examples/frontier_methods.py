@@ -6,6 +6,7 @@ epochs on it. Most take two rounds, the first of which leads to the recipe's
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import keras
@@ -78,7 +79,8 @@ class Method:
     Args:
         title: What tables call it.
         sparsify: Takes a trainer, a model, a plan and a number of epochs;
-            trains and prunes the model; returns how many it used.
+            trains and prunes the model; returns how many it used. None:
+            another environment does all of it.
         base: The same for the first round; None goes without it, all of its
             epochs are for retraining then.
         filters_only: Whether to go to the point's widths instead, which
@@ -87,7 +89,7 @@ class Method:
     """
 
     title: str
-    sparsify: Callable
+    sparsify: Callable | None
     base: Callable | None = by_admm
     filters_only: bool = False
     taught: bool = True
@@ -104,6 +106,7 @@ METHODS = {
         step_by_step,
         filters_only=True,
     ),
+    "tfmot": Method("single weights, by tfmot", None),
     "untaught": Method("without distillation", by_admm, taught=False),
     "two_buffers": Method("textbook ADMM, joint", by_projecting_jointly),
     "filters_first": Method(
@@ -116,6 +119,25 @@ METHODS = {
 }
 
 
+def start(trainer, method):
+    """Where a method's last round begins.
+
+    Returns:
+        Tuple of the network, the account so far, and how many epochs are
+        left over from the first round.
+    """
+    if method.base is not None:
+        make = functools.partial(first_round, trainer, method.base)
+        return *trainer.cached(f"base_{method.base.__name__}", make), 0
+    model = trainer.dense_in_float32()
+    recipe = trainer.recipe
+    return (
+        model,
+        [account("dense", trainer, model)],
+        recipe.base_admm_epochs + recipe.base_retrain_epochs,
+    )
+
+
 def prune(trainer, point, method):
     """Prunes and retrains.
 
@@ -124,38 +146,49 @@ def prune(trainer, point, method):
         the account of the stages, a list.
     """
     recipe = trainer.recipe
-    if method.base is None:
-        model = trainer.dense_in_float32()
-        budget = recipe.base_admm_epochs + recipe.base_retrain_epochs
-    else:
-        name = f"base_{method.base.__name__}"
-        model = trainer.cached(name, lambda: _base(trainer, method.base))
-        budget = 0
-    budget += recipe.admm_epochs + recipe.retrain_epochs
-    stages = [
-        account("dense", trainer, trainer.dense_in_float32()),
-        account("first round", trainer, model),
-    ]
-    keep = recipe.kept(point, method.filters_only)
-    plan = recipe.plan(model, keep)
+    model, stages, left = start(trainer, method)
+    plan = recipe.plan(model, recipe.kept(point, method.filters_only))
     used = method.sparsify(
         trainer, model, plan, recipe.admm_epochs, taught=method.taught
     )
     stages.append(account("pruned", trainer, model))
     model = keras_prm.strip(model)
     stages.append(account("unused paths", trainer, model))
-    trainer.retrain(model, budget - used, method.taught)
+    left += recipe.admm_epochs + recipe.retrain_epochs - used
+    trainer.retrain(model, left, method.taught)
     stages.append(account("retrained", trainer, model))
     return model, stages
 
 
-def _base(trainer, sparsify):
-    """The first round. Retrains without unused paths: exact, and faster."""
+def first_round(trainer, sparsify):
+    """The recipe's base, purified, and its account.
+
+    Retrains without unused paths: that is exact, and faster.
+    """
     recipe, model = trainer.recipe, trainer.dense()
+    stages = [account("dense", trainer, trainer.dense_in_float32())]
     plan = recipe.plan(model, recipe.base)
     sparsify(trainer, model, plan, recipe.base_admm_epochs)
-    model = keras_prm.strip(trainer.in_float32(model))
+    model = trainer.in_float32(model)
+    stages.append(account("base: pruned", trainer, model))
+    model = keras_prm.strip(model)
+    stages.append(account("base: unused paths", trainer, model))
     trainer.retrain(model, recipe.base_retrain_epochs)
+    stages.append(account("base: retrained", trainer, model))
+    return purified(trainer, model, stages, "base: "), stages
+
+
+def purified(trainer, model, stages, prefix=""):
+    """Purifies on the validation split, and strips what that cut off."""
+    valid = trainer.data["valid"]
+    keras_prm.purify(
+        model,
+        evaluate=lambda m: frontier_training.log_likelihood(m, valid),
+        max_drop=trainer.recipe.max_drop,
+    )
+    stages.append(account(f"{prefix}purified", trainer, model))
+    model = keras_prm.strip(model)
+    stages.append(account(f"{prefix}unused paths again", trainer, model))
     return model
 
 

@@ -1,22 +1,17 @@
 """Tables and a picture of a frontier, from its `summary.json` files alone."""
 
 import json
-import math
 import pathlib
 import statistics
 
+from examples import frontier_methods
 from keras_prm import tables
+
+COMPARED = ("admm", "one_shot", "iterative", "tfmot")
 
 # Compression by CONV weights and accuracy, LeNet-5 on MNIST, as printed in
 # arXiv 1908.10017, table 1; the last row is that of arXiv 1905.00136.
 PAPER = ((39.23, 0.9920), (87.93, 0.9906), (231.82, 0.9848))
-TITLES = {
-    "admm": "ADMM",
-    "one_shot": "magnitude, one-shot",
-    "iterative": "magnitude, iterative",
-    "tfmot": "tfmot, unstructured",
-    "dense": "dense",
-}
 
 
 def read(folder):
@@ -59,10 +54,9 @@ def frontier(folder, recipe):
         lines.append(_row("dense", "", full))
     results = read(folder)
     for point in recipe.points:
-        for method, title in TITLES.items():
-            rows = results.get((method, point))
-            if rows:
-                lines.append(_row(point, title, rows))
+        for name, method in frontier_methods.METHODS.items():
+            if rows := results.get((name, point)):
+                lines.append(_row(point, method.title, rows))
     return tables.markdown(lines)
 
 
@@ -72,7 +66,7 @@ def _row(point, title, rows):
         first = rows[0]["stages"][0][count]
         last = statistics.median(row["stages"][-1][count] for row in rows)
         cells += [tables.number(last), f"{first / last:.1f}x"]
-    return [*cells, tables.number(median(rows, "tflite_bytes")), len(rows)]
+    return [*cells, tables.number(median(rows, "tflite_bytes")), f"{len(rows)}"]
 
 
 def account(folder, recipe, method="admm"):
@@ -131,13 +125,13 @@ def picture(folder, recipe, path):
     results = read(folder)
     for place, (ratio, title) in enumerate(
         (
-            ("stored_ratio", "whole model: 431,080 / stored parameters"),
-            ("conv_ratio", "CONV layers: 25,500 / weights that are not zero"),
+            ("ratio", "compression of the whole model, by nonzero weights"),
+            ("conv_ratio", "compression of CONV layers, by nonzero weights"),
         ),
         1,
     ):
         axes = figure.add_subplot(1, 2, place)
-        for method, name in TITLES.items():
+        for method in COMPARED:
             points = [
                 rows
                 for point in recipe.points
@@ -153,7 +147,7 @@ def picture(folder, recipe, path):
                     [m - min(s) for m, s in zip(middles, spans)],
                     [max(s) - m for m, s in zip(middles, spans)],
                 ],
-                label=name,
+                label=frontier_methods.METHODS[method].title,
                 capsize=2,
                 marker=".",
             )
@@ -164,3 +158,14 @@ def picture(folder, recipe, path):
     axes.plot(*zip(*[(x, 100 * y) for x, y in PAPER]), "k*", label="paper")
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=110)
+
+
+def write(folder, recipe):
+    """Writes `frontier.md` and `frontier.png`; returns the table."""
+    folder = pathlib.Path(folder)
+    text = frontier(folder, recipe)
+    (folder / "frontier.md").write_text(
+        f"{text}\n\n{account(folder, recipe)}\n"
+    )
+    picture(folder, recipe, folder / "frontier.png")
+    return text

@@ -117,7 +117,8 @@ def train(recipe, data, folder, point, seed):
     with np.load(dense / "weights.npz") as weights:
         model.set_weights([weights[key] for key in weights])
     ramp, last = (
-        len(batches) * recipe[name] for name in ("admm_epochs", "retrain_epochs")
+        len(batches) * recipe[name]
+        for name in ("admm_epochs", "retrain_epochs")
     )
     model = pruned(model, recipe["points"][point], 0, ramp)
     rate = Rate(recipe["admm_rate"], ramp, recipe["retrain_rate"], last)

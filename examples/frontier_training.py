@@ -1,5 +1,6 @@
 """How a point of a frontier is trained: one network, one seed, one recipe."""
 
+import json
 import os
 
 import keras
@@ -36,7 +37,9 @@ class Trainer:
 
     def dense_in_float32(self):
         """The dense network; trained if it was not yet."""
-        return self.cached("dense", lambda: self.in_float32(self._dense()))
+        return self.cached(
+            "dense", lambda: (self.in_float32(self._dense()), [])
+        )[0]
 
     def _dense(self):
         recipe = self.recipe
@@ -52,12 +55,17 @@ class Trainer:
         return model
 
     def cached(self, name, make):
-        """A model that is made once and read from then on."""
+        """A model and its account, made once and read from then on."""
         path = self.folder / f"{name}.keras"
+        account = self.folder / f"{name}.json"
         if not path.exists():
-            model = make()
-            _save_whole(lambda p: model.save(p), path)
-        return keras.models.load_model(path, compile=False)
+            model, stages = make()
+            _save_whole(lambda p: p.write_text(json.dumps(stages)), account)
+            _save_whole(model.save, path)
+        return (
+            keras.models.load_model(path, compile=False),
+            json.loads(account.read_text()),
+        )
 
     def in_float32(self, model):
         """A copy in full precision of a network at full width."""
@@ -143,6 +151,7 @@ class Trainer:
         model.compile(
             optimizer,
             loss,
+            steps_per_execution=10,
             # XLA's convolutions are several times slower on a CPU.
             jit_compile=False if on_tensorflow else "auto",
         )

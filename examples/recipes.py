@@ -104,6 +104,8 @@ class Recipe:
     def plan(self, model, keep):
         """The `SparsityPlan` that keeps so much of a chain of layers.
 
+        What has less already keeps all of it.
+
         Args:
             model: The network, at any width.
             keep: dict from the name of a layer to `(filters, columns)`.
@@ -112,9 +114,11 @@ class Recipe:
         for name, size, columns in _sizes(model, keep):
             if name in keep:
                 filters_kept, columns_kept = keep[name]
-                targets[name] = {"filters": 1 - (filters_kept or size) / size}
+                kept = min(filters_kept or size, size)
+                targets[name] = {"filters": 1 - kept / size}
                 if columns_kept is not None:
-                    targets[name]["columns"] = 1 - columns_kept / columns
+                    share = min(columns_kept / columns, 1.0)
+                    targets[name]["columns"] = 1 - share
                     targets[name]["column_pattern"] = self.column_pattern
         return keras_prm.SparsityPlan.explicit(model, targets)
 
@@ -129,4 +133,5 @@ def _sizes(model, keep):
         if getattr(layer, "kernel", None) is not None:
             *rows, size = layer.kernel.shape
             yield layer.name, size, round(math.prod(rows) * share)
-            share = (keep.get(layer.name, (None,))[0] or size) / size
+            kept = keep.get(layer.name, (None,))[0] or size
+            share = min(kept, size) / size
