@@ -14,6 +14,7 @@ pruning, in an environment of its own.
 
 import concurrent.futures
 import functools
+import json
 import multiprocessing
 import os
 import pathlib
@@ -53,6 +54,7 @@ def main(argv):
         recipe = recipe.quick()
     folder = pathlib.Path(FLAGS.output_dir)
     jobs = wanted_jobs(recipe)
+    claim(folder, recipe.first_round() | {"dataset": FLAGS.dataset})
     seeds = sorted({seed for _, _, seed in jobs})
     first = first_rounds({method for method, _, _ in jobs})
     print(f"{len(jobs)} results wanted, {FLAGS.processes} at a time.")
@@ -68,6 +70,31 @@ def main(argv):
         wait([run("base", method, seed) for seed in seeds for method in first])
         wait([run(*one) for one in jobs])
     print(frontier_report.write(folder, recipe))
+
+
+def claim(folder, settings):
+    """Makes the folder one for these settings; exits if it is of others.
+
+    What several results start from is made once and found by its name.
+    """
+    path = folder / "first_round.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            path.write_text(json.dumps(settings, indent=1))
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise SystemExit(
+            f"Cannot use {folder} ({error}). Choose another --output_dir."
+        ) from None
+    other = sorted(
+        name for name in settings if settings[name] != found.get(name)
+    )
+    if other:
+        raise SystemExit(
+            f"What is in {folder} began with other settings: {other} differ. "
+            "Choose another --output_dir, or delete this one."
+        )
 
 
 def wanted_jobs(recipe):

@@ -112,9 +112,9 @@ METHODS = {
     "filters_first": Method(
         "textbook ADMM, filters then columns", by_filters_first
     ),
-    "plan_at_once": Method("same plan by magnitude, at once", at_once),
+    "plan_at_once": Method("same plan by magnitude, at once", at_once, None),
     "plan_step_by_step": Method(
-        "same plan by magnitude, step by step", step_by_step
+        "same plan by magnitude, step by step", step_by_step, step_by_step
     ),
 }
 

@@ -22,7 +22,7 @@ import keras
 from absl import app
 from absl import flags
 from absl import logging
-from keras import layers
+from networks import lenet5
 
 import keras_prm
 from keras_prm import report
@@ -59,23 +59,6 @@ flags.DEFINE_enum(
     "What `strip` makes of empty columns in the last stage.",
 )
 flags.DEFINE_bool("quick", False, "Everything in a short form, as a test.")
-
-
-def lenet5(input_shape, num_classes):
-    """The 20-50-500 form, 430,500 kernel weights on 28x28x1 images."""
-    return keras.Sequential(
-        [
-            keras.Input(input_shape),
-            layers.Conv2D(20, 5, activation="relu", name="conv1"),
-            layers.MaxPooling2D(2, name="pool1"),
-            layers.Conv2D(50, 5, activation="relu", name="conv2"),
-            layers.MaxPooling2D(2, name="pool2"),
-            layers.Flatten(name="flatten"),
-            layers.Dense(500, activation="relu", name="fc1"),
-            layers.Dense(num_classes, name="logits"),
-        ],
-        name="lenet5",
-    )
 
 
 class Run:

@@ -87,10 +87,18 @@ class Recipe:
 
     def settings(self, point, filters_only=False):
         """All that a result of this point depends on, plain values."""
+        shared = self._without("points", "widths", "shipped")
+        return shared | {"keep": self.kept(point, filters_only)}
+
+    def first_round(self):
+        """All that the dense network and the base depend on."""
+        return self._without(
+            *("points", "widths", "shipped", "admm_epochs", "retrain_epochs")
+        )
+
+    def _without(self, *names):
         values = dataclasses.asdict(self)
-        for name in ("points", "widths", "shipped"):
-            del values[name]
-        return values | {"keep": self.kept(point, filters_only)}
+        return {k: v for k, v in values.items() if k not in names}
 
     def quick(self):
         """The same in one epoch each, to see that all works."""

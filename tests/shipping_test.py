@@ -1,0 +1,106 @@
+"""Tests of the pruned models that live in the repository."""
+
+import copy
+import hashlib
+import json
+import pathlib
+import shutil
+import tempfile
+
+import keras
+import numpy as np
+from absl.testing import parameterized
+
+import keras_prm
+from examples import image_data
+from examples import shipping
+
+RESULTS = pathlib.Path(shipping.__file__).with_name("results")
+FOLDERS = sorted(path.parent for path in RESULTS.glob("*/*/summary.json"))
+NAMES = [folder.name for folder in FOLDERS]
+
+
+def images(num):
+    rng = np.random.default_rng(num)
+    x = rng.uniform(size=(num, 28, 28, 1)).astype("float32")
+    return image_data.Split(x, rng.integers(0, 10, num))
+
+
+class ShippedTest(parameterized.TestCase):
+    def test_there_are_three(self):
+        self.assertLen(FOLDERS, 3)
+
+    @parameterized.named_parameters(zip(NAMES, FOLDERS))
+    def test_the_files_are_those_that_were_measured(self, folder):
+        summary = json.loads((folder / "summary.json").read_text())
+        for name, claim in summary["files"].items():
+            content = (folder / name).read_bytes()
+            self.assertLen(content, claim["bytes"])
+            self.assertEqual(
+                hashlib.sha256(content).hexdigest(), claim["sha256"]
+            )
+
+    @parameterized.named_parameters(zip(NAMES, FOLDERS))
+    def test_the_file_computes_what_the_model_does(self, folder):
+        model = keras.models.load_model(folder / "small.keras", compile=False)
+        file = keras_prm.LiteRTModel(folder / "small.tflite")
+        for num in (1, 7):
+            x = images(num).x
+            expected = model.predict(x, verbose=0)
+            np.testing.assert_allclose(
+                file(x), expected, atol=1e-5 * np.abs(expected).max()
+            )
+        int8 = keras_prm.LiteRTModel(folder / "int8.tflite")(x)
+        self.assertEqual(int8.shape, (7, 10))
+        self.assertTrue(np.isfinite(int8).all())
+
+    @parameterized.named_parameters(zip(NAMES, FOLDERS))
+    def test_the_compression_is_what_is_claimed(self, folder):
+        summary = json.loads((folder / "summary.json").read_text())
+        model = keras.models.load_model(folder / "small.keras", compile=False)
+        stored = sum(int(np.prod(w.shape)) for w in model.weights)
+        self.assertEqual(summary["stored"], stored)
+        self.assertAlmostEqual(summary["stored_ratio"], 431_080 / stored)
+        self.assertAlmostEqual(
+            summary["conv_ratio"], 25_500 / summary["conv_weights"]
+        )
+
+    def test_a_false_claim_is_found(self):
+        folder = FOLDERS[0]
+        test = images(50)
+        found = shipping.claimed(folder, test)
+        self.assertEmpty(shipping.differences(found, found))
+        claims = copy.deepcopy(found)
+        claims["stored"] -= 1
+        claims["test_accuracies"]["small.tflite"] += 0.02
+        self.assertLen(shipping.differences(claims, found), 2)
+
+    def test_check_counts_false_claims(self):
+        folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        shutil.copytree(FOLDERS[0], folder / "point")
+        # These images are not those the accuracies were measured on.
+        self.assertEqual(shipping.check(folder, images(50)), 3)
+
+
+class MiddleTest(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.folder = pathlib.Path(
+            self.enterContext(tempfile.TemporaryDirectory())
+        )
+
+    @parameterized.parameters(((0.9,), 0), ((0.9, 0.7, 0.8), 2))
+    def test_the_middle_by_validation_accuracy(self, accuracies, middle):
+        for seed, accuracy in enumerate(accuracies):
+            path = self.folder / f"seed{seed}"
+            path.mkdir()
+            (path / "summary.json").write_text(
+                json.dumps({"valid_accuracy": accuracy})
+            )
+        self.assertEqual(
+            shipping.middle(self.folder), self.folder / f"seed{middle}"
+        )
+
+    def test_no_results(self):
+        with self.assertRaisesRegex(SystemExit, "Make them by"):
+            shipping.middle(self.folder)
