@@ -116,19 +116,23 @@ def train(recipe, data, folder, point, seed):
     model = lenet5(data["train"].x.shape[1:], batches.logits.shape[-1])
     with np.load(dense / "weights.npz") as weights:
         model.set_weights([weights[key] for key in weights])
-    ramp, last = (
-        len(batches) * recipe[name]
-        for name in ("admm_epochs", "retrain_epochs")
+    last = recipe["retrain_epochs"]
+    first = sum(
+        recipe[name]
+        for name in ("base_admm_epochs", "base_retrain_epochs", "admm_epochs")
     )
+    ramp = first * len(batches)
     model = pruned(model, recipe["points"][point], 0, ramp)
-    rate = Rate(recipe["admm_rate"], ramp, recipe["retrain_rate"], last)
+    rate = Rate(
+        recipe["admm_rate"], ramp, recipe["retrain_rate"], last * len(batches)
+    )
     loss = distillation.Distillation(
         recipe["distillation"], recipe["temperature"]
     )
     model.compile(tf_keras.optimizers.Adam(rate), loss.call)
     model.fit(
         dataset(batches),
-        epochs=recipe["admm_epochs"] + recipe["retrain_epochs"],
+        epochs=first + last,
         callbacks=[sparsity.UpdatePruningStep()],
         verbose=2,
     )
