@@ -61,13 +61,14 @@ def at_once(trainer, model, plan, epochs, taught=True):
 
 def step_by_step(trainer, model, plan, epochs, taught=True):
     """What is smallest by L2 norm goes while training, epoch by epoch."""
-    ramp = keras.optimizers.schedules.PolynomialDecay(
-        0.0, max(1, epochs - 1), 1.0, power=3
-    )
+    ramp = None  # a ramp of one epoch would never end
+    if epochs > 1:
+        ramp = keras.optimizers.schedules.PolynomialDecay(
+            0.0, epochs - 1, 1.0, power=3
+        )
     pruning = keras_prm.IterativePruning(plan, ramp=ramp)
     adam = keras.optimizers.Adam(trainer.recipe.admm_rate)
     trainer.fit(model, adam, epochs, [pruning], taught)
-    # A ramp of one epoch has only begun.
     keras_prm.hard_prune(model, plan)
     return epochs
 

@@ -193,10 +193,9 @@ class JobsTest(parameterized.TestCase):
         path = self.folder / method / "half" / "seed0" / "summary.json"
         return json.loads(path.read_text())
 
-    @parameterized.parameters(
-        name for name, m in frontier_methods.METHODS.items() if m.sparsify
-    )
-    def test_every_method_makes_a_small_model_and_says_so(self, method):
+    # The others go through the same, with one of these as their first round.
+    @parameterized.parameters("admm", "one_shot", "plan_step_by_step")
+    def test_a_method_makes_a_small_model_and_says_so(self, method):
         self.assertIn(method, self.run_job(method))
         summary = self.summary(method)
         path = self.folder / method / "half" / "seed0"
@@ -208,9 +207,9 @@ class JobsTest(parameterized.TestCase):
         )
         names = [stage["stage"] for stage in summary["stages"]]
         self.assertLen(set(names), len(names))
-        weights = [stage["weights"] for stage in summary["stages"]]
-        self.assertEqual(sorted(weights[-5:], reverse=True), weights[-5:])
-        self.assertLess(weights[-1], 2000)
+        stored = [stage["stored"] for stage in summary["stages"]]
+        self.assertEqual(sorted(stored, reverse=True), stored)
+        self.assertLess(stored[-1], 2000)
 
     def test_what_is_there_is_not_made_again(self):
         self.assertIsNotNone(self.run_job("one_shot"))
