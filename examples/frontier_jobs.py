@@ -116,7 +116,7 @@ def made_elsewhere(trainer, path):
 
 def finish(trainer, model, stages, path):
     """Purifies, strips and exports a retrained network, and measures it."""
-    small = frontier_methods.purified(trainer, model, stages)
+    small, stages = frontier_methods.purified(trainer, model, stages)
     small = keras_prm.strip(small, lowering=FewestParameters())
     stages.append(
         frontier_methods.account("without empty columns", trainer, small)

@@ -162,7 +162,12 @@ def prune(trainer, point, method):
 
 
 def first_round(trainer, sparsify):
-    """The recipe's base, purified, and its account.
+    """The recipe's base, purified, and its account."""
+    return purified(trainer, *unpurified_base(trainer, sparsify), "base: ")
+
+
+def unpurified_base(trainer, sparsify):
+    """The recipe's base as it was retrained, and its account.
 
     Retrains without unused paths: that is exact, and faster.
     """
@@ -176,21 +181,28 @@ def first_round(trainer, sparsify):
     stages.append(account("base: unused paths", trainer, model))
     trainer.retrain(model, recipe.base_retrain_epochs)
     stages.append(account("base: retrained", trainer, model))
-    return purified(trainer, model, stages, "base: "), stages
+    return model, stages
 
 
-def purified(trainer, model, stages, prefix=""):
-    """Purifies on the validation split, and strips what that cut off."""
+def purified(
+    trainer, model, stages, prefix="", max_drop=None, sweeps="fixed_point"
+):
+    """Purifies on the validation split, and strips what that cut off.
+
+    Returns:
+        Tuple of the network and its account, which goes on from `stages`.
+    """
     valid = trainer.data["valid"]
     keras_prm.purify(
         model,
         evaluate=lambda m: frontier_training.log_likelihood(m, valid),
-        max_drop=trainer.recipe.max_drop,
+        max_drop=trainer.recipe.max_drop if max_drop is None else max_drop,
+        sweeps=sweeps,
     )
-    stages.append(account(f"{prefix}purified", trainer, model))
+    stages = [*stages, account(f"{prefix}purified", trainer, model)]
     model = keras_prm.strip(model)
     stages.append(account(f"{prefix}unused paths again", trainer, model))
-    return model
+    return model, stages
 
 
 def account(stage, trainer, model):

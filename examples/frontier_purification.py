@@ -1,0 +1,112 @@
+r"""What purification and path removal take off, on a budget, and at what cost.
+
+    python -m examples.frontier_purification --dataset=path/to/mnist.npz
+
+Purifies the base of a recipe, as it was retrained after its first round of
+ADMM, in several ways: not at all, by one sweep over the layers, as the paper
+prints it, and to a fixed point, on budgets of validation log likelihood.
+Where `examples.frontier` left a dense network, that is what it starts from.
+Accuracies are on the validation split; the test split is not touched.
+"""
+
+import os
+import pathlib
+import statistics
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+from absl import app
+from absl import flags
+
+from examples import frontier_jobs
+from examples import frontier_methods
+from examples import frontier_training
+from examples import recipes
+from keras_prm import tables
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("dataset", None, "The path of an .npz file, or of TFDS.")
+flags.DEFINE_string(
+    "recipe",
+    str(pathlib.Path(__file__).with_name("recipes") / "lenet5_mnist.json"),
+    "The recipe.",
+)
+flags.DEFINE_string("output_dir", "runs/frontier", "Of `examples.frontier`.")
+flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds.")
+flags.DEFINE_list("budgets", ["0", "0.002", "0.005", "0.01"], "`max_drop`.")
+SWEEPS = ("single", "fixed_point")
+
+
+def accounts(trainer):
+    """dict from `(sweeps, budget)` to what purification leaves, one seed."""
+
+    def retrained():
+        model, stages = trainer.cached("unpurified_by_admm", make)
+        return model, stages[-1]
+
+    def make():
+        return frontier_methods.unpurified_base(
+            trainer, frontier_methods.by_admm
+        )
+
+    found = {("none", ""): retrained()[1]}
+    for sweeps in SWEEPS:
+        for budget in FLAGS.budgets:
+            _, stages = frontier_methods.purified(
+                *(trainer, retrained()[0], []),
+                max_drop=float(budget),
+                sweeps=sweeps,
+            )
+            found[sweeps, budget] = stages[-1]
+    return found
+
+
+def table(by_seed):
+    """Markdown: medians over the seeds, factors against no purification."""
+    lines = [
+        ("sweeps", "budget", "CONV weights", "factor", "weights", "factor")
+        + ("stored", "factor", "valid", "lost")
+    ]
+    for key in by_seed[0]:
+        cells = list(key)
+        for count in ("conv_weights", "weights", "stored"):
+            left = [found[key][count] for found in by_seed]
+            factors = [
+                found["none", ""][count] / found[key][count]
+                for found in by_seed
+            ]
+            cells.append(tables.number(statistics.median(left)))
+            cells.append(f"{statistics.median(factors):.2f}x")
+        valid = [100 * found[key]["valid_accuracy"] for found in by_seed]
+        before = [
+            100 * found["none", ""]["valid_accuracy"] for found in by_seed
+        ]
+        cells.append(f"{statistics.median(valid):.2f}")
+        lost = [b - a for a, b in zip(valid, before)]
+        cells.append(f"{statistics.median(lost):.2f}")
+        lines.append(cells)
+    return tables.markdown(lines)
+
+
+def main(argv):
+    del argv
+    if FLAGS.dataset is None:
+        raise SystemExit("Which images? Give --dataset=PATH.npz.")
+    recipe = recipes.Recipe.load(FLAGS.recipe)
+    folder = pathlib.Path(FLAGS.output_dir) / "dense"
+    by_seed = [
+        accounts(
+            frontier_training.Trainer(
+                recipe,
+                frontier_jobs.load(FLAGS.dataset, int(seed)),
+                folder / f"seed{seed}",
+                int(seed),
+            )
+        )
+        for seed in FLAGS.seeds
+    ]
+    print(table(by_seed))
+
+
+if __name__ == "__main__":
+    app.run(main)
