@@ -18,7 +18,6 @@ import json
 import multiprocessing
 import os
 import pathlib
-import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -54,21 +53,24 @@ def main(argv):
         recipe = recipe.quick()
     folder = pathlib.Path(FLAGS.output_dir)
     jobs = wanted_jobs(recipe)
-    claim(folder, recipe.first_round() | {"dataset": FLAGS.dataset})
     seeds = sorted({seed for _, _, seed in jobs})
     first = first_rounds({method for method, _, _ in jobs})
+    claim(folder, recipe.first_round() | {"dataset": FLAGS.dataset})
     print(f"{len(jobs)} results wanted, {FLAGS.processes} at a time.")
     if FLAGS.processes > 1:  # one thread each; the new processes read this
         os.environ["TF_NUM_INTRAOP_THREADS"] = "1"
         os.environ["TF_NUM_INTEROP_THREADS"] = "1"
     with concurrent.futures.ProcessPoolExecutor(
-        FLAGS.processes, multiprocessing.get_context("spawn")
+        FLAGS.processes,
+        multiprocessing.get_context("spawn"),
+        max_tasks_per_child=1,  # what they compile piles up
     ) as pool:
-        run = functools.partial(pool.submit, job, recipe, FLAGS.dataset, folder)
-        wait([run("dense", None, seed) for seed in seeds])
-        # What several results start from, once.
-        wait([run("base", method, seed) for seed in seeds for method in first])
-        wait([run(*one) for one in jobs])
+        run = functools.partial(
+            pool.submit, in_turn, recipe, folder, FLAGS.dataset
+        )
+        # What several results start from, once: one after another by seed.
+        wait([run([(m, None, s) for m in first]) for s in seeds])
+        wait([run(list(group)) for group in grouped(jobs, recipe)])
     print(frontier_report.write(folder, recipe))
 
 
@@ -125,27 +127,36 @@ def first_rounds(methods):
     from examples import frontier_jobs
 
     known = frontier_jobs.METHODS
-    bases = {known[name].base: name for name in sorted(methods)}
-    return [name for base, name in bases.items() if base is not None]
+    return list({known[name].after: name for name in sorted(methods)}.values())
 
 
-def job(recipe, dataset, folder, method, point, seed):
-    """Makes one result, in a process of its own; a line that says so."""
+def grouped(jobs, recipe):
+    """Jobs that start from each other's results together, in their order."""
+    groups = {}
+    for method, point, seed in jobs:
+        chain = tuple(recipe.before(point)[:1]) or (point,)
+        groups.setdefault((method, chain, seed), []).append(
+            (method, point, seed)
+        )
+    return groups.values()
+
+
+def in_turn(recipe, folder, dataset, jobs):
+    """Does jobs one after another, in a process of its own."""
     from examples import frontier_jobs
 
-    start = time.time()
-    line = frontier_jobs.run(recipe, dataset, folder, method, point, seed)
-    return line and f"{line} ({time.time() - start:.0f} s)"
+    for method, point, seed in jobs:
+        if point is None:
+            frontier_jobs.prepare(recipe, dataset, folder, method, seed)
+        else:
+            frontier_jobs.run(recipe, dataset, folder, method, point, seed)
 
 
 def wait(futures):
-    """Prints what the jobs return, as they end."""
-    for number, future in enumerate(
-        concurrent.futures.as_completed(futures), 1
-    ):
-        line = future.result()
-        if line:
-            print(f"[{number}/{len(futures)}] {line}", flush=True)
+    """Waits for all; an error of one is raised when the others are done."""
+    concurrent.futures.wait(futures)
+    for future in futures:
+        future.result()
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import platform
+import time
 
 import keras
 import numpy as np
@@ -45,27 +46,27 @@ def applies(name, point, recipe):
 
 
 def run(recipe, dataset, folder, name, point, seed):
-    """Makes a result unless it is there; a line about it, or None."""
-    trainer = frontier_training.Trainer(
-        recipe, load(dataset, seed), folder / "dense" / f"seed{seed}", seed
-    )
-    if name == "dense":
-        return dense(trainer)
-    if name == "base":
-        frontier_methods.start(trainer, METHODS[point])
-        return None
-    path = folder / name / point / f"seed{seed}"
+    """Makes a result unless it is there, and prints a line about it.
+
+    What it starts from has to be there: the dense network, the base (see
+    `prepare`) and the point before.
+    """
+    began = time.time()
     method = METHODS[name]
+    path = folder / name / point / f"seed{seed}"
     settings = recipe.settings(point, method.filters_only)
     settings["dataset"] = pathlib.Path(dataset).name
     if is_done(path, settings):
-        return None
+        return
+    trainer = trainer_of(recipe, dataset, folder, seed)
     if method.sparsify is None:
         summary = made_elsewhere(trainer, path)
     else:
         path.mkdir(parents=True, exist_ok=True)
-        model, stages = frontier_methods.prune(trainer, point, method)
-        model.save(path / "retrained.keras")
+        beginning = start(trainer, folder, method, point)
+        model, stages = frontier_methods.prune(
+            trainer, point, method, *beginning
+        )
         summary = finish(trainer, model, stages, path)
     summary |= {
         "method": name,
@@ -74,7 +75,59 @@ def run(recipe, dataset, folder, name, point, seed):
         "settings": settings,
     }
     write_json(path / "summary.json", summary)
-    return f"{name} {point} seed {seed}: {_text(summary)}"
+    say(f"{name} {point} seed {seed}", summary, began)
+
+
+def prepare(recipe, dataset, folder, name, seed):
+    """Makes what results of a method start from, unless it is there."""
+    began = time.time()
+    trainer = trainer_of(recipe, dataset, folder, seed)
+    path = trainer.folder / "summary.json"
+    if not path.exists():
+        summary = dense(trainer)
+        write_json(path, summary)
+        say(f"dense seed {seed}", summary, began)
+    base(trainer, METHODS[name].after)
+
+
+def trainer_of(recipe, dataset, folder, seed):
+    """The `Trainer` of a seed."""
+    return frontier_training.Trainer(
+        recipe, load(dataset, seed), folder / "dense" / f"seed{seed}", seed
+    )
+
+
+def base(trainer, name):
+    """The base by a method and its account; the dense network for None."""
+    if name is None:
+        model = trainer.dense_in_float32()
+        return model, [frontier_methods.account("dense", trainer, model)]
+    sparsify = METHODS[name].sparsify
+    return trainer.cached(
+        f"base_{sparsify.__name__}",
+        lambda: frontier_methods.first_round(trainer, sparsify),
+    )
+
+
+def start(trainer, folder, method, point):
+    """Where a method starts from, and the account of that."""
+    before = trainer.recipe.before(point)
+    if method.after is None or not before:
+        return base(trainer, method.after)
+    path = folder / method.after / before[-1] / f"seed{trainer.seed}"
+    try:
+        summary = json.loads((path / "summary.json").read_text())
+    except OSError:
+        raise FileNotFoundError(
+            f"{point} starts from what '{method.after}' has at {before[-1]}, "
+            f"and there is nothing in {path}. Make that first, by "
+            f"--methods={method.after} --points={before[-1]}."
+        ) from None
+    model = keras.models.load_model(path / "stripped.keras", compile=False)
+    return model, [
+        summary["stages"][0],
+        frontier_methods.account(f"from {before[-1]}", trainer, model),
+    ]
 
 
 @functools.cache
@@ -84,17 +137,12 @@ def load(dataset, seed):
 
 
 def dense(trainer):
-    """Trains the dense network and measures its `.tflite` file."""
-    path = trainer.folder / "summary.json"
-    if path.exists():
-        return None
+    """Trains the dense network; a summary of its `.tflite` file."""
     model = trainer.dense_in_float32()
     trainer.teacher_logits()
     np.savez(trainer.folder / "weights.npz", *model.get_weights())
     stages = [frontier_methods.account("dense", trainer, model)]
-    summary = written(trainer, model, stages, trainer.folder)
-    write_json(path, summary | {"method": "dense", "seed": trainer.seed})
-    return f"dense seed {trainer.seed}: {_text(summary)}"
+    return written(trainer, model, stages, trainer.folder)
 
 
 def made_elsewhere(trainer, path):
@@ -116,7 +164,9 @@ def made_elsewhere(trainer, path):
 
 def finish(trainer, model, stages, path):
     """Purifies, strips and exports a retrained network, and measures it."""
+    model.save(path / "retrained.keras")
     small, stages = frontier_methods.purified(trainer, model, stages)
+    small.save(path / "stripped.keras")
     small = keras_prm.strip(small, lowering=FewestParameters())
     stages.append(
         frontier_methods.account("without empty columns", trainer, small)
@@ -145,11 +195,16 @@ def written(trainer, model, stages, path):
     }
 
 
-def _text(summary):
-    return (
-        f"{summary['ratio']:.0f}x, {summary['stored_ratio']:.0f}x stored, "
+def say(what, summary, began):
+    """Prints a line about a result."""
+    print(
+        f"{what}: {summary['ratio']:.0f}x, "
+        f"{summary['stored_ratio']:.0f}x stored, "
         f"{summary['conv_ratio']:.0f}x CONV, "
-        f"test {100 * summary['test_accuracy']:.2f}"
+        f"valid {100 * summary['valid_accuracy']:.2f}, "
+        f"test {100 * summary['test_accuracy']:.2f} "
+        f"({time.time() - began:.0f} s)",
+        flush=True,
     )
 
 

@@ -1,12 +1,11 @@
 """Ways to a sparse network: ADMM, what else one would use, and ablations.
 
-Each starts from the trainer's dense network and spends the same number of
-epochs on it. Most take two rounds, the first of which leads to the recipe's
-*base*, a network that is small already and trains fast.
+All spend as many epochs on the way from the dense network to a point. Most
+go in rounds: first to the recipe's *base*, a network that is small already
+and trains fast, and then from point to point of a chain.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 
 import keras
@@ -82,16 +81,17 @@ class Method:
         sparsify: Takes a trainer, a model, a plan and a number of epochs;
             trains and prunes the model; returns how many it used. None:
             another environment does all of it.
-        base: The same for the first round; None goes without it, all of its
-            epochs are for retraining then.
+        after: Name of the method whose result at the point before is where
+            it starts; None: the dense network. All epochs that have led the
+            others there are for retraining then.
         filters_only: Whether to go to the point's widths instead, which
             store as many weights without leaving out columns.
-        taught: Whether the dense network teaches in the last round.
+        taught: Whether the dense network teaches.
     """
 
     title: str
     sparsify: Callable | None
-    base: Callable | None = by_admm
+    after: str | None = "admm"
     filters_only: bool = False
     taught: bool = True
 
@@ -104,10 +104,10 @@ METHODS = {
     "iterative": Method(
         "filters by magnitude, step by step",
         step_by_step,
-        step_by_step,
+        "iterative",
         filters_only=True,
     ),
-    "tfmot": Method("single weights, by tfmot", None),
+    "tfmot": Method("single weights, by tfmot", None, None),
     "untaught": Method("without distillation", by_admm, taught=False),
     "two_buffers": Method("textbook ADMM, joint", by_projecting_jointly),
     "filters_first": Method(
@@ -115,48 +115,38 @@ METHODS = {
     ),
     "plan_at_once": Method("same plan by magnitude, at once", at_once, None),
     "plan_step_by_step": Method(
-        "same plan by magnitude, step by step", step_by_step, step_by_step
+        "same plan by magnitude, step by step",
+        step_by_step,
+        "plan_step_by_step",
     ),
 }
 
 
-def start(trainer, method):
-    """Where a method's last round begins.
-
-    Returns:
-        Tuple of the network, the account so far, and how many epochs are
-        left over from the first round.
-    """
-    if method.base is not None:
-        make = functools.partial(first_round, trainer, method.base)
-        return *trainer.cached(f"base_{method.base.__name__}", make), 0
-    model = trainer.dense_in_float32()
-    recipe = trainer.recipe
-    return (
-        model,
-        [account("dense", trainer, model)],
-        recipe.base_admm_epochs + recipe.base_retrain_epochs,
-    )
-
-
-def prune(trainer, point, method):
+def prune(trainer, point, method, start, stages):
     """Prunes and retrains.
 
+    Args:
+        trainer: The `Trainer`.
+        point: Name of the point.
+        method: The `Method`.
+        start: The network to start from, in full precision; changed.
+        stages: The account so far, a list.
+
     Returns:
-        Tuple of the network, in full precision and without unused paths, and
-        the account of the stages, a list.
+        Tuple of the network without unused paths, and its account.
     """
     recipe = trainer.recipe
-    model, stages, left = start(trainer, method)
-    plan = recipe.plan(model, recipe.kept(point, method.filters_only))
+    plan = recipe.plan(start, recipe.kept(point, method.filters_only))
     used = method.sparsify(
-        trainer, model, plan, recipe.admm_epochs, taught=method.taught
+        trainer, start, plan, recipe.admm_epochs, taught=method.taught
     )
-    stages.append(account("pruned", trainer, model))
-    model = keras_prm.strip(model)
+    stages = [*stages, account("pruned", trainer, start)]
+    model = keras_prm.strip(start)
     stages.append(account("unused paths", trainer, model))
-    left += recipe.admm_epochs + recipe.retrain_epochs - used
-    trainer.retrain(model, left, method.taught)
+    epochs = recipe.admm_epochs + recipe.retrain_epochs - used
+    if method.after is None:
+        epochs = recipe.epochs_to(point) - used
+    trainer.retrain(model, epochs, method.taught)
     stages.append(account("retrained", trainer, model))
     return model, stages
 

@@ -102,6 +102,14 @@ class Rate(tf_keras.optimizers.schedules.LearningRateSchedule):
         )
 
 
+def epochs_to(recipe, point):
+    """As of `examples.recipes.Recipe`, which needs another environment."""
+    chain = next(chain for chain in recipe["chains"] if point in chain)
+    rounds = chain.index(point) + 1
+    first = recipe["base_admm_epochs"] + recipe["base_retrain_epochs"]
+    return first + rounds * (recipe["admm_epochs"] + recipe["retrain_epochs"])
+
+
 def train(recipe, data, folder, point, seed):
     """The weights of one result, as a list of arrays."""
     tf_keras.utils.set_random_seed(seed)
@@ -117,10 +125,7 @@ def train(recipe, data, folder, point, seed):
     with np.load(dense / "weights.npz") as weights:
         model.set_weights([weights[key] for key in weights])
     last = recipe["retrain_epochs"]
-    first = sum(
-        recipe[name]
-        for name in ("base_admm_epochs", "base_retrain_epochs", "admm_epochs")
-    )
+    first = epochs_to(recipe, point) - last
     ramp = first * len(batches)
     model = pruned(model, recipe["points"][point], 0, ramp)
     rate = Rate(

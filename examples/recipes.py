@@ -22,6 +22,8 @@ class Recipe:
             the name of a layer to `(filters, columns)`. Columns are counted
             in one filter, dead input channels left out. A layer that is not
             named keeps all.
+        chains: tuple of tuples of names of points: each starts from what
+            came out at the one before, the first from the base.
         widths: dict from the name of a point to the number of filters by
             layer with which a network without any empty column stores as
             many weights: what pruning filters alone is compared at.
@@ -47,6 +49,7 @@ class Recipe:
 
     network: str
     points: dict
+    chains: tuple
     widths: dict
     shipped: tuple = ()
     batch_size: int = 128
@@ -85,15 +88,30 @@ class Recipe:
             return {name: (size, None) for name, size in widths.items()}
         return self.points[point]
 
+    def before(self, point):
+        """The points of a chain that come before one, a list."""
+        for chain in self.chains:
+            if point in chain:
+                return list(chain[: chain.index(point)])
+        return []
+
+    def epochs_to(self, point):
+        """Epochs from the dense network to a point, all rounds together."""
+        rounds = len(self.before(point)) + 1
+        first = self.base_admm_epochs + self.base_retrain_epochs
+        return first + rounds * (self.admm_epochs + self.retrain_epochs)
+
     def settings(self, point, filters_only=False):
         """All that a result of this point depends on, plain values."""
-        shared = self._without("points", "widths", "shipped")
-        return shared | {"keep": self.kept(point, filters_only)}
+        shared = self._without("points", "chains", "widths", "shipped")
+        way = [*self.before(point), point]
+        return shared | {"keep": [self.kept(p, filters_only) for p in way]}
 
     def first_round(self):
         """All that the dense network and the base depend on."""
         return self._without(
-            *("points", "widths", "shipped", "admm_epochs", "retrain_epochs")
+            *("points", "chains", "widths", "shipped"),
+            *("admm_epochs", "retrain_epochs"),
         )
 
     def _without(self, *names):

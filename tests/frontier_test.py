@@ -40,7 +40,11 @@ def recipe(**changes):
     return recipes.Recipe(
         network="lenet5",
         base={"conv1": [6, None], "conv2": [8, None], "fc1": [20, None]},
-        points={"half": {"conv1": [3, 10], "conv2": [4, 30], "fc1": [8, 20]}},
+        points={
+            "half": {"conv1": [3, 10], "conv2": [4, 30], "fc1": [8, 20]},
+            "quarter": {"conv1": [2, 9], "conv2": [3, 15], "fc1": [6, 12]},
+        },
+        chains=[["half", "quarter"]],
         widths={"half": {"conv1": 2, "conv2": 3, "fc1": 6}},
         batch_size=32,
         dense_epochs=1,
@@ -86,6 +90,23 @@ class RecipesTest(parameterized.TestCase):
             self.assertLen(widths, 3)
             a, b = sizes.values()
             self.assertBetween(b / a, 0.9, 1.1, point)
+
+    def test_chains(self):
+        found = recipe()
+        self.assertEqual(found.before("quarter"), ["half"])
+        self.assertEqual(found.before("half"), [])
+        self.assertEqual(found.epochs_to("half"), 2 + 2)
+        self.assertEqual(found.epochs_to("quarter"), 2 + 2 * 2)
+
+    def test_settings_tell_what_a_result_depends_on(self):
+        one = recipe().settings("half")
+        self.assertNotEqual(one, recipe(rho=1.0).settings("half"))
+        self.assertNotEqual(one, recipe().settings("quarter"))
+        self.assertEqual(one, recipe(shipped=("half",)).settings("half"))
+
+    def test_a_file_that_is_no_recipe(self):
+        with self.assertRaisesRegex(SystemExit, "no recipe"):
+            recipes.Recipe.load(__file__)
 
 
 class DistillationTest(parameterized.TestCase):
@@ -184,20 +205,17 @@ class JobsTest(parameterized.TestCase):
             )
         )
 
-    def run_job(self, method, changed=None):
-        return frontier_jobs.run(
-            changed or recipe(), "d.npz", self.folder, method, "half", 0
-        )
-
-    def summary(self, method):
-        path = self.folder / method / "half" / "seed0" / "summary.json"
-        return json.loads(path.read_text())
+    def run_job(self, method, point="half", changed=None):
+        found = changed or recipe()
+        frontier_jobs.prepare(found, "d.npz", self.folder, method, 0)
+        frontier_jobs.run(found, "d.npz", self.folder, method, point, 0)
+        path = self.folder / method / point / "seed0"
+        return json.loads((path / "summary.json").read_text())
 
     # The others go through the same, with one of these as their first round.
     @parameterized.parameters("admm", "one_shot", "plan_step_by_step")
     def test_a_method_makes_a_small_model_and_says_so(self, method):
-        self.assertIn(method, self.run_job(method))
-        summary = self.summary(method)
+        summary = self.run_job(method)
         path = self.folder / method / "half" / "seed0"
         small = keras.models.load_model(path / "small.keras", compile=False)
         self.assertEqual(summary["stored"], keras_prm.costs(small).parameters)
@@ -211,11 +229,26 @@ class JobsTest(parameterized.TestCase):
         self.assertEqual(sorted(stored, reverse=True), stored)
         self.assertLess(stored[-1], 2000)
 
+    def test_a_chain_goes_on_where_the_point_before_ended(self):
+        with self.assertRaisesRegex(FileNotFoundError, "--points=half"):
+            self.run_job("admm", "quarter")
+        half = self.run_job("admm")
+        quarter = self.run_job("admm", "quarter")
+        stages = {stage["stage"]: stage for stage in quarter["stages"]}
+        first = stages["from half"]
+        last = half["stages"][-2]
+        self.assertEqual(last["stage"], "unused paths again")
+        self.assertEqual(first | {"stage": ""}, last | {"stage": ""})
+        self.assertLess(quarter["stored"], half["stored"])
+
     def test_what_is_there_is_not_made_again(self):
-        self.assertIsNotNone(self.run_job("one_shot"))
-        self.assertIsNone(self.run_job("one_shot"))
-        other = recipe(retrain_rate=1e-3)
-        self.assertIsNotNone(self.run_job("one_shot", other))
+        path = self.folder / "one_shot" / "half" / "seed0" / "summary.json"
+        times = []
+        for changed in (None, None, recipe(retrain_rate=1e-3)):
+            self.run_job("one_shot", changed=changed)
+            times.append(path.stat().st_mtime_ns)
+        self.assertEqual(times[0], times[1])
+        self.assertGreater(times[2], times[1])
 
     def test_weights_of_another_environment_are_measured_as_they_are(self):
         with self.assertRaisesRegex(FileNotFoundError, "frontier_tfmot"):
@@ -225,8 +258,7 @@ class JobsTest(parameterized.TestCase):
         path = self.folder / "tfmot" / "half" / "seed0"
         path.mkdir(parents=True)
         np.savez(path / "weights.npz", *weights)
-        self.run_job("tfmot")
-        summary = self.summary("tfmot")
+        summary = self.run_job("tfmot")
         self.assertEqual(summary["conv_weights"], 25_000)
         self.assertEqual(summary["stored_ratio"], 1.0)
 
