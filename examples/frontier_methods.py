@@ -9,13 +9,14 @@ import dataclasses
 from collections.abc import Callable
 
 import keras
+import numpy as np
 
 import keras_prm
 from examples import frontier_training
 from examples import textbook_admm
 
 
-def by_admm(trainer, model, plan, epochs, taught=True):
+def by_admm(trainer, model, plan, epochs, taught=False):
     """W is drawn to the plan's set, and pruned to it."""
     wrapper = keras_prm.ADMMWrapper(
         keras.optimizers.Adam(trainer.recipe.admm_rate),
@@ -25,10 +26,9 @@ def by_admm(trainer, model, plan, epochs, taught=True):
     )
     trainer.fit(model, wrapper, epochs, taught=taught)
     keras_prm.hard_prune(model, plan)
-    return epochs
 
 
-def by_textbook_admm(trainer, model, plan, epochs, project, taught=True):
+def by_textbook_admm(trainer, model, plan, epochs, project, taught=False):
     """The same with two buffers, and with a projection of one's choice."""
     steps = trainer.num_steps
     admm = textbook_admm.TextbookADMM(
@@ -37,7 +37,6 @@ def by_textbook_admm(trainer, model, plan, epochs, project, taught=True):
     adam = keras.optimizers.Adam(trainer.recipe.admm_rate)
     trainer.fit(model, adam, epochs, [admm], taught, admm.penalty)
     admm.prune(model)
-    return epochs
 
 
 def by_projecting_jointly(*args, **kwargs):
@@ -52,13 +51,12 @@ def by_filters_first(*args, **kwargs):
     )
 
 
-def at_once(trainer, model, plan, epochs, taught=True):
-    """What is smallest by L2 norm goes now."""
+def at_once(trainer, model, plan, epochs, taught=False):
+    """What has least energy goes now, no epoch is spent on it."""
     keras_prm.hard_prune(model, plan)
-    return 0
 
 
-def step_by_step(trainer, model, plan, epochs, taught=True):
+def step_by_step(trainer, model, plan, epochs, taught=False):
     """What is smallest by L2 norm goes while training, epoch by epoch."""
     ramp = None  # a ramp of one epoch would never end
     if epochs > 1:
@@ -69,7 +67,6 @@ def step_by_step(trainer, model, plan, epochs, taught=True):
     adam = keras.optimizers.Adam(trainer.recipe.admm_rate)
     trainer.fit(model, adam, epochs, [pruning], taught)
     keras_prm.hard_prune(model, plan)
-    return epochs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +76,8 @@ class Method:
     Args:
         title: What tables call it.
         sparsify: Takes a trainer, a model, a plan and a number of epochs;
-            trains and prunes the model; returns how many it used. None:
-            another environment does all of it.
+            trains and prunes the model. None: another environment does
+            all of it.
         after: Name of the method whose result at the point before is where
             it starts; None: the dense network. All epochs that have led the
             others there are for retraining then.
@@ -93,7 +90,7 @@ class Method:
     sparsify: Callable | None
     after: str | None = "admm"
     filters_only: bool = False
-    taught: bool = True
+    taught: bool = False
 
 
 METHODS = {
@@ -108,16 +105,23 @@ METHODS = {
         filters_only=True,
     ),
     "tfmot": Method("single weights, by tfmot", None, None),
-    "untaught": Method("without distillation", by_admm, taught=False),
-    "two_buffers": Method("textbook ADMM, joint", by_projecting_jointly),
-    "filters_first": Method(
-        "textbook ADMM, filters then columns", by_filters_first
+    "plan_at_once": Method(
+        "filters and columns by magnitude, at once", at_once, None
     ),
-    "plan_at_once": Method("same plan by magnitude, at once", at_once, None),
     "plan_step_by_step": Method(
-        "same plan by magnitude, step by step",
+        "filters and columns by magnitude, step by step",
         step_by_step,
         "plan_step_by_step",
+    ),
+    "taught": Method(
+        "ADMM, distillation in the last round", by_admm, taught=True
+    ),
+    "two_buffers": Method(
+        "textbook ADMM in the last round", by_projecting_jointly
+    ),
+    "filters_first": Method(
+        "textbook ADMM, filters then columns, in the last round",
+        by_filters_first,
     ),
 }
 
@@ -136,40 +140,39 @@ def prune(trainer, point, method, start, stages):
         Tuple of the network without unused paths, and its account.
     """
     recipe = trainer.recipe
+    end = recipe.epochs_to(point)
+    if method.after is None:
+        trainer.epoch = 0
+    else:
+        trainer.epoch = end - recipe.admm_epochs - recipe.retrain_epochs
     plan = recipe.plan(start, recipe.kept(point, method.filters_only))
-    used = method.sparsify(
+    method.sparsify(
         trainer, start, plan, recipe.admm_epochs, taught=method.taught
     )
     stages = [*stages, account("pruned", trainer, start)]
     model = keras_prm.strip(start)
     stages.append(account("unused paths", trainer, model))
-    epochs = recipe.admm_epochs + recipe.retrain_epochs - used
-    if method.after is None:
-        epochs = recipe.epochs_to(point) - used
-    trainer.retrain(model, epochs, method.taught)
+    trainer.retrain(model, end - trainer.epoch, method.taught)
     stages.append(account("retrained", trainer, model))
     return model, stages
 
 
-def first_round(trainer, sparsify):
-    """The recipe's base, purified, and its account."""
-    return purified(trainer, *unpurified_base(trainer, sparsify), "base: ")
-
-
-def unpurified_base(trainer, sparsify):
+def first_round(trainer, sparsify, dense):
     """The recipe's base as it was retrained, and its account.
 
-    Retrains without unused paths: that is exact, and faster.
+    It is retrained without unused paths: that is exact, and faster.
     """
-    recipe, model = trainer.recipe, trainer.dense()
-    stages = [account("dense", trainer, trainer.dense_in_float32())]
+    recipe = trainer.recipe
+    trainer.epoch = 0
+    stages = [account("dense", trainer, dense)]
+    model = trainer.network(recipe.precision, dense.get_weights())
     plan = recipe.plan(model, recipe.base)
     sparsify(trainer, model, plan, recipe.base_admm_epochs)
     model = trainer.in_float32(model)
     stages.append(account("base: pruned", trainer, model))
     model = keras_prm.strip(model)
     stages.append(account("base: unused paths", trainer, model))
-    trainer.retrain(model, recipe.base_retrain_epochs)
+    trainer.retrain(model, recipe.base_epochs - trainer.epoch)
     stages.append(account("base: retrained", trainer, model))
     return model, stages
 
@@ -202,8 +205,17 @@ def account(stage, trainer, model):
     return {
         "stage": stage,
         "conv_weights": costs.conv_weights,
-        "weights": costs.weights,
+        "weights": num_kernel_weights(model),
         "stored": costs.parameters,
         "valid_accuracy": frontier_training.accuracy(model, valid),
         "valid_log_likelihood": frontier_training.log_likelihood(model, valid),
     }
+
+
+def num_kernel_weights(model):
+    """Entries of kernels that are not zero: the count of papers."""
+    return sum(
+        int(np.count_nonzero(keras.ops.convert_to_numpy(weight)))
+        for weight in model.weights
+        if len(weight.shape) > 1
+    )

@@ -4,29 +4,42 @@ import json
 import pathlib
 import statistics
 
-from examples import frontier_methods
+from examples.frontier_methods import METHODS
 from keras_prm import tables
 
-COMPARED = ("admm", "one_shot", "iterative", "tfmot")
-
-# Compression by CONV weights and accuracy, LeNet-5 on MNIST, as printed in
-# arXiv 1908.10017, table 1; the last row is that of arXiv 1905.00136.
+# Compression of CONV weights and accuracy of LeNet-5 on MNIST, as printed in
+# arXiv 1908.10017; the last is the one of arXiv 1905.00136.
 PAPER = ((39.23, 0.9920), (87.93, 0.9906), (231.82, 0.9848))
+COMPARED = ("admm", "plan_step_by_step", "iterative", "one_shot", "tfmot")
 
 
-def read(folder):
-    """All results: dict from `(method, point)` to summaries, by seed."""
+def read(folder, recipe):
+    """All results of a recipe: dict from `(method, point)` to summaries.
+
+    Those of other settings, left from another recipe, are not among them.
+    """
+    training = recipe.settings()
     found = {}
     for path in sorted(pathlib.Path(folder).glob("*/*/seed*/summary.json")):
         row = json.loads(path.read_text())
-        found.setdefault((row["method"], row["point"]), []).append(row)
+        if "method" in row and _is_of(recipe, training, row):
+            found.setdefault((row["method"], row["point"]), []).append(row)
     return found
 
 
-def dense(folder):
-    """The summaries of the dense networks, by seed."""
-    paths = sorted(pathlib.Path(folder).glob("dense/seed*/summary.json"))
-    return [json.loads(path.read_text()) for path in paths]
+def _is_of(recipe, training, row):
+    settings = row["settings"]
+    if any(
+        settings[name] != training[name]
+        for name in training.keys() & settings.keys()
+    ):
+        return False
+    if row["method"] == "dense":
+        return True
+    if row["point"] not in recipe.points:
+        return False
+    kept = recipe.kept(row["point"], METHODS[row["method"]].filters_only)
+    return settings["keep"][-1] == json.loads(json.dumps(kept))
 
 
 def median(rows, key):
@@ -43,129 +56,136 @@ def spread(rows, key="test_accuracy"):
     return f"{middle} ({min(values):.2f}–{max(values):.2f})"
 
 
-def frontier(folder, recipe):
-    """Markdown: every point and method, the median of the seeds."""
-    lines = [
-        ["point", "method", "test accuracy", "CONV weights", "ratio"]
-        + ["weights", "ratio", "stored", "ratio", ".tflite", "seeds"]
-    ]
-    full = dense(folder)
-    if full:
-        lines.append(_row("dense", "", full))
-    results = read(folder)
+def frontier(results, recipe, methods=COMPARED):
+    """Markdown: every point and method, the median of the seeds.
+
+    Kernel weights are those that are not zero; stored are all parameters of
+    the model that was exported, biases and zeros too.
+    """
+    head = ["point", "method", "test accuracy", "valid"]
+    for name in ("CONV weights", "kernel weights", "stored", ".tflite"):
+        head += [name, "ratio"]
+    full = results.get(("dense", "-"), [])
+    lines = [head + ["seeds"]]
+    for rows in (full,) if full else ():
+        lines.append(_row("dense", "", rows, full))
     for point in recipe.points:
-        for name, method in frontier_methods.METHODS.items():
-            if rows := results.get((name, point)):
-                lines.append(_row(point, method.title, rows))
+        for method in methods:
+            if rows := results.get((method, point)):
+                lines.append(_row(point, METHODS[method].title, rows, full))
     return tables.markdown(lines)
 
 
-def _row(point, title, rows):
+def _row(point, title, rows, full):
     cells = [point, title, spread(rows)]
-    for count in ("conv_weights", "weights", "stored"):
-        first = rows[0]["stages"][0][count]
-        last = statistics.median(row["stages"][-1][count] for row in rows)
-        cells += [tables.number(last), f"{first / last:.1f}x"]
-    return [*cells, tables.number(median(rows, "tflite_bytes")), f"{len(rows)}"]
+    cells.append(f"{100 * median(rows, 'valid_accuracy'):.2f}")
+    for count, ratio in (
+        ("conv_weights", "conv_ratio"),
+        ("weights", "ratio"),
+        ("stored", "stored_ratio"),
+    ):
+        cells.append(tables.number(median(rows, count)))
+        cells.append(f"{median(rows, ratio):.1f}x")
+    num_bytes = median(rows, "tflite_bytes")
+    before = median(full or rows, "tflite_bytes")
+    cells += [tables.number(num_bytes), f"{before / num_bytes:.1f}x"]
+    return [*cells, f"{len(rows)}"]
 
 
-def account(folder, recipe, method="admm"):
+def account(results, recipe, method="admm"):
     """Markdown: what each stage left, and how good it was.
 
-    Weights are those that are not zero, the median of the seeds; accuracy is
-    on the validation split, in per cent.
+    The medians of the seeds; accuracy is on the validation split.
     """
-    results = read(folder)
-    lines = [["point", "stage", "CONV weights", "weights", "stored", "valid"]]
+    lines = [
+        ["point", "stage", "CONV weights", "kernel weights", "stored", "valid"]
+    ]
     for point in recipe.points:
         rows = results.get((method, point), ())
         for stages in zip(*(row["stages"] for row in rows)):
+            counts = ("conv_weights", "weights", "stored")
             lines.append(
                 [
                     point,
                     stages[0]["stage"],
-                    *(
-                        tables.number(median(stages, key))
-                        for key in ("conv_weights", "weights", "stored")
-                    ),
+                    *(tables.number(median(stages, key)) for key in counts),
                     f"{100 * median(stages, 'valid_accuracy'):.2f}",
                 ]
             )
     return tables.markdown(lines)
 
 
-def removed_by(rows, *names):
-    """By what factor some stages shrink the weights, and what they cost.
-
-    Args:
-        rows: Summaries, one per seed.
-        *names: Names of the stages.
-
-    Returns:
-        Tuple of medians: factor on the CONV weights, factor on all weights,
-        loss of validation accuracy in points.
-    """
-    found = []
-    for row in rows:
-        conv, weights, lost = 1.0, 1.0, 0.0
-        for before, after in zip(row["stages"], row["stages"][1:]):
-            if after["stage"] in names:
-                conv *= before["conv_weights"] / after["conv_weights"]
-                weights *= before["weights"] / after["weights"]
-                lost += before["valid_accuracy"] - after["valid_accuracy"]
-        found.append((conv, weights, 100 * lost))
-    return tuple(statistics.median(values) for values in zip(*found))
-
-
-def picture(folder, recipe, path):
+def picture(results, recipe, path):
     """Draws accuracy against compression, of the whole and of CONV layers."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 4.5), layout="tight")
-    results = read(folder)
-    for place, (ratio, title) in enumerate(
-        (
-            ("ratio", "compression of the whole model, by nonzero weights"),
-            ("conv_ratio", "compression of CONV layers, by nonzero weights"),
-        ),
-        1,
+    figure = Figure(figsize=(12, 5), layout="tight")
+    whole, conv = figure.subplots(1, 2, sharey=True)
+    for axes, ratio, title in (
+        (whole, "ratio", "whole model"),
+        (conv, "conv_ratio", "CONV layers"),
     ):
-        axes = figure.add_subplot(1, 2, place)
-        for method in COMPARED:
-            points = [
-                rows
-                for point in recipe.points
-                if (rows := results.get((method, point)))
-            ]
-            points.sort(key=lambda rows: median(rows, ratio))
-            middles = [100 * median(r, "test_accuracy") for r in points]
-            spans = [[100 * row["test_accuracy"] for row in r] for r in points]
-            axes.errorbar(
-                [median(rows, ratio) for rows in points],
-                middles,
-                [
-                    [m - min(s) for m, s in zip(middles, spans)],
-                    [max(s) - m for m, s in zip(middles, spans)],
-                ],
-                label=frontier_methods.METHODS[method].title,
-                capsize=2,
-                marker=".",
+        for number, method in enumerate(COMPARED):
+            for chain in recipe.chains:
+                rows = [results.get((method, point)) for point in chain]
+                # A chain for CONV layers says nothing of the whole model.
+                if any(rows) and not (axes is whole and chain != _main(recipe)):
+                    label = METHODS[method].title
+                    label = label if chain == _main(recipe) else None
+                    _line(axes, filter(None, rows), ratio, number, label)
+        if full := results.get(("dense", "-")):
+            axes.axhline(
+                100 * median(full, "test_accuracy"), color="grey", ls=":"
             )
         axes.set_xscale("log")
-        axes.set_xlabel(title)
-        axes.set_ylabel("test accuracy, per cent")
+        axes.set_xlabel(f"compression of the {title}, nonzero kernel weights")
         axes.grid(alpha=0.3)
-    axes.plot(*zip(*[(x, 100 * y) for x, y in PAPER]), "k*", label="paper")
-    axes.legend(fontsize=8)
+    conv.plot(*zip(*[(x, 100 * y) for x, y in PAPER]), "k*", label="paper")
+    whole.set_ylabel("test accuracy, per cent")
+    conv.legend(fontsize=8)
     figure.savefig(path, dpi=110)
 
 
-def write(folder, recipe):
-    """Writes `frontier.md` and `frontier.png`; returns the table."""
-    folder = pathlib.Path(folder)
-    text = frontier(folder, recipe)
-    (folder / "frontier.md").write_text(
-        f"{text}\n\n{account(folder, recipe)}\n"
+def _main(recipe):
+    return recipe.chains[0]
+
+
+def _line(axes, points, ratio, number, label):
+    """The median of each point, with a bar from the lowest to the highest."""
+    points = sorted(points, key=lambda rows: median(rows, ratio))
+    middles = [100 * median(rows, "test_accuracy") for rows in points]
+    spans = [[100 * row["test_accuracy"] for row in rows] for rows in points]
+    axes.errorbar(
+        [median(rows, ratio) for rows in points],
+        middles,
+        [
+            [middle - min(span) for middle, span in zip(middles, spans)],
+            [max(span) - middle for middle, span in zip(middles, spans)],
+        ],
+        color=f"C{number}",
+        label=label,
+        capsize=2,
+        marker=".",
     )
-    picture(folder, recipe, folder / "frontier.png")
+
+
+def write(folder, recipe):
+    """Writes `frontier.md` and `frontier.png`; returns the first table."""
+    folder = pathlib.Path(folder)
+    results = read(folder, recipe)
+    if not results:
+        return "There are no results yet."
+    text = frontier(results, recipe)
+    others = [name for name in METHODS if name not in COMPARED]
+    ablated = {point for method, point in results if method in others}
+    compared = {k: v for k, v in results.items() if k[1] in ablated}
+    parts = [
+        ("The frontier", text),
+        ("Ablations", frontier(compared, recipe, [*COMPARED, *others])),
+        ("ADMM, stage by stage", account(results, recipe)),
+    ]
+    (folder / "frontier.md").write_text(
+        "\n\n".join(f"## {title}\n\n{table}" for title, table in parts) + "\n"
+    )
+    picture(results, recipe, folder / "frontier.png")
     return text

@@ -1,7 +1,4 @@
-"""How a point of a frontier is trained: one network, one seed, one recipe."""
-
-import json
-import os
+"""Training the networks of a frontier: one recipe, one seed."""
 
 import keras
 import numpy as np
@@ -18,70 +15,53 @@ class Trainer:
     Args:
         recipe: The `Recipe`.
         data: dict of the `Split`s `"train"`, `"valid"` and `"test"`.
-        folder: Where the dense network and its answers are kept, a path.
         seed: Seed of weights, batches and shifts.
+
+    Attributes:
+        epoch: The number of the next epoch, from the dense network on: each
+            epoch on the way to a point has an order and shifts of its own.
+        teacher: The dense network, in full precision, or None: who teaches
+            where a method is taught.
     """
 
-    def __init__(self, recipe, data, folder, seed):
+    def __init__(self, recipe, data, seed):
         self.recipe = recipe
         self.data = data
-        self.folder = folder
         self.seed = seed
+        self.epoch = 0
+        self.teacher = None
         self.num_steps = -(-len(data["train"].y) // recipe.batch_size)
 
     def dense(self):
-        """The dense network, at the recipe's precision."""
-        model = self._network(self.recipe.precision)
-        model.set_weights(self.dense_in_float32().get_weights())
-        return model
-
-    def dense_in_float32(self):
-        """The dense network; trained if it was not yet."""
-        return self.cached(
-            "dense", lambda: (self.in_float32(self._dense()), [])
-        )[0]
-
-    def _dense(self):
+        """Trains the dense network; in full precision."""
         recipe = self.recipe
-        model = self._network(recipe.precision)
-        batches = image_data.RandomShifts(
-            self.data["train"], recipe.batch_size, recipe.shift, self.seed
-        )
+        model = self.network(recipe.precision)
         adam = keras.optimizers.Adam(
             self.falling(recipe.dense_rate, recipe.dense_epochs)
         )
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        self._fit(model, batches, recipe.dense_epochs, adam, loss)
-        return model
+        self.fit(model, adam, recipe.dense_epochs)
+        self.epoch = 0
+        return self.in_float32(model)
 
-    def cached(self, name, make):
-        """A model and its account, made once and read from then on."""
-        path = self.folder / f"{name}.keras"
-        account = self.folder / f"{name}.json"
-        if not path.exists():
-            model, stages = make()
-            _save_whole(lambda p: p.write_text(json.dumps(stages)), account)
-            _save_whole(model.save, path)
-        return (
-            keras.models.load_model(path, compile=False),
-            json.loads(account.read_text()),
-        )
+    def network(self, precision, weights=None):
+        """The network at full width."""
+        keras.utils.set_random_seed(self.seed)
+        train = self.data["train"]
+        policy = keras.config.dtype_policy()
+        keras.config.set_dtype_policy(precision)
+        try:
+            model = networks.NETWORKS[self.recipe.network](
+                train.x.shape[1:], int(train.y.max()) + 1
+            )
+        finally:
+            keras.config.set_dtype_policy(policy)
+        if weights is not None:
+            model.set_weights(weights)
+        return model
 
     def in_float32(self, model):
         """A copy in full precision of a network at full width."""
-        copy = self._network("float32")
-        copy.set_weights(model.get_weights())
-        return copy
-
-    def teacher_logits(self):
-        """The dense network's answers to the shifted training images."""
-        path = self.folder / "teacher_logits.npy"
-        if not path.exists():
-            logits = distillation.teacher_logits(
-                self.dense_in_float32(), self.data["train"], self.recipe.shift
-            )
-            _save_whole(lambda p: np.save(p, logits), path)
-        return np.load(path)
+        return self.network("float32", model.get_weights())
 
     @property
     def rho(self):
@@ -99,34 +79,7 @@ class Trainer:
             rate, self.num_steps * epochs
         )
 
-    def fit(
-        self, model, optimizer, epochs, callbacks=(), taught=True, penalty=None
-    ):
-        """Trains a network, taught by the dense one.
-
-        Args:
-            model: The network, compiled here.
-            optimizer: Its optimizer.
-            epochs: How long.
-            callbacks: Keras callbacks.
-            taught: Whether the dense network's answers are in the loss.
-            penalty: None, or a function whose value is added to the loss.
-        """
-        recipe = self.recipe
-        batches = distillation.TaughtShifts(
-            self.data["train"],
-            self.teacher_logits(),
-            recipe.batch_size,
-            self.seed,
-        )
-        loss = distillation.Distillation(
-            recipe.distillation if taught else 0.0, recipe.temperature
-        )
-        if penalty is not None:
-            loss = _penalised(loss, penalty)
-        self._fit(model, batches, epochs, optimizer, loss, callbacks)
-
-    def retrain(self, model, epochs, taught=True):
+    def retrain(self, model, epochs, taught=False):
         """Trains what is left; what is zero stays zero."""
         adam = keras.optimizers.Adam(
             self.falling(self.recipe.retrain_rate, epochs)
@@ -134,19 +87,30 @@ class Trainer:
         mask = keras_prm.StructuredMask(keras_prm.masks_of(model))
         self.fit(model, adam, epochs, [mask], taught)
 
-    def _network(self, precision):
-        keras.utils.set_random_seed(self.seed)
-        train = self.data["train"]
-        policy = keras.config.dtype_policy()
-        keras.config.set_dtype_policy(precision)
-        try:
-            return networks.NETWORKS[self.recipe.network](
-                train.x.shape[1:], int(train.y.max()) + 1
-            )
-        finally:
-            keras.config.set_dtype_policy(policy)
+    def fit(
+        self,
+        model,
+        optimizer,
+        epochs,
+        callbacks=(),
+        taught=False,
+        penalty=None,
+    ):
+        """Trains a network for the next epochs.
 
-    def _fit(self, model, batches, epochs, optimizer, loss, callbacks=()):
+        Args:
+            model: The network, compiled here.
+            optimizer: Its optimizer.
+            epochs: How many.
+            callbacks: Keras callbacks.
+            taught: Whether the teacher's answers are in the loss.
+            penalty: None, or a function whose value is added to the loss.
+        """
+        batches, loss = self._lesson(taught)
+        batches.set_epoch(self.epoch)
+        self.epoch += epochs
+        if penalty is not None:
+            loss = _penalised(loss, penalty)
         on_tensorflow = keras.backend.backend() == "tensorflow"
         model.compile(
             optimizer,
@@ -157,17 +121,35 @@ class Trainer:
         )
         model.fit(batches, epochs=epochs, callbacks=list(callbacks), verbose=0)
 
+    def _lesson(self, taught):
+        """Batches, and the loss for their targets."""
+        recipe, train = self.recipe, self.data["train"]
+        if not taught:
+            loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+            batches = image_data.RandomShifts(
+                train, recipe.batch_size, recipe.shift, self.seed
+            )
+            return batches, loss
+        logits = distillation.teacher_logits(self.teacher, train, recipe.shift)
+        return (
+            distillation.TaughtShifts(
+                train, logits, recipe.batch_size, self.seed
+            ),
+            distillation.Distillation(recipe.distillation, recipe.temperature),
+        )
+
 
 def _penalised(loss, penalty):
     def penalised(y_true, y_pred):
-        return loss.call(y_true, y_pred) + penalty()
+        return loss(y_true, y_pred) + penalty()
 
     return penalised
 
 
 def logits_of(model, split):
-    """A model's logits on a split."""
-    return model.predict(split.x, batch_size=500, verbose=0)
+    """A model's logits on a split, float32 `(n, classes)`."""
+    logits = model.predict(split.x, batch_size=500, verbose=0)
+    return np.asarray(logits, "float32")
 
 
 def accuracy(model, split):
@@ -184,11 +166,3 @@ def log_likelihood(model, split):
         split.y, logits_of(model, split), from_logits=True
     )
     return -float(keras.ops.mean(losses))
-
-
-def _save_whole(save, path):
-    """Saves so that at no moment half a file is there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{os.getpid()}-{path.name}")
-    save(part)
-    part.replace(path)

@@ -9,7 +9,7 @@ import json
 import math
 import pathlib
 
-import keras_prm
+from examples import networks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,12 +18,14 @@ class Recipe:
 
     Args:
         network: Name in `networks.NETWORKS`.
+        base: What the first round keeps, like a point.
         points: dict from the name of a point to what it keeps: a dict from
             the name of a layer to `(filters, columns)`. Columns are counted
             in one filter, dead input channels left out. A layer that is not
-            named keeps all.
-        chains: tuple of tuples of names of points: each starts from what
-            came out at the one before, the first from the base.
+            named keeps all, as `None` does.
+        chains: Lists of names of points, each point in one of them: it
+            starts from what came out at the one before, the first one from
+            the base.
         widths: dict from the name of a point to the number of filters by
             layer with which a network without any empty column stores as
             many weights: what pruning filters alone is compared at.
@@ -31,46 +33,68 @@ class Recipe:
         batch_size: Images per training step.
         shift: Images are shifted by up to this many pixels.
         dense_epochs: Epochs of dense training.
-        admm_epochs: Epochs of ADMM; of other methods, of getting sparse.
-        retrain_epochs: Epochs of masked retraining.
+        base_admm_epochs: Epochs of ADMM in the first round.
+        base_retrain_epochs: Epochs of masked retraining in the first round.
+        admm_epochs: Epochs of ADMM in later rounds; of other methods, of
+            getting sparse.
+        retrain_epochs: Epochs of masked retraining in later rounds.
         dense_rate: Learning rate of dense training, falls to 0.
         admm_rate: Learning rate of ADMM, constant.
         retrain_rate: Learning rate of retraining, falls to 0.
-        rho: ADMM's penalty in the first epoch.
+        rho: ADMM's penalty in the first epoch of a round.
         rho_growth: Factor on `rho` from epoch to epoch.
-        updates: ADMM's updates per epoch.
         column_pattern: See `keras_prm.SparsityPlan.explicit`.
-        distillation: Weight of the dense model's answers in the loss.
+        distillation: Weight of the dense network's answers in the loss of
+            the method that is taught by them.
         temperature: Of those answers.
         max_drop: What purification may cost, mean log likelihood of the
             validation labels.
-        precision: Keras' dtype policy while networks are at full width.
+        precision: Keras' dtype policy while the network is at full width.
+
+    Raises:
+        ValueError: A name is not known, or a point is in no chain or in two.
     """
 
     network: str
+    base: dict
     points: dict
-    chains: tuple
+    chains: list
     widths: dict
-    shipped: tuple = ()
-    batch_size: int = 128
-    shift: int = 1
-    base: dict = dataclasses.field(default_factory=dict)
-    dense_epochs: int = 10
-    base_admm_epochs: int = 6
-    base_retrain_epochs: int = 8
-    admm_epochs: int = 10
-    retrain_epochs: int = 40
-    dense_rate: float = 2e-3
-    admm_rate: float = 1e-3
-    retrain_rate: float = 2e-3
-    rho: float = 3e-3
-    rho_growth: float = 1.4
-    updates: int = 1
-    column_pattern: str = "free"
-    distillation: float = 0.5
-    temperature: float = 2.0
-    max_drop: float = 0.0
-    precision: str = "float32"
+    shipped: list
+    batch_size: int
+    shift: int
+    dense_epochs: int
+    base_admm_epochs: int
+    base_retrain_epochs: int
+    admm_epochs: int
+    retrain_epochs: int
+    dense_rate: float
+    admm_rate: float
+    retrain_rate: float
+    rho: float
+    rho_growth: float
+    column_pattern: str
+    distillation: float
+    temperature: float
+    max_drop: float
+    precision: str
+
+    def __post_init__(self):
+        chained = [point for chain in self.chains for point in chain]
+        wrong = {
+            "network": {self.network} - set(networks.NETWORKS),
+            "chains": set(chained) ^ set(self.points),
+            "chains, twice": {p for p in chained if chained.count(p) > 1},
+            "widths": set(self.widths) - set(self.points),
+            "shipped": set(self.shipped) - set(self.points),
+        }
+        wrong = {name: sorted(names) for name, names in wrong.items() if names}
+        if wrong:
+            raise ValueError(
+                "Names do not fit together. Expected a network among "
+                f"{list(networks.NETWORKS)}, and every point in one chain. "
+                f"Received: {wrong}"
+            )
 
     @classmethod
     def load(cls, path):
@@ -81,6 +105,22 @@ class Recipe:
         except (OSError, TypeError, ValueError) as error:
             raise SystemExit(f"{path} is no recipe: {error}") from None
 
+    def before(self, point):
+        """The points of a chain that come before one, a list."""
+        chain = next(chain for chain in self.chains if point in chain)
+        return list(chain[: chain.index(point)])
+
+    @property
+    def base_epochs(self):
+        """Epochs from the dense network to the base."""
+        return self.base_admm_epochs + self.base_retrain_epochs
+
+    def epochs_to(self, point):
+        """Epochs from the dense network to a point, all rounds together."""
+        rounds = len(self.before(point)) + 1
+        each = self.admm_epochs + self.retrain_epochs
+        return self.base_epochs + rounds * each
+
     def kept(self, point, filters_only=False):
         """What a point keeps: dict from layer to `(filters, columns)`."""
         if filters_only:
@@ -88,44 +128,33 @@ class Recipe:
             return {name: (size, None) for name, size in widths.items()}
         return self.points[point]
 
-    def before(self, point):
-        """The points of a chain that come before one, a list."""
-        for chain in self.chains:
-            if point in chain:
-                return list(chain[: chain.index(point)])
-        return []
+    def settings(self, *names):
+        """Some of its values, as JSON has them.
 
-    def epochs_to(self, point):
-        """Epochs from the dense network to a point, all rounds together."""
-        rounds = len(self.before(point)) + 1
-        first = self.base_admm_epochs + self.base_retrain_epochs
-        return first + rounds * (self.admm_epochs + self.retrain_epochs)
-
-    def settings(self, point, filters_only=False):
-        """All that a result of this point depends on, plain values."""
-        shared = self._without("points", "chains", "widths", "shipped")
-        way = [*self.before(point), point]
-        return shared | {"keep": [self.kept(p, filters_only) for p in way]}
-
-    def first_round(self):
-        """All that the dense network and the base depend on."""
-        return self._without(
-            *("points", "chains", "widths", "shipped"),
-            *("admm_epochs", "retrain_epochs"),
-        )
-
-    def _without(self, *names):
+        Without `names`: all that tells how networks are trained.
+        """
+        fixed = ("base", "points", "chains", "widths", "shipped")
         values = dataclasses.asdict(self)
-        return {k: v for k, v in values.items() if k not in names}
+        names = names or [name for name in values if name not in fixed]
+        return json.loads(json.dumps({name: values[name] for name in names}))
 
     def quick(self):
-        """The same in one epoch each, to see that all works."""
+        """One epoch each and the first points only, to see that all works."""
+        chains = [chain[:1] for chain in self.chains]
+        first = [chain[0] for chain in chains]
         epochs = {
             field.name: 1
             for field in dataclasses.fields(self)
             if field.name.endswith("_epochs")
         }
-        return dataclasses.replace(self, **epochs)
+        return dataclasses.replace(
+            self,
+            chains=chains,
+            points={name: self.points[name] for name in first},
+            widths={n: self.widths[n] for n in first if n in self.widths},
+            shipped=[],
+            **epochs,
+        )
 
     def plan(self, model, keep):
         """The `SparsityPlan` that keeps so much of a chain of layers.
@@ -136,6 +165,9 @@ class Recipe:
             model: The network, at any width.
             keep: dict from the name of a layer to `(filters, columns)`.
         """
+        # Here, so that recipes can be read where keras_prm cannot.
+        import keras_prm
+
         targets = {}
         for name, size, columns in _sizes(model, keep):
             if name in keep:
