@@ -5,7 +5,7 @@ r"""What purification and path removal take off, on a budget, and at what cost.
 Purifies the base of a recipe, as it was retrained after its first round of
 ADMM, in several ways: not at all, by one sweep over the layers, as the paper
 prints it, and to a fixed point, on budgets of validation log likelihood.
-Where `examples.frontier` left a dense network, that is what it starts from.
+Where `examples.frontier` left the base, that is what it starts from.
 Accuracies are on the validation split; the test split is not touched.
 """
 
@@ -18,14 +18,16 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 from absl import app
 from absl import flags
 
-from examples import frontier_jobs
 from examples import frontier_methods
-from examples import frontier_training
+from examples import frontier_results
+from examples import image_data
 from examples import recipes
 from keras_prm import tables
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("dataset", None, "The path of an .npz file, or of TFDS.")
+flags.DEFINE_string(
+    "dataset", None, "The path of an .npz file, or a TFDS name."
+)
 flags.DEFINE_string(
     "recipe",
     str(pathlib.Path(__file__).with_name("recipes") / "lenet5_mnist.json"),
@@ -37,27 +39,22 @@ flags.DEFINE_list("budgets", ["0", "0.002", "0.005", "0.01"], "`max_drop`.")
 SWEEPS = ("single", "fixed_point")
 
 
-def accounts(trainer):
+def accounts(results, budgets):
     """dict from `(sweeps, budget)` to what purification leaves, one seed."""
+    trainer = results.trainer
+    results.base("admm")
+    path = results.path("base_by_admm", "-") / "retrained.keras"
 
     def retrained():
-        model, stages = trainer.cached("unpurified_by_admm", make)
-        return model, stages[-1]
+        return frontier_results.load_model(path)
 
-    def make():
-        return frontier_methods.unpurified_base(
-            trainer, frontier_methods.by_admm
-        )
-
-    found = {("none", ""): retrained()[1]}
+    found = {("none", ""): frontier_methods.account("", trainer, retrained())}
     for sweeps in SWEEPS:
-        for budget in FLAGS.budgets:
+        for budget in budgets:
             _, stages = frontier_methods.purified(
-                *(trainer, retrained()[0], []),
-                max_drop=float(budget),
-                sweeps=sweeps,
+                *(trainer, retrained(), []), max_drop=budget, sweeps=sweeps
             )
-            found[sweeps, budget] = stages[-1]
+            found[sweeps, f"{budget:g}"] = stages[-1]
     return found
 
 
@@ -93,18 +90,16 @@ def main(argv):
     if FLAGS.dataset is None:
         raise SystemExit("Which images? Give --dataset=PATH.npz.")
     recipe = recipes.Recipe.load(FLAGS.recipe)
-    folder = pathlib.Path(FLAGS.output_dir) / "dense"
-    by_seed = [
-        accounts(
-            frontier_training.Trainer(
-                recipe,
-                frontier_jobs.load(FLAGS.dataset, int(seed)),
-                folder / f"seed{seed}",
-                int(seed),
-            )
-        )
-        for seed in FLAGS.seeds
-    ]
+    try:
+        seeds = [int(seed) for seed in FLAGS.seeds]
+        budgets = [float(budget) for budget in FLAGS.budgets]
+    except ValueError as error:
+        raise SystemExit(f"Seeds and budgets are numbers: {error}") from None
+    by_seed = []
+    for seed in seeds:
+        data = image_data.load(FLAGS.dataset, seed)
+        results = frontier_results.Results(recipe, data, FLAGS.output_dir, seed)
+        by_seed.append(accounts(results, budgets))
     print(table(by_seed))
 
 

@@ -7,13 +7,16 @@ r"""Unstructured pruning by tensorflow-model-optimization, for a frontier.
 
 In an environment of its own, since that library needs Keras 2. It starts from
 the dense networks that `examples.frontier` trained, prunes each layer of a
-point to as many weights as the point keeps there, wherever they lie, in the
-same number of epochs with the same teacher, and writes `weights.npz` where
-the second command reads it, measures it and adds it to the table.
+point to as many weights as the point keeps there, wherever they lie, and
+writes them where the last command reads them, measures them and adds them to
+the table. It takes as many epochs as the other methods up to that point:
+sparsity grows along the cubic ramp through the first half of them, and the
+learning rate falls from that of dense training to 0 as a cosine. In
+float32, since in bfloat16 that library would round the weights themselves.
+Biases are not pruned.
 """
 
 import argparse
-import json
 import os
 import pathlib
 
@@ -25,8 +28,9 @@ import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tf_keras
 
-from examples import distillation
+from examples import frontier_results
 from examples import image_data
+from examples import recipes
 
 sparsity = tfmot.sparsity.keras
 
@@ -48,22 +52,26 @@ def lenet5(input_shape, num_classes):
     )
 
 
-def pruned(model, keep, begin, end):
-    """The model with each layer that a point names wrapped."""
+def numbers(model, keep):
+    """How many weights a point keeps in each layer that it names."""
+    return {
+        name: (filters or model.get_layer(name).kernel.shape[-1]) * columns
+        for name, (filters, columns) in keep.items()
+        if columns is not None
+    }
+
+
+def pruned(model, counts, end):
+    """The model with the layers that are to be pruned wrapped."""
 
     def wrap(layer):
-        if layer.name not in keep:
+        if layer.name not in counts:
             return layer
-        filters, columns = keep[layer.name]
-        number = (filters or layer.kernel.shape[-1]) * columns
+        share = counts[layer.name] / int(np.prod(layer.kernel.shape))
         return sparsity.prune_low_magnitude(
             layer,
             pruning_schedule=sparsity.PolynomialDecay(
-                0.0,
-                1 - number / int(np.prod(layer.kernel.shape)),
-                begin,
-                end,
-                frequency=max(1, (end - begin) // 30),
+                0.0, 1 - share, 0, end, frequency=max(1, end // 50)
             ),
         )
 
@@ -88,86 +96,80 @@ def dataset(batches):
     return found.prefetch(2)
 
 
-class Rate(tf_keras.optimizers.schedules.LearningRateSchedule):
-    """`first` for `steps` steps, then from `then` to 0 in `last` steps."""
-
-    def __init__(self, first, steps, then, last):
-        self.first = first
-        self.steps = steps
-        self.falling = tf_keras.optimizers.schedules.CosineDecay(then, last)
-
-    def __call__(self, step):
-        return tf.where(
-            step < self.steps, self.first, self.falling(step - self.steps)
-        )
-
-
-def epochs_to(recipe, point):
-    """As of `examples.recipes.Recipe`, which needs another environment."""
-    chain = next(chain for chain in recipe["chains"] if point in chain)
-    rounds = chain.index(point) + 1
-    first = recipe["base_admm_epochs"] + recipe["base_retrain_epochs"]
-    return first + rounds * (recipe["admm_epochs"] + recipe["retrain_epochs"])
-
-
-def train(recipe, data, folder, point, seed):
+def train(recipe, data, weights, point, seed):
     """The weights of one result, as a list of arrays."""
     tf_keras.utils.set_random_seed(seed)
-    tf_keras.mixed_precision.set_global_policy(recipe["precision"])
-    dense = folder / "dense" / f"seed{seed}"
-    batches = distillation.TaughtShifts(
-        data["train"],
-        np.load(dense / "teacher_logits.npy"),
-        recipe["batch_size"],
-        seed,
+    train = data["train"]
+    batches = image_data.RandomShifts(
+        train, recipe.batch_size, recipe.shift, seed
     )
-    model = lenet5(data["train"].x.shape[1:], batches.logits.shape[-1])
-    with np.load(dense / "weights.npz") as weights:
-        model.set_weights([weights[key] for key in weights])
-    last = recipe["retrain_epochs"]
-    first = epochs_to(recipe, point) - last
-    ramp = first * len(batches)
-    model = pruned(model, recipe["points"][point], 0, ramp)
-    rate = Rate(
-        recipe["admm_rate"], ramp, recipe["retrain_rate"], last * len(batches)
+    model = lenet5(train.x.shape[1:], len(weights[-1]))
+    model.set_weights(weights)
+    counts = numbers(model, recipe.points[point])
+    epochs = recipe.epochs_to(point)
+    steps = epochs * len(batches)
+    model = pruned(model, counts, steps // 2)
+    rate = tf_keras.optimizers.schedules.CosineDecay(recipe.dense_rate, steps)
+    model.compile(
+        tf_keras.optimizers.Adam(rate),
+        tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
-    loss = distillation.Distillation(
-        recipe["distillation"], recipe["temperature"]
-    )
-    model.compile(tf_keras.optimizers.Adam(rate), loss.call)
     model.fit(
         dataset(batches),
-        epochs=first + last,
+        epochs=epochs,
         callbacks=[sparsity.UpdatePruningStep()],
         verbose=2,
     )
-    return sparsity.strip_pruning(model).get_weights()
+    model = sparsity.strip_pruning(model)
+    for name, count in counts.items():
+        left = np.count_nonzero(model.get_layer(name).kernel)
+        if left > count:
+            raise RuntimeError(f"{name} keeps {left} weights, not {count}.")
+    return model.get_weights()
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--dataset", required=True)
-    parser.add_argument(
-        "--recipe",
-        type=pathlib.Path,
-        default=pathlib.Path(__file__).with_name("recipes")
-        / "lenet5_mnist.json",
-    )
-    parser.add_argument(
-        "--output_dir", type=pathlib.Path, default="runs/frontier"
-    )
-    parser.add_argument("--points", nargs="+", required=True)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    recipe = pathlib.Path(__file__).with_name("recipes") / "lenet5_mnist.json"
+    parser.add_argument("--recipe", default=recipe)
+    parser.add_argument("--output_dir", default="runs/frontier")
+    parser.add_argument("--points", default="", help="Default: all.")
+    parser.add_argument("--seeds", default="0,1,2")
     args = parser.parse_args()
-    recipe = json.loads(args.recipe.read_text())
-    for seed in args.seeds:
+    recipe = recipes.Recipe.load(args.recipe)
+    for seed in map(int, args.seeds.split(",")):
         data = image_data.load(args.dataset, seed)
-        for point in args.points:
-            path = args.output_dir / "tfmot" / point / f"seed{seed}"
-            if not (path / "weights.npz").exists():
-                weights = train(recipe, data, args.output_dir, point, seed)
-                path.mkdir(parents=True, exist_ok=True)
-                np.savez(path / "weights.npz", *weights)
+        folder = pathlib.Path(args.output_dir)
+        points = [point for point in args.points.split(",") if point]
+        for point in points or recipe.points:
+            make(recipe, data, folder, point, seed)
+
+
+def make(recipe, data, folder, point, seed):
+    """Writes the weights of one result, unless they are there."""
+    results = frontier_results.Results(recipe, data, folder, seed)
+    settings = results.settings("tfmot", point)
+    path = results.path("tfmot", point)
+    if frontier_results.is_done(path, settings, "settings.json"):
+        return
+    dense = results.path("dense", "-") / "weights.npz"
+    if not dense.exists():
+        raise SystemExit(
+            f"There is no {dense}. Train the dense networks first, by "
+            "`python -m examples.frontier`."
+        )
+    with np.load(dense) as weights:
+        weights = [weights[name] for name in weights.files]
+    weights = train(recipe, data, weights, point, seed)
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "settings.json").unlink(missing_ok=True)
+    np.savez(path / "weights.npz", *weights)
+    frontier_results.write_json(path / "settings.json", {"settings": settings})
+    print(f"tfmot {point} seed {seed}: done", flush=True)
 
 
 if __name__ == "__main__":

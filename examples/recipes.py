@@ -9,6 +9,7 @@ import json
 import math
 import pathlib
 
+import keras_prm
 from examples import networks
 
 
@@ -165,9 +166,6 @@ class Recipe:
             model: The network, at any width.
             keep: dict from the name of a layer to `(filters, columns)`.
         """
-        # Here, so that recipes can be read where keras_prm cannot.
-        import keras_prm
-
         targets = {}
         for name, size, columns in _sizes(model, keep):
             if name in keep:

@@ -3,11 +3,11 @@ r"""The pruned models that live in the repository: picking and checking them.
     python -m examples.shipping --ship --dataset=path/to/mnist.npz
     python -m examples.shipping --dataset=path/to/mnist.npz
 
-The first copies the models of the points that a recipe ships from where
-`examples.frontier` left them, of each the seed whose validation accuracy is
-the middle one, and writes int8 files. The second loads what is shipped,
-measures it on the test images, and fails where a file differs from what its
-`summary.json` claims.
+The first copies the tables and the models of the points that a recipe ships
+from where `examples.frontier` left them, of each point the seed whose
+validation accuracy is the middle one, and writes int8 files. The second loads
+what is shipped, measures it on the test images, and fails where a file
+differs from what its `summary.json` claims.
 """
 
 import hashlib
@@ -18,19 +18,22 @@ import shutil
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import keras
-import numpy as np
 from absl import app
 from absl import flags
 
 import keras_prm
-from examples import frontier_jobs
+from examples import frontier_methods
+from examples import frontier_report
+from examples import frontier_results
+from examples import frontier_training
 from examples import image_data
 from examples import recipes
 
 HERE = pathlib.Path(__file__).absolute().parent
 FLAGS = flags.FLAGS
-flags.DEFINE_string("dataset", None, "The path of an .npz file, or of TFDS.")
+flags.DEFINE_string(
+    "dataset", None, "The path of an .npz file, or a TFDS name."
+)
 flags.DEFINE_bool("ship", False, "Copies results before they are checked.")
 flags.DEFINE_string(
     "recipe", str(HERE / "recipes" / "lenet5_mnist.json"), "The recipe."
@@ -43,25 +46,26 @@ FILES = ("small.keras", "small.tflite", "int8.tflite")
 
 
 def ship(folder, results, recipe, dataset):
-    """Copies the middle seed of each point that is shipped."""
+    """Copies the middle seed of each point that is shipped, and the tables."""
     for point in recipe.shipped:
         source = middle(folder / "admm" / point)
-        summary = json.loads((source / "summary.json").read_text())
-        data = frontier_jobs.load(dataset, summary["seed"])
+        summary = frontier_results.read(source)
+        data = image_data.load(dataset, summary["seed"])
         target = results / point
         target.mkdir(parents=True, exist_ok=True)
         for name in FILES[:2]:
             shutil.copy(source / name, target / name)
-        # Called once before, so that no graph of training is exported.
-        model = keras.models.load_model(target / "small.keras", compile=False)
         keras_prm.export_litert(
-            model,
+            frontier_results.load_model(target / "small.keras"),
             target / "int8.tflite",
             "int8",
             representative_data=data["train"].x[:256],
         )
-        claims = claimed(target, data["test"])
-        frontier_jobs.write_json(target / "summary.json", summary | claims)
+        claims = measured(target, data["test"], summary["stages"][0])
+        frontier_results.write_json(target / "summary.json", summary | claims)
+    frontier_report.write(folder, recipe)
+    for name in ("frontier.md", "frontier.png"):
+        shutil.copy(folder / name, results / name)
 
 
 def middle(folder):
@@ -76,30 +80,34 @@ def middle(folder):
     return paths[(len(paths) - 1) // 2].parent
 
 
-def claimed(folder, test):
-    """What a summary says of its files, measured."""
-    model = keras.models.load_model(folder / "small.keras", compile=False)
-    logits = model.predict(test.x, batch_size=500, verbose=0)
+def measured(folder, test, dense):
+    """What a summary says of its files, measured anew.
+
+    Args:
+        folder: Where the files are.
+        test: The `Split` of the test images.
+        dense: Counts of the dense network, for the ratios.
+    """
+    model = frontier_results.load_model(folder / "small.keras")
     counts = keras_prm.costs(model)
-    return {
+    found = {
         "conv_weights": counts.conv_weights,
+        "weights": frontier_methods.num_kernel_weights(model),
         "stored": counts.parameters,
         "macs": counts.macs,
+        "tflite_bytes": (folder / "small.tflite").stat().st_size,
+    }
+    for ratio, count in frontier_results.RATIOS:
+        found[ratio] = dense[count] / found[count]
+    accuracies = {"small.keras": frontier_training.accuracy(model, test)}
+    for name in FILES[1:]:
+        accuracies[name] = frontier_results.file_accuracy(folder / name, test)
+    return found | {
+        "test_accuracy": accuracies["small.tflite"],
+        "test_accuracies": accuracies,
         "files": {
-            name: {
-                "bytes": (folder / name).stat().st_size,
-                "sha256": hashlib.sha256(
-                    (folder / name).read_bytes()
-                ).hexdigest(),
-            }
+            name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
             for name in FILES
-        },
-        "test_accuracies": {
-            "small.keras": float((np.argmax(logits, -1) == test.y).mean()),
-            **{
-                name: frontier_jobs.file_accuracy(folder / name, test)
-                for name in FILES[1:]
-            },
         },
     }
 
@@ -110,26 +118,37 @@ def differences(summary, found, tolerance=2e-4):
     Another processor may round a logit otherwise: accuracies may differ by
     `tolerance`, two images in ten thousand. All else has to agree.
     """
-    texts = []
-    for key, value in found.items():
-        claim = summary.get(key)
-        if key == "test_accuracies":
-            for name, accuracy in value.items():
-                if abs(accuracy - claim[name]) > tolerance:
-                    texts.append(
-                        f"{name}: claims {claim[name]}, has {accuracy}"
-                    )
-        elif claim != value:
-            texts.append(f"{key}: claims {claim}, has {value}")
-    return texts
+    claims, values = _flat(summary), _flat(found)
+    return [
+        f"{name}: claims {claims.get(name)}, has {value}"
+        for name, value in values.items()
+        if not _agree(claims.get(name), value, tolerance)
+    ]
+
+
+def _flat(summary):
+    found = {}
+    for name, value in summary.items():
+        inner = value if isinstance(value, dict) else {"": value}
+        found |= {f"{name} {key}".strip(): v for key, v in inner.items()}
+    return found
+
+
+def _agree(claim, value, tolerance):
+    if isinstance(value, float) and isinstance(claim, float):
+        return abs(claim - value) <= tolerance
+    return claim == value
 
 
 def check(results, test):
     """Prints what the shipped models do; the number of false claims."""
+    paths = sorted(results.glob("*/summary.json"))
+    if not paths:
+        raise SystemExit(f"Nothing is shipped in {results}. Mind --results.")
     wrong = 0
-    for path in sorted(results.glob("*/summary.json")):
+    for path in paths:
         summary = json.loads(path.read_text())
-        found = claimed(path.parent, test)
+        found = measured(path.parent, test, summary["stages"][0])
         texts = differences(summary, found)
         wrong += len(texts)
         accuracies = ", ".join(

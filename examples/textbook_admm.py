@@ -45,17 +45,26 @@ class TextbookADMM(keras.callbacks.Callback):
 
         loss + rho / 2 ||w - z + u||^2,  z = P(w + u),  u = u + w - z
 
-    and `u` is rescaled as `rho` changes. `penalty` belongs into the loss.
+    and `u` is rescaled as `rho` changes. `penalty` belongs in the loss, which
+    reads `rho`, `z` and `u` as they are: not on JAX, which would freeze them.
 
     Args:
         model: The model that is trained.
         plan: The `SparsityPlan`.
         rho: Function from the number of the epoch to the penalty's weight.
         project: `joint` or `filters_first`.
+
+    Raises:
+        ValueError: Keras runs on JAX.
     """
 
     def __init__(self, model, plan, rho, project=joint):
         super().__init__()
+        if keras.backend.backend() == "jax":
+            raise ValueError(
+                "JAX freezes what a loss reads. Use TensorFlow or PyTorch "
+                "for the textbook's ADMM. Received: backend='jax'"
+            )
         self.plan = plan
         self.schedule = rho
         self.project = project
@@ -89,7 +98,7 @@ class TextbookADMM(keras.callbacks.Callback):
         """Sets to zero what `z` does not hold. Works in place."""
         for w, z in zip(self.w, self.z):
             w.assign(ops.where(ops.equal(z, 0), 0.0, w.value))
-        keras_prm.hard_prune(model, self.plan, optimizer=None)
+        keras_prm.hard_prune(model, self.plan)
 
 
 def _variable(value):

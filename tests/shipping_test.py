@@ -14,10 +14,13 @@ from absl.testing import parameterized
 import keras_prm
 from examples import image_data
 from examples import shipping
+from keras_prm import litert_runtime
 
 RESULTS = pathlib.Path(shipping.__file__).with_name("results")
-FOLDERS = sorted(path.parent for path in RESULTS.glob("*/*/summary.json"))
-NAMES = [folder.name for folder in FOLDERS]
+FOLDERS = [
+    (f"{path.parent.parent.name}_{path.parent.name}", path.parent)
+    for path in sorted(RESULTS.glob("*/*/summary.json"))
+]
 
 
 def images(num):
@@ -30,17 +33,15 @@ class ShippedTest(parameterized.TestCase):
     def test_there_are_three(self):
         self.assertLen(FOLDERS, 3)
 
-    @parameterized.named_parameters(zip(NAMES, FOLDERS))
+    @parameterized.named_parameters(*FOLDERS)
     def test_the_files_are_those_that_were_measured(self, folder):
         summary = json.loads((folder / "summary.json").read_text())
+        self.assertCountEqual(summary["files"], shipping.FILES)
         for name, claim in summary["files"].items():
             content = (folder / name).read_bytes()
-            self.assertLen(content, claim["bytes"])
-            self.assertEqual(
-                hashlib.sha256(content).hexdigest(), claim["sha256"]
-            )
+            self.assertEqual(hashlib.sha256(content).hexdigest(), claim)
 
-    @parameterized.named_parameters(zip(NAMES, FOLDERS))
+    @parameterized.named_parameters(*FOLDERS)
     def test_the_file_computes_what_the_model_does(self, folder):
         model = keras.models.load_model(folder / "small.keras", compile=False)
         file = keras_prm.LiteRTModel(folder / "small.tflite")
@@ -54,32 +55,56 @@ class ShippedTest(parameterized.TestCase):
         self.assertEqual(int8.shape, (7, 10))
         self.assertTrue(np.isfinite(int8).all())
 
-    @parameterized.named_parameters(zip(NAMES, FOLDERS))
+    @parameterized.named_parameters(*FOLDERS)
+    def test_the_file_takes_float32_images(self, folder):
+        for name in ("small.tflite", "int8.tflite"):
+            interpreter = litert_runtime.interpreter_class()(
+                model_path=str(folder / name)
+            )
+            (found,) = interpreter.get_input_details()
+            self.assertEqual(found["dtype"], np.float32)
+            self.assertEqual(tuple(found["shape"][1:]), (28, 28, 1))
+
+    @parameterized.named_parameters(*FOLDERS)
     def test_the_compression_is_what_is_claimed(self, folder):
         summary = json.loads((folder / "summary.json").read_text())
         model = keras.models.load_model(folder / "small.keras", compile=False)
-        stored = sum(int(np.prod(w.shape)) for w in model.weights)
-        self.assertEqual(summary["stored"], stored)
-        self.assertAlmostEqual(summary["stored_ratio"], 431_080 / stored)
-        self.assertAlmostEqual(
-            summary["conv_ratio"], 25_500 / summary["conv_weights"]
+        weights = model.get_weights()
+        stored = sum(w.size for w in weights)
+        kernels = sum(np.count_nonzero(w) for w in weights if w.ndim > 1)
+        conv = sum(np.count_nonzero(w) for w in weights if w.ndim > 2)
+        self.assertEqual(
+            (summary["stored"], summary["weights"], summary["conv_weights"]),
+            (stored, kernels, conv),
         )
+        self.assertAlmostEqual(summary["stored_ratio"], 431_080 / stored)
+        self.assertAlmostEqual(summary["ratio"], 430_500 / kernels)
+        self.assertAlmostEqual(summary["conv_ratio"], 25_500 / conv)
 
     def test_a_false_claim_is_found(self):
-        folder = FOLDERS[0]
-        test = images(50)
-        found = shipping.claimed(folder, test)
+        folder = FOLDERS[0][1]
+        claims = json.loads((folder / "summary.json").read_text())
+        found = shipping.measured(folder, images(50), claims["stages"][0])
         self.assertEmpty(shipping.differences(found, found))
         claims = copy.deepcopy(found)
         claims["stored"] -= 1
-        claims["test_accuracies"]["small.tflite"] += 0.02
-        self.assertLen(shipping.differences(claims, found), 2)
+        claims["ratio"] += 1
+        claims["test_accuracies"]["int8.tflite"] += 0.02
+        del claims["files"]["small.keras"]
+        texts = shipping.differences(claims, found)
+        self.assertLen(texts, 4)
+        self.assertIn("int8.tflite: claims", "\n".join(texts))
 
     def test_check_counts_false_claims(self):
         folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
-        shutil.copytree(FOLDERS[0], folder / "point")
-        # These images are not those the accuracies were measured on.
-        self.assertEqual(shipping.check(folder, images(50)), 3)
+        shutil.copytree(FOLDERS[0][1], folder / "point")
+        # These images are not those the accuracies were measured on: one of
+        # the summary, and one of each of the three files.
+        self.assertEqual(shipping.check(folder, images(50)), 4)
+
+    def test_nothing_shipped(self):
+        with self.assertRaisesRegex(SystemExit, "Mind --results"):
+            shipping.check(RESULTS / "no", images(5))
 
 
 class MiddleTest(parameterized.TestCase):
