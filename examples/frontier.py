@@ -9,7 +9,7 @@ file and `summary.json`; tables and the picture come from these alone.
 
 Everything is chosen on the validation split; the test split is read once per
 result, by its `.tflite` file, and shown in the tables only. Ablations are
-methods too: `--methods=taught,two_buffers,filters_first --points=235x`.
+methods too: `--methods=untaught,two_buffers,filters_first --points=235x`.
 `examples/frontier_tfmot.py` prunes single weights, in its own environment.
 """
 

@@ -16,7 +16,7 @@ from examples import frontier_training
 from examples import textbook_admm
 
 
-def by_admm(trainer, model, plan, epochs, taught=False):
+def by_admm(trainer, model, plan, epochs, taught=True):
     """W is drawn to the plan's set, and pruned to it."""
     wrapper = keras_prm.ADMMWrapper(
         keras.optimizers.Adam(trainer.recipe.admm_rate),
@@ -28,7 +28,7 @@ def by_admm(trainer, model, plan, epochs, taught=False):
     keras_prm.hard_prune(model, plan)
 
 
-def by_textbook_admm(trainer, model, plan, epochs, project, taught=False):
+def by_textbook_admm(trainer, model, plan, epochs, project, taught=True):
     """The same with two buffers, and with a projection of one's choice."""
     steps = trainer.num_steps
     admm = textbook_admm.TextbookADMM(
@@ -51,12 +51,12 @@ def by_filters_first(*args, **kwargs):
     )
 
 
-def at_once(trainer, model, plan, epochs, taught=False):
+def at_once(trainer, model, plan, epochs, taught=True):
     """What has least energy goes now, no epoch is spent on it."""
     keras_prm.hard_prune(model, plan)
 
 
-def step_by_step(trainer, model, plan, epochs, taught=False):
+def step_by_step(trainer, model, plan, epochs, taught=True):
     """What is smallest by L2 norm goes while training, epoch by epoch."""
     ramp = None  # a ramp of one epoch would never end
     if epochs > 1:
@@ -83,14 +83,14 @@ class Method:
             others there are for retraining then.
         filters_only: Whether to go to the point's widths instead, which
             store as many weights without leaving out columns.
-        taught: Whether the dense network teaches.
+        taught: Whether the dense network teaches in the last round.
     """
 
     title: str
     sparsify: Callable | None
     after: str | None = "admm"
     filters_only: bool = False
-    taught: bool = False
+    taught: bool = True
 
 
 METHODS = {
@@ -113,8 +113,8 @@ METHODS = {
         step_by_step,
         "plan_step_by_step",
     ),
-    "taught": Method(
-        "ADMM, distillation in the last round", by_admm, taught=True
+    "untaught": Method(
+        "ADMM, no distillation in the last round", by_admm, taught=False
     ),
     "two_buffers": Method(
         "textbook ADMM in the last round", by_projecting_jointly

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 import keras_prm
+from examples import distillation
 from examples import frontier_methods
 from examples import frontier_training
 from examples.fewest_parameters import FewestParameters
@@ -71,11 +72,17 @@ class Results:
         path = self.path("dense", "-")
         settings = self.recipe.settings(*DENSE) | {"data": self.data}
         if not is_done(path, settings):
+            self.trainer.teacher = None
             model = self.trainer.dense()
             begin(path)
             stages = [frontier_methods.account("dense", self.trainer, model)]
             np.savez(path / "weights.npz", *model.get_weights())
+            answers = distillation.teacher_logits(
+                model, self.trainer.data["train"], self.recipe.shift
+            )
+            np.save(path / "teacher_logits.npy", answers)
             self._end(path, model, stages, "dense", "-", settings)
+        self.trainer.teacher = np.load(path / "teacher_logits.npy")
         return load_model(path / "small.keras")
 
     def base(self, method):
@@ -112,9 +119,8 @@ class Results:
             return read(path)
         if METHODS[method].sparsify is None:
             return self._elsewhere(path, method, point, settings)
+        self.dense()  # which teaches
         start = self._start(METHODS[method], point)
-        if METHODS[method].taught:
-            self.trainer.teacher = self.dense()
         model, stages = frontier_methods.prune(
             self.trainer, point, METHODS[method], *start
         )

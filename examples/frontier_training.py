@@ -20,8 +20,8 @@ class Trainer:
     Attributes:
         epoch: The number of the next epoch, from the dense network on: each
             epoch on the way to a point has an order and shifts of its own.
-        teacher: The dense network, in full precision, or None: who teaches
-            where a method is taught.
+        teacher: What the dense network says of the training images, as
+            `distillation.teacher_logits` returns it; None: nobody teaches.
     """
 
     def __init__(self, recipe, data, seed):
@@ -79,7 +79,7 @@ class Trainer:
             rate, self.num_steps * epochs
         )
 
-    def retrain(self, model, epochs, taught=False):
+    def retrain(self, model, epochs, taught=True):
         """Trains what is left; what is zero stays zero."""
         adam = keras.optimizers.Adam(
             self.falling(self.recipe.retrain_rate, epochs)
@@ -93,7 +93,7 @@ class Trainer:
         optimizer,
         epochs,
         callbacks=(),
-        taught=False,
+        taught=True,
         penalty=None,
     ):
         """Trains a network for the next epochs.
@@ -103,7 +103,8 @@ class Trainer:
             optimizer: Its optimizer.
             epochs: How many.
             callbacks: Keras callbacks.
-            taught: Whether the teacher's answers are in the loss.
+            taught: Whether the teacher's answers are in the loss, where
+                there is a teacher.
             penalty: None, or a function whose value is added to the loss.
         """
         batches, loss = self._lesson(taught)
@@ -124,16 +125,15 @@ class Trainer:
     def _lesson(self, taught):
         """Batches, and the loss for their targets."""
         recipe, train = self.recipe, self.data["train"]
-        if not taught:
+        if self.teacher is None or not taught:
             loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
             batches = image_data.RandomShifts(
                 train, recipe.batch_size, recipe.shift, self.seed
             )
             return batches, loss
-        logits = distillation.teacher_logits(self.teacher, train, recipe.shift)
         return (
             distillation.TaughtShifts(
-                train, logits, recipe.batch_size, self.seed
+                train, self.teacher, recipe.batch_size, self.seed
             ),
             distillation.Distillation(recipe.distillation, recipe.temperature),
         )

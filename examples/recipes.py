@@ -45,8 +45,7 @@ class Recipe:
         rho: ADMM's penalty in the first epoch of a round.
         rho_growth: Factor on `rho` from epoch to epoch.
         column_pattern: See `keras_prm.SparsityPlan.explicit`.
-        distillation: Weight of the dense network's answers in the loss of
-            the method that is taught by them.
+        distillation: Weight of the dense network's answers in the loss.
         temperature: Of those answers.
         max_drop: What purification may cost, mean log likelihood of the
             validation labels.

@@ -151,7 +151,7 @@ class ScheduleTest(parameterized.TestCase):
 
     def test_what_depends_on_admm_waits_for_it(self):
         jobs = frontier_schedule.wanted(
-            recipe(), ["taught", "admm", "one_shot"], [], ["0", "1"]
+            recipe(), ["untaught", "admm", "one_shot"], [], ["0", "1"]
         )
         first, own, others = frontier_schedule.phases(jobs, recipe())
         self.assertLen(first, 2)
@@ -160,8 +160,8 @@ class ScheduleTest(parameterized.TestCase):
             [("admm", "half", 0), ("admm", "quarter", 0)],
             own,
         )
-        self.assertNotIn("taught", {job[0] for g in own for job in g})
-        self.assertEqual({job[0] for g in others for job in g}, {"taught"})
+        self.assertNotIn("untaught", {job[0] for g in own for job in g})
+        self.assertEqual({job[0] for g in others for job in g}, {"untaught"})
 
 
 class DistillationTest(parameterized.TestCase):
@@ -263,7 +263,7 @@ class ResultsTest(parameterized.TestCase):
         )
 
     # The others go through the same, on the way of one of these.
-    @parameterized.parameters("admm", "one_shot", "taught")
+    @parameterized.parameters("admm", "one_shot", "untaught")
     def test_a_method_makes_a_small_model_and_says_so(self, method):
         results = self.results()
         summary = results.result(method, "half")
