@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 import keras_prm
+from examples import folding
 from examples import frontier_training
 from examples import textbook_admm
 
@@ -199,7 +200,11 @@ def purified(
 
 
 def account(stage, trainer, model):
-    """What a model holds and how well it does, never on the test split."""
+    """What a model holds and how well it does, never on the test split.
+
+    It is counted as it would be exported, without BatchNormalization.
+    """
+    model = folding.folded(model)
     costs = keras_prm.costs(model)
     valid = trainer.data["valid"]
     return {

@@ -15,6 +15,7 @@ import numpy as np
 
 import keras_prm
 from examples import distillation
+from examples import folding
 from examples import frontier_methods
 from examples import frontier_training
 from examples.fewest_parameters import FewestParameters
@@ -128,7 +129,9 @@ class Results:
         model.save(path / "retrained.keras")
         model, stages = frontier_methods.purified(self.trainer, model, stages)
         model.save(path / "stripped.keras")
-        model = keras_prm.strip(model, lowering=FewestParameters())
+        model = keras_prm.strip(
+            folding.folded(model), lowering=FewestParameters()
+        )
         stages.append(
             frontier_methods.account(
                 "without empty columns", self.trainer, model
