@@ -2,10 +2,11 @@ r"""Accuracy against compression: ADMM, and what else one would use.
 
     python -m examples.frontier --dataset=path/to/mnist.npz
 
-Makes every result of a recipe, of every seed and method, that is not there
+Makes every result of a recipe, of every seed and method, that is not known
 yet: run it again after it was cut off. (One such command at a time.) Each is
 a folder `OUTPUT_DIR/METHOD/POINT/seedN` with the small model, its `.tflite`
-file and `summary.json`; tables and the picture come from these alone.
+file and `summary.json`; tables and the picture come from these, and from
+results that the repository holds already. `--known=` makes those anew.
 
 Everything is chosen on the validation split; the test split is read once per
 result, by its `.tflite` file, and shown in the tables only. Ablations are
@@ -43,6 +44,15 @@ flags.DEFINE_string(
     "The recipe, a JSON file.",
 )
 flags.DEFINE_string("output_dir", "runs/frontier", "Where results are kept.")
+flags.DEFINE_string(
+    "known",
+    str(
+        pathlib.Path(__file__).with_name("results")
+        / "lenet5_mnist"
+        / "results.json"
+    ),
+    "A file of results that need not be made again.",
+)
 flags.DEFINE_list(
     "methods",
     ["admm", "one_shot", "iterative", "plan_step_by_step"],
@@ -68,8 +78,12 @@ def main(argv):
         )
     except ValueError as error:
         raise SystemExit(str(error)) from None
-    image_data.load(FLAGS.dataset)  # exits where it cannot
-    print(f"{len(jobs)} results wanted, {FLAGS.processes} at a time.")
+    known = frontier_report.known(FLAGS.known) if FLAGS.known else {}
+    wanted, jobs = len(jobs), unknown(jobs, known, recipe)
+    print(
+        f"{wanted} results wanted, {wanted - len(jobs)} known, "
+        f"{FLAGS.processes} at a time."
+    )
     if FLAGS.processes > 1:  # one thread each; the new processes read this
         os.environ["TF_NUM_INTRAOP_THREADS"] = "1"
         os.environ["TF_NUM_INTEROP_THREADS"] = "1"
@@ -84,9 +98,25 @@ def main(argv):
     ) as pool:
         for groups in frontier_schedule.phases(jobs, recipe):
             failed += sum(pool.map(do, groups))
-    print(frontier_report.write(FLAGS.output_dir, recipe))
+    print(frontier_report.write(FLAGS.output_dir, recipe, known))
     if failed:
         raise SystemExit(f"{failed} results could not be made, see above.")
+
+
+def unknown(jobs, known, recipe):
+    """The jobs whose results are not among those that are known."""
+    settings = {}
+    for seed in sorted({seed for _, _, seed in jobs}):
+        data = image_data.load(FLAGS.dataset, seed)
+        settings[seed] = frontier_results.Results(
+            recipe, data, FLAGS.output_dir, seed
+        ).settings
+    return [
+        (method, point, seed)
+        for method, point, seed in jobs
+        if known.get((method, point, seed), {}).get("settings")
+        != settings[seed](method, point)
+    ]
 
 
 def in_turn(recipe, dataset, folder, jobs):

@@ -13,17 +13,36 @@ PAPER = ((39.23, 0.9920), (87.93, 0.9906), (231.82, 0.9848))
 COMPARED = ("admm", "plan_step_by_step", "iterative", "one_shot", "tfmot")
 
 
-def read(folder, recipe):
+def known(path):
+    """Results that a file holds: dict from `(method, point, seed)`.
+
+    There are none if there is no such file.
+    """
+    path = pathlib.Path(path)
+    rows = json.loads(path.read_text()) if path.exists() else []
+    return {(row["method"], row["point"], row["seed"]): row for row in rows}
+
+
+def read(folder, recipe, others=None):
     """All results of a recipe: dict from `(method, point)` to summaries.
 
     Those of other settings, left from another recipe, are not among them.
+
+    Args:
+        folder: Where `examples.frontier` made results.
+        recipe: The `Recipe`.
+        others: What `known` returned: results that are not in the folder.
     """
     training = recipe.settings()
-    found = {}
-    for path in sorted(pathlib.Path(folder).glob("*/*/seed*/summary.json")):
+    rows = dict(others or {})
+    for path in pathlib.Path(folder).glob("*/*/seed*/summary.json"):
         row = json.loads(path.read_text())
-        if "method" in row and _is_of(recipe, training, row):
-            found.setdefault((row["method"], row["point"]), []).append(row)
+        if "method" in row:  # a base is none
+            rows[row["method"], row["point"], row["seed"]] = row
+    found = {}
+    for (method, point, _), row in sorted(rows.items()):
+        if _is_of(recipe, training, row):
+            found.setdefault((method, point), []).append(row)
     return found
 
 
@@ -169,12 +188,22 @@ def _line(axes, points, ratio, number, label):
     )
 
 
-def write(folder, recipe):
-    """Writes `frontier.md` and `frontier.png`; returns the first table."""
+def write(folder, recipe, others=None):
+    """Writes all that the results of a folder, and others, amount to.
+
+    `frontier.md` and `frontier.png`, and `results.json`, which `known` reads.
+
+    Returns:
+        The first table.
+    """
     folder = pathlib.Path(folder)
-    results = read(folder, recipe)
+    results = read(folder, recipe, others)
     if not results:
         return "There are no results yet."
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [json.dumps(row) for rows in results.values() for row in rows]
+    lines = ",\n".join(rows)
+    (folder / "results.json").write_text(f"[\n{lines}\n]\n")
     text = frontier(results, recipe)
     others = [name for name in METHODS if name not in COMPARED]
     ablated = {point for method, point in results if method in others}

@@ -52,7 +52,8 @@ class Recipe:
         precision: Keras' dtype policy while the network is at full width.
 
     Raises:
-        ValueError: A name is not known, or a point is in no chain or in two.
+        ValueError: A name is not known, a point is in no chain or in two, or
+            a layer has more filters than where its chain comes from.
     """
 
     network: str
@@ -95,6 +96,23 @@ class Recipe:
                 f"{list(networks.NETWORKS)}, and every point in one chain. "
                 f"Received: {wrong}"
             )
+        for chain in self.chains:
+            left = {name: filters for name, (filters, _) in self.base.items()}
+            for point in chain:
+                self._check_narrower(point, left)
+
+    def _check_narrower(self, point, left):
+        """A filter that is gone does not come back; updates what is left."""
+        for name, (filters, _) in self.points[point].items():
+            if filters is None:
+                continue
+            if filters > (left.get(name) or filters):
+                raise ValueError(
+                    "A point has at most the filters of the one before it. "
+                    f"Received: {filters} in {name} of {point!r}, where "
+                    f"{left[name]} are left"
+                )
+            left[name] = filters
 
     @classmethod
     def load(cls, path):

@@ -63,8 +63,9 @@ def ship(folder, results, recipe, dataset):
         )
         claims = measured(target, data["test"], summary["stages"][0])
         frontier_results.write_json(target / "summary.json", summary | claims)
-    frontier_report.write(folder, recipe)
-    for name in ("frontier.md", "frontier.png"):
+    known = frontier_report.known(results / "results.json")
+    frontier_report.write(folder, recipe, known)
+    for name in ("frontier.md", "frontier.png", "results.json"):
         shutil.copy(folder / name, results / name)
 
 

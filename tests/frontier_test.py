@@ -12,6 +12,7 @@ from absl.testing import parameterized
 import keras_prm
 from examples import distillation
 from examples import fewest_parameters
+from examples import folding
 from examples import frontier_methods
 from examples import frontier_report
 from examples import frontier_results
@@ -94,8 +95,10 @@ class RecipesTest(parameterized.TestCase):
                 model = networks.NETWORKS[found.network]((28, 28, 1), 10)
                 plan = found.plan(model, found.kept(point, filters_only))
                 keras_prm.hard_prune(model, plan)
-                lowering = fewest_parameters.FewestParameters()
-                small = keras_prm.strip(model, lowering=lowering)
+                small = keras_prm.strip(
+                    folding.folded(model),
+                    lowering=fewest_parameters.FewestParameters(),
+                )
                 stored.append(keras_prm.costs(small).parameters)
             self.assertBetween(stored[1] / stored[0], 0.95, 1.05, point)
 
@@ -119,6 +122,16 @@ class RecipesTest(parameterized.TestCase):
     def test_names_that_do_not_fit(self, changes, message):
         with self.assertRaisesRegex(ValueError, message):
             recipe(**changes)
+
+    def test_a_chain_cannot_widen_a_layer(self):
+        points = recipe().points | {"third": {"conv2": [2, 9]}}
+        points["fourth"] = {"conv1": [3, 9]}  # of which "quarter" left 2
+        with self.assertRaisesRegex(ValueError, "3 in conv1.*2 are left"):
+            recipe(
+                points=points, chains=[["half", "quarter", "third", "fourth"]]
+            )
+        with self.assertRaisesRegex(ValueError, "7 in conv1.*6 are left"):
+            recipe(points={"half": {"conv1": [7, 9]}}, chains=[["half"]])
 
     def test_quick(self):
         found = recipe().quick()
@@ -378,7 +391,8 @@ class ResultsTest(parameterized.TestCase):
         results = self.results()
         with self.assertRaisesRegex(FileNotFoundError, "frontier_tfmot"):
             results.result("tfmot", "half")
-        weights = networks.lenet5((28, 28, 1), 3).get_weights()
+        network = networks.NETWORKS[results.recipe.network]
+        weights = network((28, 28, 1), 3).get_weights()
         weights[0][:] = 0
         path = results.path("tfmot", "half")
         path.mkdir(parents=True)
@@ -465,6 +479,26 @@ class ReportTest(parameterized.TestCase):
         text = frontier_report.write(self.folder, recipe())
         self.assertIn(text, (self.folder / "frontier.md").read_text())
         self.assertGreater((self.folder / "frontier.png").stat().st_size, 9999)
+
+    def test_results_are_kept_in_one_file_and_added_to_those_of_a_folder(self):
+        frontier_report.write(self.folder, recipe())
+        known = frontier_report.known(self.folder / "results.json")
+        self.assertEqual(
+            frontier_report.read(self.folder / "no", recipe(), known),
+            self.read(),
+        )
+        # What the folder holds is newer than what is known.
+        row = known["admm", "half", 0]
+        known["admm", "half", 0] = row | {"test_accuracy": 0.1}
+        known["admm", "half", 7] = row | {"test_accuracy": 0.2, "seed": 7}
+        rows = frontier_report.read(self.folder, recipe(), known)
+        self.assertEqual(
+            [row["test_accuracy"] for row in rows["admm", "half"]],
+            [0.95, 0.91, 0.93, 0.2],
+        )
+
+    def test_no_file_of_results(self):
+        self.assertEqual(frontier_report.known(self.folder / "no.json"), {})
 
     def test_nothing_there(self):
         text = frontier_report.write(self.folder / "no", recipe())
