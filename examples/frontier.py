@@ -79,7 +79,11 @@ def main(argv):
     except ValueError as error:
         raise SystemExit(str(error)) from None
     known = frontier_report.known(FLAGS.known) if FLAGS.known else {}
-    wanted, jobs = len(jobs), unknown(jobs, known, recipe)
+    settings = settings_of(
+        recipe, FLAGS.dataset, FLAGS.output_dir, {job[2] for job in jobs}
+    )
+    wanted = len(jobs)
+    jobs = frontier_schedule.unknown(jobs, known, settings)
     print(
         f"{wanted} results wanted, {wanted - len(jobs)} known, "
         f"{FLAGS.processes} at a time."
@@ -103,20 +107,14 @@ def main(argv):
         raise SystemExit(f"{failed} results could not be made, see above.")
 
 
-def unknown(jobs, known, recipe):
-    """The jobs whose results are not among those that are known."""
-    settings = {}
-    for seed in sorted({seed for _, _, seed in jobs}):
-        data = image_data.load(FLAGS.dataset, seed)
-        settings[seed] = frontier_results.Results(
-            recipe, data, FLAGS.output_dir, seed
+def settings_of(recipe, dataset, folder, seeds):
+    """dict from seed to what says what its results depend on."""
+    return {
+        seed: frontier_results.Results(
+            recipe, image_data.load(dataset, seed), folder, seed
         ).settings
-    return [
-        (method, point, seed)
-        for method, point, seed in jobs
-        if known.get((method, point, seed), {}).get("settings")
-        != settings[seed](method, point)
-    ]
+        for seed in seeds
+    }
 
 
 def in_turn(recipe, dataset, folder, jobs):

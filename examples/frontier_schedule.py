@@ -46,6 +46,23 @@ def applies(recipe, method, point):
     return all(name in recipe.widths for name in way)
 
 
+def unknown(jobs, known, settings):
+    """The jobs whose results are not known yet.
+
+    Args:
+        jobs: List of `(method, point, seed)`.
+        known: dict from such a job to its summary.
+        settings: dict from seed to a function that takes a method and a
+            point, and returns the settings that their result depends on.
+    """
+    return [
+        (method, point, seed)
+        for method, point, seed in jobs
+        if known.get((method, point, seed), {}).get("settings")
+        != settings[seed](method, point)
+    ]
+
+
 def phases(jobs, recipe):
     """Groups of jobs, in phases.
 

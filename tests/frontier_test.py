@@ -162,6 +162,14 @@ class ScheduleTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, message):
             frontier_schedule.wanted(recipe(), methods, points, seeds)
 
+    def test_what_is_known_of_the_same_settings_is_not_made_again(self):
+        jobs = [("admm", "half", 0), ("admm", "half", 1), ("admm", "half", 2)]
+        known = {jobs[0]: {"settings": 7}, jobs[1]: {"settings": 8}}
+        settings = dict.fromkeys(range(3), lambda method, point: 7)
+        self.assertEqual(
+            frontier_schedule.unknown(jobs, known, settings), jobs[1:]
+        )
+
     def test_what_depends_on_admm_waits_for_it(self):
         jobs = frontier_schedule.wanted(
             recipe(), ["untaught", "admm", "one_shot"], [], ["0", "1"]
