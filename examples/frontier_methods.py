@@ -12,7 +12,6 @@ import keras
 import numpy as np
 
 import keras_prm
-from examples import folding
 from examples import frontier_training
 from examples import textbook_admm
 
@@ -200,11 +199,7 @@ def purified(
 
 
 def account(stage, trainer, model):
-    """What a model holds and how well it does, never on the test split.
-
-    It is counted as it would be exported, without BatchNormalization.
-    """
-    model = folding.folded(model)
+    """What a model holds and how well it does, never on the test split."""
     costs = keras_prm.costs(model)
     valid = trainer.data["valid"]
     return {

@@ -6,6 +6,7 @@ made, so one that was cut off, or made by another recipe, is made anew.
 
 import hashlib
 import json
+import math
 import os
 import pathlib
 import platform
@@ -15,7 +16,6 @@ import numpy as np
 
 import keras_prm
 from examples import distillation
-from examples import folding
 from examples import frontier_methods
 from examples import frontier_training
 from examples.fewest_parameters import FewestParameters
@@ -129,9 +129,7 @@ class Results:
         model.save(path / "retrained.keras")
         model, stages = frontier_methods.purified(self.trainer, model, stages)
         model.save(path / "stripped.keras")
-        model = keras_prm.strip(
-            folding.folded(model), lowering=FewestParameters()
-        )
+        model = keras_prm.strip(model, lowering=FewestParameters())
         stages.append(
             frontier_methods.account(
                 "without empty columns", self.trainer, model
@@ -184,7 +182,7 @@ class Results:
             "point": point,
             "seed": self.seed,
             **{count: last[count] for _, count in RATIOS},
-            **{name: first[count] / last[count] for name, count in RATIOS},
+            **{name: ratio(first[n], last[n]) for name, n in RATIOS},
             "tflite_bytes": export.num_bytes,
             "valid_accuracy": last["valid_accuracy"],
             "test_accuracy": file_accuracy(
@@ -197,6 +195,11 @@ class Results:
         }
         write_json(path / "summary.json", summary)
         return summary
+
+
+def ratio(before, after):
+    """The compression; infinite where a network has lost all its weights."""
+    return before / after if after else math.inf
 
 
 def fingerprint(data):

@@ -13,7 +13,7 @@ the table. It takes as many epochs as the other methods up to that point:
 sparsity grows along the cubic ramp through the first half of them, and the
 learning rate falls from that of dense training to 0 as a cosine. In
 float32, since in bfloat16 that library would round the weights themselves.
-Biases and BatchNormalization are not pruned.
+Biases are not pruned.
 """
 
 import argparse
@@ -35,30 +35,21 @@ from examples import recipes
 sparsity = tfmot.sparsity.keras
 
 
-def lenet5_normalised(input_shape, num_classes):
-    """`examples.networks.lenet5_normalised` in Keras 2."""
+def lenet5(input_shape, num_classes):
+    """`examples.networks.lenet5` in Keras 2."""
     layers = tf_keras.layers
     return tf_keras.Sequential(
         [
             layers.InputLayer(input_shape),
-            layers.Conv2D(20, 5, use_bias=False, name="conv1"),
-            layers.BatchNormalization(name="norm1"),
-            layers.ReLU(name="relu1"),
-            layers.MaxPooling2D(2, name="pool1"),
-            layers.Conv2D(50, 5, use_bias=False, name="conv2"),
-            layers.BatchNormalization(name="norm2"),
-            layers.ReLU(name="relu2"),
-            layers.MaxPooling2D(2, name="pool2"),
-            layers.Flatten(name="flatten"),
-            layers.Dense(500, use_bias=False, name="fc1"),
-            layers.BatchNormalization(name="norm3"),
-            layers.ReLU(name="relu3"),
+            layers.Conv2D(20, 5, activation="relu", name="conv1"),
+            layers.MaxPooling2D(2),
+            layers.Conv2D(50, 5, activation="relu", name="conv2"),
+            layers.MaxPooling2D(2),
+            layers.Flatten(),
+            layers.Dense(500, activation="relu", name="fc1"),
             layers.Dense(num_classes, name="logits"),
         ]
     )
-
-
-NETWORKS = {"lenet5_normalised": lenet5_normalised}
 
 
 def numbers(model, keep):
@@ -112,7 +103,7 @@ def train(recipe, data, weights, point, seed):
     batches = image_data.RandomShifts(
         train, recipe.batch_size, recipe.shift, seed
     )
-    model = NETWORKS[recipe.network](train.x.shape[1:], len(weights[-1]))
+    model = lenet5(train.x.shape[1:], len(weights[-1]))
     model.set_weights(weights)
     counts = numbers(model, recipe.points[point])
     epochs = recipe.epochs_to(point)

@@ -12,7 +12,6 @@ from absl.testing import parameterized
 import keras_prm
 from examples import distillation
 from examples import fewest_parameters
-from examples import folding
 from examples import frontier_methods
 from examples import frontier_report
 from examples import frontier_results
@@ -95,10 +94,8 @@ class RecipesTest(parameterized.TestCase):
                 model = networks.NETWORKS[found.network]((28, 28, 1), 10)
                 plan = found.plan(model, found.kept(point, filters_only))
                 keras_prm.hard_prune(model, plan)
-                small = keras_prm.strip(
-                    folding.folded(model),
-                    lowering=fewest_parameters.FewestParameters(),
-                )
+                lowering = fewest_parameters.FewestParameters()
+                small = keras_prm.strip(model, lowering=lowering)
                 stored.append(keras_prm.costs(small).parameters)
             self.assertBetween(stored[1] / stored[0], 0.95, 1.05, point)
 
@@ -387,6 +384,10 @@ class ResultsTest(parameterized.TestCase):
         self.results(shift=0, retrain_epochs=2).result("admm", "half")
         third = times()
         self.assertTrue(all(second[name] != third[name] for name in first))
+
+    def test_nothing_left(self):
+        self.assertEqual(frontier_results.ratio(6, 4), 1.5)
+        self.assertEqual(frontier_results.ratio(6, 0), float("inf"))
 
     def test_other_images_are_other_results(self):
         other = data() | {"valid": split(64, 9)}
