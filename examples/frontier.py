@@ -79,9 +79,17 @@ def main(argv):
     except ValueError as error:
         raise SystemExit(str(error)) from None
     known = frontier_report.known(FLAGS.known) if FLAGS.known else {}
-    settings = settings_of(
-        recipe, FLAGS.dataset, FLAGS.output_dir, {job[2] for job in jobs}
-    )
+    data, settings = {}, {}
+    for seed in sorted({job[2] for job in (*jobs, *known)}):
+        images = image_data.load(FLAGS.dataset, seed)  # exits where it cannot
+        results = frontier_results.Results(
+            recipe, images, FLAGS.output_dir, seed
+        )
+        data[seed] = results.data
+        for job in jobs:
+            if job[2] == seed:
+                settings[job] = results.settings(*job[:2])
+    known = frontier_schedule.of_data(known, data)
     wanted = len(jobs)
     jobs = frontier_schedule.unknown(jobs, known, settings)
     print(
@@ -113,16 +121,6 @@ def main(argv):
     print(frontier_report.write(FLAGS.output_dir, recipe, known))
     if failed:
         raise SystemExit(f"{failed} results could not be made, see above.")
-
-
-def settings_of(recipe, dataset, folder, seeds):
-    """dict from seed to what says what its results depend on."""
-    return {
-        seed: frontier_results.Results(
-            recipe, image_data.load(dataset, seed), folder, seed
-        ).settings
-        for seed in seeds
-    }
 
 
 def in_turn(recipe, dataset, folder, jobs):

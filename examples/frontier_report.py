@@ -201,16 +201,17 @@ def write(folder, recipe, others=None):
     if not results:
         return "There are no results yet."
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [json.dumps(row) for rows in results.values() for row in rows]
-    lines = ",\n".join(rows)
+    lines = ",\n".join(
+        json.dumps(row) for rows in results.values() for row in rows
+    )
     (folder / "results.json").write_text(f"[\n{lines}\n]\n")
     text = frontier(results, recipe)
-    others = [name for name in METHODS if name not in COMPARED]
-    ablated = {point for method, point in results if method in others}
+    ablations = [name for name in METHODS if name not in COMPARED]
+    ablated = {point for method, point in results if method in ablations}
     compared = {k: v for k, v in results.items() if k[1] in ablated}
     parts = [
         ("The frontier", text),
-        ("Ablations", frontier(compared, recipe, [*COMPARED, *others])),
+        ("Ablations", frontier(compared, recipe, [*COMPARED, *ablations])),
         ("ADMM, stage by stage", account(results, recipe)),
     ]
     (folder / "frontier.md").write_text(

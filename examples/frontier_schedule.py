@@ -46,20 +46,32 @@ def applies(recipe, method, point):
     return all(name in recipe.widths for name in way)
 
 
+def of_data(known, data):
+    """What is known of the same images, and the same split of them.
+
+    Args:
+        known: dict from `(method, point, seed)` to a summary.
+        data: dict from each seed to the fingerprint of its images.
+    """
+    return {
+        job: row
+        for job, row in known.items()
+        if row["settings"]["data"] == data[job[2]]
+    }
+
+
 def unknown(jobs, known, settings):
     """The jobs whose results are not known yet.
 
     Args:
         jobs: List of `(method, point, seed)`.
         known: dict from such a job to its summary.
-        settings: dict from seed to a function that takes a method and a
-            point, and returns the settings that their result depends on.
+        settings: dict from each of the jobs to what its result depends on.
     """
     return [
-        (method, point, seed)
-        for method, point, seed in jobs
-        if known.get((method, point, seed), {}).get("settings")
-        != settings[seed](method, point)
+        job
+        for job in jobs
+        if job not in known or known[job]["settings"] != settings[job]
     ]
 
 

@@ -1,8 +1,8 @@
 """Convolutions of few channels, faster on a CPU: four positions at a time.
 
-TensorFlow's convolution takes as long for one channel as for some twenty. A
-`k x k` one over `c` channels that is applied at every position is, on 2x2
-blocks of positions, one of about `k/2 x k/2` over `4c` channels.
+There TensorFlow's convolution of an image takes as long for three filters as
+for twenty. A `k x k` one from `c` to `f` channels, applied at every position,
+is on 2x2 blocks of positions one of about `k/2 x k/2` from `4c` to `4f`.
 """
 
 import contextlib

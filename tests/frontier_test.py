@@ -162,10 +162,18 @@ class ScheduleTest(parameterized.TestCase):
     def test_what_is_known_of_the_same_settings_is_not_made_again(self):
         jobs = [("admm", "half", 0), ("admm", "half", 1), ("admm", "half", 2)]
         known = {jobs[0]: {"settings": 7}, jobs[1]: {"settings": 8}}
-        settings = dict.fromkeys(range(3), lambda method, point: 7)
+        settings = dict.fromkeys(jobs, 7)
         self.assertEqual(
             frontier_schedule.unknown(jobs, known, settings), jobs[1:]
         )
+
+    def test_what_is_known_of_other_images_is_left_out(self):
+        known = {
+            ("admm", "half", seed): {"settings": {"data": data}}
+            for seed, data in enumerate("abc")
+        }
+        found = frontier_schedule.of_data(known, {0: "a", 1: "x", 2: "a"})
+        self.assertEqual(list(found), [("admm", "half", 0)])
 
     def test_what_depends_on_admm_waits_for_it(self):
         jobs = frontier_schedule.wanted(
