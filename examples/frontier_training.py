@@ -7,7 +7,6 @@ import keras_prm
 from examples import distillation
 from examples import image_data
 from examples import networks
-from examples import phased_convolution
 
 
 class Trainer:
@@ -121,10 +120,7 @@ class Trainer:
             # XLA's convolutions are several times slower on a CPU.
             jit_compile=False if on_tensorflow else "auto",
         )
-        with phased_convolution.phased(model):
-            model.fit(
-                batches, epochs=epochs, callbacks=list(callbacks), verbose=0
-            )
+        model.fit(batches, epochs=epochs, callbacks=list(callbacks), verbose=0)
 
     def _lesson(self, taught):
         """Batches, and the loss for their targets."""
