@@ -144,7 +144,7 @@ def prune(trainer, point, method, start, stages):
     if method.after is None:
         trainer.epoch = 0
     else:
-        trainer.epoch = end - recipe.admm_epochs - recipe.retrain_epochs
+        trainer.epoch = end - recipe.admm_epochs - recipe.retraining(point)
     plan = recipe.plan(start, recipe.kept(point, method.filters_only))
     method.sparsify(
         trainer, start, plan, recipe.admm_epochs, taught=method.taught

@@ -58,7 +58,9 @@ def _is_of(recipe, training, row):
     if row["point"] not in recipe.points:
         return False
     kept = recipe.kept(row["point"], METHODS[row["method"]].filters_only)
-    return settings["keep"][-1] == json.loads(json.dumps(kept))
+    return settings["keep"][-1] == json.loads(json.dumps(kept)) and settings[
+        "epochs"
+    ] == recipe.epochs_to(row["point"])
 
 
 def median(rows, key):
@@ -145,12 +147,10 @@ def picture(results, recipe, path):
         (conv, "conv_ratio", "CONV layers"),
     ):
         for number, method in enumerate(COMPARED):
-            for chain in recipe.chains:
-                rows = [results.get((method, point)) for point in chain]
-                # A chain for CONV layers says nothing of the whole model.
-                if any(rows) and not (axes is whole and chain != _main(recipe)):
-                    label = METHODS[method].title
-                    label = label if chain == _main(recipe) else None
+            for of_whole, points in _lines(recipe):
+                rows = [results.get((method, point)) for point in points]
+                if any(rows) and (of_whole or axes is conv):
+                    label = METHODS[method].title if of_whole else None
                     _line(axes, filter(None, rows), ratio, number, label)
         if full := results.get(("dense", "-")):
             axes.axhline(
@@ -165,8 +165,13 @@ def picture(results, recipe, path):
     figure.savefig(path, dpi=110)
 
 
-def _main(recipe):
-    return recipe.chains[0]
+def _lines(recipe):
+    """The points of each line of the picture.
+
+    Where CONV layers alone are pruned, the whole model says nothing.
+    """
+    yield True, list(recipe.widths)
+    yield False, [name for name in recipe.points if name not in recipe.widths]
 
 
 def _line(axes, points, ratio, number, label):

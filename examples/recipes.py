@@ -39,6 +39,8 @@ class Recipe:
         admm_epochs: Epochs of ADMM in later rounds; of other methods, of
             getting sparse.
         retrain_epochs: Epochs of masked retraining in later rounds.
+        long_retraining: dict from the name of a point to its epochs of masked
+            retraining, where they are not `retrain_epochs`.
         dense_rate: Learning rate of dense training, falls to 0.
         admm_rate: Learning rate of ADMM, constant.
         retrain_rate: Learning rate of retraining, falls to 0.
@@ -69,6 +71,7 @@ class Recipe:
     base_retrain_epochs: int
     admm_epochs: int
     retrain_epochs: int
+    long_retraining: dict
     dense_rate: float
     admm_rate: float
     retrain_rate: float
@@ -87,6 +90,7 @@ class Recipe:
             "chains": set(chained) ^ set(self.points),
             "chains, twice": {p for p in chained if chained.count(p) > 1},
             "widths": set(self.widths) - set(self.points),
+            "long_retraining": set(self.long_retraining) - set(self.points),
             "shipped": set(self.shipped) - set(self.points),
         }
         wrong = {name: sorted(names) for name, names in wrong.items() if names}
@@ -135,9 +139,13 @@ class Recipe:
 
     def epochs_to(self, point):
         """Epochs from the dense network to a point, all rounds together."""
-        rounds = len(self.before(point)) + 1
-        each = self.admm_epochs + self.retrain_epochs
-        return self.base_epochs + rounds * each
+        way = [*self.before(point), point]
+        retraining = sum(map(self.retraining, way))
+        return self.base_epochs + self.admm_epochs * len(way) + retraining
+
+    def retraining(self, point):
+        """Epochs of masked retraining in the last round to a point."""
+        return self.long_retraining.get(point, self.retrain_epochs)
 
     def kept(self, point, filters_only=False):
         """What a point keeps: dict from layer to `(filters, columns)`."""
@@ -151,15 +159,15 @@ class Recipe:
 
         Without `names`: all that tells how networks are trained.
         """
-        fixed = ("base", "points", "chains", "widths", "shipped")
+        by_point = ("base", "points", "chains", "widths", "shipped")
+        by_point += ("long_retraining",)
         values = dataclasses.asdict(self)
-        names = names or [name for name in values if name not in fixed]
+        names = names or [name for name in values if name not in by_point]
         return json.loads(json.dumps({name: values[name] for name in names}))
 
     def quick(self):
-        """One epoch each and the first points only, to see that all works."""
-        chains = [chain[:1] for chain in self.chains]
-        first = [chain[0] for chain in chains]
+        """One epoch each and two points only, to see that all works."""
+        first = list(dict.fromkeys(self.chains[n][0] for n in (0, -1)))
         epochs = {
             field.name: 1
             for field in dataclasses.fields(self)
@@ -167,7 +175,8 @@ class Recipe:
         }
         return dataclasses.replace(
             self,
-            chains=chains,
+            chains=[[name] for name in first],
+            long_retraining={},
             points={name: self.points[name] for name in first},
             widths={n: self.widths[n] for n in first if n in self.widths},
             shipped=[],

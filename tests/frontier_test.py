@@ -60,6 +60,7 @@ def recipe(**changes):
         "chains": [["half", "quarter"]],
         "widths": {"half": {"conv1": 2, "conv2": 3, "fc1": 6}},
         "shipped": [],
+        "long_retraining": {},
         "batch_size": 32,
         "precision": "float32",
     }
@@ -105,6 +106,11 @@ class RecipesTest(parameterized.TestCase):
         self.assertEqual(found.before("half"), [])
         self.assertEqual(found.epochs_to("half"), 2 + 2)
         self.assertEqual(found.epochs_to("quarter"), 2 + 2 * 2)
+        found = recipe(long_retraining={"half": 5})
+        self.assertEqual(found.retraining("half"), 5)
+        self.assertEqual(found.retraining("quarter"), 1)
+        self.assertEqual(found.epochs_to("half"), 2 + 1 + 5)
+        self.assertEqual(found.epochs_to("quarter"), 2 + 1 + 5 + 2)
 
     def test_a_file_that_is_no_recipe(self):
         with self.assertRaisesRegex(SystemExit, "no recipe"):
@@ -115,6 +121,7 @@ class RecipesTest(parameterized.TestCase):
         ({"chains": [["half"]]}, "every point in one chain.*quarter"),
         ({"chains": [["half", "quarter", "half"]]}, "twice.*half"),
         ({"shipped": ["third"]}, "third"),
+        ({"long_retraining": {"third": 5}}, "third"),
     )
     def test_names_that_do_not_fit(self, changes, message):
         with self.assertRaisesRegex(ValueError, message):
@@ -134,6 +141,11 @@ class RecipesTest(parameterized.TestCase):
         found = recipe().quick()
         self.assertEqual(list(found.points), ["half"])
         self.assertEqual(found.epochs_to("half"), 4)
+        apart = recipe(
+            chains=[["half"], ["quarter"]], long_retraining={"half": 5}
+        )
+        self.assertEqual(apart.quick().chains, apart.chains)
+        self.assertEqual(apart.quick().epochs_to("half"), 4)
 
 
 class ScheduleTest(parameterized.TestCase):
@@ -331,7 +343,12 @@ class ResultsTest(parameterized.TestCase):
             seen.extend(range(batches.epoch, batches.epoch + epochs))
             model.compile()  # not with a wrapper that has found nothing
 
-        found = recipe(base_retrain_epochs=3, admm_epochs=2, retrain_epochs=4)
+        found = recipe(
+            base_retrain_epochs=3,
+            admm_epochs=2,
+            retrain_epochs=4,
+            long_retraining={"quarter": 6},
+        )
         if METHODS[name].filters_only:
             widths = found.widths | {"quarter": {"conv1": 1, "conv2": 2}}
             found = dataclasses.replace(found, widths=widths)
@@ -344,7 +361,7 @@ class ResultsTest(parameterized.TestCase):
             seen.clear()
             results.result(name, "quarter")
         self.assertEqual(seen, list(range(found.epochs_to("quarter"))))
-        self.assertLen(seen, 1 + 3 + 2 * 6)
+        self.assertLen(seen, 1 + 3 + (2 + 4) + (2 + 6))
 
     def test_the_test_images_are_looked_at_once(self):
         looks = []
@@ -466,7 +483,9 @@ class ReportTest(parameterized.TestCase):
                 "tflite_bytes": 1234,
                 "valid_accuracy": 0.99,
                 "test_accuracy": accuracy,
-                "settings": recipe().settings() | {"keep": [kept]} | changes,
+                "settings": recipe().settings()
+                | {"keep": [kept], "epochs": recipe().epochs_to("half")}
+                | changes,
             },
         )
 
@@ -487,7 +506,9 @@ class ReportTest(parameterized.TestCase):
         text = frontier_report.account(self.read(), recipe())
         self.assertIn("retrained", text)
 
-    @parameterized.parameters({"rho": 7.0}, {"keep": [{"conv1": [3, 9]}]})
+    @parameterized.parameters(
+        {"rho": 7.0}, {"keep": [{"conv1": [3, 9]}]}, {"epochs": 9}
+    )
     def test_results_of_other_settings_are_left_out(self, **changes):
         self.write("admm", 3, 0.1, **changes)
         self.assertLen(self.read()["admm", "half"], 3)
