@@ -131,17 +131,20 @@ def in_turn(recipe, dataset, folder, jobs):
     for method, point, _ in jobs:
         start = time.time()
         results = frontier_results.Results(recipe, data, folder, seed)
+        name = f"{method}, {point or 'what it starts from'}, seed {seed}"
+        results.trainer.say = functools.partial(say, f"  {name}")
         try:
             line = one(results, method, point)
         except Exception:
             failed += point is not None
             line = traceback.format_exc()
-        seconds = time.time() - start
-        name = point or "what it starts from"
-        text = f"{method}, {name}, seed {seed}: {line} ({seconds:.0f} s)"
-        print(text, flush=True)
+        say(name, f"{line} ({time.time() - start:.0f} s)")
         keras.backend.clear_session()  # what was compiled piles up
     return failed
+
+
+def say(name, text):
+    print(f"{name}: {text}", flush=True)
 
 
 def one(results, method, point):

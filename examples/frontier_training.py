@@ -22,6 +22,7 @@ class Trainer:
             epoch on the way to a point has an order and shifts of its own.
         teacher: What the dense network says of the training images, as
             `distillation.teacher_logits` returns it; None: nobody teaches.
+        say: Called with a line of text from time to time while it trains.
     """
 
     def __init__(self, recipe, data, seed):
@@ -30,6 +31,7 @@ class Trainer:
         self.seed = seed
         self.epoch = 0
         self.teacher = None
+        self.say = lambda text: None
         self.num_steps = -(-len(data["train"].y) // recipe.batch_size)
 
     def dense(self):
@@ -120,7 +122,16 @@ class Trainer:
             # XLA's convolutions are several times slower on a CPU.
             jit_compile=False if on_tensorflow else "auto",
         )
-        model.fit(batches, epochs=epochs, callbacks=list(callbacks), verbose=0)
+        callbacks = [*callbacks, self._progress(epochs)]
+        model.fit(batches, epochs=epochs, callbacks=callbacks, verbose=0)
+
+    def _progress(self, epochs, every=20):
+        def line(epoch, logs):
+            done = epoch + 1
+            if done % every == 0 or done == epochs:
+                self.say(f"epoch {done} of {epochs}, loss {logs['loss']:.4f}")
+
+        return keras.callbacks.LambdaCallback(on_epoch_end=line)
 
     def _lesson(self, taught):
         """Batches, and the loss for their targets."""

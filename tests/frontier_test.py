@@ -356,12 +356,28 @@ class ResultsTest(parameterized.TestCase):
         with (
             mock.patch.object(keras.Model, "fit", fit),
             mock.patch.object(keras_prm, "purify"),
+            mock.patch.object(
+                keras_prm, "export_litert", return_value=mock.Mock(num_bytes=7)
+            ),
+            mock.patch.object(
+                frontier_results, "file_accuracy", return_value=0.5
+            ),
         ):
             results.dense()
             seen.clear()
             results.result(name, "quarter")
         self.assertEqual(seen, list(range(found.epochs_to("quarter"))))
         self.assertLen(seen, 1 + 3 + (2 + 4) + (2 + 6))
+
+    def test_training_says_how_far_it_is(self):
+        trainer = self.results().trainer
+        lines = []
+        trainer.say = lines.append
+        model = trainer.network("float32")
+        trainer.fit(model, keras.optimizers.Adam(), 21)
+        self.assertLen(lines, 2)
+        self.assertRegex(lines[0], r"^epoch 20 of 21, loss \d\.\d{4}$")
+        self.assertRegex(lines[1], r"^epoch 21 of 21, loss \d\.\d{4}$")
 
     def test_the_test_images_are_looked_at_once(self):
         looks = []
