@@ -46,39 +46,54 @@ FILES = ("small.keras", "small.tflite", "int8.tflite")
 
 
 def ship(folder, results, recipe, dataset):
-    """Copies the middle seed of each point that is shipped, and the tables."""
-    for point in recipe.shipped:
-        source = middle(folder / "admm" / point)
-        summary = frontier_results.read(source)
-        data = image_data.load(dataset, summary["seed"])
-        target = results / point
-        target.mkdir(parents=True, exist_ok=True)
-        for name in FILES[:2]:
-            shutil.copy(source / name, target / name)
-        keras_prm.export_litert(
-            frontier_results.load_model(target / "small.keras"),
-            target / "int8.tflite",
-            "int8",
-            representative_data=data["train"].x[:256],
-        )
-        claims = measured(target, data["test"], summary["stages"][0])
-        frontier_results.write_json(target / "summary.json", summary | claims)
+    """Copies the middle seed of each point that is shipped, and the tables.
+
+    A seed that is not in the folder, but shipped already, stays.
+    """
     known = frontier_report.known(results / "results.json")
+    rows = frontier_report.read(folder, recipe, known)
+    for point in recipe.shipped:
+        row = middle(rows.get(("admm", point), ()), point)
+        source = folder / "admm" / point / f"seed{row['seed']}"
+        if frontier_results.is_done(source, row["settings"]):
+            copy(source, results / point, dataset)
+        elif not frontier_results.is_done(results / point, row["settings"]):
+            raise SystemExit(
+                f"The middle one of {point}, seed {row['seed']}, is not in "
+                f"{folder}. Make it by `python -m examples.frontier --known= "
+                f"--methods=admm --points={point} --seeds={row['seed']}`."
+            )
     frontier_report.write(folder, recipe, known)
     for name in ("frontier.md", "frontier.png", "results.json"):
         shutil.copy(folder / name, results / name)
 
 
-def middle(folder):
-    """The folder of the seed with the median validation accuracy."""
-    paths = sorted(folder.glob("seed*/summary.json"))
-    if not paths:
+def middle(rows, point):
+    """Of the results of a point, the one of median validation accuracy."""
+    if not rows:
         raise SystemExit(
-            f"There are no results in {folder}. Make them by "
+            f"There are no results of {point}. Make them by "
             "`python -m examples.frontier`."
         )
-    paths.sort(key=lambda p: json.loads(p.read_text())["valid_accuracy"])
-    return paths[(len(paths) - 1) // 2].parent
+    rows = sorted(rows, key=lambda row: row["valid_accuracy"])
+    return rows[(len(rows) - 1) // 2]
+
+
+def copy(source, target, dataset):
+    """Copies a result, with an int8 file and measured claims."""
+    summary = frontier_results.read(source)
+    data = image_data.load(dataset, summary["seed"])
+    target.mkdir(parents=True, exist_ok=True)
+    for name in FILES[:2]:
+        shutil.copy(source / name, target / name)
+    keras_prm.export_litert(
+        frontier_results.load_model(target / "small.keras"),
+        target / "int8.tflite",
+        "int8",
+        representative_data=data["train"].x[:256],
+    )
+    claims = measured(target, data["test"], summary["stages"][0])
+    frontier_results.write_json(target / "summary.json", summary | claims)
 
 
 def measured(folder, test, dense):

@@ -13,10 +13,12 @@ from absl.testing import parameterized
 
 import keras_prm
 from examples import image_data
+from examples import recipes
 from examples import shipping
 from keras_prm import litert_runtime
 
 RESULTS = pathlib.Path(shipping.__file__).with_name("results")
+RECIPE = RESULTS.parent / "recipes" / "lenet5_mnist.json"
 FOLDERS = [
     (f"{path.parent.parent.name}_{path.parent.name}", path.parent)
     for path in sorted(RESULTS.glob("*/*/summary.json"))
@@ -107,25 +109,38 @@ class ShippedTest(parameterized.TestCase):
             shipping.check(RESULTS / "no", images(5))
 
 
-class MiddleTest(parameterized.TestCase):
-    def setUp(self):
-        super().setUp()
-        self.folder = pathlib.Path(
-            self.enterContext(tempfile.TemporaryDirectory())
-        )
-
+class ShipTest(parameterized.TestCase):
     @parameterized.parameters(((0.9,), 0), ((0.9, 0.7, 0.8), 2))
     def test_the_middle_by_validation_accuracy(self, accuracies, middle):
-        for seed, accuracy in enumerate(accuracies):
-            path = self.folder / f"seed{seed}"
-            path.mkdir()
-            (path / "summary.json").write_text(
-                json.dumps({"valid_accuracy": accuracy})
-            )
-        self.assertEqual(
-            shipping.middle(self.folder), self.folder / f"seed{middle}"
-        )
+        rows = [
+            {"seed": seed, "valid_accuracy": accuracy}
+            for seed, accuracy in enumerate(accuracies)
+        ]
+        self.assertEqual(shipping.middle(rows, "half")["seed"], middle)
 
     def test_no_results(self):
-        with self.assertRaisesRegex(SystemExit, "Make them by"):
-            shipping.middle(self.folder)
+        with self.assertRaisesRegex(SystemExit, "of half. Make them by"):
+            shipping.middle((), "half")
+
+    def test_what_is_shipped_stays_without_its_folder(self):
+        folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        results = folder / "results"
+        shutil.copytree(RESULTS / "lenet5_mnist", results)
+        recipe = recipes.Recipe.load(RECIPE)
+        before = {
+            path: path.read_bytes()
+            for path in sorted(results.glob("*/*"))
+            if path.is_file()
+        }
+        shipping.ship(folder / "runs", results, recipe, "no such data")
+        for path, content in before.items():
+            self.assertEqual(path.read_bytes(), content, path)
+        self.assertEqual(
+            (results / "frontier.md").read_text(),
+            (RESULTS / "lenet5_mnist" / "frontier.md").read_text(),
+        )
+        summary = json.loads((results / "235x" / "summary.json").read_text())
+        summary["settings"]["rho"] = 7.0
+        (results / "235x" / "summary.json").write_text(json.dumps(summary))
+        with self.assertRaisesRegex(SystemExit, "--points=235x --seeds="):
+            shipping.ship(folder / "runs", results, recipe, "no such data")
