@@ -58,9 +58,9 @@ def _is_of(recipe, training, row):
     if row["point"] not in recipe.points:
         return False
     kept = recipe.kept(row["point"], METHODS[row["method"]].filters_only)
-    return settings["keep"][-1] == json.loads(json.dumps(kept)) and settings[
-        "epochs"
-    ] == recipe.epochs_to(row["point"])
+    found = settings["keep"][-1], settings["epochs"]
+    wanted = json.loads(json.dumps(kept)), recipe.epochs_to(row["point"])
+    return found == wanted
 
 
 def median(rows, key):
