@@ -137,7 +137,8 @@ def account(results, recipe, method="admm"):
 
 
 def picture(results, recipe, path):
-    """Draws accuracy against compression, of the whole and of CONV layers."""
+    """Draws error against compression, of the whole and of CONV layers."""
+    from matplotlib import ticker
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 5), layout="tight")
@@ -153,14 +154,21 @@ def picture(results, recipe, path):
                     label = METHODS[method].title if of_whole else None
                     _line(axes, filter(None, rows), ratio, number, label)
         if full := results.get(("dense", "-")):
-            axes.axhline(
-                100 * median(full, "test_accuracy"), color="grey", ls=":"
-            )
+            axes.axhline(_error(full), color="grey", ls=":")
         axes.set_xscale("log")
+        axes.set_yscale("log")
+        for axis, unit in ((axes.xaxis, "x"), (axes.yaxis, "")):
+            axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(ticker.StrMethodFormatter("{x:g}" + unit))
+            axis.set_minor_formatter(ticker.NullFormatter())
         axes.set_xlabel(f"compression of the {title}, nonzero kernel weights")
         axes.grid(alpha=0.3)
-    conv.plot(*zip(*[(x, 100 * y) for x, y in PAPER]), "k*", label="paper")
-    whole.set_ylabel("test accuracy, per cent")
+    conv.plot(
+        *zip(*[(ratio, 100 * (1 - y)) for ratio, y in PAPER]),
+        "k*",
+        label="paper",
+    )
+    whole.set_ylabel("test error, per cent")
     conv.legend(fontsize=8)
     figure.savefig(path, dpi=110)
 
@@ -174,11 +182,16 @@ def _lines(recipe):
     yield False, [name for name in recipe.points if name not in recipe.widths]
 
 
+def _error(rows):
+    """The median test error in per cent."""
+    return 100 * (1 - median(rows, "test_accuracy"))
+
+
 def _line(axes, points, ratio, number, label):
     """The median of each point, with a bar from the lowest to the highest."""
     points = sorted(points, key=lambda rows: median(rows, ratio))
-    middles = [100 * median(rows, "test_accuracy") for rows in points]
-    spans = [[100 * row["test_accuracy"] for row in rows] for rows in points]
+    middles = [_error(rows) for rows in points]
+    spans = [[_error([row]) for row in rows] for rows in points]
     axes.errorbar(
         [median(rows, ratio) for rows in points],
         middles,
