@@ -4,6 +4,8 @@ import json
 import pathlib
 import statistics
 
+import numpy as np
+
 from examples.frontier_methods import METHODS
 from keras_prm import tables
 
@@ -152,7 +154,7 @@ def picture(results, recipe, path):
                 rows = [results.get((method, point)) for point in points]
                 if any(rows) and (of_whole or axes is conv):
                     label = METHODS[method].title if of_whole else None
-                    _line(axes, filter(None, rows), ratio, number, label)
+                    _line(axes, rows, ratio, number, label)
         if full := results.get(("dense", "-")):
             axes.axhline(_error(full), color="grey", ls=":")
         axes.set_xscale("log")
@@ -188,17 +190,20 @@ def _error(rows):
 
 
 def _line(axes, points, ratio, number, label):
-    """The median of each point, with a bar from the lowest to the highest."""
-    points = sorted(points, key=lambda rows: median(rows, ratio))
-    middles = [_error(rows) for rows in points]
-    spans = [[_error([row]) for row in rows] for rows in points]
+    """The median of each point, with a bar from the lowest to the highest.
+
+    Points that have no results, None, are gaps in the line.
+    """
+    values = np.full((len(points), 4), np.nan)
+    for row, rows in zip(values, points):
+        if rows:
+            errors = [_error([row]) for row in rows]
+            row[:] = median(rows, ratio), _error(rows), min(errors), max(errors)
+    x, middle, low, high = values.T
     axes.errorbar(
-        [median(rows, ratio) for rows in points],
-        middles,
-        [
-            [middle - min(span) for middle, span in zip(middles, spans)],
-            [max(span) - middle for middle, span in zip(middles, spans)],
-        ],
+        x,
+        middle,
+        [middle - low, high - middle],
         color=f"C{number}",
         label=label,
         capsize=2,
