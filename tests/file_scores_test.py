@@ -128,10 +128,11 @@ class EvaluationTest(parameterized.TestCase):
         self.assertEqual(found.model, 1.0)
 
     def test_256_rows_are_looked_at(self):
-        batches = ((X[i:][:1] * i, self.y[i:][:1]) for i in range(300))
+        x = np.arange(300, dtype="float32")[:, None] * X
+        batches = ((x[i:][:32], self.y[i:][:32]) for i in range(0, 300, 32))
         evaluation = file_scores.Evaluation(self.view, batches)
         (values,) = evaluation.inputs
-        expected = np.arange(256)[:, None] * X[:256]
+        expected = x[:256]
         np.testing.assert_allclose(values, expected.ravel(), rtol=1e-6)
         self.assertEqual(evaluation.run(File(self.model)).num_samples, 300)
 

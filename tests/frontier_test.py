@@ -35,8 +35,3 @@ class FrontierTest(absltest.TestCase):
         self.assertGreater(summary["stored_ratio"], 15)
         self.assertTrue((path / "small.tflite").exists())
         self.assertTrue((folder / "frontier.md").exists())
-
-    def test_a_method_that_is_not_known(self):
-        found = frontier("no", "--methods=best")
-        self.assertEqual(found.returncode, 1)
-        self.assertIn("Expected methods among ['admm'", found.stderr)
