@@ -12,7 +12,6 @@ from absl.testing import parameterized
 import keras_prm
 from examples import frontier_methods
 from examples import frontier_results
-from examples import image_data
 from examples import networks
 from tests import frontiers
 
@@ -107,12 +106,8 @@ class ResultsTest(parameterized.TestCase):
             return 0.5
 
         results = self.results()
-        test = results.trainer.data["test"]
-        results.trainer.data = {
-            **results.trainer.data,
-            "test": image_data.Split(test.x, None),  # no labels to peek at
-        }
-        test = results.trainer.data["test"]
+        test = object()  # Nothing can be done with it but handing it on.
+        results.trainer.data = {**results.trainer.data, "test": test}
         with (
             frontiers.untrained(),
             mock.patch.object(frontier_results, "file_accuracy", accuracy),
