@@ -73,7 +73,8 @@ class Distillation(keras.losses.Loss):
         (1 - w) CE(label, softmax(s)) + w T^2 CE(softmax(t/T), softmax(s/T))
 
     for logits `s` of the student and `t` of the teacher. T^2 keeps the
-    gradients of the second term in proportion.
+    gradients of the second term in proportion. Where targets are labels
+    alone, `(n, 1)`, it is the cross entropy with these.
 
     Args:
         weight: `w`, in [0, 1]; 0 does without the teacher.
@@ -92,6 +93,8 @@ class Distillation(keras.losses.Loss):
         hard = keras.ops.sparse_categorical_crossentropy(
             keras.ops.cast(y_true[:, 0], "int32"), y_pred, from_logits=True
         )
+        if y_true.shape[-1] == 1:
+            return hard
         soft = keras.ops.categorical_crossentropy(
             keras.ops.softmax(y_true[:, 1:] / self.temperature),
             y_pred / self.temperature,

@@ -9,10 +9,9 @@ import dataclasses
 from collections.abc import Callable
 
 import keras
-import numpy as np
 
 import keras_prm
-from examples import frontier_training
+from examples import measuring
 from examples import textbook_admm
 
 
@@ -149,11 +148,11 @@ def prune(trainer, point, method, start, stages):
     method.sparsify(
         trainer, start, plan, recipe.admm_epochs, taught=method.taught
     )
-    stages = [*stages, account("pruned", trainer, start)]
+    stages = [*stages, trainer.account("pruned", start)]
     model = keras_prm.strip(start)
-    stages.append(account("unused paths", trainer, model))
+    stages.append(trainer.account("unused paths", model))
     trainer.retrain(model, end - trainer.epoch, method.taught)
-    stages.append(account("retrained", trainer, model))
+    stages.append(trainer.account("retrained", model))
     return model, stages
 
 
@@ -164,16 +163,16 @@ def first_round(trainer, sparsify, dense):
     """
     recipe = trainer.recipe
     trainer.epoch = 0
-    stages = [account("dense", trainer, dense)]
+    stages = [trainer.account("dense", dense)]
     model = trainer.network(recipe.precision, dense.get_weights())
     plan = recipe.plan(model, recipe.base)
     sparsify(trainer, model, plan, recipe.base_admm_epochs)
     model = trainer.in_float32(model)
-    stages.append(account("base: pruned", trainer, model))
+    stages.append(trainer.account("base: pruned", model))
     model = keras_prm.strip(model)
-    stages.append(account("base: unused paths", trainer, model))
+    stages.append(trainer.account("base: unused paths", model))
     trainer.retrain(model, recipe.base_epochs - trainer.epoch)
-    stages.append(account("base: retrained", trainer, model))
+    stages.append(trainer.account("base: retrained", model))
     return model, stages
 
 
@@ -188,34 +187,11 @@ def purified(
     valid = trainer.data["valid"]
     keras_prm.purify(
         model,
-        evaluate=lambda m: frontier_training.log_likelihood(m, valid),
+        evaluate=lambda m: measuring.log_likelihood(m, valid),
         max_drop=trainer.recipe.max_drop if max_drop is None else max_drop,
         sweeps=sweeps,
     )
-    stages = [*stages, account(f"{prefix}purified", trainer, model)]
+    stages = [*stages, trainer.account(f"{prefix}purified", model)]
     model = keras_prm.strip(model)
-    stages.append(account(f"{prefix}unused paths again", trainer, model))
+    stages.append(trainer.account(f"{prefix}unused paths again", model))
     return model, stages
-
-
-def account(stage, trainer, model):
-    """What a model holds and how well it does, never on the test split."""
-    costs = keras_prm.costs(model)
-    valid = trainer.data["valid"]
-    return {
-        "stage": stage,
-        "conv_weights": costs.conv_weights,
-        "weights": num_kernel_weights(model),
-        "stored": costs.parameters,
-        "valid_accuracy": frontier_training.accuracy(model, valid),
-        "valid_log_likelihood": frontier_training.log_likelihood(model, valid),
-    }
-
-
-def num_kernel_weights(model):
-    """Entries of kernels that are not zero: the count of papers."""
-    return sum(
-        int(np.count_nonzero(keras.ops.convert_to_numpy(weight)))
-        for weight in model.weights
-        if len(weight.shape) > 1
-    )

@@ -22,6 +22,7 @@ from examples import frontier_methods
 from examples import frontier_results
 from examples import image_data
 from examples import recipes
+from examples import result_files
 from keras_prm import tables
 
 FLAGS = flags.FLAGS
@@ -46,9 +47,9 @@ def accounts(results, budgets):
     path = results.path("base_by_admm", "-") / "retrained.keras"
 
     def retrained():
-        return frontier_results.load_model(path)
+        return result_files.load_model(path)
 
-    found = {("none", ""): frontier_methods.account("", trainer, retrained())}
+    found = {("none", ""): trainer.account("", retrained())}
     for sweeps in SWEEPS:
         for budget in budgets:
             _, stages = frontier_methods.purified(

@@ -4,9 +4,7 @@ A result is a folder. Its `summary.json` comes last and says from what it was
 made, so one that was cut off, or made by another recipe, is made anew.
 """
 
-import hashlib
 import json
-import math
 import os
 import pathlib
 import platform
@@ -18,14 +16,11 @@ import keras_prm
 from examples import distillation
 from examples import frontier_methods
 from examples import frontier_training
+from examples import measuring
+from examples import result_files
 from examples.fewest_parameters import FewestParameters
 
 METHODS = frontier_methods.METHODS
-RATIOS = (
-    ("conv_ratio", "conv_weights"),
-    ("ratio", "weights"),
-    ("stored_ratio", "stored"),
-)
 DENSE = (
     *("network", "batch_size", "shift"),
     *("dense_epochs", "dense_rate", "precision"),
@@ -47,7 +42,7 @@ class Results:
         self.folder = pathlib.Path(folder)
         self.seed = seed
         self.trainer = frontier_training.Trainer(recipe, data, seed)
-        self.data = fingerprint(data)
+        self.data = result_files.fingerprint(data)
 
     def path(self, method, point):
         """The folder of a result."""
@@ -72,11 +67,11 @@ class Results:
         """The dense network, in full precision."""
         path = self.path("dense", "-")
         settings = self.recipe.settings(*DENSE) | {"data": self.data}
-        if not is_done(path, settings):
+        if not result_files.is_done(path, settings):
             self.trainer.teacher = None
             model = self.trainer.dense()
-            begin(path)
-            stages = [frontier_methods.account("dense", self.trainer, model)]
+            result_files.begin(path)
+            stages = [self.trainer.account("dense", model)]
             np.savez(path / "weights.npz", *model.get_weights())
             answers = distillation.teacher_logits(
                 model, self.trainer.data["train"], self.recipe.shift
@@ -84,7 +79,7 @@ class Results:
             np.save(path / "teacher_logits.npy", answers)
             self._end(path, model, stages, "dense", "-", settings)
         self.trainer.teacher = np.load(path / "teacher_logits.npy")
-        return load_model(path / "small.keras")
+        return result_files.load_model(path / "small.keras")
 
     def base(self, method):
         """The base that a method starts from, and its account."""
@@ -96,28 +91,30 @@ class Results:
         }
         for name in ("admm_epochs", "retrain_epochs"):
             del settings[name]
-        if not is_done(path, settings):
+        if not result_files.is_done(path, settings):
             model, stages = frontier_methods.first_round(
                 self.trainer, sparsify, self.dense()
             )
-            begin(path)
+            result_files.begin(path)
             model.save(path / "retrained.keras")
             model, stages = frontier_methods.purified(
                 self.trainer, model, stages, "base: "
             )
             model.save(path / "stripped.keras")
-            write_json(
+            result_files.write_json(
                 path / "summary.json",
                 {"settings": settings, "stages": stages},
             )
-        return load_model(path / "stripped.keras"), read(path)["stages"]
+        return result_files.load_model(
+            path / "stripped.keras"
+        ), result_files.read(path)["stages"]
 
     def result(self, method, point):
         """The summary of a result, and what it starts from made before."""
         path = self.path(method, point)
         settings = self.settings(method, point)
-        if is_done(path, settings):
-            return read(path)
+        if result_files.is_done(path, settings):
+            return result_files.read(path)
         if METHODS[method].sparsify is None:
             return self._elsewhere(path, method, point, settings)
         self.dense()  # which teaches
@@ -125,40 +122,34 @@ class Results:
         model, stages = frontier_methods.prune(
             self.trainer, point, METHODS[method], *start
         )
-        begin(path)
+        result_files.begin(path)
         model.save(path / "retrained.keras")
         model, stages = frontier_methods.purified(self.trainer, model, stages)
         model.save(path / "stripped.keras")
         model = keras_prm.strip(model, lowering=FewestParameters())
-        stages.append(
-            frontier_methods.account(
-                "without empty columns", self.trainer, model
-            )
-        )
+        stages.append(self.trainer.account("without empty columns", model))
         return self._end(path, model, stages, method, point, settings)
 
     def _start(self, method, point):
         """Where a method starts from, and the account of that."""
         if method.after is None:
             model = self.dense()
-            return model, [
-                frontier_methods.account("dense", self.trainer, model)
-            ]
+            return model, [self.trainer.account("dense", model)]
         before = self.recipe.before(point)
         if not before:
             return self.base(method.after)
         summary = self.result(method.after, before[-1])
         path = self.path(method.after, before[-1])
-        model = load_model(path / "stripped.keras")
+        model = result_files.load_model(path / "stripped.keras")
         name = f"from {before[-1]}"
         return model, [
             summary["stages"][0],
-            frontier_methods.account(name, self.trainer, model),
+            self.trainer.account(name, model),
         ]
 
     def _elsewhere(self, path, method, point, settings):
         """Measures weights that another environment pruned, as they are."""
-        if not is_done(path, settings, "settings.json"):
+        if not result_files.is_done(path, settings, "settings.json"):
             raise FileNotFoundError(
                 f"There are no weights of these settings in {path}. Make "
                 "them by `python -m examples.frontier_tfmot`, in its own "
@@ -167,9 +158,9 @@ class Results:
         with np.load(path / "weights.npz") as weights:
             weights = [weights[name] for name in weights.files]
         model = self.dense()
-        stages = [frontier_methods.account("dense", self.trainer, model)]
+        stages = [self.trainer.account("dense", model)]
         model.set_weights(weights)
-        stages.append(frontier_methods.account("pruned", self.trainer, model))
+        stages.append(self.trainer.account("pruned", model))
         return self._end(path, model, stages, method, point, settings)
 
     def _end(self, path, model, stages, method, point, settings):
@@ -181,11 +172,14 @@ class Results:
             "method": method,
             "point": point,
             "seed": self.seed,
-            **{count: last[count] for _, count in RATIOS},
-            **{name: ratio(first[n], last[n]) for name, n in RATIOS},
+            **{count: last[count] for _, count in result_files.RATIOS},
+            **{
+                name: result_files.ratio(first[n], last[n])
+                for name, n in result_files.RATIOS
+            },
             "tflite_bytes": export.num_bytes,
             "valid_accuracy": last["valid_accuracy"],
-            "test_accuracy": file_accuracy(
+            "test_accuracy": measuring.file_accuracy(
                 path / "small.tflite", self.trainer.data["test"]
             ),
             "machine": f"{platform.machine()}, {os.cpu_count()} cores",
@@ -193,58 +187,5 @@ class Results:
             "stages": stages,
             "settings": settings,
         }
-        write_json(path / "summary.json", summary)
+        result_files.write_json(path / "summary.json", summary)
         return summary
-
-
-def ratio(before, after):
-    """The compression; infinite where a network has lost all its weights."""
-    return before / after if after else math.inf
-
-
-def fingerprint(data):
-    """A few letters that other images or splits would change."""
-    found = hashlib.sha256()
-    for split in data.values():
-        found.update(np.ascontiguousarray(split.x[::50]).tobytes())
-        found.update(np.ascontiguousarray(split.y).tobytes())
-    return found.hexdigest()[:16]
-
-
-def file_accuracy(path, split):
-    """Accuracy of a `.tflite` file, in [0, 1]."""
-    logits = keras_prm.LiteRTModel(path)(split.x)
-    return float((np.argmax(logits, -1) == split.y).mean())
-
-
-def load_model(path):
-    """A model without its optimizer."""
-    return keras.models.load_model(path, compile=False)
-
-
-def read(path):
-    """The summary in a folder."""
-    return json.loads((path / "summary.json").read_text())
-
-
-def is_done(path, settings, name="summary.json"):
-    """Whether what is in a folder was made from these settings."""
-    try:
-        found = json.loads((path / name).read_text())
-    except (OSError, ValueError):
-        return False
-    return found.get("settings") == settings
-
-
-def begin(path):
-    """A folder that is empty, but for what another environment left."""
-    for name in ("summary.json", "small.keras", "small.tflite"):
-        (path / name).unlink(missing_ok=True)
-    path.mkdir(parents=True, exist_ok=True)
-
-
-def write_json(path, value):
-    """Writes a JSON file that is there whole or not at all."""
-    part = pathlib.Path(f"{path}.part")
-    part.write_text(json.dumps(value, indent=1))
-    part.replace(path)

@@ -31,6 +31,7 @@ import tf_keras
 from examples import frontier_results
 from examples import image_data
 from examples import recipes
+from examples import result_files
 
 sparsity = tfmot.sparsity.keras
 
@@ -154,7 +155,7 @@ def make(recipe, data, folder, point, seed):
     results = frontier_results.Results(recipe, data, folder, seed)
     settings = results.settings("tfmot", point)
     path = results.path("tfmot", point)
-    if frontier_results.is_done(path, settings, "settings.json"):
+    if result_files.is_done(path, settings, "settings.json"):
         return
     dense = results.path("dense", "-") / "weights.npz"
     if not dense.exists():
@@ -168,7 +169,7 @@ def make(recipe, data, folder, point, seed):
     path.mkdir(parents=True, exist_ok=True)
     (path / "settings.json").unlink(missing_ok=True)
     np.savez(path / "weights.npz", *weights)
-    frontier_results.write_json(path / "settings.json", {"settings": settings})
+    result_files.write_json(path / "settings.json", {"settings": settings})
     print(f"tfmot {point} seed {seed}: done", flush=True)
 
 

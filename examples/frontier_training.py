@@ -1,11 +1,11 @@
 """Training the networks of a frontier: one recipe, one seed."""
 
 import keras
-import numpy as np
 
 import keras_prm
 from examples import distillation
 from examples import image_data
+from examples import measuring
 from examples import networks
 
 
@@ -125,6 +125,10 @@ class Trainer:
         callbacks = [*callbacks, self._progress(epochs)]
         model.fit(batches, epochs=epochs, callbacks=callbacks, verbose=0)
 
+    def account(self, stage, model):
+        """What a model holds and how well it does, never on the test split."""
+        return measuring.account(stage, model, self.data["valid"])
+
     def _progress(self, epochs, every=20):
         def line(epoch, logs):
             done = epoch + 1
@@ -155,25 +159,3 @@ def _penalised(loss, penalty):
         return loss(y_true, y_pred) + penalty()
 
     return penalised
-
-
-def logits_of(model, split):
-    """A model's logits on a split, float32 `(n, classes)`."""
-    logits = model.predict(split.x, batch_size=500, verbose=0)
-    return np.asarray(logits, "float32")
-
-
-def accuracy(model, split):
-    """Share of a split that a model gets right, in [0, 1]."""
-    return float((logits_of(model, split).argmax(-1) == split.y).mean())
-
-
-def log_likelihood(model, split):
-    """Mean log probability of a split's labels.
-
-    It feels damage long before the accuracy on some thousand images does.
-    """
-    losses = keras.losses.sparse_categorical_crossentropy(
-        split.y, logits_of(model, split), from_logits=True
-    )
-    return -float(keras.ops.mean(losses))

@@ -20,8 +20,10 @@ def load(name, seed=0, smallest=28):
 
     Args:
         name: `"digits"` (in scikit-learn, nothing to download), the path of
-            an `.npz` file with `x_train`, `y_train`, `x_test` and `y_test`,
-            or any image classification set of TensorFlow Datasets.
+            an `.npz` file with `x_train`, `y_train`, `x_test` and `y_test`
+            (or, of colour images, `x_train_res` and `x_test_res`, stored as
+            differences), or any image classification set of TensorFlow
+            Datasets.
         seed: Seed of the split.
         smallest: Smaller images are resized to this many pixels.
 
@@ -119,6 +121,11 @@ def _npz(path):
     if not path.exists():
         raise SystemExit(f"There is no file {path}.")
     with np.load(path) as data:
+        if "x_train_res" in data:
+            return tuple(
+                Split(_undone(data[f"x_{name}_res"]), data[f"y_{name}"])
+                for name in ("train", "test")
+            )
         missing = {"x_train", "y_train", "x_test", "y_test"} - set(data)
         if missing:
             raise SystemExit(
@@ -130,6 +137,24 @@ def _npz(path):
             Split(data["x_train"], data["y_train"]),
             Split(data["x_test"], data["y_test"]),
         )
+
+
+def _undone(differences):
+    """Images that are stored as differences, which compress better.
+
+    Args:
+        differences: uint8 `(3, n, height, width)`, modulo 256: red less
+            green, green, and blue less green; each the difference to the
+            pixel on its left of the difference to the pixel above it.
+
+    Returns:
+        uint8 `(n, height, width, 3)`.
+    """
+    planes = np.cumsum(differences, axis=2, dtype="uint8")
+    planes = np.cumsum(planes, axis=3, dtype="uint8")
+    planes[0] += planes[1]
+    planes[2] += planes[1]
+    return np.moveaxis(planes, 0, -1)
 
 
 def _tfds(name):

@@ -6,10 +6,9 @@ filters, and how many columns of each filter, every layer keeps.
 
 import dataclasses
 import json
-import math
 import pathlib
 
-import keras_prm
+from examples import keeping
 from examples import networks
 
 
@@ -184,36 +183,5 @@ class Recipe:
         )
 
     def plan(self, model, keep):
-        """The `SparsityPlan` that keeps so much of a chain of layers.
-
-        What has less already keeps all of it.
-
-        Args:
-            model: The network, at any width.
-            keep: dict from the name of a layer to `(filters, columns)`.
-        """
-        targets = {}
-        for name, size, columns in _sizes(model, keep):
-            if name in keep:
-                filters_kept, columns_kept = keep[name]
-                kept = min(filters_kept or size, size)
-                targets[name] = {"filters": 1 - kept / size}
-                if columns_kept is not None:
-                    share = min(columns_kept / columns, 1.0)
-                    targets[name]["columns"] = 1 - share
-                    targets[name]["column_pattern"] = self.column_pattern
-        return keras_prm.SparsityPlan.explicit(model, targets)
-
-
-def _sizes(model, keep):
-    """Of a chain of layers: name, filters, and columns that can be live.
-
-    A column is live only if its channel is: if the layer before keeps it.
-    """
-    share = 1.0
-    for layer in model.layers:
-        if getattr(layer, "kernel", None) is not None:
-            *rows, size = layer.kernel.shape
-            yield layer.name, size, round(math.prod(rows) * share)
-            kept = keep.get(layer.name, (None,))[0] or size
-            share = min(kept, size) / size
+        """The `SparsityPlan` that keeps so much, see `keeping.plan`."""
+        return keeping.plan(model, keep, self.column_pattern)

@@ -10,8 +10,6 @@ what is shipped, measures it on the test images, and fails where a file
 differs from what its `summary.json` claims.
 """
 
-import hashlib
-import json
 import os
 import pathlib
 import shutil
@@ -22,12 +20,11 @@ from absl import app
 from absl import flags
 
 import keras_prm
-from examples import frontier_methods
+from examples import claims
 from examples import frontier_report
-from examples import frontier_results
-from examples import frontier_training
 from examples import image_data
 from examples import recipes
+from examples import result_files
 
 HERE = pathlib.Path(__file__).absolute().parent
 FLAGS = flags.FLAGS
@@ -42,7 +39,6 @@ flags.DEFINE_string("output_dir", "runs/frontier", "Of `examples.frontier`.")
 flags.DEFINE_string(
     "results", str(HERE / "results" / "lenet5_mnist"), "What is shipped."
 )
-FILES = ("small.keras", "small.tflite", "int8.tflite")
 
 
 def ship(folder, results, recipe, dataset):
@@ -55,9 +51,9 @@ def ship(folder, results, recipe, dataset):
     for point in recipe.shipped:
         row = middle(rows.get(("admm", point), ()), point)
         source = folder / "admm" / point / f"seed{row['seed']}"
-        if frontier_results.is_done(source, row["settings"]):
+        if result_files.is_done(source, row["settings"]):
             copy(source, results / point, dataset)
-        elif not frontier_results.is_done(results / point, row["settings"]):
+        elif not result_files.is_done(results / point, row["settings"]):
             raise SystemExit(
                 f"The middle one of {point}, seed {row['seed']}, is not in "
                 f"{folder}. Make it by `python -m examples.frontier --known= "
@@ -81,100 +77,19 @@ def middle(rows, point):
 
 def copy(source, target, dataset):
     """Copies a result, with an int8 file and measured claims."""
-    summary = frontier_results.read(source)
+    summary = result_files.read(source)
     data = image_data.load(dataset, summary["seed"])
     target.mkdir(parents=True, exist_ok=True)
-    for name in FILES[:2]:
+    for name in claims.FILES[:2]:
         shutil.copy(source / name, target / name)
     keras_prm.export_litert(
-        frontier_results.load_model(target / "small.keras"),
+        result_files.load_model(target / "small.keras"),
         target / "int8.tflite",
         "int8",
         representative_data=data["train"].x[:256],
     )
-    claims = measured(target, data["test"], summary["stages"][0])
-    frontier_results.write_json(target / "summary.json", summary | claims)
-
-
-def measured(folder, test, dense):
-    """What a summary says of its files, measured anew.
-
-    Args:
-        folder: Where the files are.
-        test: The `Split` of the test images.
-        dense: Counts of the dense network, for the ratios.
-    """
-    model = frontier_results.load_model(folder / "small.keras")
-    counts = keras_prm.costs(model)
-    found = {
-        "conv_weights": counts.conv_weights,
-        "weights": frontier_methods.num_kernel_weights(model),
-        "stored": counts.parameters,
-        "macs": counts.macs,
-        "tflite_bytes": (folder / "small.tflite").stat().st_size,
-    }
-    for ratio, count in frontier_results.RATIOS:
-        found[ratio] = dense[count] / found[count]
-    accuracies = {"small.keras": frontier_training.accuracy(model, test)}
-    for name in FILES[1:]:
-        accuracies[name] = frontier_results.file_accuracy(folder / name, test)
-    return found | {
-        "test_accuracy": accuracies["small.tflite"],
-        "test_accuracies": accuracies,
-        "files": {
-            name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
-            for name in FILES
-        },
-    }
-
-
-def differences(summary, found, tolerance=2e-4):
-    """Where measurements differ from claims, a list of texts.
-
-    Another processor may round a logit otherwise: accuracies may differ by
-    `tolerance`, two images in ten thousand. All else has to agree.
-    """
-    claims, values = _flat(summary), _flat(found)
-    return [
-        f"{name}: claims {claims.get(name)}, has {value}"
-        for name, value in values.items()
-        if not _agree(claims.get(name), value, tolerance)
-    ]
-
-
-def _flat(summary):
-    found = {}
-    for name, value in summary.items():
-        inner = value if isinstance(value, dict) else {"": value}
-        found |= {f"{name} {key}".strip(): v for key, v in inner.items()}
-    return found
-
-
-def _agree(claim, value, tolerance):
-    if isinstance(value, float) and isinstance(claim, float):
-        return abs(claim - value) <= tolerance
-    return claim == value
-
-
-def check(results, test):
-    """Prints what the shipped models do; the number of false claims."""
-    paths = sorted(results.glob("*/summary.json"))
-    if not paths:
-        raise SystemExit(f"Nothing is shipped in {results}. Mind --results.")
-    wrong = 0
-    for path in paths:
-        summary = json.loads(path.read_text())
-        found = measured(path.parent, test, summary["stages"][0])
-        texts = differences(summary, found)
-        wrong += len(texts)
-        accuracies = ", ".join(
-            f"{name} {100 * value:.2f}"
-            for name, value in found["test_accuracies"].items()
-        )
-        print(f"{path.parent.name}: {accuracies}; {found['stored']:,} stored")
-        for text in texts:
-            print(f"  FALSE: {text}")
-    return wrong
+    found = claims.measured(target, data["test"], summary["stages"][0])
+    result_files.write_json(target / "summary.json", summary | found)
 
 
 def main(argv):
@@ -190,7 +105,7 @@ def main(argv):
             FLAGS.dataset,
         )
     test = image_data.load(FLAGS.dataset)["test"]
-    if wrong := check(results, test):
+    if wrong := claims.check(results, test):
         raise SystemExit(f"{wrong} claims are false.")
     print("All claims hold.")
 

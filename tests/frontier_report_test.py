@@ -7,7 +7,7 @@ from absl.testing import parameterized
 
 from examples import frontier_methods
 from examples import frontier_report
-from examples import frontier_results
+from examples import result_files
 from tests import frontiers
 
 METHODS = frontier_methods.METHODS
@@ -40,7 +40,7 @@ class ReportTest(parameterized.TestCase):
         kept = frontiers.recipe().kept("half", METHODS[method].filters_only)
         path = self.folder / method / "half" / f"seed{seed}" / "summary.json"
         path.parent.mkdir(parents=True)
-        frontier_results.write_json(
+        result_files.write_json(
             path,
             {
                 "method": method,

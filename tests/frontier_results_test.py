@@ -12,7 +12,9 @@ from absl.testing import parameterized
 import keras_prm
 from examples import frontier_methods
 from examples import frontier_results
+from examples import measuring
 from examples import networks
+from examples import result_files
 from tests import frontiers
 
 METHODS = frontier_methods.METHODS
@@ -36,8 +38,8 @@ class ResultsTest(parameterized.TestCase):
         results = self.results()
         summary = results.result(method, "half")
         path = results.path(method, "half")
-        self.assertEqual(summary, frontier_results.read(path))
-        small = frontier_results.load_model(path / "small.keras")
+        self.assertEqual(summary, result_files.read(path))
+        small = result_files.load_model(path / "small.keras")
         self.assertEqual(summary["stored"], keras_prm.costs(small).parameters)
         self.assertEqual(
             summary["weights"],
@@ -48,8 +50,8 @@ class ResultsTest(parameterized.TestCase):
         self.assertEqual(
             (summary["test_accuracy"], summary["valid_accuracy"]),
             (
-                frontier_results.file_accuracy(file, test),
-                frontier_results.file_accuracy(file, valid),
+                measuring.file_accuracy(file, test),
+                measuring.file_accuracy(file, valid),
             ),
         )
         names = [stage["stage"] for stage in summary["stages"]]
@@ -110,7 +112,7 @@ class ResultsTest(parameterized.TestCase):
         results.trainer.data = {**results.trainer.data, "test": test}
         with (
             frontiers.untrained(),
-            mock.patch.object(frontier_results, "file_accuracy", accuracy),
+            mock.patch.object(measuring, "file_accuracy", accuracy),
         ):
             results.result("admm", "quarter")
         self.assertEqual(looks, ["dense", "admm", "admm"])
@@ -119,7 +121,7 @@ class ResultsTest(parameterized.TestCase):
         results = self.results()
         with frontiers.untrained():
             quarter = results.result("admm", "quarter")
-        half = frontier_results.read(results.path("admm", "half"))
+        half = result_files.read(results.path("admm", "half"))
         first, last = quarter["stages"][1], half["stages"][-2]
         self.assertEqual(first["stage"], "from half")
         self.assertEqual(last["stage"], "unused paths again")
@@ -145,14 +147,14 @@ class ResultsTest(parameterized.TestCase):
         self.assertTrue(all(second[name] != third[name] for name in first))
 
     def test_nothing_left(self):
-        self.assertEqual(frontier_results.ratio(6, 4), 1.5)
-        self.assertEqual(frontier_results.ratio(6, 0), float("inf"))
+        self.assertEqual(result_files.ratio(6, 4), 1.5)
+        self.assertEqual(result_files.ratio(6, 0), float("inf"))
 
     def test_other_images_are_other_results(self):
         other = frontiers.data() | {"valid": frontiers.split(64, 9)}
         self.assertNotEqual(
-            frontier_results.fingerprint(frontiers.data()),
-            frontier_results.fingerprint(other),
+            result_files.fingerprint(frontiers.data()),
+            result_files.fingerprint(other),
         )
 
     def test_weights_of_another_environment_are_measured_as_they_are(self):
@@ -166,9 +168,7 @@ class ResultsTest(parameterized.TestCase):
         path.mkdir(parents=True)
         np.savez(path / "weights.npz", *weights)
         settings = results.settings("tfmot", "half")
-        frontier_results.write_json(
-            path / "settings.json", {"settings": settings}
-        )
+        result_files.write_json(path / "settings.json", {"settings": settings})
         summary = results.result("tfmot", "half")
         self.assertEqual(summary["conv_weights"], 25_000)
         self.assertEqual(summary["stored_ratio"], 1.0)

@@ -9,8 +9,8 @@ import keras
 import numpy as np
 
 import keras_prm
-from examples import frontier_results
 from examples import image_data
+from examples import measuring
 from examples import recipes
 
 FOLDER = pathlib.Path(recipes.__file__).with_name("recipes")
@@ -72,6 +72,6 @@ def untrained(fit=lambda *args, **kwargs: None):
         mock.patch.object(keras.Model, "fit", fitted),
         mock.patch.object(keras_prm, "purify"),
         mock.patch.object(keras_prm, "export_litert", return_value=export),
-        mock.patch.object(frontier_results, "file_accuracy", return_value=0.5),
+        mock.patch.object(measuring, "file_accuracy", return_value=0.5),
     ):
         yield

@@ -12,6 +12,7 @@ import numpy as np
 from absl.testing import parameterized
 
 import keras_prm
+from examples import claims
 from examples import image_data
 from examples import recipes
 from examples import shipping
@@ -38,7 +39,7 @@ class ShippedTest(parameterized.TestCase):
     @parameterized.named_parameters(*FOLDERS)
     def test_the_files_are_those_that_were_measured(self, folder):
         summary = json.loads((folder / "summary.json").read_text())
-        self.assertCountEqual(summary["files"], shipping.FILES)
+        self.assertCountEqual(summary["files"], claims.FILES)
         for name, claim in summary["files"].items():
             content = (folder / name).read_bytes()
             self.assertEqual(hashlib.sha256(content).hexdigest(), claim)
@@ -86,14 +87,14 @@ class ShippedTest(parameterized.TestCase):
     def test_a_false_claim_is_found(self):
         folder = FOLDERS[0][1]
         claims = json.loads((folder / "summary.json").read_text())
-        found = shipping.measured(folder, images(50), claims["stages"][0])
-        self.assertEmpty(shipping.differences(found, found))
+        found = claims.measured(folder, images(50), claims["stages"][0])
+        self.assertEmpty(claims.differences(found, found))
         claims = copy.deepcopy(found)
         claims["stored"] -= 1
         claims["ratio"] += 1
         claims["test_accuracies"]["int8.tflite"] += 0.02
         del claims["files"]["small.keras"]
-        texts = shipping.differences(claims, found)
+        texts = claims.differences(claims, found)
         self.assertLen(texts, 4)
         self.assertIn("int8.tflite: claims", "\n".join(texts))
 
@@ -102,11 +103,11 @@ class ShippedTest(parameterized.TestCase):
         shutil.copytree(FOLDERS[0][1], folder / "point")
         # These images are not those the accuracies were measured on: one of
         # the summary, and one of each of the three files.
-        self.assertEqual(shipping.check(folder, images(50)), 4)
+        self.assertEqual(claims.check(folder, images(50)), 4)
 
     def test_nothing_shipped(self):
         with self.assertRaisesRegex(SystemExit, "Mind --results"):
-            shipping.check(RESULTS / "no", images(5))
+            claims.check(RESULTS / "no", images(5))
 
 
 class ShipTest(parameterized.TestCase):

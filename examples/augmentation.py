@@ -1,0 +1,173 @@
+"""Random crops and flips, drawn by the host, made in the compiled step.
+
+What is drawn depends on a seed, the epoch and the image alone: a training
+that is resumed sees what it would have seen, on every backend, and a teacher
+can be asked once for its answers to all that its students will see. The
+pixels travel as bytes and are cropped on the accelerator.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+
+class CropsAndFlips(keras.utils.PyDataset):
+    """Batches of a `Split` in random order, with a crop for each image.
+
+    Inputs are a dict for `augmented`: `"images"`, uint8 `(n, height, width,
+    channels)`, and `"crops"`, int32 `(n, 3)`: down, right, and whether to
+    flip. Targets are the labels, or, with a teacher's answers, labels and
+    logits as `distillation.Distillation` takes them, `(n, 1 + classes)`.
+
+    What does not fill a batch is left out of an epoch, so that every step is
+    of one shape.
+
+    Args:
+        split: The `image_data.Split`.
+        batch_size: Images per batch.
+        pixels: Crops begin at up to `2 * pixels` in the image with this many
+            pixels of 0 on each side. Defaults to 4.
+        seed: Seed of order and crops.
+        views: After so many epochs the crops, not the order, are those of
+            the first again; None: never.
+        logits: A teacher's answers `(views, images, classes)`, or None.
+    """
+
+    def __init__(
+        self, split, batch_size, pixels=4, seed=0, views=None, logits=None
+    ):
+        super().__init__()
+        self.images = as_bytes(split.x)
+        self.labels = split.y
+        self.batch_size = min(batch_size, len(split.y))
+        self.pixels = pixels
+        self.seed = seed
+        self.views = views if logits is None else len(logits)
+        self.logits = logits
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch):
+        """Goes to an epoch; otherwise each goes to the next as it ends."""
+        self.epoch = epoch
+        rng = np.random.default_rng((self.seed, epoch, 0))
+        self.order = rng.permutation(len(self.labels))
+        self.view = epoch % self.views if self.views else epoch
+        self.crops = draw(len(self.labels), self.pixels, self.seed, self.view)
+
+    def __len__(self):
+        return len(self.order) // self.batch_size
+
+    def __getitem__(self, index):
+        start = index * self.batch_size
+        rows = self.order[start : start + self.batch_size]
+        inputs = {"images": self.images[rows], "crops": self.crops[rows]}
+        targets = self.labels[rows]
+        if self.logits is not None:
+            logits = self.logits[self.view, rows]
+            targets = np.concatenate([targets[:, None], logits], 1)
+            targets = targets.astype("float32")
+        return inputs, targets
+
+    def on_epoch_end(self):
+        self.set_epoch(self.epoch + 1)
+
+
+class Uncropped(CropsAndFlips):
+    """All images of a split, as they are and in their order.
+
+    Targets are the labels, `(n, 1)`: nobody teaches.
+
+    Args:
+        split: The `image_data.Split`.
+        batch_size: Images per batch; the last one may have fewer.
+        pixels: As of `CropsAndFlips`.
+    """
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+        self.order = np.arange(len(self.labels))
+        self.crops = np.full((len(self.labels), 3), self.pixels, "int32")
+        self.crops[:, 2] = 0
+
+    def __len__(self):
+        return -(-len(self.order) // self.batch_size)
+
+    def __getitem__(self, index):
+        inputs, labels = super().__getitem__(index)
+        return inputs, labels[:, None]
+
+
+def draw(number, pixels, seed, view):
+    """The crops of all images in one view, int32 `(number, 3)`."""
+    rng = np.random.default_rng((seed, view, 1))
+    return rng.integers(
+        0, [2 * pixels + 1, 2 * pixels + 1, 2], (number, 3), dtype="int32"
+    )
+
+
+def as_bytes(images):
+    """Images in [0, 1] as uint8."""
+    return np.rint(images * 255).astype("uint8")
+
+
+class CropAndFlip(keras.layers.Layer):
+    """Crops and flips images as it is told, and scales them to [0, 1].
+
+    Args:
+        pixels: See `CropsAndFlips`.
+
+    Call arguments:
+        images: uint8 `(n, height, width, channels)`.
+        crops: int32 `(n, 3)`.
+
+    Returns:
+        float32, of the shape of `images`.
+    """
+
+    def __init__(self, pixels=4, **kwargs):
+        super().__init__(dtype="float32", autocast=False, **kwargs)
+        self.pixels = pixels
+
+    def call(self, images, crops):
+        _, height, width, _ = images.shape
+        # A pixel is a whole number below 256, which any precision of the
+        # products keeps, and where nothing is picked there is 0.
+        x = ops.cast(images, "float32")
+        down = self._pick(crops[:, 0], height)
+        right = self._pick(crops[:, 1], width)
+        flip = ops.cast(crops[:, 2], "bool")[:, None, None]
+        right = ops.where(flip, ops.flip(right, axis=1), right)
+        x = ops.einsum("nij,njwc->niwc", down, x)
+        x = ops.einsum("nij,nhjc->nhic", right, x)
+        return x / 255.0
+
+    def _pick(self, start, size):
+        """Which source `j` makes place `i`, `(n, i, j)` of 0 and 1."""
+        first = ops.cast(start, "int32")[:, None] - self.pixels
+        source = first + ops.arange(size, dtype="int32")[None]
+        places = ops.arange(size, dtype="int32")
+        found = source[:, :, None] == places[None, None]
+        return ops.cast(found, "float32")
+
+    def compute_output_shape(self, images_shape, crops_shape):
+        return images_shape
+
+    def get_config(self):
+        return super().get_config() | {"pixels": self.pixels}
+
+
+def augmented(model, pixels=4):
+    """A model of images that crops, flips and scales them first.
+
+    It shares the weights of `model`, and its inputs are what `CropsAndFlips`
+    yields.
+    """
+    shape = model.input_shape[1:]
+    inputs = {
+        "images": keras.Input(shape, dtype="uint8", name="images"),
+        "crops": keras.Input((3,), dtype="int32", name="crops"),
+    }
+    x = CropAndFlip(pixels, name="crop_and_flip")(
+        inputs["images"], inputs["crops"]
+    )
+    return keras.Model(inputs, model(x), name=f"augmented_{model.name}")

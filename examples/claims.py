@@ -1,0 +1,91 @@
+"""What a summary says of the files beside it, and whether it is so."""
+
+import hashlib
+import json
+
+import keras_prm
+from examples import measuring
+from examples import result_files
+
+FILES = ("small.keras", "small.tflite", "int8.tflite")
+
+
+def measured(folder, test, dense):
+    """What a summary says of its files, measured anew.
+
+    Args:
+        folder: Where the files are.
+        test: The `Split` of the test images.
+        dense: Counts of the dense network, for the ratios.
+    """
+    model = result_files.load_model(folder / "small.keras")
+    counts = keras_prm.costs(model)
+    found = {
+        "conv_weights": counts.conv_weights,
+        "weights": measuring.num_kernel_weights(model),
+        "stored": counts.parameters,
+        "macs": counts.macs,
+        "tflite_bytes": (folder / "small.tflite").stat().st_size,
+    }
+    for ratio, count in result_files.RATIOS:
+        found[ratio] = result_files.ratio(dense[count], found[count])
+    accuracies = {"small.keras": measuring.accuracy(model, test)}
+    for name in FILES[1:]:
+        accuracies[name] = measuring.file_accuracy(folder / name, test)
+    return found | {
+        "test_accuracy": accuracies["small.tflite"],
+        "test_accuracies": accuracies,
+        "files": {
+            name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
+            for name in FILES
+        },
+    }
+
+
+def differences(summary, found, tolerance=2e-4):
+    """Where measurements differ from claims, a list of texts.
+
+    Another processor may round a logit otherwise: accuracies may differ by
+    `tolerance`, two images in ten thousand. All else has to agree.
+    """
+    claims, values = _flat(summary), _flat(found)
+    return [
+        f"{name}: claims {claims.get(name)}, has {value}"
+        for name, value in values.items()
+        if not _agree(claims.get(name), value, tolerance)
+    ]
+
+
+def _flat(summary):
+    found = {}
+    for name, value in summary.items():
+        inner = value if isinstance(value, dict) else {"": value}
+        found |= {f"{name} {key}".strip(): v for key, v in inner.items()}
+    return found
+
+
+def _agree(claim, value, tolerance):
+    if isinstance(value, float) and isinstance(claim, float):
+        return abs(claim - value) <= tolerance
+    return claim == value
+
+
+def check(results, test):
+    """Prints what the shipped models do; the number of false claims."""
+    paths = sorted(results.rglob("summary.json"))
+    if not paths:
+        raise SystemExit(f"Nothing is shipped in {results}. Mind --results.")
+    wrong = 0
+    for path in paths:
+        summary = json.loads(path.read_text())
+        found = measured(path.parent, test, summary["stages"][0])
+        texts = differences(summary, found)
+        wrong += len(texts)
+        accuracies = ", ".join(
+            f"{name} {100 * value:.2f}"
+            for name, value in found["test_accuracies"].items()
+        )
+        print(f"{path.parent.name}: {accuracies}; {found['stored']:,} stored")
+        for text in texts:
+            print(f"  FALSE: {text}")
+    return wrong

@@ -1,0 +1,207 @@
+"""How a network on images is trained, pruned and retrained, as a JSON file."""
+
+import dataclasses
+import json
+import pathlib
+
+from examples import keeping
+from examples import networks
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """Training under a learning rate that rises, and falls to 0 as a cosine.
+
+    Args:
+        epochs: How many.
+        rate: The highest learning rate.
+    """
+
+    epochs: int
+    rate: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Admm(Training):
+    """ADMM, under a learning rate that does not change.
+
+    Args:
+        epochs: How many; the sparse copies are updated after each.
+        rate: The learning rate.
+        rho: The penalty in the first epoch.
+        growth: Factor on `rho` from epoch to epoch.
+    """
+
+    rho: float
+    growth: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Distillation:
+    """What a dense network's answers are worth, see `distillation`.
+
+    Args:
+        weight: Of the answers in the loss, in [0, 1]; 0: nobody is asked.
+        temperature: Of the answers.
+        views: How many crops of each image are asked for, and seen.
+    """
+
+    weight: float
+    temperature: float
+    views: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One degree of pruning.
+
+    Args:
+        after: `"dense"`, or the point whose network it starts from.
+        keep: What is left, see `keeping.plan`.
+        admm: How it gets sparse.
+        retrain: How what is left is trained.
+    """
+
+    after: str
+    keep: dict
+    admm: Admm
+    retrain: Training
+
+
+@dataclasses.dataclass(frozen=True)
+class PhaseRecipe:
+    """One network, one way of training it, several degrees of pruning.
+
+    Args:
+        network: Name in `networks.NETWORKS`.
+        width: Filters of its first layer.
+        precision: Keras' dtype policy in training.
+        batch_size: Images per training step.
+        pixels: Largest shift of a crop along each axis.
+        weight_decay: Factor on the squared norm of the kernels in the loss,
+            half of it: what other libraries call so.
+        dense: How the dense network is trained.
+        distillation: What the dense network teaches the others.
+        column_pattern: See `keras_prm.SparsityPlan.explicit`.
+        max_drop: What purification may cost, mean log likelihood of the
+            validation labels.
+        points: dict from the name of a point to its `Point`.
+        shipped: Names of the points whose files are kept.
+
+    Raises:
+        ValueError: The network, or what a point comes after, is not known.
+    """
+
+    network: str
+    width: int
+    precision: str
+    batch_size: int
+    pixels: int
+    weight_decay: float
+    dense: Training
+    distillation: Distillation
+    column_pattern: str
+    max_drop: float
+    points: dict
+    shipped: list
+
+    def __post_init__(self):
+        seen = {"dense"}
+        wrong = [n for n in [self.network] if n not in networks.NETWORKS]
+        for name, point in self.points.items():
+            wrong += [point.after] if point.after not in seen else []
+            seen.add(name)
+        wrong += sorted(set(self.shipped) - set(self.points))
+        if wrong:
+            raise ValueError(
+                "Names do not fit together. Expected a network among "
+                f"{list(networks.NETWORKS)}, and points that come after "
+                f"'dense' or a point that stands before. Received: {wrong}"
+            )
+
+    @classmethod
+    def load(cls, path):
+        """Reads a recipe; exits where it cannot."""
+        path = pathlib.Path(path)
+        try:
+            return cls.from_config(json.loads(path.read_text()))
+        except (KeyError, OSError, TypeError, ValueError) as error:
+            raise SystemExit(f"{path} is no recipe: {error}") from None
+
+    @classmethod
+    def from_config(cls, config):
+        """A recipe from what a JSON file holds.
+
+        `"admm"` and `"retrain"` are those of every point that has none.
+        """
+        config = dict(config)
+        usual = {name: config.pop(name, None) for name in ("admm", "retrain")}
+        points = {}
+        for name, point in config.pop("points").items():
+            point = usual | point
+            points[name] = Point(
+                after=point.pop("after"),
+                keep=point.pop("keep"),
+                admm=Admm(**point.pop("admm")),
+                retrain=Training(**point.pop("retrain")),
+                **point,
+            )
+        return cls(
+            dense=Training(**config.pop("dense")),
+            distillation=Distillation(**config.pop("distillation")),
+            points=points,
+            **config,
+        )
+
+    def quick(self):
+        """The first point alone, of a slim network, in few epochs."""
+        name, point = next(iter(self.points.items()))
+        keep = {
+            pattern: (filters and max(1, filters * 8 // self.width), columns)
+            for pattern, (filters, columns) in point.keep.items()
+        }
+        point = dataclasses.replace(
+            point,
+            keep=keep,
+            admm=dataclasses.replace(point.admm, epochs=1),
+            retrain=dataclasses.replace(point.retrain, epochs=1),
+        )
+        return dataclasses.replace(
+            self,
+            width=8,
+            dense=dataclasses.replace(self.dense, epochs=1),
+            distillation=dataclasses.replace(self.distillation, views=1),
+            points={name: point},
+            shipped=[],
+        )
+
+    def build(self, input_shape, num_classes):
+        """The dense network, in float32."""
+        return networks.NETWORKS[self.network](
+            input_shape, num_classes, self.width
+        )
+
+    def plan(self, model, point):
+        """The `SparsityPlan` of a point for a network at any width."""
+        return keeping.plan(model, self.points[point].keep, self.column_pattern)
+
+    def settings(self, point=None):
+        """All that the dense network, or a point, depends on; as JSON has it.
+
+        Args:
+            point: Name of the point; None: the dense network.
+        """
+        names = ("network", "width", "precision", "batch_size", "pixels")
+        values = dataclasses.asdict(self)
+        found = {name: values[name] for name in (*names, "weight_decay")}
+        found["dense"] = values["dense"]
+        if point is not None:
+            for name in ("distillation", "column_pattern", "max_drop"):
+                found[name] = values[name]
+            found["way"] = [values["points"][n] for n in self.way(point)]
+        return json.loads(json.dumps(found))
+
+    def way(self, point):
+        """The points from the dense network to a point, a list of names."""
+        before = self.points[point].after
+        return [*(self.way(before) if before != "dense" else ()), point]

@@ -1,0 +1,139 @@
+"""Training of one network on images: what all phases share."""
+
+import sys
+
+import keras
+
+import keras_prm
+from examples import augmentation
+from examples import distillation
+
+
+class Trainer:
+    """Trains networks on one data set by one recipe.
+
+    Args:
+        recipe: The `PhaseRecipe`.
+        data: dict of the `Split`s `"train"`, `"valid"` and `"test"`.
+        seed: Seed of weights, order and crops.
+    """
+
+    def __init__(self, recipe, data, seed):
+        self.recipe = recipe
+        self.data = data
+        self.seed = seed
+        self.num_steps = len(self.batches())
+
+    def batches(self, logits=None):
+        """The training images; with a teacher's `logits`, as targets too."""
+        return augmentation.CropsAndFlips(
+            self.data["train"],
+            self.recipe.batch_size,
+            self.recipe.pixels,
+            self.seed,
+            logits=logits,
+        )
+
+    def sgd(self, rate):
+        """SGD with momentum and weight decay.
+
+        Args:
+            rate: The learning rate, or its schedule.
+        """
+        momentum = 0.9
+        optimizer = keras.optimizers.SGD(
+            rate,
+            momentum=momentum,
+            nesterov=True,
+            # Keras' decay does not pass through the momentum, which would
+            # make this much of it.
+            weight_decay=self.recipe.weight_decay / (1 - momentum),
+        )
+        optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
+        return optimizer
+
+    def cosine(self, training, warmup=0.2):
+        """A learning rate that rises for a while, and falls to 0.
+
+        Args:
+            training: The `Training`.
+            warmup: Share of the steps in which it rises.
+        """
+        steps = training.epochs * self.num_steps
+        rising = int(warmup * steps)
+        if not rising:
+            return keras.optimizers.schedules.CosineDecay(training.rate, steps)
+        return keras.optimizers.schedules.CosineDecay(
+            0.0,
+            steps - rising,
+            warmup_target=training.rate,
+            warmup_steps=rising,
+        )
+
+    def rho(self, admm):
+        """ADMM's penalty by the step, one factor higher each epoch."""
+        return keras.optimizers.schedules.ExponentialDecay(
+            admm.rho, self.num_steps, admm.growth, staircase=True
+        )
+
+    def fit(self, model, optimizer, epochs, folder, callbacks=(), logits=None):
+        """Trains a model; goes on where it was cut off.
+
+        Args:
+            model: An `augmentation.augmented` model, compiled here.
+            optimizer: Its optimizer.
+            epochs: How many epochs in all.
+            folder: Where checkpoint and log are kept, a path.
+            callbacks: More Keras callbacks.
+            logits: A teacher's answers `(views, images, classes)`, or None.
+        """
+        batches = self.batches(logits)
+        model.compile(
+            optimizer,
+            self._loss(logits),
+            metrics=[
+                distillation.accuracy if logits is not None else "accuracy"
+            ],
+            jit_compile=compiles(),
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        masks = [
+            c.masks
+            for c in callbacks
+            if isinstance(c, keras_prm.StructuredMask)
+        ]
+        model.fit(
+            batches,
+            epochs=epochs,
+            validation_data=augmentation.Uncropped(
+                self.data["valid"], 500, self.recipe.pixels
+            ),
+            callbacks=[
+                *callbacks,
+                keras_prm.AtomicCheckpoint(
+                    folder / "training.ckpt",
+                    *masks,
+                    set_epoch=batches.set_epoch,
+                ),
+                keras.callbacks.CSVLogger(folder / "log.csv", append=True),
+            ],
+            verbose=1 if sys.stdout.isatty() else 2,
+        )
+
+    def _loss(self, logits):
+        if logits is None:
+            return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        taught = self.recipe.distillation
+        return distillation.Distillation(taught.weight, taught.temperature)
+
+
+def compiles():
+    """Whether XLA compiles the steps.
+
+    TensorFlow's own convolutions are several times faster on a CPU.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return "auto"
+    import tensorflow as tf
+
+    return "auto" if tf.config.list_physical_devices("GPU") else False

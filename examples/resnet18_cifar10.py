@@ -1,0 +1,81 @@
+r"""ResNet-18 on CIFAR-10, from dense to a small `.tflite` file.
+
+    python -m examples.resnet18_cifar10                        # by TFDS
+    python -m examples.resnet18_cifar10 --dataset=cifar10.npz
+    python -m examples.resnet18_cifar10 dense teach            # two phases
+    python -m examples.resnet18_cifar10 prune --points=60x
+    python -m examples.resnet18_cifar10 --quick                # as a test
+
+Phases, in this order; all of them if none is named. One that is done is not
+done again, and one that was cut off goes on at its last epoch.
+
+    dense     trains the dense network
+    teach     asks it for its answers to the crops that students will see
+    prune     ADMM, hard prune, removal of unused paths
+    retrain   what is zero stays zero; the dense network teaches
+    purify    on the validation split, within a budget
+    strip     leaves out empty columns too; certificate, small.keras
+    export    small.tflite and int8.tflite; needs TensorFlow
+
+On a machine with a GPU and JAX, without TensorFlow, run it with
+`KERAS_BACKEND=jax`, and `export` elsewhere on the same `--output_dir`.
+"""
+
+import os
+import pathlib
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+if not __package__:
+    sys.path.insert(0, str(pathlib.Path(__file__).absolute().parent.parent))
+
+from absl import app
+from absl import flags
+from absl import logging
+
+from examples import image_data
+from examples import phases
+from examples.phase_recipe import PhaseRecipe
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string(
+    "dataset", "cifar10", "A TFDS name, or the path of an .npz file."
+)
+flags.DEFINE_string(
+    "recipe",
+    str(pathlib.Path(__file__).with_name("recipes") / "resnet18_cifar10.json"),
+    "The recipe, a JSON file.",
+)
+flags.DEFINE_string(
+    "output_dir", "runs/resnet18_cifar10", "Where everything is written."
+)
+flags.DEFINE_list("points", [], "Points to go to; all, if none is named.")
+flags.DEFINE_integer("seed", 0, "Seed of weights, splits, order and crops.")
+flags.DEFINE_bool("quick", False, "Everything in a short form, as a test.")
+
+
+def main(argv):
+    logging.set_verbosity(logging.ERROR)
+    known = (*phases.FIRST, *phases.LATER)
+    wanted = argv[1:] or known
+    recipe = PhaseRecipe.load(FLAGS.recipe)
+    recipe = recipe.quick() if FLAGS.quick else recipe
+    points = FLAGS.points or list(recipe.points)
+    if unknown := sorted({*wanted} - {*known} | {*points} - {*recipe.points}):
+        raise SystemExit(
+            f"There is no {unknown}. Phases: {', '.join(known)}; points: "
+            f"{', '.join(recipe.points)}."
+        )
+    data = image_data.load(FLAGS.dataset, FLAGS.seed, smallest=32)
+    work = phases.Phases(recipe, data, FLAGS.output_dir, FLAGS.seed)
+    for phase in phases.FIRST:
+        if phase in wanted:
+            work.run(phase)
+    for point in points:
+        for phase in phases.LATER:
+            if phase in wanted:
+                work.run(phase, point)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,103 @@
+"""A network as it is trained fast, and as it is kept.
+
+In training, convolutions and what follows them compute in half precision,
+and on TensorFlow BatchNormalization is one fused operation, which Keras makes
+several of. Both forms hold the same weights, in the same order.
+"""
+
+import keras
+from keras import layers
+
+import keras_prm
+from keras_prm import layer_rules
+
+
+class FusedBatchNormalization(layers.BatchNormalization):
+    """`BatchNormalization` that trains by TensorFlow's fused operation.
+
+    In half precision it reads and writes the images as they are, and only
+    the moments are float32. On other backends it is the layer of Keras.
+    """
+
+    def call(self, inputs, training=None, mask=None):
+        fits = (
+            keras.backend.backend() == "tensorflow"
+            and training
+            and self.trainable
+            and mask is None
+            and self.scale
+            and self.center
+            and self.axis in (-1, 3)
+            and len(inputs.shape) == 4
+        )
+        if not fits:
+            return super().call(inputs, training=training, mask=mask)
+        import tensorflow as tf
+
+        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=tf.cast(inputs, self.compute_dtype),
+            scale=tf.cast(self.gamma, "float32"),
+            offset=tf.cast(self.beta, "float32"),
+            mean=tf.zeros([0]),
+            variance=tf.zeros([0]),
+            epsilon=self.epsilon,
+            is_training=True,
+        )
+        # The operation's variance is that of a sample, Keras keeps the plain.
+        count = tf.cast(tf.size(inputs) / inputs.shape[-1], "float32")
+        variance = variance * (count - 1.0) / count
+        for moving, new in (
+            (self.moving_mean, mean),
+            (self.moving_variance, variance),
+        ):
+            share = self.momentum
+            moving.assign(moving * share + new * (1.0 - share))
+        return outputs
+
+
+keras_prm.register_rule(
+    FusedBatchNormalization, layer_rules.RULES[layers.BatchNormalization]
+)
+_KEPT = (layers.InputLayer, layers.Normalization, layers.Dense)
+
+
+def for_training(model, precision):
+    """A copy of a functional model that trains fast, with its weights.
+
+    Pixels are normalised, and logits made, in float32 whatever the precision.
+
+    Args:
+        model: The model, in float32.
+        precision: A dtype policy of Keras, such as `"mixed_bfloat16"`.
+    """
+
+    def clone(layer):
+        config = layer.get_config()
+        if isinstance(layer, layers.BatchNormalization):
+            config["dtype"] = precision
+            return FusedBatchNormalization.from_config(config)
+        if not isinstance(layer, _KEPT):
+            config["dtype"] = precision
+        return type(layer).from_config(config)
+
+    return _cloned(model, clone)
+
+
+def as_kept(model):
+    """A copy in float32, of Keras' own layers, of what was trained."""
+
+    def clone(layer):
+        config = layer.get_config()
+        if not isinstance(layer, layers.InputLayer):
+            config["dtype"] = "float32"
+        if isinstance(layer, layers.BatchNormalization):
+            return layers.BatchNormalization.from_config(config)
+        return type(layer).from_config(config)
+
+    return _cloned(model, clone)
+
+
+def _cloned(model, clone):
+    copy = keras.models.clone_model(model, clone_function=clone)
+    copy.set_weights(model.get_weights())
+    return copy
