@@ -13,7 +13,9 @@ from keras_prm.masks import masks_of
 from keras_prm.reports import PurificationReport
 from keras_prm.reports import Thresholds
 
-STRENGTHS = (0.0, *np.geomspace(1e-3, 30.0, 24))
+# Factors of 1.06; the search goes in coarse steps first, of 1.57.
+STRENGTHS = (0.0, *np.geomspace(1e-3, 30.0, 184))
+COARSE = 8
 
 
 def purify(
@@ -105,17 +107,31 @@ class _Search:
             return
         self.score_before = self.score = self._evaluate()
         self.seen[self.state.fingerprint()] = self.score
-        self._raise_level(range(self.state.num_kernels))
-        for index in self.state.largest_first():
-            self._raise_level([index])
+        if not self.state.num_kernels:
+            return
+        together = range(self.state.num_kernels)
+        high = self._raise_level(together, len(STRENGTHS), COARSE)
+        self._raise_level(together, high, 1)
+        order = self.state.largest_first()
+        highs = [self._raise_level([i], len(STRENGTHS), COARSE) for i in order]
+        for index, high in zip(order, highs):
+            self._raise_level([index], high, 1)
         self._apply(self.levels)
 
-    def _raise_level(self, kernels):
-        """Bisects for the highest level of some kernels that is allowed."""
-        low = min(self.levels[i] for i in kernels)
-        high = len(STRENGTHS)
-        while high - low > 1 and self.evaluations < self.max_evaluations:
-            middle = (low + high) // 2
+    def _raise_level(self, kernels, high, step):
+        """Bisects for the highest level of some kernels that is allowed.
+
+        Args:
+            kernels: Indices of kernels at one level.
+            high: A level that is not allowed, or that there is not.
+            step: Levels are tried in steps of this.
+
+        Returns:
+            The lowest level that was found not to be allowed, or `high`.
+        """
+        low = self.levels[kernels[0]]
+        while high - low > step and self.evaluations < self.max_evaluations:
+            middle = low + max(1, (high - low) // (2 * step)) * step
             levels = list(self.levels)
             for i in kernels:
                 levels[i] = middle
@@ -123,6 +139,7 @@ class _Search:
                 low, self.levels = middle, levels
             else:
                 high = middle
+        return high
 
     def _allowed(self, levels):
         self._apply(levels)

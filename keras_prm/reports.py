@@ -149,6 +149,11 @@ class Thresholds:
     channels. A filter falls if its squared norm is below `filter` times the
     layer's median over filters that are not zero.
 
+    The medians are those at the start. Of a kernel that has lost a third of
+    its filters, bounds for columns and channels are a third lower from then
+    on, and for filters where it has lost columns: what stays is not weaker
+    for what fell.
+
     Args:
         column: Bound for columns, >= 0.
         share: Bound for the live share of a channel, in [0, 1].

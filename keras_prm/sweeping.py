@@ -37,6 +37,7 @@ class Sweeper:
         self._medians = {
             w.key: medians(_matrix(w), *self._channels(w)) for w in self.kernels
         }
+        self._live = {w.key: num_live(_matrix(w)) for w in self.kernels}
         self._rows = {}
 
     @property
@@ -94,6 +95,24 @@ class Sweeper:
     def _limits(self, weight, strength):
         return self.thresholds.absolute(strength, self._medians[weight.key])
 
+    def _shrunk(self, limits, weight, kernel):
+        """Limits for what is left of a kernel.
+
+        A column has less energy where filters have fallen, a filter where
+        columns have. Neither is weaker for it, in what is left: without
+        this, one sweep brings on the next until all has fallen.
+        """
+        columns, filters = num_live(kernel)
+        columns_before, filters_before = self._live[weight.key]
+        columns /= columns_before or 1
+        filters /= filters_before or 1
+        return dataclasses.replace(
+            limits,
+            column=limits.column * filters,
+            channel=limits.channel * filters,
+            filter=limits.filter * columns,
+        )
+
     def _note(self, weight, **what):
         """Adds to the counts of a kernel's row."""
         row = self._rows[weight.key]
@@ -116,6 +135,7 @@ class Sweeper:
             return 0
         kernel = _matrix(weight)
         channel_of, count = self._channels(weight)
+        limits = self._shrunk(limits, weight, kernel)
         falls = small_channels(kernel, channel_of, count, limits)
         if falls.any():
             kernel[..., falls[channel_of], :] = 0
@@ -129,6 +149,7 @@ class Sweeper:
         if weight.out_ids is None:
             return 0
         kernel = _matrix(weight)
+        limits = self._shrunk(limits, weight, kernel)
         falls = small_filters(kernel, limits) & self._may_fall(weight)
         if falls.any():
             kernel[..., falls] = 0
@@ -180,6 +201,14 @@ class Sweeper:
         return fallen
 
 
+def num_live(kernel):
+    """How many columns and how many filters of a kernel are not zero."""
+    live = kernel != 0
+    return live.any(axis=-1).sum(), live.any(
+        axis=(*range(kernel.ndim - 1),)
+    ).sum()
+
+
 def medians(kernel, channel_of, num_channels):
     """The medians `(column, channel, filter)` that thresholds relate to.
 
@@ -206,7 +235,7 @@ def small_channels(kernel, channel_of, num_channels, limits):
         bounds. The strongest channel never falls.
     """
     columns = _column_energies(kernel)
-    # Filters that fell have taken energy from every column.
+    # Filters that fell may have had more than their share of the energy.
     bound = min(limits.column, _median(columns))
     live = (columns >= bound) & (columns > 0)
     energy, sizes = _channel_energies(columns, channel_of, num_channels)

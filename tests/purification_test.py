@@ -318,6 +318,21 @@ class BudgetTest(parameterized.TestCase):
         for *removed, _ in rows_of(report).values():
             self.assertEqual(removed, [0, 0, 0])
 
+    @parameterized.parameters(1, 7, 20)
+    def test_the_search_ends_close_to_the_budget(self, num):
+        """Each filter has a tenth more energy than the one before."""
+        dense = [layers.Dense(size, use_bias=False) for size in (40, 2)]
+        model = keras.Sequential([keras.Input((3,)), *dense])
+        energies = 1.1 ** (np.arange(40) / 2)
+        model.set_weights([np.ones((3, 40)) * energies, np.ones((40, 2))])
+
+        def score(model):
+            alive = np.array(dense[0].kernel).any(axis=0)
+            return -float(40 - alive.sum())
+
+        report = self.check(model, score, num)
+        self.assertEqual(report.weights_after, (3 + 2) * (40 - num))
+
     @parameterized.parameters(1, 2, 5)
     def test_number_of_evaluations(self, limit):
         model = uneven("batch_norm")
