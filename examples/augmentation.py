@@ -125,7 +125,7 @@ class CropAndFlip(keras.layers.Layer):
     """
 
     def __init__(self, pixels=4, **kwargs):
-        super().__init__(dtype="float32", autocast=False, **kwargs)
+        super().__init__(**{"dtype": "float32", "autocast": False} | kwargs)
         self.pixels = pixels
 
     def call(self, images, crops):

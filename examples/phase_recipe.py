@@ -15,10 +15,13 @@ class Training:
     Args:
         epochs: How many.
         rate: The highest learning rate.
+        weight_decay: Factor on the squared norm of the kernels in the loss,
+            half of it: what other libraries call so.
     """
 
     epochs: int
     rate: float
+    weight_decay: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +31,7 @@ class Admm(Training):
     Args:
         epochs: How many; the sparse copies are updated after each.
         rate: The learning rate.
+        weight_decay: As of other training.
         rho: The penalty in the first epoch.
         growth: Factor on `rho` from epoch to epoch.
     """
@@ -58,13 +62,13 @@ class Point:
     Args:
         after: `"dense"`, or the point whose network it starts from.
         keep: What is left, see `keeping.plan`.
-        admm: How it gets sparse.
+        admm: How it gets sparse; None: what is smallest goes at once.
         retrain: How what is left is trained.
     """
 
     after: str
     keep: dict
-    admm: Admm
+    admm: Admm | None
     retrain: Training
 
 
@@ -78,8 +82,6 @@ class PhaseRecipe:
         precision: Keras' dtype policy in training.
         batch_size: Images per training step.
         pixels: Largest shift of a crop along each axis.
-        weight_decay: Factor on the squared norm of the kernels in the loss,
-            half of it: what other libraries call so.
         dense: How the dense network is trained.
         distillation: What the dense network teaches the others.
         column_pattern: See `keras_prm.SparsityPlan.explicit`.
@@ -97,7 +99,6 @@ class PhaseRecipe:
     precision: str
     batch_size: int
     pixels: int
-    weight_decay: float
     dense: Training
     distillation: Distillation
     column_pattern: str
@@ -139,11 +140,10 @@ class PhaseRecipe:
         points = {}
         for name, point in config.pop("points").items():
             point = usual | point
+            admm, retrain = point.pop("admm"), point.pop("retrain")
             points[name] = Point(
-                after=point.pop("after"),
-                keep=point.pop("keep"),
-                admm=Admm(**point.pop("admm")),
-                retrain=Training(**point.pop("retrain")),
+                admm=admm and Admm(**admm),
+                retrain=Training(**retrain),
                 **point,
             )
         return cls(
@@ -154,22 +154,29 @@ class PhaseRecipe:
         )
 
     def quick(self):
-        """The first point alone, of a slim network, in few epochs."""
+        """The first point alone, of a slim network, in few small steps."""
         name, point = next(iter(self.points.items()))
-        keep = {
-            pattern: (filters and max(1, filters * 8 // self.width), columns)
-            for pattern, (filters, columns) in point.keep.items()
-        }
+        width, factor = 8, 8 / self.width
+
+        def few(training, epochs=1):
+            rate = training.rate / 8
+            return dataclasses.replace(training, epochs=epochs, rate=rate)
+
         point = dataclasses.replace(
             point,
-            keep=keep,
-            admm=dataclasses.replace(point.admm, epochs=1),
-            retrain=dataclasses.replace(point.retrain, epochs=1),
+            after="dense",
+            keep={
+                pattern: [n and max(1, round(n * factor)) for n in numbers]
+                for pattern, numbers in point.keep.items()
+            },
+            admm=point.admm and few(point.admm),
+            retrain=few(point.retrain, 2),
         )
         return dataclasses.replace(
             self,
-            width=8,
-            dense=dataclasses.replace(self.dense, epochs=1),
+            width=width,
+            batch_size=32,
+            dense=few(self.dense, 2),
             distillation=dataclasses.replace(self.distillation, views=1),
             points={name: point},
             shipped=[],
@@ -193,8 +200,7 @@ class PhaseRecipe:
         """
         names = ("network", "width", "precision", "batch_size", "pixels")
         values = dataclasses.asdict(self)
-        found = {name: values[name] for name in (*names, "weight_decay")}
-        found["dense"] = values["dense"]
+        found = {name: values[name] for name in (*names, "dense")}
         if point is not None:
             for name in ("distillation", "column_pattern", "max_drop"):
                 found[name] = values[name]

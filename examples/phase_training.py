@@ -34,10 +34,11 @@ class Trainer:
             logits=logits,
         )
 
-    def sgd(self, rate):
+    def sgd(self, training, rate):
         """SGD with momentum and weight decay.
 
         Args:
+            training: The `Training` that it is for.
             rate: The learning rate, or its schedule.
         """
         momentum = 0.9
@@ -47,28 +48,27 @@ class Trainer:
             nesterov=True,
             # Keras' decay does not pass through the momentum, which would
             # make this much of it.
-            weight_decay=self.recipe.weight_decay / (1 - momentum),
+            weight_decay=training.weight_decay / (1 - momentum),
         )
         optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
         return optimizer
 
-    def cosine(self, training, warmup=0.2):
-        """A learning rate that rises for a while, and falls to 0.
+    def falling_sgd(self, training, warmup=0.2):
+        """SGD whose learning rate rises for a while, and falls to 0.
 
         Args:
-            training: The `Training`.
+            training: The `Training` that it is for.
             warmup: Share of the steps in which it rises.
         """
         steps = training.epochs * self.num_steps
-        rising = int(warmup * steps)
-        if not rising:
-            return keras.optimizers.schedules.CosineDecay(training.rate, steps)
-        return keras.optimizers.schedules.CosineDecay(
+        rising = max(1, int(warmup * steps))
+        rate = keras.optimizers.schedules.CosineDecay(
             0.0,
             steps - rising,
             warmup_target=training.rate,
             warmup_steps=rising,
         )
+        return self.sgd(training, rate)
 
     def rho(self, admm):
         """ADMM's penalty by the step, one factor higher each epoch."""

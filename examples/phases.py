@@ -80,7 +80,7 @@ class Phases:
         model, whole = self._for_training(dense)
         self.trainer.fit(
             whole,
-            self.trainer.sgd(self.trainer.cosine(self.recipe.dense)),
+            self.trainer.falling_sgd(self.recipe.dense),
             self.recipe.dense.epochs,
             path,
         )
@@ -124,16 +124,36 @@ class Phases:
         """ADMM, and what it chose set to zero; dead filters taken out."""
         if self._is_done(path / "pruned.keras"):
             return
-        after, admm = (
-            getattr(self.recipe.points[point], n) for n in ("after", "admm")
-        )
-        last = "dense" if after == "dense" else "purified"
-        start = self._load(self.folder / after / f"{last}.keras", last, after)
+        after = self.recipe.points[point].after
+        start, stages = self._start(after)
+        plan = self.recipe.plan(start, point)
+        print(plan, flush=True)
+        if self.recipe.points[point].admm is None:
+            pruned = keras.models.clone_model(start)
+            pruned.set_weights(start.get_weights())
+            keras_prm.hard_prune(pruned, plan)
+        else:
+            driven, pruned = self._drive(start, point, path)
+            stages.append(("ADMM", driven))
+        stages.append(("pruned", pruned))
+        stages.append(("unused paths", keras_prm.strip(pruned)))
+        self._end(path, "pruned", stages)
+
+    def _start(self, after):
+        """What a point starts from, and its row unless there is one."""
+        if after == "dense":
+            return self._load(self.folder / "dense" / "dense.keras", after), []
+        path = self.folder / after / "purified.keras"
+        start = self._load(path, "purify", after)
+        return start, [(f"from {after}", start)]
+
+    def _drive(self, start, point, path):
+        """The network after ADMM, and the same pruned."""
+        admm = self.recipe.points[point].admm
         model, whole = self._for_training(start)
         plan = self.recipe.plan(model, point)
-        print(plan, flush=True)
         wrapper = keras_prm.ADMMWrapper(
-            self.trainer.sgd(admm.rate),
+            self.trainer.sgd(admm, admm.rate),
             plan,
             rho=self.trainer.rho(admm),
             update_every=self.trainer.num_steps,
@@ -148,17 +168,7 @@ class Phases:
         )
         driven = training_form.as_kept(model)
         keras_prm.hard_prune(model, plan, optimizer=wrapper)
-        pruned = training_form.as_kept(model)
-        self._end(
-            path,
-            "pruned",
-            [
-                (f"from {after}", start),
-                ("ADMM", driven),
-                ("pruned", pruned),
-                ("unused paths", keras_prm.strip(pruned)),
-            ],
-        )
+        return driven, training_form.as_kept(model)
 
     def _retrain(self, point, path):
         """Trains what is left; what is zero stays zero."""
@@ -169,7 +179,7 @@ class Phases:
         model, whole = self._for_training(start)
         self.trainer.fit(
             whole,
-            self.trainer.sgd(self.trainer.cosine(training)),
+            self.trainer.falling_sgd(training),
             training.epochs,
             path / "retrain",
             [keras_prm.StructuredMask(keras_prm.masks_of(whole))],

@@ -54,6 +54,27 @@ class ImageDataTest(parameterized.TestCase):
         np.testing.assert_allclose(data["test"].x, x[:9] / 255, atol=1e-6)
         np.testing.assert_array_equal(data["test"].y, y[:9, 0])
 
+    def test_npz_of_differences(self):
+        rng = np.random.default_rng(0)
+        arrays, images = {}, {}
+        for name, num in (("train", 20), ("test", 5)):
+            image = rng.integers(0, 256, (num, 30, 31, 3), dtype="uint8")
+            red, green, blue = np.moveaxis(image, -1, 0)
+            planes = np.stack([red - green, green, blue - green])
+            planes = np.diff(planes, axis=3, prepend=np.uint8(0))
+            planes = np.diff(planes, axis=2, prepend=np.uint8(0))
+            arrays[f"x_{name}_res"] = planes
+            arrays[f"y_{name}"] = np.arange(num, dtype="uint8")
+            images[name] = image
+        path = self.folder / "differences.npz"
+        np.savez(path, **arrays)
+        data = image_data.load(str(path))
+        for name in ("train", "valid", "test"):
+            whole = images["test" if name == "test" else "train"]
+            np.testing.assert_allclose(
+                data[name].x, whole[data[name].y] / 255, rtol=1e-6
+            )
+
     def test_npz_that_is_not_there_or_not_whole(self):
         with self.assertRaisesRegex(SystemExit, "There is no file"):
             image_data.load(str(self.folder / "none.npz"))

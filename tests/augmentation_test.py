@@ -1,0 +1,116 @@
+"""Tests of crops and flips: what is drawn, and what the step makes of it."""
+
+import keras
+import numpy as np
+from absl.testing import absltest
+from absl.testing import parameterized
+
+from examples import augmentation
+from examples import image_data
+
+
+def split(num=20, shape=(6, 5, 3)):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (num, *shape))
+    return image_data.Split(
+        (images / 255).astype("float32"), np.arange(num, dtype="int32") % 7
+    )
+
+
+class CropAndFlipTest(parameterized.TestCase):
+    @parameterized.parameters(0, 2, 9)
+    def test_equals_padding_cropping_and_flipping(self, pixels):
+        images = augmentation.as_bytes(split(50).x)
+        crops = augmentation.draw(50, pixels, 0, 0)
+        found = augmentation.CropAndFlip(pixels)(images, crops)
+        padding = ((pixels, pixels), (pixels, pixels), (0, 0))
+        for image, (down, right, flip), value in zip(images, crops, found):
+            image = np.pad(image, padding)[down : down + 6, right : right + 5]
+            image = image[:, ::-1] if flip else image
+            value = keras.ops.convert_to_numpy(value)
+            np.testing.assert_allclose(value, image / 255, rtol=1e-6)
+
+    def test_draws_all_there_are(self):
+        crops = augmentation.draw(2000, 2, 0, 0)
+        self.assertLen(np.unique(crops, axis=0), 5 * 5 * 2)
+
+    def test_shares_the_weights_of_the_model(self):
+        model = keras.Sequential(
+            [keras.Input((6, 5, 3)), keras.layers.Flatten()]
+            + [keras.layers.Dense(2)]
+        )
+        whole = augmentation.augmented(model, 1)
+        self.assertIs(whole.trainable_variables[0], model.layers[1].kernel)
+        batches = augmentation.Uncropped(split(), 8, 1)
+        np.testing.assert_allclose(
+            whole.predict(batches, verbose=0),
+            model.predict(split().x, verbose=0),
+            atol=1e-5,
+        )
+
+    def test_config(self):
+        layer = augmentation.CropAndFlip(3, name="mine")
+        found = augmentation.CropAndFlip.from_config(layer.get_config())
+        self.assertEqual(found.pixels, 3)
+        self.assertEqual(found.name, "mine")
+
+
+class BatchesTest(parameterized.TestCase):
+    def test_an_epoch_shows_each_image_once_but_the_rest(self):
+        batches = augmentation.CropsAndFlips(split(), 8)
+        self.assertLen(batches, 2)
+        rows = self.rows(batches)
+        self.assertLen(rows, 16)
+        self.assertLen({*rows}, 16)
+        self.assertLen(augmentation.CropsAndFlips(split(), 64), 1)
+
+    def test_epochs_differ_and_come_again(self):
+        one, other = (augmentation.CropsAndFlips(split(), 4) for _ in range(2))
+        first = self.rows(one), one.crops
+        one.on_epoch_end()
+        self.assertNotEqual(self.rows(one), first[0])
+        self.assertFalse(np.array_equal(one.crops, first[1]))
+        other.set_epoch(1)
+        self.assertEqual(self.rows(one), self.rows(other))
+        np.testing.assert_array_equal(one.crops, other.crops)
+        other = augmentation.CropsAndFlips(split(), 4, seed=1)
+        self.assertFalse(np.array_equal(first[1], other.crops))
+
+    def test_answers_are_those_to_the_crops_that_are_shown(self):
+        views, (num, classes) = 3, (20, 7)
+        logits = np.arange(views * num * classes, dtype="float16")
+        logits = logits.reshape(views, num, classes)
+        data = split()
+        batches = augmentation.CropsAndFlips(data, 4, 2, 5, logits=logits)
+        for epoch in range(2 * views):
+            batches.set_epoch(epoch)
+            view = epoch % views
+            np.testing.assert_array_equal(
+                batches.crops, augmentation.draw(num, 2, 5, view)
+            )
+            inputs, targets = batches[1]
+            rows = batches.order[4:8]
+            self.assertEqual(targets.dtype, "float32")
+            np.testing.assert_array_equal(targets[:, 0], data.y[rows])
+            np.testing.assert_array_equal(targets[:, 1:], logits[view, rows])
+            np.testing.assert_array_equal(inputs["crops"], batches.crops[rows])
+
+    def test_uncropped(self):
+        batches = augmentation.Uncropped(split(), 8, 4)
+        self.assertLen(batches, 3)
+        inputs, targets = batches[2]
+        self.assertEqual(targets.tolist(), [[2], [3], [4], [5]])
+        found = augmentation.CropAndFlip(4)(**inputs)
+        np.testing.assert_allclose(found, split().x[16:], atol=1e-6)
+
+    def rows(self, batches):
+        return np.concatenate(
+            [
+                batches.order[i * batches.batch_size :][: len(batches[i][1])]
+                for i in range(len(batches))
+            ]
+        ).tolist()
+
+
+if __name__ == "__main__":
+    absltest.main()

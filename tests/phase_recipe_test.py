@@ -1,0 +1,104 @@
+"""Tests of recipes in phases: what is kept, what they refuse."""
+
+import copy
+import json
+import pathlib
+import tempfile
+
+import keras
+import numpy as np
+from absl.testing import absltest
+from absl.testing import parameterized
+
+from examples import phase_recipe
+from examples.phase_recipe import PhaseRecipe
+
+FOLDER = pathlib.Path(phase_recipe.__file__).with_name("recipes")
+CONFIG = json.loads((FOLDER / "resnet18_cifar10.json").read_text())
+
+
+def recipe(**changes):
+    return PhaseRecipe.from_config(copy.deepcopy(CONFIG) | changes)
+
+
+class PhaseRecipeTest(parameterized.TestCase):
+    @parameterized.parameters(("20x", 20), ("60x", 60), ("100x", 100))
+    def test_a_point_keeps_what_its_name_says(self, point, ratio):
+        found = recipe()
+        model = found.build((32, 32, 3), 10)
+        plan = found.plan(model, point)
+        shares = {}
+        for group in plan.groups:
+            numbers = range(group.start, group.start + group.size)
+            shares |= dict.fromkeys(numbers, group.keep / group.size)
+        left = {
+            layer.name: np.prod(layer.kernel.shape)
+            for layer in model.layers
+            if isinstance(layer, keras.layers.Conv2D)
+        }
+        for kernel in plan.kernels[:-1]:  # the last one makes logits
+            share = 1 - kernel.columns
+            for classes in (kernel.in_classes, kernel.out_classes):
+                share *= np.mean([shares.get(i, 1.0) for i in classes])
+            left[kernel.key.split("/")[0]] *= share
+        self.assertLen(left, 20)
+        found = 11_159_232 / sum(left.values())
+        self.assertBetween(found, ratio, 1.05 * ratio)
+
+    def test_points_have_what_is_usual_or_their_own(self):
+        found = recipe()
+        self.assertEqual(found.points["20x"].retrain.epochs, 40)
+        self.assertEqual(
+            found.points["60x"].retrain.epochs, CONFIG["retrain"]["epochs"]
+        )
+        self.assertEqual(found.points["60x"].admm.rho, CONFIG["admm"]["rho"])
+        points = {"a": {"after": "dense", "keep": {}, "admm": None}}
+        found = recipe(points=points, shipped=[])
+        self.assertIsNone(found.points["a"].admm)
+
+    def test_settings_are_those_of_the_way(self):
+        found = recipe()
+        self.assertEqual(found.way("100x"), ["60x", "100x"])
+        self.assertNotIn("way", found.settings())
+        before = found.settings("60x"), found.settings("100x")
+        points = copy.deepcopy(CONFIG["points"])
+        points["100x"]["keep"]["stem"] = [39, None]
+        after = recipe(points=points)
+        self.assertEqual(after.settings("60x"), before[0])
+        self.assertNotEqual(after.settings("100x"), before[1])
+        dense = recipe(dense=CONFIG["dense"] | {"epochs": 1})
+        self.assertNotEqual(dense.settings("60x"), before[0])
+
+    def test_quick(self):
+        found = recipe().quick()
+        self.assertEqual(list(found.points), ["20x"])
+        point = found.points["20x"]
+        self.assertEqual(point.keep["stage3_*_conv[12]"], [16, 38])
+        self.assertEqual(point.keep["stem"], [8, None])
+        self.assertEqual(found.width, 8)
+        self.assertEqual(point.admm.epochs, 1)
+
+    @parameterized.parameters(
+        ({"network": "vgg"}, "network among.*vgg"),
+        ({"shipped": ["70x"]}, "70x"),
+        ({"points": {"b": {"after": "a", "keep": {}}}}, "stands before.*'a'"),
+    )
+    def test_names_that_do_not_fit(self, changes, message):
+        with self.assertRaisesRegex(ValueError, message):
+            recipe(**{"shipped": []} | changes)
+
+    @parameterized.parameters(
+        ("{", "no recipe"),
+        ("{}", "no recipe.*points"),
+        (json.dumps(CONFIG | {"colour": 1}), "no recipe.*colour"),
+    )
+    def test_a_file_that_is_no_recipe(self, text, message):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder, "recipe.json")
+            path.write_text(text)
+            with self.assertRaisesRegex(SystemExit, message):
+                PhaseRecipe.load(path)
+
+
+if __name__ == "__main__":
+    absltest.main()

@@ -1,0 +1,245 @@
+"""Tests of the phases from a dense network to a small file."""
+
+import copy
+import importlib.util
+import pathlib
+import tempfile
+from unittest import mock
+
+import keras
+import numpy as np
+from absl.testing import absltest
+from absl.testing import parameterized
+from keras import layers
+
+import keras_prm
+from examples import image_data
+from examples import measuring
+from examples import networks
+from examples import phases
+from examples import result_files
+from examples.phase_recipe import PhaseRecipe
+
+TRAINING = {"epochs": 2, "rate": 0.1, "weight_decay": 1e-4}
+CONFIG = {
+    "network": "tiny",
+    "width": 8,
+    "precision": "float32",
+    "batch_size": 16,
+    "pixels": 1,
+    "dense": TRAINING | {"epochs": 6},
+    "distillation": {"weight": 0.5, "temperature": 2.0, "views": 2},
+    "column_pattern": "free",
+    "max_drop": 0.0,
+    "admm": TRAINING | {"rate": 0.01, "rho": 0.1, "growth": 3.0},
+    "retrain": TRAINING,
+    "points": {
+        "half": {
+            "after": "dense",
+            "keep": {"stem": [5, 13], "conv1": [4, 20]},
+        },
+        "third": {"after": "half", "keep": {"conv1": [3, 10]}},
+        "at_once": {
+            "after": "dense",
+            "keep": {"stem": [4, None]},
+            "admm": None,
+        },
+    },
+    "shipped": [],
+}
+
+
+def tiny(input_shape, num_classes, width):
+    x = images = keras.Input(input_shape)
+    x = layers.Conv2D(width, 3, padding="same", use_bias=False, name="stem")(x)
+    x = layers.BatchNormalization(name="norm")(x)
+    y = layers.ReLU()(layers.Conv2D(width, 3, padding="same", name="conv1")(x))
+    y = layers.Conv2D(width, 1, use_bias=False, name="conv2")(y)
+    x = layers.ReLU()(layers.Add()([x, y]))
+    x = layers.Dense(num_classes, name="logits")(
+        layers.GlobalAveragePooling2D()(x)
+    )
+    return keras.Model(images, x, name="tiny")
+
+
+def split(num, seed):
+    """Images that are red, green or blue."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 3, num).astype("int32")
+    x = rng.uniform(0, 0.5, (num, 8, 8, 3)).astype("float32")
+    x[np.arange(num), :, :, y] += 0.4
+    return image_data.Split(x, y)
+
+
+def data():
+    names = {"train": 96, "valid": 40, "test": 50}
+    return {n: split(num, num) for n, num in names.items()}
+
+
+class PhasesTest(parameterized.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.enterClassContext(
+            mock.patch.dict(networks.NETWORKS, {"tiny": tiny})
+        )
+        cls.folder = pathlib.Path(
+            cls.enterClassContext(tempfile.TemporaryDirectory())
+        )
+        work = cls.work()
+        for phase in phases.FIRST:
+            work.run(phase)
+        for point in ("half", "third"):
+            for phase in phases.LATER:
+                work.run(phase, point)
+
+    @classmethod
+    def work(cls, **changes):
+        found = PhaseRecipe.from_config(copy.deepcopy(CONFIG | changes))
+        return phases.Phases(found, data(), cls.folder, 0)
+
+    def summary(self, point):
+        return result_files.read(self.folder / point)
+
+    def test_it_learns(self):
+        found = self.summary("third")
+        self.assertGreater(found["dense_test_accuracy"], 0.9)
+        self.assertGreater(found["test_accuracy"], 0.9)
+
+    def test_a_point_has_what_the_recipe_says(self):
+        path = self.folder / "half"
+        model = result_files.load_model(path / "pruned.keras")
+        self.assertEqual(model.get_layer("stem").filters, 5)
+        old = np.array(model.get_layer("conv1").kernel)
+        kernel = old != 0
+        self.assertEqual(kernel.any(axis=(0, 1, 2)).sum(), 4)
+        self.assertEqual(kernel.any(axis=3).sum(), 20)
+        trained = result_files.load_model(path / "retrained.keras")
+        # Where it was zero it still is, and elsewhere it has learned.
+        new = np.array(trained.get_layer("conv1").kernel)
+        self.assertFalse(new[~kernel].any())
+        self.assertTrue(
+            (new != np.array(model.get_layer("conv1").kernel)).any()
+        )
+
+    def test_the_summary_says_what_the_files_hold(self):
+        for point in ("half", "third"):
+            path = self.folder / point
+            found = self.summary(point)
+            self.assertTrue(found["exact"])
+            small = result_files.load_model(path / "small.keras")
+            counts = keras_prm.costs(small)
+            dense = keras_prm.costs(tiny((8, 8, 3), 3, 8))
+            self.assertEqual(found["stored"], counts.parameters)
+            self.assertEqual(
+                found["conv_ratio"], dense.conv_weights / counts.conv_weights
+            )
+            test = data()["test"]
+            self.assertEqual(
+                found["test_accuracies"],
+                {
+                    "small.keras": measuring.accuracy(small, test),
+                    "small.tflite": measuring.file_accuracy(
+                        path / "small.tflite", test
+                    ),
+                    "int8.tflite": measuring.file_accuracy(
+                        path / "int8.tflite", test
+                    ),
+                },
+            )
+
+    def test_the_account_goes_from_stage_to_stage(self):
+        stages = [row["stage"] for row in self.summary("third")["stages"]]
+        self.assertEqual(
+            stages,
+            ["dense", "from half", "ADMM", "pruned", "unused paths"]
+            + [
+                "retrained",
+                "purified",
+                "unused paths",
+                "without empty columns",
+            ],
+        )
+        stored = [row["stored"] for row in self.summary("third")["stages"]]
+        self.assertEqual(stored, sorted(stored, reverse=True))
+        half = self.summary("half")["stages"]
+        self.assertEqual(half[1]["stage"], "ADMM")
+
+    def test_what_is_done_is_not_done_again(self):
+        def times():
+            return {
+                path: path.stat().st_mtime_ns
+                for path in self.folder.rglob("*")
+                if path.is_file()
+            }
+
+        before = times()
+        work = self.work()
+        with mock.patch.object(keras.Model, "fit", side_effect=RuntimeError):
+            for phase in phases.FIRST:
+                work.run(phase)
+            for phase in phases.LATER:
+                work.run(phase, "third")
+        self.assertEqual(times(), before)
+
+    def test_goes_on_where_training_was_cut_off(self):
+        work = self.work()
+        path = self.folder / "third"
+        done = (path / "retrained.keras").read_bytes()
+        model = result_files.load_model(path / "retrained.keras")
+        (path / "retrained.keras").unlink()
+        try:
+            work.run("retrain", "third")  # its checkpoint says it is finished
+            again = result_files.load_model(path / "retrained.keras")
+        finally:
+            (path / "retrained.keras").write_bytes(done)
+        for old, new in zip(model.get_weights(), again.get_weights()):
+            np.testing.assert_array_equal(old, new)
+        log = (path / "retrain" / "log.csv").read_text().splitlines()
+        self.assertLen(log, 1 + TRAINING["epochs"])
+
+    def test_other_settings_are_refused(self):
+        work = self.work(max_drop=0.1)
+        work.run("dense")  # does not depend on it
+        with self.assertRaisesRegex(SystemExit, "half.*--output_dir"):
+            work.run("prune", "half")
+
+    def test_phases_need_those_before(self):
+        work = self.work()
+        with self.assertRaisesRegex(
+            SystemExit, "pruned.keras. Run phase `prune` --points=at_once"
+        ):
+            work.run("retrain", "at_once")
+        with self.assertRaisesRegex(SystemExit, "view02.npy.*`teach`"):
+            more = CONFIG["distillation"] | {"views": 3}
+            points = {"more": CONFIG["points"]["half"]}
+            self.work(distillation=more, points=points).run("prune", "more")
+
+    def test_pruning_at_once_trains_nothing(self):
+        with mock.patch.object(keras.Model, "fit", side_effect=RuntimeError):
+            self.work().run("prune", "at_once")
+        dense = result_files.load_model(self.folder / "dense" / "dense.keras")
+        small = result_files.load_model(
+            self.folder / "at_once" / "pruned.keras"
+        )
+        old = np.array(dense.get_layer("stem").kernel)
+        new = np.array(small.get_layer("stem").kernel)
+        self.assertEqual(new.shape, (3, 3, 3, 4))
+        self.assertTrue(np.isin(new, old).all())
+
+    def test_without_tensorflow_the_file_is_left_for_later(self):
+        path = self.folder / "third" / "int8.tflite"
+        content = path.read_bytes()
+        path.unlink()
+        try:
+            with mock.patch.object(
+                importlib.util, "find_spec", return_value=None
+            ):
+                self.work().run("export", "third")
+            self.assertFalse(path.exists())
+        finally:
+            path.write_bytes(content)
+
+
+if __name__ == "__main__":
+    absltest.main()
