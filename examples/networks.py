@@ -21,7 +21,7 @@ def lenet5(input_shape, num_classes):
     )
 
 
-def resnet18(input_shape, num_classes, width=64):
+def resnet18(input_shape, num_classes, width=64, widths=None):
     """ResNet-18 for small images, such as CIFAR-10's, in [0, 1].
 
     A 3x3 convolution first and no pooling after it, four stages of two
@@ -34,6 +34,8 @@ def resnet18(input_shape, num_classes, width=64):
         input_shape: `(height, width, channels)` of the images.
         num_classes: Number of logits.
         width: Filters of the first stage.
+        widths: dict from the name of a convolution to its filters, where
+            they are not those that follow from `width`; or None.
 
     Reference:
         - [He et al., 2016](https://arxiv.org/abs/1512.03385)
@@ -41,23 +43,29 @@ def resnet18(input_shape, num_classes, width=64):
     x = images = keras.Input(input_shape)
     # Of CIFAR-10's pixels, and of natural images in general.
     x = layers.Normalization(mean=0.473, variance=0.063, name="pixels")(x)
-    x = layers.ReLU(name="stem_relu")(_convolution(x, width, 3, 1, "stem"))
+    widths = widths or {}
+    x = _convolution(x, widths.get("stem", width), 3, 1, "stem")
+    x = layers.ReLU(name="stem_relu")(x)
     for stage in range(1, 5):
         filters = width * 2 ** (stage - 1)
         for block in (1, 2):
             strides = 2 if stage > 1 and block == 1 else 1
-            x = _block(x, filters, strides, f"stage{stage}_block{block}")
+            name = f"stage{stage}_block{block}"
+            inner, outer = (
+                widths.get(f"{name}_conv{n}", filters) for n in (1, 2)
+            )
+            x = _block(x, inner, outer, strides, name)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     logits = layers.Dense(num_classes, name="logits")(x)
     return keras.Model(images, logits, name="resnet18")
 
 
-def _block(x, filters, strides, name):
-    y = _convolution(x, filters, 3, strides, f"{name}_conv1")
+def _block(x, inner, outer, strides, name):
+    y = _convolution(x, inner, 3, strides, f"{name}_conv1")
     y = layers.ReLU(name=f"{name}_relu1")(y)
-    y = _convolution(y, filters, 3, 1, f"{name}_conv2")
-    if x.shape[-1] != filters or strides > 1:
-        x = _convolution(x, filters, 1, strides, f"{name}_shortcut")
+    y = _convolution(y, outer, 3, 1, f"{name}_conv2")
+    if strides > 1:
+        x = _convolution(x, outer, 1, strides, f"{name}_shortcut")
     x = layers.Add(name=f"{name}_sum")([y, x])
     return layers.ReLU(name=f"{name}_relu2")(x)
 

@@ -7,6 +7,8 @@ import pathlib
 from examples import keeping
 from examples import networks
 
+WAYS = ("admm", "magnitude", "elsewhere")
+
 
 @dataclasses.dataclass(frozen=True)
 class Training:
@@ -62,14 +64,16 @@ class Point:
     Args:
         after: `"dense"`, or the point whose network it starts from.
         keep: What is left, see `keeping.plan`.
-        admm: How it gets sparse; None: what is smallest goes at once.
+        admm: How it gets sparse, if it does by ADMM.
         retrain: How what is left is trained.
+        by: How it gets sparse, a name in `phase_pruning.WAYS`.
     """
 
     after: str
     keep: dict
     admm: Admm | None
     retrain: Training
+    by: str = "admm"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,14 +114,16 @@ class PhaseRecipe:
         seen = {"dense"}
         wrong = [n for n in [self.network] if n not in networks.NETWORKS]
         for name, point in self.points.items():
-            wrong += [point.after] if point.after not in seen else []
+            wrong += [n for n in [point.after] if n not in seen]
+            wrong += [n for n in [point.by] if n not in WAYS]
             seen.add(name)
         wrong += sorted(set(self.shipped) - set(self.points))
         if wrong:
             raise ValueError(
                 "Names do not fit together. Expected a network among "
                 f"{list(networks.NETWORKS)}, and points that come after "
-                f"'dense' or a point that stands before. Received: {wrong}"
+                "'dense' or a point that stands before, by one of "
+                f"{list(WAYS)}. Received: {wrong}"
             )
 
     @classmethod

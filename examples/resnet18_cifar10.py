@@ -36,6 +36,7 @@ from absl import logging
 from examples import image_data
 from examples import phases
 from examples.phase_recipe import PhaseRecipe
+from examples.phase_work import Work
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
@@ -67,14 +68,14 @@ def main(argv):
             f"{', '.join(recipe.points)}."
         )
     data = image_data.load(FLAGS.dataset, FLAGS.seed, smallest=32)
-    work = phases.Phases(recipe, data, FLAGS.output_dir, FLAGS.seed)
+    work = Work(recipe, data, FLAGS.output_dir, FLAGS.seed)
     for phase in phases.FIRST:
         if phase in wanted:
-            work.run(phase)
+            phases.run(work, phase)
     for point in points:
         for phase in phases.LATER:
             if phase in wanted:
-                work.run(phase, point)
+                phases.run(work, phase, point)
 
 
 if __name__ == "__main__":

@@ -52,9 +52,7 @@ class PhaseRecipeTest(parameterized.TestCase):
             found.points["60x"].retrain.epochs, CONFIG["retrain"]["epochs"]
         )
         self.assertEqual(found.points["60x"].admm.rho, CONFIG["admm"]["rho"])
-        points = {"a": {"after": "dense", "keep": {}, "admm": None}}
-        found = recipe(points=points, shipped=[])
-        self.assertIsNone(found.points["a"].admm)
+        self.assertEqual(found.points["60x"].by, "admm")
 
     def test_settings_are_those_of_the_way(self):
         found = recipe()
@@ -82,6 +80,10 @@ class PhaseRecipeTest(parameterized.TestCase):
         ({"network": "vgg"}, "network among.*vgg"),
         ({"shipped": ["70x"]}, "70x"),
         ({"points": {"b": {"after": "a", "keep": {}}}}, "stands before.*'a'"),
+        (
+            {"points": {"b": {"after": "dense", "keep": {}, "by": "luck"}}},
+            "'magnitude'.*'luck'",
+        ),
     )
     def test_names_that_do_not_fit(self, changes, message):
         with self.assertRaisesRegex(ValueError, message):

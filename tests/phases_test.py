@@ -19,6 +19,7 @@ from examples import networks
 from examples import phases
 from examples import result_files
 from examples.phase_recipe import PhaseRecipe
+from examples.phase_work import Work
 
 TRAINING = {"epochs": 2, "rate": 0.1, "weight_decay": 1e-4}
 CONFIG = {
@@ -42,14 +43,15 @@ CONFIG = {
         "at_once": {
             "after": "dense",
             "keep": {"stem": [4, None]},
-            "admm": None,
+            "by": "magnitude",
         },
     },
     "shipped": [],
 }
 
 
-def tiny(input_shape, num_classes, width):
+def tiny(input_shape, num_classes, width=8, widths=None):
+    width = (widths or {}).get("stem", width)
     x = images = keras.Input(input_shape)
     x = layers.Conv2D(width, 3, padding="same", use_bias=False, name="stem")(x)
     x = layers.BatchNormalization(name="norm")(x)
@@ -88,15 +90,15 @@ class PhasesTest(parameterized.TestCase):
         )
         work = cls.work()
         for phase in phases.FIRST:
-            work.run(phase)
+            phases.run(work, phase)
         for point in ("half", "third"):
             for phase in phases.LATER:
-                work.run(phase, point)
+                phases.run(work, phase, point)
 
     @classmethod
     def work(cls, **changes):
         found = PhaseRecipe.from_config(copy.deepcopy(CONFIG | changes))
-        return phases.Phases(found, data(), cls.folder, 0)
+        return Work(found, data(), cls.folder, 0)
 
     def summary(self, point):
         return result_files.read(self.folder / point)
@@ -177,9 +179,9 @@ class PhasesTest(parameterized.TestCase):
         work = self.work()
         with mock.patch.object(keras.Model, "fit", side_effect=RuntimeError):
             for phase in phases.FIRST:
-                work.run(phase)
+                phases.run(work, phase)
             for phase in phases.LATER:
-                work.run(phase, "third")
+                phases.run(work, phase, "third")
         self.assertEqual(times(), before)
 
     def test_goes_on_where_training_was_cut_off(self):
@@ -189,7 +191,8 @@ class PhasesTest(parameterized.TestCase):
         model = result_files.load_model(path / "retrained.keras")
         (path / "retrained.keras").unlink()
         try:
-            work.run("retrain", "third")  # its checkpoint says it is finished
+            # Its checkpoint says that it is finished.
+            phases.run(work, "retrain", "third")
             again = result_files.load_model(path / "retrained.keras")
         finally:
             (path / "retrained.keras").write_bytes(done)
@@ -200,24 +203,25 @@ class PhasesTest(parameterized.TestCase):
 
     def test_other_settings_are_refused(self):
         work = self.work(max_drop=0.1)
-        work.run("dense")  # does not depend on it
+        phases.run(work, "dense")  # does not depend on it
         with self.assertRaisesRegex(SystemExit, "half.*--output_dir"):
-            work.run("prune", "half")
+            phases.run(work, "prune", "half")
 
     def test_phases_need_those_before(self):
         work = self.work()
         with self.assertRaisesRegex(
             SystemExit, "pruned.keras. Run phase `prune` --points=at_once"
         ):
-            work.run("retrain", "at_once")
+            phases.run(work, "retrain", "at_once")
         with self.assertRaisesRegex(SystemExit, "view02.npy.*`teach`"):
             more = CONFIG["distillation"] | {"views": 3}
             points = {"more": CONFIG["points"]["half"]}
-            self.work(distillation=more, points=points).run("prune", "more")
+            work = self.work(distillation=more, points=points)
+            phases.run(work, "prune", "more")
 
     def test_pruning_at_once_trains_nothing(self):
         with mock.patch.object(keras.Model, "fit", side_effect=RuntimeError):
-            self.work().run("prune", "at_once")
+            phases.run(self.work(), "prune", "at_once")
         dense = result_files.load_model(self.folder / "dense" / "dense.keras")
         small = result_files.load_model(
             self.folder / "at_once" / "pruned.keras"
@@ -227,6 +231,32 @@ class PhasesTest(parameterized.TestCase):
         self.assertEqual(new.shape, (3, 3, 3, 4))
         self.assertTrue(np.isin(new, old).all())
 
+    def test_another_program_prunes(self):
+        points = {"other": {"after": "dense", "keep": {}, "by": "elsewhere"}}
+        work = self.work(points=points)
+        with self.assertRaisesRegex(SystemExit, "dense.npz to .*pruned.npz"):
+            phases.run(work, "prune", "other")
+        path = self.folder / "other"
+        with np.load(path / "dense.npz") as arrays:
+            arrays = {name: arrays[name] for name in arrays.files}
+        dense = work.load("dense", "dense", "dense")
+        for weight in dense.weights:
+            np.testing.assert_array_equal(arrays[weight.path], weight)
+        for name, array in arrays.items():
+            if name.split("/")[0] in ("stem", "norm", "conv2"):
+                arrays[name] = array[..., :5]
+            if name in ("conv1/kernel", "logits/kernel"):
+                arrays[name] = arrays[name][..., :5, :]
+        arrays["conv1/kernel"] = arrays["conv1/kernel"][..., :5]
+        arrays["conv1/bias"] = arrays["conv1/bias"][:5]
+        arrays["conv2/kernel"] = arrays["conv2/kernel"][..., :5, :]
+        np.savez(path / "pruned.npz", **arrays)
+        phases.run(work, "prune", "other")
+        model = work.load("other", "pruned", "prune")
+        self.assertEqual(model.get_layer("conv1").filters, 5)
+        for weight in model.weights:
+            np.testing.assert_array_equal(arrays[weight.path], weight)
+
     def test_without_tensorflow_the_file_is_left_for_later(self):
         path = self.folder / "third" / "int8.tflite"
         content = path.read_bytes()
@@ -235,7 +265,7 @@ class PhasesTest(parameterized.TestCase):
             with mock.patch.object(
                 importlib.util, "find_spec", return_value=None
             ):
-                self.work().run("export", "third")
+                phases.run(self.work(), "export", "third")
             self.assertFalse(path.exists())
         finally:
             path.write_bytes(content)

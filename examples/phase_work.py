@@ -1,0 +1,134 @@
+"""What phases share: one recipe, one data set, one seed, one folder."""
+
+import pathlib
+
+import keras
+import numpy as np
+
+from examples import augmentation
+from examples import measuring
+from examples import phase_training
+from examples import result_files
+from examples import training_form
+
+
+class Work:
+    """Where phases find what those before them have left.
+
+    Args:
+        recipe: The `PhaseRecipe`.
+        data: dict of the `Split`s `"train"`, `"valid"` and `"test"`.
+        folder: Where everything is kept, a path.
+        seed: Seed of all that is random, an int.
+    """
+
+    def __init__(self, recipe, data, folder, seed):
+        self.recipe = recipe
+        self.data = data
+        self.folder = pathlib.Path(folder)
+        self.seed = seed
+        self.trainer = phase_training.Trainer(recipe, data, seed)
+        self.fingerprint = result_files.fingerprint(data)
+
+    def open(self, point="dense"):
+        """The folder of a point; refuses what other settings made."""
+        path = self.folder / point
+        settings = self.recipe.settings(None if point == "dense" else point)
+        settings |= {"data": self.fingerprint, "seed": self.seed}
+        if not result_files.is_done(path, settings, "settings.json"):
+            if (path / "settings.json").exists():
+                raise SystemExit(
+                    f"{path} was made by another recipe, data set or seed. "
+                    "Choose another --output_dir, or delete that folder."
+                )
+            path.mkdir(parents=True, exist_ok=True)
+            result_files.write_json(
+                path / "settings.json", {"settings": settings}
+            )
+        return path
+
+    def new_network(self):
+        """The dense network before training."""
+        keras.utils.set_random_seed(self.seed)
+        train = self.data["train"]
+        return self.recipe.build(train.x.shape[1:], int(train.y.max()) + 1)
+
+    def for_training(self, model):
+        """A model's fast form, and the same behind crops and flips."""
+        model = training_form.for_training(model, self.recipe.precision)
+        return model, augmentation.augmented(model, self.recipe.pixels)
+
+    def load(self, point, name, phase):
+        """A model that a phase has left; exits where it has not."""
+        path = self.folder / point / f"{name}.keras"
+        return needed(path, phase, result_files.load_model, point)
+
+    def start(self, point):
+        """What a point starts from, and its row, unless that is there."""
+        after = self.recipe.points[point].after
+        if after == "dense":
+            return self.load(after, "dense", "dense"), []
+        model = self.load(after, "purified", "purify")
+        return model, [(f"from {after}", model)]
+
+    def answers(self):
+        """The dense network's `(views, images, classes)`, or None."""
+        if not self.recipe.distillation.weight:
+            return None
+        return np.stack(
+            [needed(path, "teach", np.load) for path in self.views()]
+        )
+
+    def views(self):
+        """The files of the dense network's answers, one for each view."""
+        folder = self.folder / "dense" / "answers"
+        numbers = range(self.recipe.distillation.views)
+        return [folder / f"view{number:02}.npy" for number in numbers]
+
+    def end(self, point, name, stages):
+        """Writes what a phase came to: an account, then the last model.
+
+        Args:
+            point: The point's name.
+            name: What the model is called from now on.
+            stages: Pairs of what was done and the model after it.
+        """
+        path = self.folder / point
+        rows = []
+        for stage, model in stages:
+            row = measuring.account(stage, model, self.data["valid"])
+            print(
+                f"{stage}: valid accuracy {row['valid_accuracy']:.4f}, "
+                f"{row['conv_weights']:,} convolution weights, "
+                f"{row['stored']:,} stored",
+                flush=True,
+            )
+            rows.append(row)
+        result_files.write_json(path / f"{name}.json", rows)
+        part = path / f"{name}.part.keras"
+        stages[-1][1].save(part)
+        part.replace(path / f"{name}.keras")
+
+    def account(self, point):
+        """The account of a point, from the dense network on."""
+        stages = result_files.read(self.folder / "dense", "dense.json")
+        for name in ("pruned", "retrained", "purified", "small"):
+            stages += result_files.read(self.folder / point, f"{name}.json")
+        return stages
+
+    def dense_test_accuracy(self):
+        """Of the dense network, measured the first time it is asked for."""
+        path = self.folder / "dense"
+        if not (path / "test.json").exists():
+            dense = self.load("dense", "dense", "dense")
+            found = measuring.accuracy(dense, self.data["test"])
+            result_files.write_json(path / "test.json", found)
+        return result_files.read(path, "test.json")
+
+
+def needed(path, phase, read, point="dense"):
+    """Reads a file; exits where the phase that makes it has not been run."""
+    if not path.exists():
+        of = "" if point == "dense" else f" --points={point}"
+        raise SystemExit(f"There is no {path}. Run phase `{phase}`{of} first.")
+    return read(path)
