@@ -16,12 +16,14 @@ class Trainer:
         recipe: The `PhaseRecipe`.
         data: dict of the `Split`s `"train"`, `"valid"` and `"test"`.
         seed: Seed of weights, order and crops.
+        checkpoint_every: Epochs from one checkpoint to the next.
     """
 
-    def __init__(self, recipe, data, seed):
+    def __init__(self, recipe, data, seed, checkpoint_every=1):
         self.recipe = recipe
         self.data = data
         self.seed = seed
+        self.checkpoint_every = checkpoint_every
         self.num_steps = len(self.batches())
 
     def batches(self, logits=None):
@@ -113,6 +115,7 @@ class Trainer:
                 keras_prm.AtomicCheckpoint(
                     folder / "training.ckpt",
                     *masks,
+                    every=self.checkpoint_every,
                     set_epoch=batches.set_epoch,
                 ),
                 keras.callbacks.CSVLogger(folder / "log.csv", append=True),

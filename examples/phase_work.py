@@ -20,14 +20,17 @@ class Work:
         data: dict of the `Split`s `"train"`, `"valid"` and `"test"`.
         folder: Where everything is kept, a path.
         seed: Seed of all that is random, an int.
+        checkpoint_every: Epochs from one checkpoint to the next.
     """
 
-    def __init__(self, recipe, data, folder, seed):
+    def __init__(self, recipe, data, folder, seed, checkpoint_every=1):
         self.recipe = recipe
         self.data = data
         self.folder = pathlib.Path(folder)
         self.seed = seed
-        self.trainer = phase_training.Trainer(recipe, data, seed)
+        self.trainer = phase_training.Trainer(
+            recipe, data, seed, checkpoint_every
+        )
         self.fingerprint = result_files.fingerprint(data)
 
     def open(self, point="dense"):

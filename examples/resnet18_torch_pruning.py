@@ -126,7 +126,7 @@ def num_conv_weights(model):
     )
 
 
-def prune(model, images, conv_weights, steps=1000):
+def prune(model, images, conv_weights, steps=300):
     """Prunes filters until `conv_weights` are left, or a little less."""
     pruner = torch_pruning.pruner.MagnitudePruner(
         model,

@@ -15,6 +15,7 @@ from examples.phase_recipe import PhaseRecipe
 
 FOLDER = pathlib.Path(phase_recipe.__file__).with_name("recipes")
 CONFIG = json.loads((FOLDER / "resnet18_cifar10.json").read_text())
+POINTS = (("20x", 20), ("60x", 60), ("100x", 100))
 
 
 def recipe(**changes):
@@ -22,9 +23,11 @@ def recipe(**changes):
 
 
 class PhaseRecipeTest(parameterized.TestCase):
-    @parameterized.parameters(("20x", 20), ("60x", 60), ("100x", 100))
-    def test_a_point_keeps_what_its_name_says(self, point, ratio):
-        found = recipe()
+    @parameterized.parameters(
+        *((name, *row) for name in ("", "_cpu") for row in POINTS)
+    )
+    def test_a_point_keeps_what_its_name_says(self, name, point, ratio):
+        found = PhaseRecipe.load(FOLDER / f"resnet18_cifar10{name}.json")
         model = found.build((32, 32, 3), 10)
         plan = found.plan(model, point)
         shares = {}
@@ -47,7 +50,7 @@ class PhaseRecipeTest(parameterized.TestCase):
 
     def test_points_have_what_is_usual_or_their_own(self):
         found = recipe()
-        self.assertEqual(found.points["20x"].retrain.epochs, 40)
+        self.assertEqual(found.points["20x"].retrain.epochs, 100)
         self.assertEqual(
             found.points["60x"].retrain.epochs, CONFIG["retrain"]["epochs"]
         )
