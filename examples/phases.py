@@ -174,6 +174,33 @@ def export(work, point):
         print(f"{name}: test accuracy {value:.4f}")
 
 
+def compare(work, points):
+    """Times the points on LiteRT, beside the dense network.
+
+    Each in three forms: filters taken out and empty columns kept, these left
+    out for the fewest weights, and left out where it is faster here.
+    """
+    models = {"dense": work.load("dense", "dense", "dense")}
+    for point in points:
+        model = work.load(point, "purified", "purify")
+        models[point] = model
+        models[f"{point}, fewest weights"] = work.load(point, "small", "strip")
+        models[f"{point}, fastest"] = keras_prm.strip(model, lowering="auto")
+    texts, rows = [], {}
+    for precision in (None, "int8"):
+        found = keras_prm.benchmark(
+            models,
+            work.data["train"].x[:256],
+            num_threads=(1, 2),
+            quantize=precision,
+        )
+        texts.append(f"{precision or 'float32'}:\n\n{found}\n")
+        rows[precision or "float32"] = found.to_dict()
+    print("\n".join(texts))
+    (work.folder / "latency.md").write_text("\n".join(texts))
+    result_files.write_json(work.folder / "latency.json", rows)
+
+
 # From a phase to what does it, and to the file that says that it is done.
 FIRST = {"dense": (train_dense, "dense.keras"), "teach": (teach, "-")}
 LATER = {

@@ -16,6 +16,7 @@ done again, and one that was cut off goes on at its last epoch.
     purify    on the validation split, within a budget
     strip     leaves out empty columns too; certificate, small.keras
     export    small.tflite and int8.tflite; needs TensorFlow
+    compare   times of all points on LiteRT, latency.md; only if it is named
 
 The recipe is for a GPU, where an epoch takes seconds:
 
@@ -69,8 +70,8 @@ flags.DEFINE_bool("quick", False, "Everything in a short form, as a test.")
 
 def main(argv):
     logging.set_verbosity(logging.ERROR)
-    known = (*phases.FIRST, *phases.LATER)
-    wanted = argv[1:] or known
+    known = (*phases.FIRST, *phases.LATER, "compare")
+    wanted = argv[1:] or known[:-1]
     recipe = PhaseRecipe.load(FLAGS.recipe)
     recipe = recipe.quick() if FLAGS.quick else recipe
     points = FLAGS.points or list(recipe.points)
@@ -90,6 +91,8 @@ def main(argv):
         for phase in phases.LATER:
             if phase in wanted:
                 phases.run(work, phase, point)
+    if "compare" in wanted:
+        phases.compare(work, points)
 
 
 if __name__ == "__main__":

@@ -257,6 +257,18 @@ class PhasesTest(parameterized.TestCase):
         for weight in model.weights:
             np.testing.assert_array_equal(arrays[weight.path], weight)
 
+    def test_points_are_timed_beside_the_dense_network(self):
+        phases.compare(self.work(), ["half"])
+        found = result_files.read(self.folder, "latency.json")
+        for precision in ("float32", "int8"):
+            rows = found[precision]["rows"]
+            names = [row["model"] for row in rows if row["num_threads"] == 1]
+            self.assertEqual(
+                names,
+                ["dense", "half", "half, fewest weights", "half, fastest"],
+            )
+        self.assertIn("faster", (self.folder / "latency.md").read_text())
+
     def test_without_tensorflow_the_file_is_left_for_later(self):
         path = self.folder / "third" / "int8.tflite"
         content = path.read_bytes()
