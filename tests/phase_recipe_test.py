@@ -63,7 +63,7 @@ class PhaseRecipeTest(parameterized.TestCase):
         self.assertNotIn("way", found.settings())
         before = found.settings("60x"), found.settings("100x")
         points = copy.deepcopy(CONFIG["points"])
-        points["100x"]["keep"]["stem"] = [39, None]
+        points["100x"]["keep"]["stem"] = [47, None]
         after = recipe(points=points)
         self.assertEqual(after.settings("60x"), before[0])
         self.assertNotEqual(after.settings("100x"), before[1])
