@@ -16,6 +16,7 @@ ORDER = (
     "tables",
     "layouts",
     "structures",
+    "thresholds",
     "reports",
     "topology",
     "reshaping",

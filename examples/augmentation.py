@@ -28,21 +28,25 @@ class CropsAndFlips(keras.utils.PyDataset):
         pixels: Crops begin at up to `2 * pixels` in the image with this many
             pixels of 0 on each side. Defaults to 4.
         seed: Seed of order and crops.
-        views: After so many epochs the crops, not the order, are those of
-            the first again; None: never.
-        logits: A teacher's answers `(views, images, classes)`, or None.
+        logits: A teacher's answers `(views, images, classes)` to the crops
+            of `draw_view`, which are shown in turns then; or None.
+
+    Raises:
+        ValueError: `logits` are of another number of images.
     """
 
-    def __init__(
-        self, split, batch_size, pixels=4, seed=0, views=None, logits=None
-    ):
+    def __init__(self, split, batch_size, pixels=4, seed=0, logits=None):
+        if logits is not None and logits.shape[1] != len(split.y):
+            raise ValueError(
+                f"Expected a teacher's answers to {len(split.y)} images. "
+                f"Received: logits.shape={logits.shape}"
+            )
         super().__init__()
         self.images = as_bytes(split.x)
         self.labels = split.y
         self.batch_size = min(batch_size, len(split.y))
         self.pixels = pixels
         self.seed = seed
-        self.views = views if logits is None else len(logits)
         self.logits = logits
         self.set_epoch(0)
 
@@ -51,8 +55,12 @@ class CropsAndFlips(keras.utils.PyDataset):
         self.epoch = epoch
         rng = np.random.default_rng((self.seed, epoch, 0))
         self.order = rng.permutation(len(self.labels))
-        self.view = epoch % self.views if self.views else epoch
-        self.crops = draw(len(self.labels), self.pixels, self.seed, self.view)
+        if self.logits is None:
+            numbers = self.seed, epoch, 1
+        else:
+            self.view = epoch % len(self.logits)
+            numbers = self.seed, self.view, 2
+        self.crops = draw(len(self.labels), self.pixels, numbers)
 
     def __len__(self):
         return len(self.order) // self.batch_size
@@ -97,11 +105,20 @@ class Uncropped(CropsAndFlips):
         return inputs, labels[:, None]
 
 
-def draw(number, pixels, seed, view):
-    """The crops of all images in one view, int32 `(number, 3)`."""
-    rng = np.random.default_rng((seed, view, 1))
+def draw_view(num, pixels, seed, view):
+    """The crops that a teacher answers to, int32 `(num, 3)`.
+
+    Others than those of any epoch in which nobody teaches, so that the
+    teacher has not been trained on just these.
+    """
+    return draw(num, pixels, (seed, view, 2))
+
+
+def draw(num, pixels, numbers):
+    """Crops by a tuple of numbers, int32 `(num, 3)`."""
+    rng = np.random.default_rng(numbers)
     return rng.integers(
-        0, [2 * pixels + 1, 2 * pixels + 1, 2], (number, 3), dtype="int32"
+        0, [2 * pixels + 1, 2 * pixels + 1, 2], (num, 3), dtype="int32"
     )
 
 

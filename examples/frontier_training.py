@@ -114,14 +114,7 @@ class Trainer:
         self.epoch += epochs
         if penalty is not None:
             loss = _penalised(loss, penalty)
-        on_tensorflow = keras.backend.backend() == "tensorflow"
-        model.compile(
-            optimizer,
-            loss,
-            steps_per_execution=10,
-            # XLA's convolutions are several times slower on a CPU.
-            jit_compile=False if on_tensorflow else "auto",
-        )
+        model.compile(optimizer, loss, steps_per_execution=10)
         callbacks = [*callbacks, self._progress(epochs)]
         model.fit(batches, epochs=epochs, callbacks=callbacks, verbose=0)
 

@@ -121,22 +121,19 @@ def _npz(path):
     if not path.exists():
         raise SystemExit(f"There is no file {path}.")
     with np.load(path) as data:
-        if "x_train_res" in data:
-            return tuple(
-                Split(_undone(data[f"x_{name}_res"]), data[f"y_{name}"])
-                for name in ("train", "test")
-            )
-        missing = {"x_train", "y_train", "x_test", "y_test"} - set(data)
+        end = "_res" if "x_train_res" in data else ""
+        names = [f"x_train{end}", "y_train", f"x_test{end}", "y_test"]
+        missing = set(names) - set(data)
         if missing:
             raise SystemExit(
                 f"{path} has no {sorted(missing)}. Expected the arrays "
                 "x_train, y_train, x_test and y_test. "
                 f"Received: {sorted(data)}"
             )
-        return (
-            Split(data["x_train"], data["y_train"]),
-            Split(data["x_test"], data["y_test"]),
-        )
+        train, y_train, test, y_test = (data[name] for name in names)
+        if end:
+            train, test = _undone(train), _undone(test)
+        return Split(train, y_train), Split(test, y_test)
 
 
 def _undone(differences):

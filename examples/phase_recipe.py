@@ -1,6 +1,7 @@
 """How a network on images is trained, pruned and retrained, as a JSON file."""
 
 import dataclasses
+import inspect
 import json
 import pathlib
 
@@ -92,10 +93,9 @@ class PhaseRecipe:
         max_drop: What purification may cost, mean log likelihood of the
             validation labels.
         points: dict from the name of a point to its `Point`.
-        shipped: Names of the points whose files are kept.
 
     Raises:
-        ValueError: The network, or what a point comes after, is not known.
+        ValueError: A name is not known, or points want what is not there.
     """
 
     network: str
@@ -108,7 +108,6 @@ class PhaseRecipe:
     column_pattern: str
     max_drop: float
     points: dict
-    shipped: list
 
     def __post_init__(self):
         seen = {"dense"}
@@ -117,7 +116,6 @@ class PhaseRecipe:
             wrong += [n for n in [point.after] if n not in seen]
             wrong += [n for n in [point.by] if n not in WAYS]
             seen.add(name)
-        wrong += sorted(set(self.shipped) - set(self.points))
         if wrong:
             raise ValueError(
                 "Names do not fit together. Expected a network among "
@@ -126,13 +124,44 @@ class PhaseRecipe:
                 f"{list(WAYS)}. Received: {wrong}"
             )
 
+        self._check()
+
+    def _check(self):
+        known = ("float32", "mixed_bfloat16")
+        build = inspect.signature(networks.NETWORKS[self.network])
+        wrong = {
+            "network, of one width": "width" not in build.parameters
+            and self.network,
+            "precision": self.precision not in known and self.precision,
+            "points, their names": [
+                n for n in self.points if n == "dense" or "/" in n
+            ],
+            "points, without 'admm'": [
+                n
+                for n, point in self.points.items()
+                if point.by == "admm" and point.admm is None
+            ],
+            "distillation, without views": self.distillation.weight
+            and self.distillation.views < 1,
+        }
+        if wrong := {name: value for name, value in wrong.items() if value}:
+            raise ValueError(
+                "Expected a network that takes its width, a precision of "
+                "'float32' or 'mixed_bfloat16', "
+                "points whose names can be those of folders, 'admm' for "
+                "those that are pruned by it, and at least one view where "
+                f"somebody teaches. Received: {wrong}"
+            )
+
     @classmethod
     def load(cls, path):
         """Reads a recipe; exits where it cannot."""
         path = pathlib.Path(path)
         try:
             return cls.from_config(json.loads(path.read_text()))
-        except (KeyError, OSError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError) as error:
+            raise SystemExit(f"{path} is no recipe: {error!r}") from None
+        except (OSError, TypeError, ValueError) as error:
             raise SystemExit(f"{path} is no recipe: {error}") from None
 
     @classmethod
@@ -185,7 +214,6 @@ class PhaseRecipe:
             dense=few(self.dense, 2),
             distillation=dataclasses.replace(self.distillation, views=1),
             points={name: point},
-            shipped=[],
         )
 
     def build(self, input_shape, num_classes):

@@ -66,7 +66,7 @@ class Trainer:
         rising = max(1, int(warmup * steps))
         rate = keras.optimizers.schedules.CosineDecay(
             0.0,
-            steps - rising,
+            max(1, steps - rising),
             warmup_target=training.rate,
             warmup_steps=rising,
         )
@@ -96,7 +96,6 @@ class Trainer:
             metrics=[
                 distillation.accuracy if logits is not None else "accuracy"
             ],
-            jit_compile=compiles(),
         )
         folder.mkdir(parents=True, exist_ok=True)
         masks = [
@@ -107,6 +106,7 @@ class Trainer:
         model.fit(
             batches,
             epochs=epochs,
+            shuffle=False,  # `batches` are, by seed and epoch alone
             validation_data=augmentation.Uncropped(
                 self.data["valid"], 500, self.recipe.pixels
             ),
@@ -128,15 +128,3 @@ class Trainer:
             return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         taught = self.recipe.distillation
         return distillation.Distillation(taught.weight, taught.temperature)
-
-
-def compiles():
-    """Whether XLA compiles the steps.
-
-    TensorFlow's own convolutions are several times faster on a CPU.
-    """
-    if keras.backend.backend() != "tensorflow":
-        return "auto"
-    import tensorflow as tf
-
-    return "auto" if tf.config.list_physical_devices("GPU") else False

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from examples import augmentation
+from examples import image_data
 from examples import measuring
 from examples import phase_training
 from examples import result_files
@@ -31,22 +32,39 @@ class Work:
         self.trainer = phase_training.Trainer(
             recipe, data, seed, checkpoint_every
         )
-        self.fingerprint = result_files.fingerprint(data)
+        # Of bytes, since backends resize images alike up to rounding only.
+        self.fingerprint = result_files.fingerprint(
+            {
+                name: image_data.Split(augmentation.as_bytes(split.x), split.y)
+                for name, split in data.items()
+            }
+        )
+
+    def settings(self, point="dense"):
+        """All that a point depends on, but the program."""
+        settings = self.recipe.settings(None if point == "dense" else point)
+        return settings | {"data": self.fingerprint, "seed": self.seed}
 
     def open(self, point="dense"):
-        """The folder of a point; refuses what other settings made."""
+        """The folder of a point, made unless it is there."""
         path = self.folder / point
-        settings = self.recipe.settings(None if point == "dense" else point)
-        settings |= {"data": self.fingerprint, "seed": self.seed}
-        if not result_files.is_done(path, settings, "settings.json"):
-            if (path / "settings.json").exists():
-                raise SystemExit(
-                    f"{path} was made by another recipe, data set or seed. "
-                    "Choose another --output_dir, or delete that folder."
-                )
+        if not path.exists() or not any(path.iterdir()):
             path.mkdir(parents=True, exist_ok=True)
             result_files.write_json(
-                path / "settings.json", {"settings": settings}
+                path / "settings.json", {"settings": self.settings(point)}
+            )
+        return self.check(point)
+
+    def check(self, point):
+        """The folder of a point; refuses what other settings made."""
+        path = self.folder / point
+        is_mine = result_files.is_done(
+            path, self.settings(point), "settings.json"
+        )
+        if path.exists() and not is_mine:
+            raise SystemExit(
+                f"{path} was made by another recipe, data set or seed. "
+                "Choose another --output_dir, or delete that folder."
             )
         return path
 
@@ -63,7 +81,7 @@ class Work:
 
     def load(self, point, name, phase):
         """A model that a phase has left; exits where it has not."""
-        path = self.folder / point / f"{name}.keras"
+        path = self.check(point) / f"{name}.keras"
         return needed(path, phase, result_files.load_model, point)
 
     def start(self, point):
@@ -84,7 +102,7 @@ class Work:
 
     def views(self):
         """The files of the dense network's answers, one for each view."""
-        folder = self.folder / "dense" / "answers"
+        folder = self.check("dense") / "answers"
         numbers = range(self.recipe.distillation.views)
         return [folder / f"view{number:02}.npy" for number in numbers]
 
@@ -97,6 +115,12 @@ class Work:
             stages: Pairs of what was done and the model after it.
         """
         path = self.folder / point
+        if not all(np.isfinite(w).all() for w in stages[-1][1].get_weights()):
+            raise SystemExit(
+                f"The weights of {point} are not finite, and nothing is "
+                f"written. The last checkpoint in {path} is good: lower the "
+                "learning rate in the recipe, and delete it."
+            )
         rows = []
         for stage, model in stages:
             row = measuring.account(stage, model, self.data["valid"])
@@ -119,14 +143,9 @@ class Work:
             stages += result_files.read(self.folder / point, f"{name}.json")
         return stages
 
-    def dense_test_accuracy(self):
-        """Of the dense network, measured the first time it is asked for."""
-        path = self.folder / "dense"
-        if not (path / "test.json").exists():
-            dense = self.load("dense", "dense", "dense")
-            found = measuring.accuracy(dense, self.data["test"])
-            result_files.write_json(path / "test.json", found)
-        return result_files.read(path, "test.json")
+    def test_accuracy(self, model):
+        """Accuracy of a model on the test split: the end of all."""
+        return measuring.accuracy(model, self.data["test"])
 
 
 def needed(path, phase, read, point="dense"):

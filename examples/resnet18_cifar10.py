@@ -87,6 +87,7 @@ def main(argv):
     for phase in phases.FIRST:
         if phase in wanted:
             phases.run(work, phase)
+    points = [point for point in recipe.points if point in points]
     for point in points:
         for phase in phases.LATER:
             if phase in wanted:

@@ -27,6 +27,9 @@ class FusedBatchNormalization(layers.BatchNormalization):
             and mask is None
             and self.scale
             and self.center
+            and not getattr(self, "renorm", False)
+            and not self.synchronized
+            and self.variable_dtype == "float32"
             and self.axis in (-1, 3)
             and len(inputs.shape) == 4
         )

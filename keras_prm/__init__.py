@@ -37,10 +37,10 @@ from keras_prm.purification import purify
 from keras_prm.rebuild import strip
 from keras_prm.reports import PurificationReport
 from keras_prm.reports import StripReport
-from keras_prm.reports import Thresholds
 from keras_prm.sites import Rule
 from keras_prm.structures import KernelMask
 from keras_prm.tensorboard import SparsityTensorBoard
+from keras_prm.thresholds import Thresholds
 from keras_prm.timing import latency
 from keras_prm.verification import Certificate
 from keras_prm.verification import verify

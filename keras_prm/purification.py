@@ -11,7 +11,7 @@ from keras_prm import sweeping
 from keras_prm import topology
 from keras_prm.masks import masks_of
 from keras_prm.reports import PurificationReport
-from keras_prm.reports import Thresholds
+from keras_prm.thresholds import Thresholds
 
 # Factors of 1.06; the search goes in coarse steps first, of 1.57.
 STRENGTHS = (0.0, *np.geomspace(1e-3, 30.0, 184))
@@ -119,7 +119,10 @@ class _Search:
         self._apply(self.levels)
 
     def _raise_level(self, kernels, high, step):
-        """Bisects for the highest level of some kernels that is allowed.
+        """Looks for the highest level of some kernels that is allowed.
+
+        In strides that double, since most kernels can spare little; then
+        halves what lies between the last two.
 
         Args:
             kernels: Indices of kernels at one level.
@@ -130,15 +133,19 @@ class _Search:
             The lowest level that was found not to be allowed, or `high`.
         """
         low = self.levels[kernels[0]]
+        stride = step
         while high - low > step and self.evaluations < self.max_evaluations:
-            middle = low + max(1, (high - low) // (2 * step)) * step
+            half = max(1, (high - low) // (2 * step)) * step
+            middle = low + min(stride, half)
             levels = list(self.levels)
             for i in kernels:
                 levels[i] = middle
             if self._allowed(levels):
                 low, self.levels = middle, levels
+                stride *= 2
             else:
                 high = middle
+                stride = high
         return high
 
     def _allowed(self, levels):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from keras_prm.thresholds import Thresholds
+
 
 @dataclasses.dataclass(frozen=True)
 class StripRow:
@@ -136,60 +138,6 @@ class StripReport:
 
 def _times(shape):
     return "x".join(map(str, shape))
-
-
-@dataclasses.dataclass(frozen=True)
-class Thresholds:
-    """What purification calls small, relative to the layer's own medians.
-
-    A column is *live* if its squared norm is at least `column` times the
-    layer's median over columns that are not zero. A channel falls if the
-    share of its columns that are live is below `share` AND the mean squared
-    norm of all its columns is below `channel` times the layer's median over
-    channels. A filter falls if its squared norm is below `filter` times the
-    layer's median over filters that are not zero.
-
-    The medians are those at the start. Of a kernel that has lost a third of
-    its filters, bounds for columns and channels are a third lower from then
-    on, and for filters where it has lost columns: what stays is not weaker
-    for what fell.
-
-    Args:
-        column: Bound for columns, >= 0.
-        share: Bound for the live share of a channel, in [0, 1].
-        channel: Bound for the energy of a channel, >= 0.
-        filter: Bound for the energy of a filter, >= 0.
-    """
-
-    column: float = 0.1
-    share: float = 0.5
-    channel: float = 0.1
-    filter: float = 0.1
-
-    def __post_init__(self):
-        bad = {k: v for k, v in vars(self).items() if not v >= 0}
-        if bad or self.share > 1:
-            raise ValueError(
-                "Thresholds must be >= 0, and `share` at most 1. "
-                f"Received: {bad or {'share': self.share}}. 0 keeps all."
-            )
-
-    def absolute(self, strength, medians) -> Thresholds:
-        """The bounds on squared norms themselves.
-
-        Args:
-            strength: Factor on all three energies. However large it is, a
-                column at the layer's median counts as live, so that a
-                channel of strong columns never falls.
-            medians: The layer's medians `(column, channel, filter)`.
-        """
-        column, channel, filter_ = medians
-        return Thresholds(
-            min(self.column * strength, 1.0) * column,
-            self.share,
-            self.channel * strength * channel,
-            self.filter * strength * filter_,
-        )
 
 
 @dataclasses.dataclass(frozen=True)

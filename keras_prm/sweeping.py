@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_prm import layouts
+from keras_prm import thresholds as small
 from keras_prm.liveness import Liveness
 from keras_prm.reports import PurificationRow
 
@@ -35,9 +36,10 @@ class Sweeper:
         ]
         self.num_weights_before = self.num_weights()
         self._medians = {
-            w.key: medians(_matrix(w), *self._channels(w)) for w in self.kernels
+            w.key: small.medians(_matrix(w), *self._channels(w))
+            for w in self.kernels
         }
-        self._live = {w.key: num_live(_matrix(w)) for w in self.kernels}
+        self._live = {w.key: small.num_live(_matrix(w)) for w in self.kernels}
         self._rows = {}
 
     @property
@@ -95,23 +97,10 @@ class Sweeper:
     def _limits(self, weight, strength):
         return self.thresholds.absolute(strength, self._medians[weight.key])
 
-    def _shrunk(self, limits, weight, kernel):
-        """Limits for what is left of a kernel.
-
-        A column has less energy where filters have fallen, a filter where
-        columns have. Neither is weaker for it, in what is left: without
-        this, one sweep brings on the next until all has fallen.
-        """
-        columns, filters = num_live(kernel)
-        columns_before, filters_before = self._live[weight.key]
-        columns /= columns_before or 1
-        filters /= filters_before or 1
-        return dataclasses.replace(
-            limits,
-            column=limits.column * filters,
-            channel=limits.channel * filters,
-            filter=limits.filter * columns,
-        )
+    def _left(self, limits, weight, kernel):
+        """Limits for what is left of a kernel."""
+        live = small.num_live(kernel)
+        return limits.for_what_is_left(live, self._live[weight.key])
 
     def _note(self, weight, **what):
         """Adds to the counts of a kernel's row."""
@@ -135,8 +124,8 @@ class Sweeper:
             return 0
         kernel = _matrix(weight)
         channel_of, count = self._channels(weight)
-        limits = self._shrunk(limits, weight, kernel)
-        falls = small_channels(kernel, channel_of, count, limits)
+        limits = self._left(limits, weight, kernel)
+        falls = small.small_channels(kernel, channel_of, count, limits)
         if falls.any():
             kernel[..., falls[channel_of], :] = 0
             _assign(weight, kernel)
@@ -149,8 +138,8 @@ class Sweeper:
         if weight.out_ids is None:
             return 0
         kernel = _matrix(weight)
-        limits = self._shrunk(limits, weight, kernel)
-        falls = small_filters(kernel, limits) & self._may_fall(weight)
+        limits = self._left(limits, weight, kernel)
+        falls = small.small_filters(kernel, limits) & self._may_fall(weight)
         if falls.any():
             kernel[..., falls] = 0
             _assign(weight, kernel)
@@ -199,82 +188,6 @@ class Sweeper:
                 if weight.key in self._rows:
                     self._note(weight, followed=lost)
         return fallen
-
-
-def num_live(kernel):
-    """How many columns and how many filters of a kernel are not zero."""
-    live = kernel != 0
-    return live.any(axis=-1).sum(), live.any(
-        axis=(*range(kernel.ndim - 1),)
-    ).sum()
-
-
-def medians(kernel, channel_of, num_channels):
-    """The medians `(column, channel, filter)` that thresholds relate to.
-
-    Each is the median of the squared norms (for channels, of their mean
-    over the channel's columns) that are not zero.
-    """
-    columns = _column_energies(kernel)
-    energy, _ = _channel_energies(columns, channel_of, num_channels)
-    return _median(columns), _median(energy), _median(_filter_energies(kernel))
-
-
-def small_channels(kernel, channel_of, num_channels, limits):
-    """Channels that purification removes from one kernel.
-
-    Args:
-        kernel: `(..., in, out)`.
-        channel_of: int array `(in,)`, the channel of every input position.
-        num_channels: How many channels there are.
-        limits: Absolute `Thresholds`.
-
-    Returns:
-        bool array `(num_channels,)`, True for a channel that is not zero
-        yet and whose live share and mean energy are both under their
-        bounds. The strongest channel never falls.
-    """
-    columns = _column_energies(kernel)
-    # Filters that fell may have had more than their share of the energy.
-    bound = min(limits.column, _median(columns))
-    live = (columns >= bound) & (columns > 0)
-    energy, sizes = _channel_energies(columns, channel_of, num_channels)
-    share = np.bincount(channel_of, live.sum(0), num_channels) / sizes
-    falls = (share < limits.share) & (energy < limits.channel)
-    falls[np.argmax(energy)] = False
-    return falls & (energy > 0)
-
-
-def small_filters(kernel, limits):
-    """Filters `(out,)` that purification removes; never the strongest."""
-    energy = _filter_energies(kernel)
-    falls = energy < limits.filter
-    falls[np.argmax(energy)] = False
-    return falls & (energy > 0)
-
-
-def _column_energies(kernel):
-    """Squared norms `(positions, in)`."""
-    energies = np.square(kernel, dtype="float64").sum(axis=-1)
-    return energies.reshape(-1, energies.shape[-1])
-
-
-def _channel_energies(columns, channel_of, num_channels):
-    """Mean squared norm of each channel's columns, and their number."""
-    sizes = np.bincount(channel_of, minlength=num_channels) * len(columns)
-    sums = np.bincount(channel_of, columns.sum(axis=0), num_channels)
-    return sums / sizes, sizes
-
-
-def _filter_energies(kernel):
-    energies = np.square(kernel, dtype="float64")
-    return energies.sum(axis=tuple(range(kernel.ndim - 1)))
-
-
-def _median(energies):
-    """The median of those that are not zero."""
-    energies = energies[energies > 0]
-    return np.median(energies) if energies.size else 0.0
 
 
 def _array(weight):

@@ -21,7 +21,7 @@ class CropAndFlipTest(parameterized.TestCase):
     @parameterized.parameters(0, 2, 9)
     def test_equals_padding_cropping_and_flipping(self, pixels):
         images = augmentation.as_bytes(split(50).x)
-        crops = augmentation.draw(50, pixels, 0, 0)
+        crops = augmentation.draw(50, pixels, (0, 0))
         found = augmentation.CropAndFlip(pixels)(images, crops)
         padding = ((pixels, pixels), (pixels, pixels), (0, 0))
         for image, (down, right, flip), value in zip(images, crops, found):
@@ -31,7 +31,7 @@ class CropAndFlipTest(parameterized.TestCase):
             np.testing.assert_allclose(value, image / 255, rtol=1e-6)
 
     def test_draws_all_there_are(self):
-        crops = augmentation.draw(2000, 2, 0, 0)
+        crops = augmentation.draw(2000, 2, (0, 0))
         self.assertLen(np.unique(crops, axis=0), 5 * 5 * 2)
 
     def test_shares_the_weights_of_the_model(self):
@@ -86,7 +86,7 @@ class BatchesTest(parameterized.TestCase):
             batches.set_epoch(epoch)
             view = epoch % views
             np.testing.assert_array_equal(
-                batches.crops, augmentation.draw(num, 2, 5, view)
+                batches.crops, augmentation.draw_view(num, 2, 5, view)
             )
             inputs, targets = batches[1]
             rows = batches.order[4:8]

@@ -81,7 +81,17 @@ class PhaseRecipeTest(parameterized.TestCase):
 
     @parameterized.parameters(
         ({"network": "vgg"}, "network among.*vgg"),
-        ({"shipped": ["70x"]}, "70x"),
+        ({"network": "lenet5"}, "takes its width.*lenet5"),
+        ({"precision": "mixed_float16"}, "'mixed_bfloat16'.*'mixed_float16'"),
+        ({"points": {"dense": {"after": "dense", "keep": {}}}}, "folders"),
+        (
+            {"points": {"b": {"after": "dense", "keep": {}, "admm": None}}},
+            "without 'admm'.*'b'",
+        ),
+        (
+            {"distillation": {"weight": 0.5, "temperature": 2, "views": 0}},
+            "one view",
+        ),
         ({"points": {"b": {"after": "a", "keep": {}}}}, "stands before.*'a'"),
         (
             {"points": {"b": {"after": "dense", "keep": {}, "by": "luck"}}},
@@ -90,12 +100,13 @@ class PhaseRecipeTest(parameterized.TestCase):
     )
     def test_names_that_do_not_fit(self, changes, message):
         with self.assertRaisesRegex(ValueError, message):
-            recipe(**{"shipped": []} | changes)
+            recipe(**changes)
 
     @parameterized.parameters(
         ("{", "no recipe"),
         ("{}", "no recipe.*points"),
         (json.dumps(CONFIG | {"colour": 1}), "no recipe.*colour"),
+        (json.dumps(CONFIG | {"points": []}), "no recipe.*items"),
     )
     def test_a_file_that_is_no_recipe(self, text, message):
         with tempfile.TemporaryDirectory() as folder:

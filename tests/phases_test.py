@@ -1,8 +1,8 @@
 """Tests of the phases from a dense network to a small file."""
 
-import copy
 import importlib.util
 import pathlib
+import shutil
 import tempfile
 from unittest import mock
 
@@ -10,72 +10,14 @@ import keras
 import numpy as np
 from absl.testing import absltest
 from absl.testing import parameterized
-from keras import layers
 
 import keras_prm
-from examples import image_data
+from examples import augmentation
 from examples import measuring
 from examples import networks
 from examples import phases
 from examples import result_files
-from examples.phase_recipe import PhaseRecipe
-from examples.phase_work import Work
-
-TRAINING = {"epochs": 2, "rate": 0.1, "weight_decay": 1e-4}
-CONFIG = {
-    "network": "tiny",
-    "width": 8,
-    "precision": "float32",
-    "batch_size": 16,
-    "pixels": 1,
-    "dense": TRAINING | {"epochs": 6},
-    "distillation": {"weight": 0.5, "temperature": 2.0, "views": 2},
-    "column_pattern": "free",
-    "max_drop": 0.0,
-    "admm": TRAINING | {"rate": 0.01, "rho": 0.1, "growth": 3.0},
-    "retrain": TRAINING,
-    "points": {
-        "half": {
-            "after": "dense",
-            "keep": {"stem": [5, 13], "conv1": [4, 20]},
-        },
-        "third": {"after": "half", "keep": {"conv1": [3, 10]}},
-        "at_once": {
-            "after": "dense",
-            "keep": {"stem": [4, None]},
-            "by": "magnitude",
-        },
-    },
-    "shipped": [],
-}
-
-
-def tiny(input_shape, num_classes, width=8, widths=None):
-    width = (widths or {}).get("stem", width)
-    x = images = keras.Input(input_shape)
-    x = layers.Conv2D(width, 3, padding="same", use_bias=False, name="stem")(x)
-    x = layers.BatchNormalization(name="norm")(x)
-    y = layers.ReLU()(layers.Conv2D(width, 3, padding="same", name="conv1")(x))
-    y = layers.Conv2D(width, 1, use_bias=False, name="conv2")(y)
-    x = layers.ReLU()(layers.Add()([x, y]))
-    x = layers.Dense(num_classes, name="logits")(
-        layers.GlobalAveragePooling2D()(x)
-    )
-    return keras.Model(images, x, name="tiny")
-
-
-def split(num, seed):
-    """Images that are red, green or blue."""
-    rng = np.random.default_rng(seed)
-    y = rng.integers(0, 3, num).astype("int32")
-    x = rng.uniform(0, 0.5, (num, 8, 8, 3)).astype("float32")
-    x[np.arange(num), :, :, y] += 0.4
-    return image_data.Split(x, y)
-
-
-def data():
-    names = {"train": 96, "valid": 40, "test": 50}
-    return {n: split(num, num) for n, num in names.items()}
+from tests import phased
 
 
 class PhasesTest(parameterized.TestCase):
@@ -83,7 +25,7 @@ class PhasesTest(parameterized.TestCase):
     def setUpClass(cls):
         super().setUpClass()
         cls.enterClassContext(
-            mock.patch.dict(networks.NETWORKS, {"tiny": tiny})
+            mock.patch.dict(networks.NETWORKS, {"tiny": phased.tiny})
         )
         cls.folder = pathlib.Path(
             cls.enterClassContext(tempfile.TemporaryDirectory())
@@ -97,8 +39,7 @@ class PhasesTest(parameterized.TestCase):
 
     @classmethod
     def work(cls, **changes):
-        found = PhaseRecipe.from_config(copy.deepcopy(CONFIG | changes))
-        return Work(found, data(), cls.folder, 0)
+        return phased.work(cls.folder, **changes)
 
     def summary(self, point):
         return result_files.read(self.folder / point)
@@ -131,12 +72,12 @@ class PhasesTest(parameterized.TestCase):
             self.assertTrue(found["exact"])
             small = result_files.load_model(path / "small.keras")
             counts = keras_prm.costs(small)
-            dense = keras_prm.costs(tiny((8, 8, 3), 3, 8))
+            dense = keras_prm.costs(phased.tiny((8, 8, 3), 3, 8))
             self.assertEqual(found["stored"], counts.parameters)
             self.assertEqual(
                 found["conv_ratio"], dense.conv_weights / counts.conv_weights
             )
-            test = data()["test"]
+            test = phased.data()["test"]
             self.assertEqual(
                 found["test_accuracies"],
                 {
@@ -167,6 +108,62 @@ class PhasesTest(parameterized.TestCase):
         half = self.summary("half")["stages"]
         self.assertEqual(half[1]["stage"], "ADMM")
 
+    def test_the_teacher_answers_what_students_see(self):
+        work = self.work()
+        dense = work.load("dense", "dense", "dense")
+        answers = work.answers()
+        self.assertEqual(answers.shape, (2, 96, 3))
+        batches = work.trainer.batches(answers)
+        crop = augmentation.CropAndFlip(work.recipe.pixels)
+        for epoch in (0, 1, 2):
+            batches.set_epoch(epoch)
+            inputs, targets = batches[3]
+            np.testing.assert_allclose(
+                targets[:, 1:],
+                dense.predict(crop(**inputs), verbose=0),
+                atol=0.02,
+            )
+        self.assertGreater(np.abs(answers[0] - answers[1]).max(), 0.1)
+
+    def test_goes_on_where_training_was_cut_off(self):
+        path = self.folder / "third"
+        whole = result_files.load_model(path / "retrained.keras")
+        folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        for name in ("dense", "half", "third"):
+            shutil.copytree(self.folder / name, folder / name)
+        (folder / "third" / "retrained.keras").unlink()
+        shutil.rmtree(folder / "third" / "retrain")
+        fit, epochs = keras.Model.fit, []
+
+        def cut_off(model, batches, callbacks, **kwargs):
+            def cut(batch, logs):
+                if len(epochs) == 2 and batch == 2:
+                    raise KeyboardInterrupt
+
+            note = keras.callbacks.LambdaCallback(
+                on_epoch_begin=lambda epoch, logs: epochs.append(epoch),
+                on_train_batch_end=cut,
+            )
+            fit(model, batches, callbacks=[*callbacks, note], **kwargs)
+
+        # Which would leave its file open when it is cut off.
+        self.enterContext(
+            mock.patch.object(
+                keras.callbacks,
+                "CSVLogger",
+                lambda *args, **kwargs: keras.callbacks.Callback(),
+            )
+        )
+        work = phased.work(folder)
+        with mock.patch.object(keras.Model, "fit", cut_off):
+            with self.assertRaises(KeyboardInterrupt):
+                phases.run(work, "retrain", "third")
+            phases.run(work, "retrain", "third")
+        self.assertEqual(epochs, [0, 1, 1])
+        again = result_files.load_model(folder / "third" / "retrained.keras")
+        for old, new in zip(whole.get_weights(), again.get_weights()):
+            np.testing.assert_allclose(old, new, rtol=1e-3, atol=1e-4)
+
     def test_what_is_done_is_not_done_again(self):
         def times():
             return {
@@ -183,41 +180,6 @@ class PhasesTest(parameterized.TestCase):
             for phase in phases.LATER:
                 phases.run(work, phase, "third")
         self.assertEqual(times(), before)
-
-    def test_goes_on_where_training_was_cut_off(self):
-        work = self.work()
-        path = self.folder / "third"
-        done = (path / "retrained.keras").read_bytes()
-        model = result_files.load_model(path / "retrained.keras")
-        (path / "retrained.keras").unlink()
-        try:
-            # Its checkpoint says that it is finished.
-            phases.run(work, "retrain", "third")
-            again = result_files.load_model(path / "retrained.keras")
-        finally:
-            (path / "retrained.keras").write_bytes(done)
-        for old, new in zip(model.get_weights(), again.get_weights()):
-            np.testing.assert_array_equal(old, new)
-        log = (path / "retrain" / "log.csv").read_text().splitlines()
-        self.assertLen(log, 1 + TRAINING["epochs"])
-
-    def test_other_settings_are_refused(self):
-        work = self.work(max_drop=0.1)
-        phases.run(work, "dense")  # does not depend on it
-        with self.assertRaisesRegex(SystemExit, "half.*--output_dir"):
-            phases.run(work, "prune", "half")
-
-    def test_phases_need_those_before(self):
-        work = self.work()
-        with self.assertRaisesRegex(
-            SystemExit, "pruned.keras. Run phase `prune` --points=at_once"
-        ):
-            phases.run(work, "retrain", "at_once")
-        with self.assertRaisesRegex(SystemExit, "view02.npy.*`teach`"):
-            more = CONFIG["distillation"] | {"views": 3}
-            points = {"more": CONFIG["points"]["half"]}
-            work = self.work(distillation=more, points=points)
-            phases.run(work, "prune", "more")
 
     def test_pruning_at_once_trains_nothing(self):
         with mock.patch.object(keras.Model, "fit", side_effect=RuntimeError):
@@ -270,7 +232,7 @@ class PhasesTest(parameterized.TestCase):
         self.assertIn("faster", (self.folder / "latency.md").read_text())
 
     def test_without_tensorflow_the_file_is_left_for_later(self):
-        path = self.folder / "third" / "int8.tflite"
+        path = self.folder / "third" / "claims.json"
         content = path.read_bytes()
         path.unlink()
         try:

@@ -9,7 +9,7 @@ from keras import layers
 from keras_prm.masks import masks_of
 from keras_prm.purification import purify
 from keras_prm.rebuild import strip
-from keras_prm.reports import Thresholds
+from keras_prm.thresholds import Thresholds
 from tests import zoo
 
 

@@ -1,0 +1,95 @@
+"""Tests of the folders of phases: whose they are, and what is in them."""
+
+import pathlib
+import tempfile
+from unittest import mock
+
+import keras
+import numpy as np
+from absl.testing import absltest
+from absl.testing import parameterized
+
+from examples import networks
+from examples import phases
+from tests import phased
+
+
+class WorkTest(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.enterContext(
+            mock.patch.dict(networks.NETWORKS, {"tiny": phased.tiny})
+        )
+        self.folder = pathlib.Path(
+            self.enterContext(tempfile.TemporaryDirectory())
+        )
+
+    def untrained(self):
+        """Work whose dense network is there."""
+        work = phased.work(self.folder)
+        work.open()
+        work.end("dense", "dense", [("dense", work.new_network())])
+        return work
+
+    def test_other_settings_are_refused(self):
+        self.untrained().open("half")
+        other = phased.work(self.folder, max_drop=0.1)
+        other.open()  # does not depend on it
+        with self.assertRaisesRegex(SystemExit, "half.*--output_dir"):
+            other.open("half")
+        with self.assertRaisesRegex(SystemExit, "half.*--output_dir"):
+            other.start("third")
+
+    def test_what_another_seed_made_is_not_read(self):
+        self.untrained()
+        other = phased.work(self.folder, seed=1)
+        for read in (other.answers, lambda: other.start("half")):
+            with self.assertRaisesRegex(SystemExit, "dense was made by"):
+                read()
+
+    def test_a_folder_of_somebody_else_is_refused(self):
+        (self.folder / "dense").mkdir()
+        work = phased.work(self.folder)
+        work.open()
+        self.assertTrue((self.folder / "dense" / "settings.json").exists())
+        (self.folder / "half").mkdir()
+        (self.folder / "half" / "training.ckpt").touch()
+        with self.assertRaisesRegex(SystemExit, "half was made by"):
+            work.open("half")
+
+    def test_phases_need_those_before(self):
+        work = self.untrained()
+        for phase, message in {
+            "prune": "view00.npy. Run phase `teach` first",
+            "retrain": "pruned.keras. Run phase `prune` --points=half first",
+            "purify": "retrained.keras. Run phase `retrain`",
+            "strip": "purified.keras. Run phase `purify`",
+            "export": "small.keras. Run phase `strip`",
+        }.items():
+            with self.assertRaisesRegex(SystemExit, message):
+                phases.run(work, phase, "half")
+
+    def test_weights_that_are_not_finite_are_not_kept(self):
+        work = self.untrained()
+        model = work.new_network()
+        model.get_layer("conv1").bias.assign(np.full(8, np.nan))
+        work.open("half")
+        with self.assertRaisesRegex(SystemExit, "not finite.*learning rate"):
+            work.end("half", "retrained", [("retrained", model)])
+        self.assertFalse((self.folder / "half" / "retrained.keras").exists())
+
+    def test_a_plan_that_does_not_fit_fails_before_training(self):
+        points = {"half": {"after": "dense", "keep": {"conv9": [1, None]}}}
+        work = phased.work(self.folder, points=points)
+        with mock.patch.object(keras.Model, "fit", side_effect=RuntimeError):
+            with self.assertRaisesRegex(ValueError, "conv9"):
+                phases.run(work, "dense")
+
+    def test_somebody_has_to_teach_all_images(self):
+        work = self.untrained()
+        with self.assertRaisesRegex(ValueError, "answers to 96 images"):
+            work.trainer.batches(np.zeros((2, 95, 3)))
+
+
+if __name__ == "__main__":
+    absltest.main()
