@@ -51,7 +51,7 @@ class CommandTest(absltest.TestCase):
             )
         again = command(self.folder, "--output_dir=out")
         self.assertEqual(again.returncode, 0, again.stderr)
-        self.assertIn("Done: out/20x/int8.tflite", again.stdout)
+        self.assertIn("Done: out/20x/claims.json", again.stdout)
         self.assertNotIn("Epoch", again.stdout)
 
     def test_names_that_are_not_known(self):

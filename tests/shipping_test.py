@@ -86,15 +86,15 @@ class ShippedTest(parameterized.TestCase):
 
     def test_a_false_claim_is_found(self):
         folder = FOLDERS[0][1]
-        claims = json.loads((folder / "summary.json").read_text())
-        found = claims.measured(folder, images(50), claims["stages"][0])
+        summary = json.loads((folder / "summary.json").read_text())
+        found = claims.measured(folder, images(50), summary["stages"][0])
         self.assertEmpty(claims.differences(found, found))
-        claims = copy.deepcopy(found)
-        claims["stored"] -= 1
-        claims["ratio"] += 1
-        claims["test_accuracies"]["int8.tflite"] += 0.02
-        del claims["files"]["small.keras"]
-        texts = claims.differences(claims, found)
+        false = copy.deepcopy(found)
+        false["stored"] -= 1
+        false["ratio"] += 1
+        false["test_accuracies"]["int8.tflite"] += 0.02
+        del false["files"]["small.keras"]
+        texts = claims.differences(false, found)
         self.assertLen(texts, 4)
         self.assertIn("int8.tflite: claims", "\n".join(texts))
 
