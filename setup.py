@@ -22,6 +22,7 @@ EXAMPLES = [
     "tensorflow-datasets",
     "importlib_resources",
     "matplotlib",
+    "pillow",
     "scikit-learn",
 ]
 

@@ -18,31 +18,34 @@ class CropsAndFlips(keras.utils.PyDataset):
     channels)`, and `"crops"`, int32 `(n, 3)`: down, right, and whether to
     flip. Targets are the labels, or, with a teacher's answers, labels and
     logits as `distillation.Distillation` takes them, `(n, 1 + classes)`.
+    Images are read batch by batch, wherever they are.
 
     What does not fill a batch is left out of an epoch, so that every step is
     of one shape.
 
     Args:
-        split: The `image_data.Split`.
+        split: The `image_bytes.ByteSplit`.
         batch_size: Images per batch.
-        pixels: Crops begin at up to `2 * pixels` in the image with this many
-            pixels of 0 on each side. Defaults to 4.
+        pixels: A crop is moved by up to so many pixels along each axis from
+            the middle of its image. Defaults to 4.
         seed: Seed of order and crops.
-        logits: A teacher's answers `(views, images, classes)` to the crops
-            of `draw_view`, which are shown in turns then; or None.
+        logits: A teacher's answers to the crops of `draw_view`, which are
+            shown in turns then, a sequence of arrays `(images, classes)`; or
+            None.
 
     Raises:
         ValueError: `logits` are of another number of images.
     """
 
     def __init__(self, split, batch_size, pixels=4, seed=0, logits=None):
-        if logits is not None and logits.shape[1] != len(split.y):
+        shapes = [view.shape for view in (() if logits is None else logits)]
+        if any(shape[0] != len(split.y) for shape in shapes):
             raise ValueError(
                 f"Expected a teacher's answers to {len(split.y)} images. "
-                f"Received: logits.shape={logits.shape}"
+                f"Received: logits of shapes {shapes}"
             )
         super().__init__()
-        self.images = as_bytes(split.x)
+        self.images = split.x
         self.labels = split.y
         self.batch_size = min(batch_size, len(split.y))
         self.pixels = pixels
@@ -71,7 +74,7 @@ class CropsAndFlips(keras.utils.PyDataset):
         inputs = {"images": self.images[rows], "crops": self.crops[rows]}
         targets = self.labels[rows]
         if self.logits is not None:
-            logits = self.logits[self.view, rows]
+            logits = self.logits[self.view][rows]
             targets = np.concatenate([targets[:, None], logits], 1)
             targets = targets.astype("float32")
         return inputs, targets
@@ -80,16 +83,22 @@ class CropsAndFlips(keras.utils.PyDataset):
         self.set_epoch(self.epoch + 1)
 
 
-class Uncropped(CropsAndFlips):
-    """All images of a split, as they are and in their order.
+class InOrder(CropsAndFlips):
+    """All images of a split in their order, their middles or given crops.
 
     Targets are the labels, `(n, 1)`: nobody teaches.
 
     Args:
-        split: The `image_data.Split`.
+        split: The `image_bytes.ByteSplit`.
         batch_size: Images per batch; the last one may have fewer.
         pixels: As of `CropsAndFlips`.
+        crops: The crop of each image, int32 `(n, 3)`; None: the middle.
     """
+
+    def __init__(self, split, batch_size, pixels=4, crops=None):
+        super().__init__(split, batch_size, pixels)
+        if crops is not None:
+            self.crops = crops
 
     def set_epoch(self, epoch):
         self.epoch = epoch
@@ -122,28 +131,27 @@ def draw(num, pixels, numbers):
     )
 
 
-def as_bytes(images):
-    """Images in [0, 1] as uint8."""
-    return np.rint(images * 255).astype("uint8")
-
-
 class CropAndFlip(keras.layers.Layer):
     """Crops and flips images as it is told, and scales them to [0, 1].
 
+    What a crop has of the outside of its image is 0.
+
     Args:
         pixels: See `CropsAndFlips`.
+        margin: Crops have so many pixels less than images on each side.
 
     Call arguments:
         images: uint8 `(n, height, width, channels)`.
         crops: int32 `(n, 3)`.
 
     Returns:
-        float32, of the shape of `images`.
+        float32 `(n, height - 2 * margin, width - 2 * margin, channels)`.
     """
 
-    def __init__(self, pixels=4, **kwargs):
+    def __init__(self, pixels=4, margin=0, **kwargs):
         super().__init__(**{"dtype": "float32", "autocast": False} | kwargs)
         self.pixels = pixels
+        self.margin = margin
 
     def call(self, images, crops):
         _, height, width, _ = images.shape
@@ -160,31 +168,35 @@ class CropAndFlip(keras.layers.Layer):
 
     def _pick(self, start, size):
         """Which source `j` makes place `i`, `(n, i, j)` of 0 and 1."""
-        first = ops.cast(start, "int32")[:, None] - self.pixels
-        source = first + ops.arange(size, dtype="int32")[None]
+        first = ops.cast(start, "int32")[:, None] + self.margin - self.pixels
         places = ops.arange(size, dtype="int32")
+        source = first + places[: size - 2 * self.margin]
         found = source[:, :, None] == places[None, None]
         return ops.cast(found, "float32")
 
     def compute_output_shape(self, images_shape, crops_shape):
-        return images_shape
+        num, height, width, channels = images_shape
+        less = 2 * self.margin
+        return num, height - less, width - less, channels
 
     def get_config(self):
-        return super().get_config() | {"pixels": self.pixels}
+        config = {"pixels": self.pixels, "margin": self.margin}
+        return super().get_config() | config
 
 
-def augmented(model, pixels=4):
+def augmented(model, pixels=4, margin=0):
     """A model of images that crops, flips and scales them first.
 
     It shares the weights of `model`, and its inputs are what `CropsAndFlips`
-    yields.
+    yields: images with a margin of so many pixels on each side.
     """
-    shape = model.input_shape[1:]
+    height, width, channels = model.input_shape[1:]
+    shape = height + 2 * margin, width + 2 * margin, channels
     inputs = {
         "images": keras.Input(shape, dtype="uint8", name="images"),
         "crops": keras.Input((3,), dtype="int32", name="crops"),
     }
-    x = CropAndFlip(pixels, name="crop_and_flip")(
+    x = CropAndFlip(pixels, margin, name="crop_and_flip")(
         inputs["images"], inputs["crops"]
     )
     return keras.Model(inputs, model(x), name=f"augmented_{model.name}")

@@ -10,13 +10,14 @@ from examples import result_files
 FILES = ("small.keras", "small.tflite", "int8.tflite")
 
 
-def measured(folder, test, dense):
+def measured(folder, test, dense, top=None):
     """What a summary says of its files, measured anew.
 
     Args:
         folder: Where the files are.
         test: The `Split` of the test images.
         dense: Counts of the dense network, for the ratios.
+        top: See `measuring.shares_right`.
     """
     model = result_files.load_model(folder / "small.keras")
     counts = keras_prm.costs(model)
@@ -29,9 +30,16 @@ def measured(folder, test, dense):
     }
     for ratio, count in result_files.RATIOS:
         found[ratio] = result_files.ratio(dense[count], found[count])
-    accuracies = {"small.keras": measuring.accuracy(model, test)}
+    logits = {"small.keras": measuring.logits_of(model, test)}
     for name in FILES[1:]:
-        accuracies[name] = measuring.file_accuracy(folder / name, test)
+        logits[name] = measuring.file_logits(folder / name, test)
+    shares = {
+        name: measuring.shares_right(values, test.y, top)
+        for name, values in logits.items()
+    }
+    if top is not None:
+        found[f"test_top{top}"] = {n: s[f"top{top}"] for n, s in shares.items()}
+    accuracies = {n: s["accuracy"] for n, s in shares.items()}
     return found | {
         "test_accuracy": accuracies["small.tflite"],
         "test_accuracies": accuracies,
@@ -78,7 +86,9 @@ def check(results, test):
     wrong = 0
     for path in paths:
         summary = json.loads(path.read_text())
-        found = measured(path.parent, test, summary["stages"][0])
+        found = measured(
+            path.parent, test, summary["stages"][0], summary.get("top")
+        )
         texts = differences(summary, found)
         wrong += len(texts)
         accuracies = ", ".join(

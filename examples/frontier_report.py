@@ -2,11 +2,12 @@
 
 import json
 import pathlib
-import statistics
 
 import numpy as np
 
 from examples.frontier_methods import METHODS
+from examples.over_seeds import median
+from examples.over_seeds import spread
 from keras_prm import tables
 
 # Compression of CONV weights and accuracy of LeNet-5 on MNIST, as printed in
@@ -63,20 +64,6 @@ def _is_of(recipe, training, row):
     found = settings["keep"][-1], settings["epochs"]
     wanted = json.loads(json.dumps(kept)), recipe.epochs_to(row["point"])
     return found == wanted
-
-
-def median(rows, key):
-    """Median over the seeds."""
-    return statistics.median(row[key] for row in rows)
-
-
-def spread(rows, key="test_accuracy"):
-    """`median (lowest-highest)` in per cent."""
-    values = [100 * row[key] for row in rows]
-    middle = f"{statistics.median(values):.2f}"
-    if len(values) == 1:
-        return middle
-    return f"{middle} ({min(values):.2f}–{max(values):.2f})"
 
 
 def frontier(results, recipe, methods=COMPARED):

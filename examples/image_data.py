@@ -14,6 +14,15 @@ class Split:
     x: np.ndarray
     y: np.ndarray
 
+    def floats(self, rows=slice(None)):
+        """Some of the images, float32 in [0, 1]."""
+        return self.x[rows]
+
+    @property
+    def image_shape(self):
+        """`(height, width, channels)` of an image."""
+        return self.x.shape[1:]
+
 
 def load(name, seed=0, smallest=28):
     """Loads a data set and splits it.
@@ -32,19 +41,29 @@ def load(name, seed=0, smallest=28):
         validation images are taken from the training images, a fifth of
         them and at most 5,000.
     """
-    if name == "digits":
-        train, test = _digits(seed)
-    elif name.endswith(".npz"):
-        train, test = _npz(pathlib.Path(name))
-    else:
-        train, test = _tfds(name)
-    order = np.random.default_rng(seed).permutation(len(train.y))
-    size = min(5000, len(order) // 5)
+    if (found := arrays(name, seed)) is None:
+        found = _tfds(name)
+    train, test = found
+    rest, valid = without_validation(len(train.y), seed)
     return {
-        "train": _prepare(train, smallest, order[size:]),
-        "valid": _prepare(train, smallest, order[:size]),
+        "train": _prepare(train, smallest, rest),
+        "valid": _prepare(train, smallest, valid),
         "test": _prepare(test, smallest),
     }
+
+
+def arrays(name, seed=0):
+    """Training and test `Split` as they lie, or None where TFDS has them."""
+    if name == "digits":
+        return _digits(seed)
+    return _npz(pathlib.Path(name)) if name.endswith(".npz") else None
+
+
+def without_validation(num, seed):
+    """Which of `num` training images are trained on, and which validate."""
+    order = np.random.default_rng(seed).permutation(num)
+    size = min(5000, num // 5)
+    return order[size:], order[:size]
 
 
 def padded(images, pixels):
@@ -154,18 +173,32 @@ def _undone(differences):
     return np.moveaxis(planes, 0, -1)
 
 
-def _tfds(name):
+def tfds_examples(name, part):
+    """Examples of a split of TensorFlow Datasets.
+
+    Args:
+        name: Name of the data set.
+        part: `"train"` or `"test"`; where nothing is called `"test"`, or its
+            labels are secret, as those of ImageNet, it is `"validation"`.
+
+    Returns:
+        An iterator of pairs of an image, uint8 `(height, width, channels)`,
+        and its label; how many there are; and the number of channels.
+    """
     others = "--dataset=digits (nothing to download) or --dataset=PATH.npz"
     print(f"Loading '{name}' by TensorFlow Datasets. Offline: {others}.")
     try:
         import tensorflow_datasets as tfds
 
-        return tuple(
-            _collect(tfds.as_numpy(part.batch(512)))
-            for part in tfds.load(
-                name, split=["train", "test"], as_supervised=True
-            )
-        )
+        builder = tfds.builder(name)
+        builder.download_and_prepare()
+        splits = builder.info.splits
+        secret = builder.name.startswith("imagenet2012")
+        if part == "test" and (secret or "test" not in splits):
+            part = "validation"
+        data = builder.as_dataset(split=part, as_supervised=True)
+        channels = builder.info.features["image"].shape[-1]
+        return iter(tfds.as_numpy(data)), len(data), channels
     except Exception as error:
         reason = " ".join(str(error).split())[:160]
         raise SystemExit(
@@ -174,9 +207,16 @@ def _tfds(name):
         ) from None
 
 
-def _collect(batches):
-    images, labels = zip(*batches)
-    return Split(np.concatenate(images), np.concatenate(labels))
+def _tfds(name):
+    return tuple(_collect(name, part) for part in ("train", "test"))
+
+
+def _collect(name, part):
+    examples, *_ = tfds_examples(name, part)
+    images, labels = zip(*examples)
+    if len({image.shape for image in images}) > 1:
+        raise SystemExit(f"The images of '{name}' are of several sizes.")
+    return Split(np.stack(images), np.array(labels))
 
 
 def _prepare(split, smallest, rows=slice(None)):

@@ -5,19 +5,32 @@ import numpy as np
 
 import keras_prm
 
+# Images that are in memory as floats at a time.
+CHUNK = 10_000
 
-def account(stage, model, valid):
-    """What a model holds and how well it does, for an account of stages."""
+
+def account(stage, model, valid, top=None):
+    """What a model holds and how well it does, for an account of stages.
+
+    Args:
+        stage: What it is called.
+        model: The model.
+        valid: The `Split` it is measured on.
+        top: Also counts labels among so many of the largest logits; None
+            does not.
+    """
     costs = keras_prm.costs(model)
     logits = logits_of(model, valid)
-    return {
+    row = {
         "stage": stage,
         "conv_weights": costs.conv_weights,
         "weights": num_kernel_weights(model),
         "stored": costs.parameters,
-        "valid_accuracy": share_right(logits, valid.y),
+        "macs": costs.macs,
         "valid_log_likelihood": mean_log_probability(logits, valid.y),
     }
+    shares = shares_right(logits, valid.y, top)
+    return row | {f"valid_{name}": share for name, share in shares.items()}
 
 
 def num_kernel_weights(model):
@@ -31,8 +44,17 @@ def num_kernel_weights(model):
 
 def logits_of(model, split):
     """A model's logits on a split, float32 `(n, classes)`."""
-    logits = model.predict(split.x, batch_size=500, verbose=0)
-    return np.asarray(logits, "float32")
+
+    def predict(x):
+        return model.predict(x, batch_size=min(500, len(x)), verbose=0)
+
+    return _by_chunk(predict, split)
+
+
+def _by_chunk(function, split):
+    starts = range(0, len(split.y), CHUNK)
+    found = [function(split.floats(slice(i, i + CHUNK))) for i in starts]
+    return np.concatenate(found).astype("float32")
 
 
 def accuracy(model, split):
@@ -53,6 +75,20 @@ def share_right(logits, labels):
     return float((np.argmax(logits, -1) == labels).mean())
 
 
+def shares_right(logits, labels, top=None):
+    """`"accuracy"`, and with `top`, say 3, `"top3"`, in [0, 1].
+
+    The latter is the share of the rows that have their label among so many
+    of their largest logits.
+    """
+    found = {"accuracy": share_right(logits, labels)}
+    if top is not None:
+        largest = np.argsort(-logits, axis=-1, kind="stable")[:, :top]
+        is_there = (largest == labels[:, None]).any(axis=-1)
+        found[f"top{top}"] = float(is_there.mean())
+    return found
+
+
 def mean_log_probability(logits, labels):
     """Mean log probability of the labels."""
     losses = keras.losses.sparse_categorical_crossentropy(
@@ -63,4 +99,10 @@ def mean_log_probability(logits, labels):
 
 def file_accuracy(path, split):
     """Accuracy of a `.tflite` file, in [0, 1]."""
-    return share_right(keras_prm.LiteRTModel(path)(split.x), split.y)
+    return share_right(file_logits(path, split), split.y)
+
+
+def file_logits(path, split):
+    """Logits of a `.tflite` file on a split, float32 `(n, classes)`."""
+    file = keras_prm.LiteRTModel(path)
+    return _by_chunk(lambda x: file.predict(x, batch_size=500), split)

@@ -21,6 +21,130 @@ def lenet5(input_shape, num_classes):
     )
 
 
+def alexnet(
+    input_shape, num_classes, width=64, normalization="batch", dropout=0.5
+):
+    """AlexNet in one tower, of images in [0, 1].
+
+    Five convolutions of `width` times 1, 3, 6, 4 and 4 filters, 2,468,544
+    weights at width 64 and three colours, and two dense layers of `64 *
+    width` units before the logits. Images are normalised in the network.
+
+    Args:
+        input_shape: `(height, width, channels)` of the images, 57 pixels or
+            more; 224 in the paper.
+        num_classes: Number of logits.
+        width: Filters of the first convolution.
+        normalization: What follows convolutions: `"batch"`, a
+            BatchNormalization after each, and after the first two dense
+            layers; `"local"`, after the first two the paper's local response
+            normalisation, which mixes channels that are neighbours, so that
+            `keras_prm.strip` takes no filter out of these two; or None.
+        dropout: Rate before the first two dense layers.
+
+    Raises:
+        ValueError: Images are too small, or `normalization` is not known.
+
+    References:
+        - [Krizhevsky et al., 2012](
+          https://papers.nips.cc/paper/4824)
+        - [Krizhevsky, 2014](https://arxiv.org/abs/1404.5997), the one tower
+    """
+    if min(input_shape[:2]) < 57:
+        raise ValueError(
+            "AlexNet's windows need images of 57 pixels or more. "
+            f"Received: input_shape={input_shape}"
+        )
+    if normalization not in ("batch", "local", None):
+        raise ValueError(
+            "Expected `normalization` to be 'batch', 'local' or None. "
+            f"Received: {normalization}"
+        )
+
+    settings = {
+        "use_bias": normalization != "batch",
+        "kernel_initializer": "he_normal",
+    }
+
+    def activated(x, layer):
+        x = layer(x)
+        if normalization == "batch":
+            x = layers.BatchNormalization(
+                momentum=0.9, epsilon=1e-5, name=f"{layer.name}_norm"
+            )(x)
+        return layers.ReLU(name=f"{layer.name}_relu")(x)
+
+    def convolved(x, name, factor, size, strides=1):
+        layer = layers.Conv2D(
+            factor * width, size, strides, "same", name=name, **settings
+        )
+        x = activated(x, layer)
+        if normalization == "local" and name in ("conv1", "conv2"):
+            x = LocalResponseNormalization(name=f"{name}_norm")(x)
+        return x
+
+    x = images = keras.Input(input_shape)
+    x = _pixels(x)
+    x = convolved(x, "conv1", 1, 11, 4)
+    x = layers.MaxPooling2D(3, 2, name="pool1")(x)
+    x = convolved(x, "conv2", 3, 5)
+    x = layers.MaxPooling2D(3, 2, name="pool2")(x)
+    x = convolved(x, "conv3", 6, 3)
+    x = convolved(x, "conv4", 4, 3)
+    x = convolved(x, "conv5", 4, 3)
+    x = layers.MaxPooling2D(3, 2, name="pool5")(x)
+    x = layers.Flatten(name="flatten")(x)
+    for name in ("fc6", "fc7"):
+        x = layers.Dropout(dropout, name=f"{name}_dropout")(x)
+        x = activated(x, layers.Dense(64 * width, name=name, **settings))
+    logits = layers.Dense(num_classes, name="logits")(x)
+    return keras.Model(images, logits, name="alexnet")
+
+
+@keras.saving.register_keras_serializable("keras_prm_examples")
+class LocalResponseNormalization(layers.Layer):
+    """Divides by what a channel and its neighbours hold, as AlexNet does.
+
+        y = x / (bias + alpha * sum of x ** 2 over 2 * radius + 1 channels)
+            ** beta
+
+    Args:
+        radius: Neighbours on each side.
+        bias: See the formula.
+        alpha: See the formula.
+        beta: See the formula.
+
+    Reference:
+        - [Krizhevsky et al., 2012](https://papers.nips.cc/paper/4824),
+          section 3.3
+    """
+
+    def __init__(self, radius=2, bias=2.0, alpha=1e-4, beta=0.75, **kwargs):
+        super().__init__(**kwargs)
+        self.radius = radius
+        self.bias = bias
+        self.alpha = alpha
+        self.beta = beta
+
+    def call(self, inputs):
+        rank, num = len(inputs.shape), inputs.shape[-1]
+        ends = (self.radius, self.radius)
+        squares = keras.ops.pad(
+            keras.ops.square(inputs), [(0, 0)] * (rank - 1) + [ends]
+        )
+        total = sum(
+            squares[..., i : i + num] for i in range(2 * self.radius + 1)
+        )
+        return inputs * (self.bias + self.alpha * total) ** -self.beta
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        names = ("radius", "bias", "alpha", "beta")
+        return super().get_config() | {n: getattr(self, n) for n in names}
+
+
 def resnet18(input_shape, num_classes, width=64, widths=None):
     """ResNet-18 for small images, such as CIFAR-10's, in [0, 1].
 
@@ -41,8 +165,7 @@ def resnet18(input_shape, num_classes, width=64, widths=None):
         - [He et al., 2016](https://arxiv.org/abs/1512.03385)
     """
     x = images = keras.Input(input_shape)
-    # Of CIFAR-10's pixels, and of natural images in general.
-    x = layers.Normalization(mean=0.473, variance=0.063, name="pixels")(x)
+    x = _pixels(x)
     widths = widths or {}
     x = _convolution(x, widths.get("stem", width), 3, 1, "stem")
     x = layers.ReLU(name="stem_relu")(x)
@@ -58,6 +181,11 @@ def resnet18(input_shape, num_classes, width=64, widths=None):
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     logits = layers.Dense(num_classes, name="logits")(x)
     return keras.Model(images, logits, name="resnet18")
+
+
+def _pixels(x):
+    # Of CIFAR-10's pixels, and of natural images in general.
+    return layers.Normalization(mean=0.473, variance=0.063, name="pixels")(x)
 
 
 def _block(x, inner, outer, strides, name):
@@ -85,4 +213,4 @@ def _convolution(x, filters, size, strides, name):
     )(x)
 
 
-NETWORKS = {"lenet5": lenet5, "resnet18": resnet18}
+NETWORKS = {"alexnet": alexnet, "lenet5": lenet5, "resnet18": resnet18}

@@ -81,9 +81,11 @@ def assembled(work, arrays):
         for name, array in arrays.items()
         if name.endswith("/kernel")
     }
-    train = work.data["train"]
     model = networks.NETWORKS[work.recipe.network](
-        train.x.shape[1:], int(train.y.max()) + 1, widths=widths
+        work.data["train"].image_shape,
+        work.num_classes,
+        widths=widths,
+        **work.recipe.options,
     )
     model.set_weights([arrays[weight.path] for weight in model.weights])
     return model

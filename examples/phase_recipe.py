@@ -84,6 +84,7 @@ class PhaseRecipe:
     Args:
         network: Name in `networks.NETWORKS`.
         width: Filters of its first layer.
+        image_size: Pixels of height and width that it sees.
         precision: Keras' dtype policy in training.
         batch_size: Images per training step.
         pixels: Largest shift of a crop along each axis.
@@ -93,6 +94,9 @@ class PhaseRecipe:
         max_drop: What purification may cost, mean log likelihood of the
             validation labels.
         points: dict from the name of a point to its `Point`.
+        options: dict of what else the network takes.
+        margin: Pixels on each side of images that are there for crops alone.
+        top: Counts labels among so many answers as well; None does not.
 
     Raises:
         ValueError: A name is not known, or points want what is not there.
@@ -100,6 +104,7 @@ class PhaseRecipe:
 
     network: str
     width: int
+    image_size: int
     precision: str
     batch_size: int
     pixels: int
@@ -108,6 +113,9 @@ class PhaseRecipe:
     column_pattern: str
     max_drop: float
     points: dict
+    options: dict = dataclasses.field(default_factory=dict)
+    margin: int = 0
+    top: int | None = None
 
     def __post_init__(self):
         seen = {"dense"}
@@ -132,6 +140,7 @@ class PhaseRecipe:
         wrong = {
             "network, of one width": "width" not in build.parameters
             and self.network,
+            "options": sorted({*self.options} - {*build.parameters}),
             "precision": self.precision not in known and self.precision,
             "points, their names": [
                 n for n in self.points if n == "dense" or "/" in n
@@ -141,12 +150,18 @@ class PhaseRecipe:
                 for n, point in self.points.items()
                 if point.by == "admm" and point.admm is None
             ],
+            "points that are pruned elsewhere, of a network without 'widths'": [
+                n
+                for n, point in self.points.items()
+                if point.by == "elsewhere" and "widths" not in build.parameters
+            ],
             "distillation, without views": self.distillation.weight
             and self.distillation.views < 1,
         }
         if wrong := {name: value for name, value in wrong.items() if value}:
             raise ValueError(
-                "Expected a network that takes its width, a precision of "
+                "Expected a network that takes its width and the options, a "
+                "precision of "
                 "'float32' or 'mixed_bfloat16', "
                 "points whose names can be those of folders, 'admm' for "
                 "those that are pruned by it, and at least one view where "
@@ -216,10 +231,14 @@ class PhaseRecipe:
             points={name: point},
         )
 
+    def at_size(self, image_size):
+        """The same of images of so many pixels."""
+        return dataclasses.replace(self, image_size=image_size)
+
     def build(self, input_shape, num_classes):
         """The dense network, in float32."""
         return networks.NETWORKS[self.network](
-            input_shape, num_classes, self.width
+            input_shape, num_classes, self.width, **self.options
         )
 
     def plan(self, model, point):
@@ -232,11 +251,15 @@ class PhaseRecipe:
         Args:
             point: Name of the point; None: the dense network.
         """
-        names = ("network", "width", "precision", "batch_size", "pixels")
         values = dataclasses.asdict(self)
-        found = {name: values[name] for name in (*names, "dense")}
+        later = ("distillation", "column_pattern", "max_drop")
+        found = {
+            name: value
+            for name, value in values.items()
+            if name not in (*later, "points")
+        }
         if point is not None:
-            for name in ("distillation", "column_pattern", "max_drop"):
+            for name in later:
                 found[name] = values[name]
             found["way"] = [values["points"][n] for n in self.way(point)]
         return json.loads(json.dumps(found))

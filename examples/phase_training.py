@@ -14,7 +14,7 @@ class Trainer:
 
     Args:
         recipe: The `PhaseRecipe`.
-        data: dict of the `Split`s `"train"`, `"valid"` and `"test"`.
+        data: dict of the `ByteSplit`s `"train"`, `"valid"` and `"test"`.
         seed: Seed of weights, order and crops.
         checkpoint_every: Epochs from one checkpoint to the next.
     """
@@ -87,7 +87,7 @@ class Trainer:
             epochs: How many epochs in all.
             folder: Where checkpoint and log are kept, a path.
             callbacks: More Keras callbacks.
-            logits: A teacher's answers `(views, images, classes)`, or None.
+            logits: A teacher's answers, see `CropsAndFlips`, or None.
         """
         batches = self.batches(logits)
         model.compile(
@@ -107,7 +107,7 @@ class Trainer:
             batches,
             epochs=epochs,
             shuffle=False,  # `batches` are, by seed and epoch alone
-            validation_data=augmentation.Uncropped(
+            validation_data=augmentation.InOrder(
                 self.data["valid"], 500, self.recipe.pixels
             ),
             callbacks=[

@@ -6,7 +6,6 @@ import keras
 import numpy as np
 
 from examples import augmentation
-from examples import image_data
 from examples import measuring
 from examples import phase_training
 from examples import result_files
@@ -18,7 +17,7 @@ class Work:
 
     Args:
         recipe: The `PhaseRecipe`.
-        data: dict of the `Split`s `"train"`, `"valid"` and `"test"`.
+        data: dict of the `ByteSplit`s `"train"`, `"valid"` and `"test"`.
         folder: Where everything is kept, a path.
         seed: Seed of all that is random, an int.
         checkpoint_every: Epochs from one checkpoint to the next.
@@ -32,12 +31,9 @@ class Work:
         self.trainer = phase_training.Trainer(
             recipe, data, seed, checkpoint_every
         )
-        # Of bytes, since backends resize images alike up to rounding only.
-        self.fingerprint = result_files.fingerprint(
-            {
-                name: image_data.Split(augmentation.as_bytes(split.x), split.y)
-                for name, split in data.items()
-            }
+        self.fingerprint = result_files.fingerprint(data)
+        self.num_classes = 1 + max(
+            int(split.y.max()) for split in data.values()
         )
 
     def settings(self, point="dense"):
@@ -71,13 +67,15 @@ class Work:
     def new_network(self):
         """The dense network before training."""
         keras.utils.set_random_seed(self.seed)
-        train = self.data["train"]
-        return self.recipe.build(train.x.shape[1:], int(train.y.max()) + 1)
+        shape = self.data["train"].image_shape
+        return self.recipe.build(shape, self.num_classes)
 
     def for_training(self, model):
         """A model's fast form, and the same behind crops and flips."""
         model = training_form.for_training(model, self.recipe.precision)
-        return model, augmentation.augmented(model, self.recipe.pixels)
+        return model, augmentation.augmented(
+            model, self.recipe.pixels, self.recipe.margin
+        )
 
     def load(self, point, name, phase):
         """A model that a phase has left; exits where it has not."""
@@ -93,12 +91,13 @@ class Work:
         return model, [(f"from {after}", model)]
 
     def answers(self):
-        """The dense network's `(views, images, classes)`, or None."""
+        """The dense network's, views of `(images, classes)`, or None."""
         if not self.recipe.distillation.weight:
             return None
-        return np.stack(
-            [needed(path, "teach", np.load) for path in self.views()]
-        )
+        return [
+            needed(path, "teach", lambda path: np.load(path, mmap_mode="r"))
+            for path in self.views()
+        ]
 
     def views(self):
         """The files of the dense network's answers, one for each view."""
@@ -123,7 +122,9 @@ class Work:
             )
         rows = []
         for stage, model in stages:
-            row = measuring.account(stage, model, self.data["valid"])
+            row = measuring.account(
+                stage, model, self.data["valid"], self.recipe.top
+            )
             print(
                 f"{stage}: valid accuracy {row['valid_accuracy']:.4f}, "
                 f"{row['conv_weights']:,} convolution weights, "
@@ -143,9 +144,11 @@ class Work:
             stages += result_files.read(self.folder / point, f"{name}.json")
         return stages
 
-    def test_accuracy(self, model):
-        """Accuracy of a model on the test split: the end of all."""
-        return measuring.accuracy(model, self.data["test"])
+    def test_shares(self, model):
+        """What a model gets right of the test split: the end of all."""
+        test = self.data["test"]
+        logits = measuring.logits_of(model, test)
+        return measuring.shares_right(logits, test.y, self.recipe.top)
 
 
 def needed(path, phase, read, point="dense"):

@@ -64,15 +64,16 @@ def teach(work):
         print("The recipe has nobody teach.")
         return
     _, whole = work.for_training(work.load("dense", "dense", "dense"))
-    images = augmentation.as_bytes(work.data["train"].x)
+    train = work.data["train"]
     paths = work.views()
     for view, path in enumerate(paths):
         if not path.exists():
             crops = augmentation.draw_view(
-                len(images), work.recipe.pixels, work.seed, view
+                len(train.y), work.recipe.pixels, work.seed, view
             )
             answers = whole.predict(
-                {"images": images, "crops": crops}, batch_size=500, verbose=0
+                augmentation.InOrder(train, 500, work.recipe.pixels, crops),
+                verbose=0,
             )
             path.parent.mkdir(exist_ok=True)
             part = path.with_suffix(".part.npy")
@@ -125,12 +126,13 @@ def strip(work, point):
     model = work.load(point, "purified", "purify")
     small = keras_prm.strip(model, lowering=FewestParameters())
     certificate = keras_prm.verify(
-        model, small, inputs=work.data["valid"].x[:500]
+        model, small, inputs=work.data["valid"].floats(slice(500))
     )
     print(certificate)
     work.end(point, "small", [("without empty columns", small)])
     stages = work.account(point)
     path = work.folder / point
+    dense = work.test_shares(work.load("dense", "dense", "dense"))
     result_files.write_json(
         path / "summary.json",
         {
@@ -139,11 +141,12 @@ def strip(work, point):
             "exact": certificate.ok,
             "max_abs_error": certificate.max_abs_error,
             "valid_accuracy": stages[-1]["valid_accuracy"],
-            "dense_test_accuracy": work.test_accuracy(
-                work.load("dense", "dense", "dense")
-            ),
+            **{f"dense_test_{name}": share for name, share in dense.items()},
             **result_files.compression(stages[0], stages[-1]),
-            "test_accuracies": {"small.keras": work.test_accuracy(small)},
+            "top": work.recipe.top,
+            "test_accuracies": {
+                "small.keras": work.test_shares(small)["accuracy"]
+            },
             "machine": f"{platform.machine()}, {os.cpu_count()} cores",
             "keras": f"{keras.__version__}, {keras.backend.backend()}",
             "stages": stages,
@@ -167,10 +170,12 @@ def export(work, point):
         small,
         path / "int8.tflite",
         "int8",
-        representative_data=work.data["train"].x[:256],
+        representative_data=work.data["train"].floats(slice(256)),
     )
     summary = result_files.read(path)
-    found = claims.measured(path, work.data["test"], summary["stages"][0])
+    found = claims.measured(
+        path, work.data["test"], summary["stages"][0], work.recipe.top
+    )
     result_files.write_json(path / "summary.json", summary | found)
     result_files.write_json(path / "claims.json", found)
     for name, value in found["test_accuracies"].items():
@@ -196,7 +201,7 @@ def compare(work, points):
     for precision in (None, "int8"):
         found = keras_prm.benchmark(
             models,
-            work.data["train"].x[:256],
+            work.data["train"].floats(slice(256)),
             num_threads=(1, 2),
             quantize=precision,
         )
@@ -216,3 +221,5 @@ LATER = {
     "strip": (strip, "summary.json"),
     "export": (export, "claims.json"),
 }
+# What looks at all points at once.
+LAST = {"compare": compare}

@@ -22,6 +22,7 @@ from absl import flags
 import keras_prm
 from examples import claims
 from examples import frontier_report
+from examples import image_bytes
 from examples import image_data
 from examples import recipes
 from examples import result_files
@@ -92,6 +93,13 @@ def copy(source, target, dataset):
     result_files.write_json(target / "summary.json", summary | found)
 
 
+def image_size(results):
+    """Pixels of height and width that the shipped models see."""
+    for path in results.rglob("small.keras"):
+        return result_files.load_model(path).input_shape[1]
+    raise SystemExit(f"Nothing is shipped in {results}. Mind --results.")
+
+
 def main(argv):
     del argv
     if FLAGS.dataset is None:
@@ -104,7 +112,7 @@ def main(argv):
             recipes.Recipe.load(FLAGS.recipe),
             FLAGS.dataset,
         )
-    test = image_data.load(FLAGS.dataset)["test"]
+    test = image_bytes.load(FLAGS.dataset, image_size(results))["test"]
     if wrong := claims.check(results, test):
         raise SystemExit(f"{wrong} claims are false.")
     print("All claims hold.")

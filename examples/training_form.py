@@ -61,7 +61,7 @@ class FusedBatchNormalization(layers.BatchNormalization):
 keras_prm.register_rule(
     FusedBatchNormalization, layer_rules.RULES[layers.BatchNormalization]
 )
-_KEPT = (layers.InputLayer, layers.Normalization, layers.Dense)
+_KEPT = (layers.InputLayer, layers.Normalization)
 
 
 def for_training(model, precision):
@@ -79,7 +79,7 @@ def for_training(model, precision):
         if isinstance(layer, layers.BatchNormalization):
             config["dtype"] = precision
             return FusedBatchNormalization.from_config(config)
-        if not isinstance(layer, _KEPT):
+        if not isinstance(layer, _KEPT) and layer is not model.layers[-1]:
             config["dtype"] = precision
         return type(layer).from_config(config)
 

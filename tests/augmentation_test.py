@@ -1,26 +1,28 @@
 """Tests of crops and flips: what is drawn, and what the step makes of it."""
 
+import dataclasses
+
 import keras
 import numpy as np
 from absl.testing import absltest
 from absl.testing import parameterized
 
 from examples import augmentation
-from examples import image_data
+from examples import image_bytes
 
 
 def split(num=20, shape=(6, 5, 3)):
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (num, *shape))
-    return image_data.Split(
-        (images / 255).astype("float32"), np.arange(num, dtype="int32") % 7
+    return image_bytes.ByteSplit(
+        rng.integers(0, 256, (num, *shape), dtype="uint8"),
+        np.arange(num, dtype="int32") % 7,
     )
 
 
 class CropAndFlipTest(parameterized.TestCase):
     @parameterized.parameters(0, 2, 9)
     def test_equals_padding_cropping_and_flipping(self, pixels):
-        images = augmentation.as_bytes(split(50).x)
+        images = split(50).x
         crops = augmentation.draw(50, pixels, (0, 0))
         found = augmentation.CropAndFlip(pixels)(images, crops)
         padding = ((pixels, pixels), (pixels, pixels), (0, 0))
@@ -29,6 +31,29 @@ class CropAndFlipTest(parameterized.TestCase):
             image = image[:, ::-1] if flip else image
             value = keras.ops.convert_to_numpy(value)
             np.testing.assert_allclose(value, image / 255, rtol=1e-6)
+
+    def test_a_margin_is_what_crops_move_in(self):
+        pixels, margin = 3, 1
+        images = split(50, (8, 7, 3)).x
+        crops = augmentation.draw(50, pixels, (0, 0))
+        layer = augmentation.CropAndFlip(pixels, margin)
+        found = keras.ops.convert_to_numpy(layer(images, crops))
+        self.assertEqual(found.shape, (50, 6, 5, 3))
+        self.assertEqual(
+            layer.compute_output_shape((None, 8, 7, 3), None), (None, 6, 5, 3)
+        )
+        padding = ((2, 2), (2, 2), (0, 0))
+        for image, (down, right, flip), value in zip(images, crops, found):
+            image = np.pad(image, padding)[down : down + 6, right : right + 5]
+            image = image[:, ::-1] if flip else image
+            np.testing.assert_allclose(value, image / 255, rtol=1e-6)
+
+    def test_what_is_looked_at_is_the_middle(self):
+        data = dataclasses.replace(split(9, (8, 7, 3)), margin=1)
+        self.assertEqual(data.image_shape, (6, 5, 3))
+        inputs, _ = augmentation.InOrder(data, 9, 2)[0]
+        found = augmentation.CropAndFlip(2, 1)(**inputs)
+        np.testing.assert_allclose(found, data.floats(), rtol=1e-6)
 
     def test_draws_all_there_are(self):
         crops = augmentation.draw(2000, 2, (0, 0))
@@ -41,17 +66,17 @@ class CropAndFlipTest(parameterized.TestCase):
         )
         whole = augmentation.augmented(model, 1)
         self.assertIs(whole.trainable_variables[0], model.layers[1].kernel)
-        batches = augmentation.Uncropped(split(), 8, 1)
+        batches = augmentation.InOrder(split(), 8, 1)
         np.testing.assert_allclose(
             whole.predict(batches, verbose=0),
-            model.predict(split().x, verbose=0),
+            model.predict(split().floats(), verbose=0),
             atol=1e-5,
         )
 
     def test_config(self):
-        layer = augmentation.CropAndFlip(3, name="mine")
+        layer = augmentation.CropAndFlip(3, 2, name="mine")
         found = augmentation.CropAndFlip.from_config(layer.get_config())
-        self.assertEqual(found.pixels, 3)
+        self.assertEqual((found.pixels, found.margin), (3, 2))
         self.assertEqual(found.name, "mine")
 
 
@@ -96,12 +121,12 @@ class BatchesTest(parameterized.TestCase):
             np.testing.assert_array_equal(inputs["crops"], batches.crops[rows])
 
     def test_uncropped(self):
-        batches = augmentation.Uncropped(split(), 8, 4)
+        batches = augmentation.InOrder(split(), 8, 4)
         self.assertLen(batches, 3)
         inputs, targets = batches[2]
         self.assertEqual(targets.tolist(), [[2], [3], [4], [5]])
         found = augmentation.CropAndFlip(4)(**inputs)
-        np.testing.assert_allclose(found, split().x[16:], atol=1e-6)
+        np.testing.assert_allclose(found, split().floats()[16:], atol=1e-6)
 
     def rows(self, batches):
         return np.concatenate(

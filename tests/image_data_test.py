@@ -90,7 +90,7 @@ class ImageDataTest(parameterized.TestCase):
 
     def test_tfds_offline_names_the_other_ways(self):
         failing = mock.patch.object(
-            tfds, "load", side_effect=ConnectionError("no\nnetwork")
+            tfds, "builder", side_effect=ConnectionError("no\nnetwork")
         )
         with failing, self.assertRaises(SystemExit) as caught:
             image_data.load("mnist")

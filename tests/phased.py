@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from examples import image_data
+from examples import image_bytes
 from examples.phase_recipe import PhaseRecipe
 from examples.phase_work import Work
 
@@ -14,6 +14,7 @@ TRAINING = {"epochs": 2, "rate": 0.1, "weight_decay": 1e-4}
 CONFIG = {
     "network": "tiny",
     "width": 8,
+    "image_size": 8,
     "precision": "float32",
     "batch_size": 16,
     "pixels": 1,
@@ -58,7 +59,7 @@ def split(num, seed):
     y = rng.integers(0, 3, num).astype("int32")
     x = rng.uniform(0, 0.5, (num, 8, 8, 3)).astype("float32")
     x[np.arange(num), :, :, y] += 0.4
-    return image_data.Split(x, y)
+    return image_bytes.ByteSplit(np.rint(x * 255).astype("uint8"), y)
 
 
 def data():

@@ -1,0 +1,17 @@
+"""What the results of several seeds come to."""
+
+import statistics
+
+
+def median(rows, key):
+    """Median over the seeds."""
+    return statistics.median(row[key] for row in rows)
+
+
+def spread(rows, key="test_accuracy"):
+    """`median (lowest-highest)` in per cent."""
+    values = [100 * row[key] for row in rows]
+    middle = f"{statistics.median(values):.2f}"
+    if len(values) == 1:
+        return middle
+    return f"{middle} ({min(values):.2f}–{max(values):.2f})"

@@ -1,0 +1,92 @@
+"""The command of an example whose network is pruned in phases."""
+
+import os
+import pathlib
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+from absl import app
+from absl import flags
+from absl import logging
+
+from examples import image_bytes
+from examples import phases
+from examples.phase_recipe import PhaseRecipe
+from examples.phase_work import Work
+
+RECIPES = pathlib.Path(__file__).absolute().parent / "recipes"
+FLAGS = flags.FLAGS
+flags.disclaim_key_flags()  # They are those of the example, for its --help.
+
+
+def run(dataset, recipe, output_dir):
+    """Defines the flags, and does the phases that are named.
+
+    Args:
+        dataset: The usual data set.
+        recipe: Name of the usual recipe, in `recipes`.
+        output_dir: The usual folder.
+    """
+    flags.DEFINE_string(
+        "dataset", dataset, "A TFDS name, or the path of an .npz file."
+    )
+    flags.DEFINE_string(
+        "recipe", str(RECIPES / f"{recipe}.json"), "The recipe, a JSON file."
+    )
+    flags.DEFINE_string(
+        "output_dir", output_dir, "Where everything is written."
+    )
+    flags.DEFINE_string(
+        "images_dir", "runs/images", "Where images of TFDS are kept as bytes."
+    )
+    flags.DEFINE_list("points", [], "Points to go to; all, if none is named.")
+    flags.DEFINE_integer(
+        "image_size", None, "Pixels that the network sees; see the recipe.", 1
+    )
+    flags.DEFINE_integer("seed", 0, "Seed of weights, splits, order and crops.")
+    flags.DEFINE_integer(
+        "checkpoint_every",
+        1,
+        "Epochs from one checkpoint to the next; more where epochs take "
+        "seconds.",
+        1,
+    )
+    flags.DEFINE_bool("quick", False, "Everything in a short form, as a test.")
+    app.run(_main)
+
+
+def _main(argv):
+    logging.set_verbosity(logging.ERROR)
+    known = (*phases.FIRST, *phases.LATER, *phases.LAST)
+    wanted = argv[1:] or [*phases.FIRST, *phases.LATER]
+    recipe = PhaseRecipe.load(FLAGS.recipe)
+    recipe = recipe.quick() if FLAGS.quick else recipe
+    if FLAGS.image_size is not None:
+        recipe = recipe.at_size(FLAGS.image_size)
+    points = FLAGS.points or list(recipe.points)
+    if unknown := sorted({*wanted} - {*known} | {*points} - {*recipe.points}):
+        raise SystemExit(
+            f"There is no {unknown}. Phases: {', '.join(known)}; points: "
+            f"{', '.join(recipe.points)}."
+        )
+    data = image_bytes.load(
+        FLAGS.dataset,
+        recipe.image_size,
+        recipe.margin,
+        FLAGS.seed,
+        FLAGS.images_dir,
+    )
+    work = Work(
+        recipe, data, FLAGS.output_dir, FLAGS.seed, FLAGS.checkpoint_every
+    )
+    for phase in phases.FIRST:
+        if phase in wanted:
+            phases.run(work, phase)
+    points = [point for point in recipe.points if point in points]
+    for point in points:
+        for phase in phases.LATER:
+            if phase in wanted:
+                phases.run(work, phase, point)
+    for phase, function in phases.LAST.items():
+        if phase in wanted:
+            function(work, points)

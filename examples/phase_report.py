@@ -1,0 +1,131 @@
+r"""Tables of what the phases have come to, from their `summary.json` alone.
+
+    python -m examples.phase_report runs/resnet18_cifar10
+    python -m examples.phase_report runs/alexnet_imagenette96/seed*
+
+One folder, or one for each seed: medians then, and the range in brackets.
+Accuracies are in per cent.
+"""
+
+import pathlib
+import sys
+
+if not __package__:
+    sys.path.insert(0, str(pathlib.Path(__file__).absolute().parent.parent))
+
+from examples import result_files
+from examples.over_seeds import median
+from examples.over_seeds import spread
+from keras_prm import tables
+
+COUNTS = {
+    "CONV weights": "conv_weights",
+    "kernel weights": "weights",
+    "stored": "stored",
+    "MACs": "macs",
+}
+
+
+def read(folders):
+    """Exported points: dict from a point to its summaries, by folder.
+
+    From the least compressed point to the most.
+    """
+    found = {}
+    for folder in map(pathlib.Path, folders):
+        for path in sorted(folder.glob("*/claims.json")):
+            row = result_files.read(path.parent)
+            found.setdefault(row["point"], []).append(_flat(row))
+    return dict(sorted(found.items(), key=lambda i: median(i[1], "conv_ratio")))
+
+
+def _flat(row):
+    """A summary, with all accuracies and losses of one level."""
+    row = dict(row)
+    names = {"accuracy": "test_accuracies"}
+    if row["top"]:
+        names[f"top{row['top']}"] = f"test_top{row['top']}"
+    for name, key in names.items():
+        row[f"file_{name}"] = row[key]["small.tflite"]
+        row[f"int8_{name}"] = row[key]["int8.tflite"]
+        row[f"{name}_lost"] = row[f"dense_test_{name}"] - row[f"file_{name}"]
+    return row
+
+
+def points(results):
+    """Markdown: of each point, accuracies of its files and what they hold.
+
+    `lost` is in points, against the dense network of the same seed.
+    """
+    lines = []
+    for point, rows in results.items():
+        top = rows[0]["top"]
+        names = ["accuracy", *([f"top{top}"] if top else [])]
+        if not lines:
+            dense = ["dense", len(rows)]
+            head = ["point", "seeds"]
+            for name in names:
+                title = "test" if name == "accuracy" else name
+                head += [title, "lost", f"int8 {title}"]
+                dense += [spread(rows, f"dense_test_{name}"), "", ""]
+            for title, count in COUNTS.items():
+                head.append(title)
+                dense.append(tables.number(rows[0]["stages"][0][count]))
+            lines += [[*head, ".tflite"], [*dense, ""]]
+        cells = [point, len(rows)]
+        for name in names:
+            cells += [
+                spread(rows, f"file_{name}"),
+                spread(rows, f"{name}_lost"),
+                spread(rows, f"int8_{name}"),
+            ]
+        last = [row["stages"][-1] for row in rows]
+        first = rows[0]["stages"][0]
+        for count in COUNTS.values():
+            cells.append(_compared(median(last, count), first[count]))
+        cells.append(f"{median(rows, 'tflite_bytes') / 1e3:,.0f} kB")
+        lines.append(cells)
+    return tables.markdown([[str(cell) for cell in line] for line in lines])
+
+
+def stages(rows):
+    """Markdown: what each stage of one point left, and how good it was.
+
+    Accuracies are those on the validation split.
+    """
+    shares = [n for n in rows[0]["stages"][0] if n.startswith("valid_")]
+    shares.remove("valid_log_likelihood")
+    lines = [["stage", *(name.replace("_", " ") for name in shares), *COUNTS]]
+    first = rows[0]["stages"][0]
+    for found in zip(*(row["stages"] for row in rows)):
+        lines.append(
+            [
+                found[0]["stage"],
+                *(spread(found, name) for name in shares),
+                *(
+                    _compared(median(found, count), first[count])
+                    for count in COUNTS.values()
+                ),
+            ]
+        )
+    return tables.markdown(lines)
+
+
+def _compared(count, first):
+    ratio = result_files.ratio(first, count)
+    return f"{tables.number(count)} ({ratio:.1f}x)"
+
+
+def text(folders):
+    """All tables, Markdown."""
+    results = read(folders)
+    if not results:
+        raise SystemExit(f"No point is exported in {', '.join(folders)}.")
+    parts = [points(results)]
+    for point, rows in results.items():
+        parts.append(f"{point}, stage by stage:\n\n{stages(rows)}")
+    return "\n\n".join(parts)
+
+
+if __name__ == "__main__":
+    print(text(sys.argv[1:]))
