@@ -39,7 +39,9 @@ def run(dataset, recipe, output_dir):
     flags.DEFINE_string(
         "images_dir", "runs/images", "Where images of TFDS are kept as bytes."
     )
-    flags.DEFINE_list("points", [], "Points to go to; all, if none is named.")
+    flags.DEFINE_list(
+        "points", [], "Points to go to; all by ADMM, if none is named."
+    )
     flags.DEFINE_integer(
         "image_size", None, "Pixels that the network sees; see the recipe.", 1
     )
@@ -63,7 +65,9 @@ def _main(argv):
     recipe = recipe.quick() if FLAGS.quick else recipe
     if FLAGS.image_size is not None:
         recipe = recipe.at_size(FLAGS.image_size)
-    points = FLAGS.points or list(recipe.points)
+    points = FLAGS.points or [
+        name for name, point in recipe.points.items() if point.by == "admm"
+    ]
     if unknown := sorted({*wanted} - {*known} | {*points} - {*recipe.points}):
         raise SystemExit(
             f"There is no {unknown}. Phases: {', '.join(known)}; points: "

@@ -185,18 +185,14 @@ def export(work, point):
 def compare(work, points):
     """Times the points on LiteRT, beside the dense network.
 
-    Each in three forms: filters taken out and empty columns kept, these left
-    out for the fewest weights, and left out where it is faster here.
+    Each in three forms, where they differ: filters taken out and empty
+    columns kept, these left out for the fewest weights, and left out where
+    it is faster here. Time does not depend on what weights are: a point that
+    is pruned and no more is timed as it is.
     """
-    # What is faster is measured, where the backend can be converted from.
-    is_measured = keras.backend.backend() == "tensorflow"
-    lowering = "auto" if is_measured else "model"
     models = {"dense": work.load("dense", "dense", "dense")}
     for point in points:
-        model = work.load(point, "purified", "purify")
-        models[point] = model
-        models[f"{point}, fewest weights"] = work.load(point, "small", "strip")
-        models[f"{point}, fastest"] = keras_prm.strip(model, lowering=lowering)
+        models |= _forms(work, point)
     texts, rows = [], {}
     for precision in (None, "int8"):
         found = keras_prm.benchmark(
@@ -210,6 +206,25 @@ def compare(work, points):
     print("\n".join(texts))
     (work.folder / "latency.md").write_text("\n".join(texts))
     result_files.write_json(work.folder / "latency.json", rows)
+
+
+def _forms(work, point):
+    """The networks of a point, by what they are called."""
+    if not (work.folder / point / "purified.keras").exists():
+        model = work.load(point, "pruned", "prune")
+        return {f"{point}, not retrained": model}
+    model = work.load(point, "purified", "purify")
+    small = work.load(point, "small", "strip")
+    if small.count_params() == model.count_params():
+        return {point: model}
+    # What is faster is measured, where the backend can be converted from.
+    is_measured = keras.backend.backend() == "tensorflow"
+    lowering = "auto" if is_measured else "model"
+    return {
+        point: model,
+        f"{point}, fewest weights": small,
+        f"{point}, fastest": keras_prm.strip(model, lowering=lowering),
+    }
 
 
 # From a phase to what does it, and to the file that says that it is done.

@@ -6,7 +6,7 @@ r"""ResNet-18 on CIFAR-10, from dense to a small `.tflite` file.
     python -m examples.resnet18_cifar10 prune --points=60x
     python -m examples.resnet18_cifar10 --quick                # as a test
 
-Phases, in this order; all of them if none is named. One that is done is not
+Phases, in this order; all but the last if none is named. One that is done is not
 done again, and one that was cut off goes on at its last epoch.
 
     dense     trains the dense network
@@ -16,7 +16,11 @@ done again, and one that was cut off goes on at its last epoch.
     purify    on the validation split, within a budget
     strip     leaves out empty columns too; certificate, small.keras
     export    small.tflite and int8.tflite; needs TensorFlow
-    compare   times of all points on LiteRT, latency.md; only if it is named
+    compare   times of points on LiteRT, latency.md; only if it is named
+
+Points that are pruned otherwise, for comparison, are gone to if they are named:
+`60x_filters` by magnitude, and `60x_torch_pruning` by another library, see
+`examples/resnet18_torch_pruning.py`.
 
 The recipe is for a GPU, where an epoch takes seconds:
 

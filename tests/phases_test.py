@@ -220,14 +220,17 @@ class PhasesTest(parameterized.TestCase):
             np.testing.assert_array_equal(arrays[weight.path], weight)
 
     def test_points_are_timed_beside_the_dense_network(self):
-        phases.compare(self.work(), ["half"])
+        work = self.work()
+        phases.run(work, "prune", "at_once")
+        phases.compare(work, ["half", "at_once"])
         found = result_files.read(self.folder, "latency.json")
         for precision in ("float32", "int8"):
             rows = found[precision]["rows"]
             names = [row["model"] for row in rows if row["num_threads"] == 1]
             self.assertEqual(
                 names,
-                ["dense", "half", "half, fewest weights", "half, fastest"],
+                ["dense", "half", "half, fewest weights", "half, fastest"]
+                + ["at_once, not retrained"],
             )
         self.assertIn("faster", (self.folder / "latency.md").read_text())
 
