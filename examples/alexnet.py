@@ -1,8 +1,7 @@
 r"""AlexNet on natural images, from dense to a small `.tflite` file.
 
     python -m examples.alexnet                     # Imagenette, by TFDS
-    python -m examples.alexnet --dataset=imagenette96.npz --seed=1 \
-        --output_dir=runs/alexnet_imagenette96/seed1
+    python -m examples.alexnet --dataset=imagenette96.npz --seed=1
     python -m examples.alexnet dense teach         # two phases
     python -m examples.alexnet --points=5x
     python -m examples.alexnet --quick             # as a test
@@ -11,17 +10,18 @@ The phases are those of `examples.resnet18_cifar10`, each done once, and
 convolutions and dense layers are pruned together. Imagenette is ten classes
 of ImageNet, here at 96 pixels, which two cores train. `--image_size` says how
 many pixels the network sees; images are kept at that size in `--images_dir`.
+Tables of several seeds: `python -m examples.phase_report`.
 
 All of ImageNet, on a machine with a GPU and with 300 GB of disk for images
 (`--image_size=112`: 85 GB), which TFDS makes from the archives that it asks
 for, and which are then looked at in crops of 224 of 256 pixels:
 
     KERAS_BACKEND=jax python -m examples.alexnet --dataset=imagenet2012 \
-        --recipe=examples/recipes/alexnet_imagenet.json \
-        --output_dir=runs/alexnet_imagenet
+        --recipe=examples/recipes/alexnet_imagenet.json
 
 Its settings are where one would start from: nobody has run it to its end.
-`"options": {"normalization": "local"}` in a recipe is the paper's network.
+`"options": {"normalization": "local"}` in a recipe is the paper's way to
+normalise; it wants a tenth of the learning rates.
 """
 
 import pathlib
@@ -33,6 +33,4 @@ if not __package__:
 from examples import phase_command
 
 if __name__ == "__main__":
-    phase_command.run(
-        "imagenette", "alexnet_imagenette96", "runs/alexnet_imagenette96/seed0"
-    )
+    phase_command.run("imagenette", "alexnet_imagenette96")

@@ -6,6 +6,9 @@ can be asked once for its answers to all that its students will see. The
 pixels travel as bytes and are cropped on the accelerator.
 """
 
+import concurrent.futures
+import threading
+
 import keras
 import numpy as np
 from keras import ops
@@ -32,12 +35,17 @@ class CropsAndFlips(keras.utils.PyDataset):
         logits: A teacher's answers to the crops of `draw_view`, which are
             shown in turns then, a sequence of arrays `(images, classes)`; or
             None.
+        workers: Threads that read batches ahead, if more than 1. They are
+            not those of Keras, which read, and lose, batches before a resumed
+            training has said where it goes on.
 
     Raises:
         ValueError: `logits` are of another number of images.
     """
 
-    def __init__(self, split, batch_size, pixels=4, seed=0, logits=None):
+    def __init__(
+        self, split, batch_size, pixels=4, seed=0, logits=None, workers=1
+    ):
         shapes = [view.shape for view in (() if logits is None else logits)]
         if any(shape[0] != len(split.y) for shape in shapes):
             raise ValueError(
@@ -45,6 +53,11 @@ class CropsAndFlips(keras.utils.PyDataset):
                 f"Received: logits of shapes {shapes}"
             )
         super().__init__()
+        self._pool = None
+        if workers > 1:
+            self._pool = concurrent.futures.ThreadPoolExecutor(workers)
+            self._num_ahead = 2 * workers
+            self._lock = threading.Lock()
         self.images = split.x
         self.labels = split.y
         self.batch_size = min(batch_size, len(split.y))
@@ -64,11 +77,24 @@ class CropsAndFlips(keras.utils.PyDataset):
             self.view = epoch % len(self.logits)
             numbers = self.seed, self.view, 2
         self.crops = draw(len(self.labels), self.pixels, numbers)
+        self._ahead = {}  # from a batch's number to its future
 
     def __len__(self):
         return len(self.order) // self.batch_size
 
     def __getitem__(self, index):
+        if self._pool is None:
+            return self._read(index)
+        with self._lock:
+            ahead = self._ahead
+            for i in range(index, min(index + self._num_ahead, len(self))):
+                if i not in ahead:
+                    ahead[i] = self._pool.submit(self._read, i)
+            # Keras reads some batches more than once.
+            future = ahead.pop(index)
+        return future.result()
+
+    def _read(self, index):
         start = index * self.batch_size
         rows = self.order[start : start + self.batch_size]
         inputs = {"images": self.images[rows], "crops": self.crops[rows]}
@@ -109,8 +135,8 @@ class InOrder(CropsAndFlips):
     def __len__(self):
         return -(-len(self.order) // self.batch_size)
 
-    def __getitem__(self, index):
-        inputs, labels = super().__getitem__(index)
+    def _read(self, index):
+        inputs, labels = super()._read(index)
         return inputs, labels[:, None]
 
 

@@ -8,7 +8,10 @@ import concurrent.futures
 import dataclasses
 import io
 import itertools
+import math
+import os
 import pathlib
+import shutil
 
 import numpy as np
 
@@ -53,8 +56,9 @@ class ByteSplit(image_data.Split):
         """The middles of some images, float32 in [0, 1]."""
         height, width, _ = self.image_shape
         m = self.margin
-        x = self.x[rows][:, m : m + height, m : m + width]
-        return x.astype("float32") / 255.0
+        x = self.x[rows][:, m : m + height, m : m + width].astype("float32")
+        x /= 255.0
+        return x
 
     @property
     def image_shape(self):
@@ -98,6 +102,8 @@ def load(name, size, margin=0, seed=0, folder="runs/images"):
         return ByteSplit(Rows(part.x, rows), y, margin)
 
     rest, valid = image_data.without_validation(len(train.y), seed)
+    if found is None:
+        rest, valid = np.sort(rest), np.sort(valid)  # as they lie on disk
     return {
         "train": split(train, rest),
         "valid": split(train, valid),
@@ -119,7 +125,8 @@ def fitted(image, size):
 
 
 def _all_fitted(images, size):
-    images = np.rint(images).astype("uint8")
+    if images.dtype != "uint8":
+        images = np.rint(images).astype("uint8")
     images = images[..., None] if images.ndim == 3 else images
     if images.shape[1:3] == (size, size):
         return images
@@ -130,8 +137,8 @@ def _sheets(name):
     """Images in sheets of 16 x 16, JPEG; None where there are none.
 
     `x_train_jpeg` are the bytes of all files, `x_train_offsets` where each
-    begins and the last one ends, and images lie row by row, `y_train` of
-    them; the same of `test`.
+    begins and the last one ends, and images lie row by row, one for each of
+    `y_train`; the same of `test`.
     """
     if not name.endswith(".npz") or not pathlib.Path(name).exists():
         return None
@@ -147,11 +154,20 @@ def _sheets(name):
             sheet = sheet.reshape(16, size, 16, size, -1).swapaxes(1, 2)
             found.append(sheet.reshape(-1, *sheet.shape[2:]))
         labels = data[f"y_{part}"]
-        return image_data.Split(np.concatenate(found)[: len(labels)], labels)
+        images = np.concatenate(found)[: len(labels)]
+        if len(images) < len(labels):
+            raise SystemExit(
+                f"{name} has {len(labels)} labels of {len(images)} images."
+            )
+        return image_data.Split(images, labels)
 
+    names = ("x_{}_jpeg", "x_{}_offsets", "y_{}")
+    names = {n.format(part) for n in names for part in ("train", "test")}
     with np.load(name) as data:
         if "x_train_jpeg" not in data:
             return None
+        if missing := names - set(data):
+            raise SystemExit(f"{name} has no {sorted(missing)}.")
         return split("train"), split("test")
 
 
@@ -173,29 +189,55 @@ def _tfds(name, size, folder):
 
 
 def _store(name, part, size, folder):
-    """Writes the images of one split, and then the labels."""
+    """Writes the images of one split, and then the labels.
+
+    Both appear under their names when they are whole: another process may
+    write the same at the same time.
+    """
     examples, num, channels = image_data.tfds_examples(name, part)
     shape = (num, size, size, channels)
+    num_bytes = math.prod(shape)
     print(
         f"{name}, {part}: {num:,} images of {size} x {size} pixels, "
-        f"{np.prod(shape, dtype='int64') / 1e9:.1f} GB in {folder}, are made "
-        "once.",
+        f"{num_bytes / 1e9:.1f} GB in {folder}, are made once.",
         flush=True,
     )
-    path = folder / f"{part}.npy"
-    images = np.lib.format.open_memmap(path, "w+", "uint8", shape)
+    if num_bytes > (free := shutil.disk_usage(folder).free):
+        raise SystemExit(
+            f"There are {free / 1e9:.1f} GB free. Choose another --images_dir."
+        )
+    path = folder / f"{part}.{os.getpid()}.part.npy"
+    labels_path = folder / f"{part}_labels.{os.getpid()}.part.npy"
+    try:
+        images = np.lib.format.open_memmap(path, "w+", "uint8", shape)
+        np.save(labels_path, _copied(examples, images))
+        path.replace(folder / f"{part}.npy")
+        labels_path.replace(folder / f"{part}_labels.npy")
+    finally:
+        path.unlink(missing_ok=True)
+        labels_path.unlink(missing_ok=True)
+
+
+def _copied(examples, images):
+    """Fills an array with images; their labels, int32."""
+    num, size = images.shape[:2]
     labels = np.zeros(num, "int32")
     at = 0
     with concurrent.futures.ThreadPoolExecutor() as pool:
         while chunk := list(itertools.islice(examples, 256)):
             rows = slice(at, at + len(chunk))
+            at = rows.stop
+            if at > num:
+                break
             fit = pool.map(lambda e: fitted(e[0], size), chunk)
             images[rows] = np.stack(list(fit))
             labels[rows] = [label for _, label in chunk]
-            at = rows.stop
             print(f"\r{at:,} of {num:,}", end="", flush=True)
     print()
+    if at != num or labels.min() < 0:
+        raise SystemExit(
+            f"Expected {num:,} images with labels. Received: {at:,} or more, "
+            f"the least label {labels.min()}."
+        )
     images.flush()
-    part_path = folder / f"{part}_labels.part.npy"
-    np.save(part_path, labels)
-    part_path.replace(folder / f"{part}_labels.npy")
+    return labels

@@ -150,6 +150,12 @@ def _npz(path):
                 f"Received: {sorted(data)}"
             )
         train, y_train, test, y_test = (data[name] for name in names)
+        for x in (train, test):
+            if x.dtype != "uint8" and not 1 < x.max(initial=0) <= 255:
+                raise SystemExit(
+                    f"{path} should hold images of 0 to 255. Received: "
+                    f"{x.dtype}, up to {x.max(initial=0)}"
+                )
         if end:
             train, test = _undone(train), _undone(test)
         return Split(train, y_train), Split(test, y_test)
@@ -190,6 +196,11 @@ def tfds_examples(name, part):
     try:
         import tensorflow_datasets as tfds
 
+        if keras.backend.backend() != "tensorflow":
+            import tensorflow as tf
+
+            # It would take all memory of the GPU that another one trains on.
+            tf.config.set_visible_devices([], "GPU")
         builder = tfds.builder(name)
         builder.download_and_prepare()
         splits = builder.info.splits

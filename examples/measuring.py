@@ -1,12 +1,14 @@
 """What a model holds, and how well it does on a split of the images."""
 
+import math
+
 import keras
 import numpy as np
 
 import keras_prm
 
-# Images that are in memory as floats at a time.
-CHUNK = 10_000
+# Bytes of images that are in memory as floats at a time.
+CHUNK = 2**28
 
 
 def account(stage, model, valid, top=None):
@@ -52,8 +54,9 @@ def logits_of(model, split):
 
 
 def _by_chunk(function, split):
-    starts = range(0, len(split.y), CHUNK)
-    found = [function(split.floats(slice(i, i + CHUNK))) for i in starts]
+    size = max(1, CHUNK // (4 * math.prod(split.image_shape)))
+    starts = range(0, len(split.y), size)
+    found = [function(split.floats(slice(i, i + size))) for i in starts]
     return np.concatenate(found).astype("float32")
 
 

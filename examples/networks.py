@@ -36,10 +36,11 @@ def alexnet(
         num_classes: Number of logits.
         width: Filters of the first convolution.
         normalization: What follows convolutions: `"batch"`, a
-            BatchNormalization after each, and after the first two dense
-            layers; `"local"`, after the first two the paper's local response
-            normalisation, which mixes channels that are neighbours, so that
-            `keras_prm.strip` takes no filter out of these two; or None.
+            BatchNormalization after each; `"local"`, after the first two the
+            paper's local response normalisation, which mixes channels that
+            are neighbours, so that `keras_prm.strip` takes no filter out of
+            these two; or None. Both of the latter want a tenth of the
+            learning rate.
         dropout: Rate before the first two dense layers.
 
     Raises:
@@ -61,24 +62,21 @@ def alexnet(
             f"Received: {normalization}"
         )
 
-    settings = {
-        "use_bias": normalization != "batch",
-        "kernel_initializer": "he_normal",
-    }
-
-    def activated(x, layer):
-        x = layer(x)
+    def convolved(x, name, factor, size, strides=1):
+        x = layers.Conv2D(
+            factor * width,
+            size,
+            strides,
+            "same",
+            use_bias=normalization != "batch",
+            kernel_initializer="he_normal",
+            name=name,
+        )(x)
         if normalization == "batch":
             x = layers.BatchNormalization(
-                momentum=0.9, epsilon=1e-5, name=f"{layer.name}_norm"
+                momentum=0.9, epsilon=1e-5, name=f"{name}_norm"
             )(x)
-        return layers.ReLU(name=f"{layer.name}_relu")(x)
-
-    def convolved(x, name, factor, size, strides=1):
-        layer = layers.Conv2D(
-            factor * width, size, strides, "same", name=name, **settings
-        )
-        x = activated(x, layer)
+        x = layers.ReLU(name=f"{name}_relu")(x)
         if normalization == "local" and name in ("conv1", "conv2"):
             x = LocalResponseNormalization(name=f"{name}_norm")(x)
         return x
@@ -96,7 +94,12 @@ def alexnet(
     x = layers.Flatten(name="flatten")(x)
     for name in ("fc6", "fc7"):
         x = layers.Dropout(dropout, name=f"{name}_dropout")(x)
-        x = activated(x, layers.Dense(64 * width, name=name, **settings))
+        x = layers.Dense(
+            64 * width,
+            activation="relu",
+            kernel_initializer="he_normal",
+            name=name,
+        )(x)
     logits = layers.Dense(num_classes, name="logits")(x)
     return keras.Model(images, logits, name="alexnet")
 
@@ -108,10 +111,13 @@ class LocalResponseNormalization(layers.Layer):
         y = x / (bias + alpha * sum of x ** 2 over 2 * radius + 1 channels)
             ** beta
 
+    In float32, whatever the layer's precision.
+
     Args:
         radius: Neighbours on each side.
         bias: See the formula.
-        alpha: See the formula.
+        alpha: See the formula. The paper's 1e-4 is for pixels up to 255; for
+            pixels of variance 1 it is 0.4.
         beta: See the formula.
 
     Reference:
@@ -119,7 +125,7 @@ class LocalResponseNormalization(layers.Layer):
           section 3.3
     """
 
-    def __init__(self, radius=2, bias=2.0, alpha=1e-4, beta=0.75, **kwargs):
+    def __init__(self, radius=2, bias=2.0, alpha=0.4, beta=0.75, **kwargs):
         super().__init__(**kwargs)
         self.radius = radius
         self.bias = bias
@@ -129,13 +135,15 @@ class LocalResponseNormalization(layers.Layer):
     def call(self, inputs):
         rank, num = len(inputs.shape), inputs.shape[-1]
         ends = (self.radius, self.radius)
+        x = keras.ops.cast(inputs, "float32")
         squares = keras.ops.pad(
-            keras.ops.square(inputs), [(0, 0)] * (rank - 1) + [ends]
+            keras.ops.square(x), [(0, 0)] * (rank - 1) + [ends]
         )
         total = sum(
             squares[..., i : i + num] for i in range(2 * self.radius + 1)
         )
-        return inputs * (self.bias + self.alpha * total) ** -self.beta
+        x = x * (self.bias + self.alpha * total) ** -self.beta
+        return keras.ops.cast(x, inputs.dtype)
 
     def compute_output_shape(self, input_shape):
         return input_shape

@@ -10,6 +10,7 @@ from absl import flags
 from absl import logging
 
 from examples import image_bytes
+from examples import phase_report
 from examples import phases
 from examples.phase_recipe import PhaseRecipe
 from examples.phase_work import Work
@@ -19,13 +20,12 @@ FLAGS = flags.FLAGS
 flags.disclaim_key_flags()  # They are those of the example, for its --help.
 
 
-def run(dataset, recipe, output_dir):
+def run(dataset, recipe):
     """Defines the flags, and does the phases that are named.
 
     Args:
         dataset: The usual data set.
         recipe: Name of the usual recipe, in `recipes`.
-        output_dir: The usual folder.
     """
     flags.DEFINE_string(
         "dataset", dataset, "A TFDS name, or the path of an .npz file."
@@ -34,7 +34,10 @@ def run(dataset, recipe, output_dir):
         "recipe", str(RECIPES / f"{recipe}.json"), "The recipe, a JSON file."
     )
     flags.DEFINE_string(
-        "output_dir", output_dir, "Where everything is written."
+        "output_dir",
+        None,
+        "Where everything is written; a folder in runs/ that is named after "
+        "recipe and seed, if none is given.",
     )
     flags.DEFINE_string(
         "images_dir", "runs/images", "Where images of TFDS are kept as bytes."
@@ -51,6 +54,12 @@ def run(dataset, recipe, output_dir):
         1,
         "Epochs from one checkpoint to the next; more where epochs take "
         "seconds.",
+        1,
+    )
+    flags.DEFINE_integer(
+        "workers",
+        1,
+        "Threads that read batches ahead; more where images are on disk.",
         1,
     )
     flags.DEFINE_bool("quick", False, "Everything in a short form, as a test.")
@@ -73,6 +82,10 @@ def _main(argv):
             f"There is no {unknown}. Phases: {', '.join(known)}; points: "
             f"{', '.join(recipe.points)}."
         )
+    try:
+        recipe.try_out()
+    except (TypeError, ValueError) as error:
+        raise SystemExit(f"The recipe is of no use: {error}") from None
     data = image_bytes.load(
         FLAGS.dataset,
         recipe.image_size,
@@ -80,8 +93,18 @@ def _main(argv):
         FLAGS.seed,
         FLAGS.images_dir,
     )
+    folder = FLAGS.output_dir or (
+        pathlib.Path("runs")
+        / pathlib.Path(FLAGS.recipe).stem
+        / ("quick" if FLAGS.quick else f"seed{FLAGS.seed}")
+    )
     work = Work(
-        recipe, data, FLAGS.output_dir, FLAGS.seed, FLAGS.checkpoint_every
+        recipe,
+        data,
+        folder,
+        FLAGS.seed,
+        FLAGS.checkpoint_every,
+        FLAGS.workers,
     )
     for phase in phases.FIRST:
         if phase in wanted:
@@ -94,3 +117,5 @@ def _main(argv):
     for phase, function in phases.LAST.items():
         if phase in wanted:
             function(work, points)
+    if phase_report.read([folder]):
+        print(f"\n{phase_report.text([folder])}")

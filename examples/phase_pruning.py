@@ -21,7 +21,7 @@ def by_admm(work, point, start):
         Pairs of what was done and the network after it.
     """
     admm = work.recipe.points[point].admm
-    model, whole = work.for_training(start)
+    model, whole = work.for_training(start, admm)
     plan = work.recipe.plan(model, point)
     print(plan, flush=True)
     wrapper = keras_prm.ADMMWrapper(

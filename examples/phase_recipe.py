@@ -20,11 +20,13 @@ class Training:
         rate: The highest learning rate.
         weight_decay: Factor on the squared norm of the kernels in the loss,
             half of it: what other libraries call so.
+        dropout: Rate of all Dropout layers; None: the network's own.
     """
 
     epochs: int
     rate: float
     weight_decay: float
+    dropout: float | None = dataclasses.field(default=None, kw_only=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +142,21 @@ class PhaseRecipe:
         wrong = {
             "network, of one width": "width" not in build.parameters
             and self.network,
-            "options": sorted({*self.options} - {*build.parameters}),
+            # After input_shape, num_classes and width.
+            "options": sorted({*self.options} - {*list(build.parameters)[3:]}),
+            "numbers": [
+                name
+                for name, least in (
+                    ("width", 1),
+                    ("image_size", 1),
+                    ("batch_size", 1),
+                    ("pixels", 0),
+                    ("margin", 0),
+                    ("max_drop", 0),
+                )
+                if getattr(self, name) < least
+            ],
+            "top": self.top is not None and self.top < 1,
             "precision": self.precision not in known and self.precision,
             "points, their names": [
                 n for n in self.points if n == "dense" or "/" in n
@@ -160,9 +176,9 @@ class PhaseRecipe:
         }
         if wrong := {name: value for name, value in wrong.items() if value}:
             raise ValueError(
-                "Expected a network that takes its width and the options, a "
-                "precision of "
-                "'float32' or 'mixed_bfloat16', "
+                "Expected a network that takes its width and the options, "
+                "numbers that can be, a precision of 'float32' or "
+                "'mixed_bfloat16', "
                 "points whose names can be those of folders, 'admm' for "
                 "those that are pruned by it, and at least one view where "
                 f"somebody teaches. Received: {wrong}"
@@ -241,6 +257,12 @@ class PhaseRecipe:
             input_shape, num_classes, self.width, **self.options
         )
 
+    def try_out(self):
+        """Fails, before hours have gone by, where it is of no use."""
+        model = self.build((self.image_size, self.image_size, 3), 10)
+        for point in self.points:
+            self.plan(model, point)
+
     def plan(self, model, point):
         """The `SparsityPlan` of a point for a network at any width."""
         return keeping.plan(model, self.points[point].keep, self.column_pattern)
@@ -256,7 +278,7 @@ class PhaseRecipe:
         found = {
             name: value
             for name, value in values.items()
-            if name not in (*later, "points")
+            if name not in (*later, "points", "top")
         }
         if point is not None:
             for name in later:

@@ -43,7 +43,7 @@ def _flat(row):
     """A summary, with all accuracies and losses of one level."""
     row = dict(row)
     names = {"accuracy": "test_accuracies"}
-    if row["top"]:
+    if row.get("top"):
         names[f"top{row['top']}"] = f"test_top{row['top']}"
     for name, key in names.items():
         row[f"file_{name}"] = row[key]["small.tflite"]
@@ -59,7 +59,7 @@ def points(results):
     """
     lines = []
     for point, rows in results.items():
-        top = rows[0]["top"]
+        top = rows[0].get("top")
         names = ["accuracy", *([f"top{top}"] if top else [])]
         if not lines:
             dense = ["dense", len(rows)]
@@ -97,7 +97,7 @@ def stages(rows):
     shares.remove("valid_log_likelihood")
     lines = [["stage", *(name.replace("_", " ") for name in shares), *COUNTS]]
     first = rows[0]["stages"][0]
-    for found in zip(*(row["stages"] for row in rows)):
+    for found in zip(*(row["stages"] for row in rows), strict=True):
         lines.append(
             [
                 found[0]["stage"],

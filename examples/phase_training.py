@@ -17,13 +17,15 @@ class Trainer:
         data: dict of the `ByteSplit`s `"train"`, `"valid"` and `"test"`.
         seed: Seed of weights, order and crops.
         checkpoint_every: Epochs from one checkpoint to the next.
+        workers: Threads that read batches ahead, if more than 1.
     """
 
-    def __init__(self, recipe, data, seed, checkpoint_every=1):
+    def __init__(self, recipe, data, seed, checkpoint_every=1, workers=1):
         self.recipe = recipe
         self.data = data
         self.seed = seed
         self.checkpoint_every = checkpoint_every
+        self.workers = workers
         self.num_steps = len(self.batches())
 
     def batches(self, logits=None):
@@ -34,6 +36,7 @@ class Trainer:
             self.recipe.pixels,
             self.seed,
             logits=logits,
+            workers=self.workers,
         )
 
     def sgd(self, training, rate):

@@ -21,15 +21,18 @@ class Work:
         folder: Where everything is kept, a path.
         seed: Seed of all that is random, an int.
         checkpoint_every: Epochs from one checkpoint to the next.
+        workers: Threads that read batches ahead, if more than 1.
     """
 
-    def __init__(self, recipe, data, folder, seed, checkpoint_every=1):
+    def __init__(
+        self, recipe, data, folder, seed, checkpoint_every=1, workers=1
+    ):
         self.recipe = recipe
         self.data = data
         self.folder = pathlib.Path(folder)
         self.seed = seed
         self.trainer = phase_training.Trainer(
-            recipe, data, seed, checkpoint_every
+            recipe, data, seed, checkpoint_every, workers
         )
         self.fingerprint = result_files.fingerprint(data)
         self.num_classes = 1 + max(
@@ -70,9 +73,17 @@ class Work:
         shape = self.data["train"].image_shape
         return self.recipe.build(shape, self.num_classes)
 
-    def for_training(self, model):
-        """A model's fast form, and the same behind crops and flips."""
-        model = training_form.for_training(model, self.recipe.precision)
+    def for_training(self, model, training):
+        """A model's fast form, and the same behind crops and flips.
+
+        Args:
+            model: The model.
+            training: The `Training` that it is for.
+        """
+        keras.utils.set_random_seed(self.seed)  # of its Dropout layers
+        model = training_form.for_training(
+            model, self.recipe.precision, training.dropout
+        )
         return model, augmentation.augmented(
             model, self.recipe.pixels, self.recipe.margin
         )

@@ -44,11 +44,8 @@ def run(work, phase, point="dense"):
 
 def train_dense(work):
     """Trains the dense network."""
-    network = work.new_network()
-    for point in work.recipe.points:
-        work.recipe.plan(network, point)  # it fails now or never
-    model, whole = work.for_training(network)
     training = work.recipe.dense
+    model, whole = work.for_training(work.new_network(), training)
     work.trainer.fit(
         whole,
         work.trainer.falling_sgd(training),
@@ -63,7 +60,9 @@ def teach(work):
     if not work.recipe.distillation.weight:
         print("The recipe has nobody teach.")
         return
-    _, whole = work.for_training(work.load("dense", "dense", "dense"))
+    _, whole = work.for_training(
+        work.load("dense", "dense", "dense"), work.recipe.dense
+    )
     train = work.data["train"]
     paths = work.views()
     for view, path in enumerate(paths):
@@ -71,13 +70,18 @@ def teach(work):
             crops = augmentation.draw_view(
                 len(train.y), work.recipe.pixels, work.seed, view
             )
-            answers = whole.predict(
-                augmentation.InOrder(train, 500, work.recipe.pixels, crops),
-                verbose=0,
+            batches = augmentation.InOrder(
+                train, 500, work.recipe.pixels, crops
             )
             path.parent.mkdir(exist_ok=True)
             part = path.with_suffix(".part.npy")
-            np.save(part, np.asarray(answers, "float16"))
+            answers = np.lib.format.open_memmap(
+                part, "w+", "float16", (len(train.y), work.num_classes)
+            )
+            for i in range(len(batches)):
+                rows = slice(500 * i, 500 * (i + 1))
+                answers[rows] = whole.predict_on_batch(batches[i][0])
+            answers.flush()
             part.replace(path)
         print(f"view {view + 1} of {len(paths)}", flush=True)
 
@@ -94,7 +98,9 @@ def prune(work, point):
 def retrain(work, point):
     """Trains what is left; what is zero stays zero."""
     training = work.recipe.points[point].retrain
-    model, whole = work.for_training(work.load(point, "pruned", "prune"))
+    model, whole = work.for_training(
+        work.load(point, "pruned", "prune"), training
+    )
     work.trainer.fit(
         whole,
         work.trainer.falling_sgd(training),

@@ -6,8 +6,8 @@ r"""ResNet-18 on CIFAR-10, from dense to a small `.tflite` file.
     python -m examples.resnet18_cifar10 prune --points=60x
     python -m examples.resnet18_cifar10 --quick                # as a test
 
-Phases, in this order; all but the last if none is named. One that is done is not
-done again, and one that was cut off goes on at its last epoch.
+Phases, in this order; all but the last if none is named. One that is done is
+not done again, and one that was cut off goes on at its last epoch.
 
     dense     trains the dense network
     teach     asks it for its answers to the crops that students will see
@@ -41,4 +41,4 @@ if not __package__:
 from examples import phase_command
 
 if __name__ == "__main__":
-    phase_command.run("cifar10", "resnet18_cifar10", "runs/resnet18_cifar10")
+    phase_command.run("cifar10", "resnet18_cifar10")

@@ -2,7 +2,7 @@ r"""Prunes ResNet-18's filters by Torch-Pruning, for comparison.
 
     python -m venv torch && torch/bin/pip install torch torch-pruning numpy
     torch/bin/python examples/resnet18_torch_pruning.py \
-        runs/resnet18_cifar10/60x_torch_pruning --conv_weights=184848
+        runs/resnet18_cifar10/seed0/60x_torch_pruning --conv_weights=184848
 
 In an environment of its own, without Keras. Reads `dense.npz` of a folder,
 which the phase `prune` of a point with `"by": "elsewhere"` writes, and leaves

@@ -64,7 +64,7 @@ keras_prm.register_rule(
 _KEPT = (layers.InputLayer, layers.Normalization)
 
 
-def for_training(model, precision):
+def for_training(model, precision, dropout=None):
     """A copy of a functional model that trains fast, with its weights.
 
     Pixels are normalised, and logits made, in float32 whatever the precision.
@@ -72,6 +72,7 @@ def for_training(model, precision):
     Args:
         model: The model, in float32.
         precision: A dtype policy of Keras, such as `"mixed_bfloat16"`.
+        dropout: Rate of all Dropout layers; None: they keep theirs.
     """
 
     def clone(layer):
@@ -81,6 +82,8 @@ def for_training(model, precision):
             return FusedBatchNormalization.from_config(config)
         if not isinstance(layer, _KEPT) and layer is not model.layers[-1]:
             config["dtype"] = precision
+        if isinstance(layer, layers.Dropout) and dropout is not None:
+            config["rate"] = dropout
         return type(layer).from_config(config)
 
     return _cloned(model, clone)

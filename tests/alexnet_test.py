@@ -13,10 +13,13 @@ from absl.testing import absltest
 from absl.testing import parameterized
 
 import keras_prm
+from examples import claims
 from examples import networks
+from examples import phase_recipe
 from examples import result_files
 
 ROOT = pathlib.Path(__file__).absolute().parent.parent
+RECIPES = ROOT / "examples" / "recipes"
 # What the command downloads is made here, at random.
 COMMAND = """
 import runpy, sys
@@ -30,8 +33,8 @@ with tfds.testing.mock_data(num_examples=60):
 class NetworkTest(parameterized.TestCase):
     @parameterized.parameters(
         # Of the one tower: 61.1 million with ImageNet's classes.
-        (224, 1000, 61_128_872),
-        (96, 10, 23_518_410),
+        (224, 1000, 61_104_296),
+        (96, 10, 23_493_834),
     )
     def test_sizes(self, size, classes, parameters):
         model = networks.alexnet((size, size, 3), classes)
@@ -70,12 +73,31 @@ class NetworkTest(parameterized.TestCase):
         np.testing.assert_allclose(layer(x), expected, rtol=1e-5)
         again = type(layer).from_config(layer.get_config())
         np.testing.assert_array_equal(again(x), layer(x))
+        half = networks.LocalResponseNormalization(dtype="bfloat16")(x)
+        whole = networks.LocalResponseNormalization()(x)
+        np.testing.assert_allclose(
+            tf.cast(half, "float32"), whole, rtol=0.02, atol=1e-6
+        )
+
+    @parameterized.parameters(
+        ("alexnet_imagenette96", {"5x": 5, "10x": 10, "20x": 20}),
+        ("alexnet_imagenet", {"5x": 5, "10x": 10}),
+    )
+    def test_points_are_what_they_are_called(self, name, expected):
+        recipe = phase_recipe.PhaseRecipe.load(RECIPES / f"{name}.json")
+        self.assertCountEqual(recipe.points, expected)
+        shape = (recipe.image_size, recipe.image_size, 3)
+        for point, ratio in expected.items():
+            model = recipe.build(shape, 10)
+            keras_prm.hard_prune(model, recipe.plan(model, point))
+            left = keras_prm.costs(keras_prm.strip(model)).conv_weights
+            self.assertBetween(2_468_544 / left, ratio, 1.1 * ratio)
 
 
 class CommandTest(absltest.TestCase):
     def test_imagenet_in_small(self):
         folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
-        recipe = ROOT / "examples" / "recipes" / "alexnet_imagenet.json"
+        recipe = RECIPES / "alexnet_imagenet.json"
         found = subprocess.run(
             [sys.executable, "-c", COMMAND, "--quick", f"--recipe={recipe}"]
             + ["--dataset=imagenet2012", "--image_size=64"]
@@ -94,19 +116,8 @@ class CommandTest(absltest.TestCase):
         self.assertEqual(images.shape, (60, 96, 96, 3))
         summary = result_files.read(folder / "out" / "5x")
         self.assertTrue(summary["exact"])
-        self.assertGreater(summary["conv_ratio"], 4)
-        self.assertGreater(summary["stored_ratio"], 4)
-        for name, share in summary["test_top5"].items():
-            self.assertGreaterEqual(share, summary["test_accuracies"][name])
-        report = subprocess.run(
-            [sys.executable, "-m", "examples.phase_report", folder / "out"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        self.assertEqual(report.returncode, 0, report.stderr[-2000:])
-        self.assertIn("5x, stage by stage", report.stdout)
+        self.assertCountEqual(summary["test_top5"], claims.FILES)
+        self.assertIn("5x, stage by stage", found.stdout)
 
 
 if __name__ == "__main__":

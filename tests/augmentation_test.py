@@ -101,6 +101,19 @@ class BatchesTest(parameterized.TestCase):
         other = augmentation.CropsAndFlips(split(), 4, seed=1)
         self.assertFalse(np.array_equal(first[1], other.crops))
 
+    def test_read_ahead_or_not_it_is_the_same(self):
+        plain = augmentation.CropsAndFlips(split(), 3)
+        ahead = augmentation.CropsAndFlips(split(), 3, workers=3)
+        for epoch, order in ((0, (0, 0, 1, 2, 3, 4, 5)), (4, (5, 0, 1, 1))):
+            for batches in (plain, ahead):
+                batches.set_epoch(epoch)
+            for index in order:
+                inputs, labels = plain[index]
+                found, found_labels = ahead[index]
+                np.testing.assert_array_equal(found_labels, labels)
+                for name, value in inputs.items():
+                    np.testing.assert_array_equal(found[name], value)
+
     def test_answers_are_those_to_the_crops_that_are_shown(self):
         views, (num, classes) = 3, (20, 7)
         logits = np.arange(views * num * classes, dtype="float16")

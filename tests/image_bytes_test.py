@@ -130,12 +130,58 @@ class ImageBytesTest(parameterized.TestCase):
             data = image_bytes.load("some", 20, folder=self.folder)
         self.assertGreater(data["train"].x[:][..., 0].min(), 100)
 
-    def stored(self):
+    def test_another_process_makes_the_same(self):
+        def examples(name, part):
+            def slow():
+                yield from photographs(10)
+                with self.stored(), mock.patch("os.getpid", return_value=1):
+                    image_bytes.load("some", 20, folder=self.folder)
+                yield from list(photographs(30))[10:]
+
+            return slow(), 30, 3
+
+        with mock.patch.object(image_data, "tfds_examples", examples):
+            data = image_bytes.load("some", 20, folder=self.folder)
+        for split in data.values():
+            self.assertGreater(split.x[:][..., 0].min(), 100)
+        self.assertEmpty([*self.folder.rglob("*.part.npy")])
+
+    @parameterized.parameters(29, 31, 3000)
+    def test_photographs_that_are_not_as_many_as_was_said(self, num):
+        with self.stored(num=30, said=num):
+            with self.assertRaisesRegex(SystemExit, f"Expected {num:,}.* 30"):
+                image_bytes.load("some", 20, folder=self.folder)
+        self.assertEmpty([*self.folder.rglob("*.npy")])
+
+    def test_labels_that_are_secret(self):
+        secret = [(image, -1) for image, _ in photographs(30)]
+        with self.stored(secret):
+            with self.assertRaisesRegex(SystemExit, "least label -1"):
+                image_bytes.load("some", 20, folder=self.folder)
+
+    def test_a_disk_that_is_full(self):
+        usage = mock.Mock(free=1000)
+        with self.stored(), mock.patch("shutil.disk_usage", return_value=usage):
+            with self.assertRaisesRegex(SystemExit, "0.0 GB.*--images_dir"):
+                image_bytes.load("some", 20, folder=self.folder)
+
+    def stored(self, examples=None, num=30, said=None):
         return mock.patch.object(
             image_data,
             "tfds_examples",
-            lambda name, part: (photographs(30), 30, 3),
+            lambda name, part: (
+                iter(examples or photographs(num)),
+                said or num,
+                3,
+            ),
         )
+
+    def test_sheets_that_are_not_whole(self):
+        path = str(self.folder / "sheets.npz")
+        arrays = {"x_train_jpeg": np.zeros(3, "uint8"), "y_train": np.zeros(2)}
+        np.savez(path, **arrays)
+        with self.assertRaisesRegex(SystemExit, "no .*x_train_offsets"):
+            image_bytes.load(path, 8)
 
     @parameterized.parameters("imagenette/160px-v2", "imagenet2012", "cifar10")
     def test_tfds(self, name):

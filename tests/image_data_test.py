@@ -82,6 +82,13 @@ class ImageDataTest(parameterized.TestCase):
         with self.assertRaisesRegex(SystemExit, "Expected the arrays"):
             image_data.load(str(self.folder / "half.npz"))
 
+    def test_npz_that_is_scaled_already(self):
+        path = str(self.folder / "scaled.npz")
+        x, y = np.full((5, 8, 8), 0.5), np.arange(5)
+        np.savez(path, x_train=x, y_train=y, x_test=x, y_test=y)
+        with self.assertRaisesRegex(SystemExit, "0 to 255.*up to 0.5"):
+            image_data.load(path)
+
     def test_tfds(self):
         with tfds.testing.mock_data(num_examples=40):
             data = image_data.load("mnist")

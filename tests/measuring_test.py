@@ -51,7 +51,7 @@ class MeasuringTest(absltest.TestCase):
 
     def test_images_are_read_by_the_chunk(self):
         whole = measuring.logits_of(model(), split())
-        with mock.patch.object(measuring, "CHUNK", 10):
+        with mock.patch.object(measuring, "CHUNK", 10 * 4 * 16):
             found = measuring.logits_of(model(), split())
         self.assertEqual(found.shape, (23, 5))
         np.testing.assert_allclose(found, whole, rtol=1e-5)

@@ -92,6 +92,24 @@ class PhaseRecipeTest(parameterized.TestCase):
             {"distillation": {"weight": 0.5, "temperature": 2, "views": 0}},
             "one view",
         ),
+        (
+            {"options": {"width": 3, "colour": 1}},
+            r"options.*\['colour', 'width'\]",
+        ),
+        (
+            {"margin": -1, "batch_size": 0},
+            r"numbers.*\['batch_size', 'margin'\]",
+        ),
+        ({"top": 0}, "'top'"),
+        (
+            {
+                "network": "alexnet",
+                "points": {
+                    "b": {"after": "dense", "by": "elsewhere", "keep": {}}
+                },
+            },
+            "without 'widths'",
+        ),
         ({"points": {"b": {"after": "a", "keep": {}}}}, "stands before.*'a'"),
         (
             {"points": {"b": {"after": "dense", "keep": {}, "by": "luck"}}},

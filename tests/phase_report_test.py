@@ -92,6 +92,13 @@ class PhaseReportTest(absltest.TestCase):
         self.write(self.folders[0], "none", 0, 0.1)
         self.assertIn("0 (infx)", phase_report.text(self.folders))
 
+    def test_seeds_that_went_other_ways(self):
+        path = self.folders[0] / "a10x" / "summary.json"
+        summary = result_files.read(path.parent)
+        result_files.write_json(path, summary | {"stages": [row("a", 1, 1.0)]})
+        with self.assertRaises(ValueError):
+            phase_report.text(self.folders)
+
     def test_nothing_is_exported(self):
         with self.assertRaisesRegex(SystemExit, "No point is exported in no"):
             phase_report.text(["no"])

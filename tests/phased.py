@@ -67,7 +67,7 @@ def data():
     return {n: split(num, num) for n, num in names.items()}
 
 
-def work(folder, seed=0, **changes):
+def work(folder, seed=0, workers=1, **changes):
     """The phases' work; `tiny` has to be in `networks.NETWORKS`."""
-    config = copy.deepcopy(CONFIG | changes)
-    return Work(PhaseRecipe.from_config(config), data(), folder, seed)
+    recipe = PhaseRecipe.from_config(copy.deepcopy(CONFIG | changes))
+    return Work(recipe, data(), folder, seed, workers=workers)

@@ -154,7 +154,7 @@ class PhasesTest(parameterized.TestCase):
                 lambda *args, **kwargs: keras.callbacks.Callback(),
             )
         )
-        work = phased.work(folder)
+        work = phased.work(folder, workers=3)  # which reads ahead
         with mock.patch.object(keras.Model, "fit", cut_off):
             with self.assertRaises(KeyboardInterrupt):
                 phases.run(work, "retrain", "third")

@@ -111,11 +111,13 @@ class ShippedTest(parameterized.TestCase):
         shutil.copytree(FOLDERS[0][1], folder / "point")
         # These images are not those the accuracies were measured on: one of
         # the summary, and one of each of the three files.
-        self.assertEqual(claims.check(folder, images(50)), 4)
+        self.assertEqual(
+            claims.check(folder, lambda size, margin: images(50)), 4
+        )
 
     def test_nothing_shipped(self):
         with self.assertRaisesRegex(SystemExit, "Mind --results"):
-            claims.check(RESULTS / "no", images(5))
+            claims.check(RESULTS / "no", None)
 
 
 class ShipTest(parameterized.TestCase):
