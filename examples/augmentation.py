@@ -1,4 +1,4 @@
-"""Random crops and flips, drawn by the host, made in the compiled step.
+"""Random crops, flips and holes, drawn by the host, made in the compiled step.
 
 What is drawn depends on a seed, the epoch and the image alone: a training
 that is resumed sees what it would have seen, on every backend, and a teacher
@@ -13,15 +13,18 @@ import keras
 import numpy as np
 from keras import ops
 
+GREY = 0.47  # the mean of natural images
+
 
 class CropsAndFlips(keras.utils.PyDataset):
     """Batches of a `Split` in random order, with a crop for each image.
 
     Inputs are a dict for `augmented`: `"images"`, uint8 `(n, height, width,
     channels)`, and `"crops"`, int32 `(n, 3)`: down, right, and whether to
-    flip. Targets are the labels, or, with a teacher's answers, labels and
-    logits as `distillation.Distillation` takes them, `(n, 1 + classes)`.
-    Images are read batch by batch, wherever they are.
+    flip; with holes `(n, 5)`, and where the middle of each is. Targets are
+    the labels, or, with a teacher's answers, labels and logits as
+    `distillation.Distillation` takes them, `(n, 1 + classes)`. Images are
+    read batch by batch, wherever they are.
 
     What does not fill a batch is left out of an epoch, so that every step is
     of one shape.
@@ -35,6 +38,8 @@ class CropsAndFlips(keras.utils.PyDataset):
         logits: A teacher's answers to the crops of `draw_view`, which are
             shown in turns then, a sequence of arrays `(images, classes)`; or
             None.
+        hole: Pixels of the side of a square that is cut out of each image,
+            see `CropAndFlip`; 0: none is.
         workers: Threads that read batches ahead, if more than 1. They are
             not those of Keras, which read, and lose, batches before a resumed
             training has said where it goes on.
@@ -44,7 +49,14 @@ class CropsAndFlips(keras.utils.PyDataset):
     """
 
     def __init__(
-        self, split, batch_size, pixels=4, seed=0, logits=None, workers=1
+        self,
+        split,
+        batch_size,
+        pixels=4,
+        seed=0,
+        logits=None,
+        hole=0,
+        workers=1,
     ):
         shapes = [view.shape for view in (() if logits is None else logits)]
         if any(shape[0] != len(split.y) for shape in shapes):
@@ -64,6 +76,8 @@ class CropsAndFlips(keras.utils.PyDataset):
         self.pixels = pixels
         self.seed = seed
         self.logits = logits
+        self.hole = hole
+        self.shape = split.image_shape
         self.set_epoch(0)
 
     def set_epoch(self, epoch):
@@ -77,6 +91,10 @@ class CropsAndFlips(keras.utils.PyDataset):
             self.view = epoch % len(self.logits)
             numbers = self.seed, self.view, 2
         self.crops = draw(len(self.labels), self.pixels, numbers)
+        if self.hole:
+            rng = np.random.default_rng((self.seed, epoch, 3))
+            places = rng.integers(0, self.shape[:2], (len(self.labels), 2))
+            self.crops = np.concatenate([self.crops, places], 1, dtype="int32")
         self._ahead = {}  # from a batch's number to its future
 
     def __len__(self):
@@ -119,18 +137,22 @@ class InOrder(CropsAndFlips):
         batch_size: Images per batch; the last one may have fewer.
         pixels: As of `CropsAndFlips`.
         crops: The crop of each image, int32 `(n, 3)`; None: the middle.
+        hole: As of the `CropAndFlip` they are for; none is cut out.
     """
 
-    def __init__(self, split, batch_size, pixels=4, crops=None):
-        super().__init__(split, batch_size, pixels)
+    def __init__(self, split, batch_size, pixels=4, crops=None, hole=0):
+        super().__init__(split, batch_size, pixels, hole=hole)
         if crops is not None:
             self.crops = crops
 
     def set_epoch(self, epoch):
         self.epoch = epoch
         self.order = np.arange(len(self.labels))
-        self.crops = np.full((len(self.labels), 3), self.pixels, "int32")
-        self.crops[:, 2] = 0
+        middle = [self.pixels, self.pixels, 0]
+        outside = [-self.hole, -self.hole] if self.hole else []
+        self.crops = np.tile(
+            np.array(middle + outside, "int32"), (len(self.labels), 1)
+        )
 
     def __len__(self):
         return -(-len(self.order) // self.batch_size)
@@ -165,19 +187,25 @@ class CropAndFlip(keras.layers.Layer):
     Args:
         pixels: See `CropsAndFlips`.
         margin: Crops have so many pixels less than images on each side.
+        hole: Pixels of the side of a square that becomes grey in each; it
+            may reach over the border. 0: none does.
 
     Call arguments:
         images: uint8 `(n, height, width, channels)`.
-        crops: int32 `(n, 3)`.
+        crops: int32 `(n, 3)`, or `(n, 5)` with holes.
 
     Returns:
         float32 `(n, height - 2 * margin, width - 2 * margin, channels)`.
+
+    Reference:
+        - [DeVries and Taylor, 2017](https://arxiv.org/abs/1708.04552), holes
     """
 
-    def __init__(self, pixels=4, margin=0, **kwargs):
+    def __init__(self, pixels=4, margin=0, hole=0, **kwargs):
         super().__init__(**{"dtype": "float32", "autocast": False} | kwargs)
         self.pixels = pixels
         self.margin = margin
+        self.hole = hole
 
     def call(self, images, crops):
         _, height, width, _ = images.shape
@@ -189,8 +217,17 @@ class CropAndFlip(keras.layers.Layer):
         flip = ops.cast(crops[:, 2], "bool")[:, None, None]
         right = ops.where(flip, ops.flip(right, axis=1), right)
         x = ops.einsum("nij,njwc->niwc", down, x)
-        x = ops.einsum("nij,nhjc->nhic", right, x)
-        return x / 255.0
+        x = ops.einsum("nij,nhjc->nhic", right, x) / 255.0
+        if self.hole:
+            down = self._is_in_hole(crops[:, 3], x.shape[1])[:, :, None, None]
+            right = self._is_in_hole(crops[:, 4], x.shape[2])[:, None, :, None]
+            x = ops.where(ops.logical_and(down, right), GREY, x)
+        return x
+
+    def _is_in_hole(self, middle, size):
+        start = ops.cast(middle, "int32")[:, None] - self.hole // 2
+        places = ops.arange(size, dtype="int32")[None]
+        return ops.logical_and(start <= places, places < start + self.hole)
 
     def _pick(self, start, size):
         """Which source `j` makes place `i`, `(n, i, j)` of 0 and 1."""
@@ -206,23 +243,24 @@ class CropAndFlip(keras.layers.Layer):
         return num, height - less, width - less, channels
 
     def get_config(self):
-        config = {"pixels": self.pixels, "margin": self.margin}
-        return super().get_config() | config
+        names = ("pixels", "margin", "hole")
+        return super().get_config() | {n: getattr(self, n) for n in names}
 
 
-def augmented(model, pixels=4, margin=0):
+def augmented(model, pixels=4, margin=0, hole=0):
     """A model of images that crops, flips and scales them first.
 
     It shares the weights of `model`, and its inputs are what `CropsAndFlips`
-    yields: images with a margin of so many pixels on each side.
+    yields: images with a margin of so many pixels on each side. Arguments are
+    those of `CropAndFlip`.
     """
     height, width, channels = model.input_shape[1:]
     shape = height + 2 * margin, width + 2 * margin, channels
     inputs = {
         "images": keras.Input(shape, dtype="uint8", name="images"),
-        "crops": keras.Input((3,), dtype="int32", name="crops"),
+        "crops": keras.Input((5 if hole else 3,), dtype="int32", name="crops"),
     }
-    x = CropAndFlip(pixels, margin, name="crop_and_flip")(
+    x = CropAndFlip(pixels, margin, hole, name="crop_and_flip")(
         inputs["images"], inputs["crops"]
     )
     return keras.Model(inputs, model(x), name=f"augmented_{model.name}")

@@ -33,7 +33,7 @@ def by_admm(work, point, start):
     work.trainer.fit(
         whole,
         wrapper,
-        admm.epochs,
+        admm,
         work.folder / point / "admm",
         [keras_prm.ADMMProgress()],
         work.answers(),

@@ -21,12 +21,14 @@ class Training:
         weight_decay: Factor on the squared norm of the kernels in the loss,
             half of it: what other libraries call so.
         dropout: Rate of all Dropout layers; None: the network's own.
+        hole: Pixels of the side of a square that is cut out of each image.
     """
 
     epochs: int
     rate: float
     weight_decay: float
     dropout: float | None = dataclasses.field(default=None, kw_only=True)
+    hole: int = dataclasses.field(default=0, kw_only=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +98,8 @@ class PhaseRecipe:
         max_drop: What purification may cost, mean log likelihood of the
             validation labels.
         points: dict from the name of a point to its `Point`.
+        again: How the dense network is trained once more, from where it is; a
+            warm restart. None: it is not.
         options: dict of what else the network takes.
         margin: Pixels on each side of images that are there for crops alone.
         top: Counts labels among so many answers as well; None does not.
@@ -115,6 +119,7 @@ class PhaseRecipe:
     column_pattern: str
     max_drop: float
     points: dict
+    again: Training | None = None
     options: dict = dataclasses.field(default_factory=dict)
     margin: int = 0
     top: int | None = None
@@ -212,6 +217,8 @@ class PhaseRecipe:
                 retrain=Training(**retrain),
                 **point,
             )
+        if again := config.pop("again", None):
+            config["again"] = Training(**again)
         return cls(
             dense=Training(**config.pop("dense")),
             distillation=Distillation(**config.pop("distillation")),
@@ -243,6 +250,7 @@ class PhaseRecipe:
             width=width,
             batch_size=32,
             dense=few(self.dense, 2),
+            again=self.again and few(self.again),
             distillation=dataclasses.replace(self.distillation, views=1),
             points={name: point},
         )

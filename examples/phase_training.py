@@ -28,7 +28,7 @@ class Trainer:
         self.workers = workers
         self.num_steps = len(self.batches())
 
-    def batches(self, logits=None):
+    def batches(self, logits=None, hole=0):
         """The training images; with a teacher's `logits`, as targets too."""
         return augmentation.CropsAndFlips(
             self.data["train"],
@@ -36,6 +36,7 @@ class Trainer:
             self.recipe.pixels,
             self.seed,
             logits=logits,
+            hole=hole,
             workers=self.workers,
         )
 
@@ -81,18 +82,20 @@ class Trainer:
             admm.rho, self.num_steps, admm.growth, staircase=True
         )
 
-    def fit(self, model, optimizer, epochs, folder, callbacks=(), logits=None):
+    def fit(
+        self, model, optimizer, training, folder, callbacks=(), logits=None
+    ):
         """Trains a model; goes on where it was cut off.
 
         Args:
             model: An `augmentation.augmented` model, compiled here.
             optimizer: Its optimizer.
-            epochs: How many epochs in all.
+            training: The `Training` that says how long.
             folder: Where checkpoint and log are kept, a path.
             callbacks: More Keras callbacks.
             logits: A teacher's answers, see `CropsAndFlips`, or None.
         """
-        batches = self.batches(logits)
+        batches = self.batches(logits, training.hole)
         model.compile(
             optimizer,
             self._loss(logits),
@@ -108,10 +111,13 @@ class Trainer:
         ]
         model.fit(
             batches,
-            epochs=epochs,
+            epochs=training.epochs,
             shuffle=False,  # `batches` are, by seed and epoch alone
             validation_data=augmentation.InOrder(
-                self.data["valid"], 500, self.recipe.pixels
+                self.data["valid"],
+                500,
+                self.recipe.pixels,
+                hole=training.hole,
             ),
             callbacks=[
                 *callbacks,

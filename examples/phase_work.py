@@ -85,7 +85,7 @@ class Work:
             model, self.recipe.precision, training.dropout
         )
         return model, augmentation.augmented(
-            model, self.recipe.pixels, self.recipe.margin
+            model, self.recipe.pixels, self.recipe.margin, training.hole
         )
 
     def load(self, point, name, phase):

@@ -8,6 +8,7 @@ taken away at any time, and training goes on at its last epoch.
                          small.keras, *.tflite, summary.json
 """
 
+import dataclasses
 import importlib.util
 import os
 import platform
@@ -43,16 +44,18 @@ def run(work, phase, point="dense"):
 
 
 def train_dense(work):
-    """Trains the dense network."""
-    training = work.recipe.dense
-    model, whole = work.for_training(work.new_network(), training)
-    work.trainer.fit(
-        whole,
-        work.trainer.falling_sgd(training),
-        training.epochs,
-        work.folder / "dense",
-    )
-    work.end("dense", "dense", [("dense", training_form.as_kept(model))])
+    """Trains the dense network, and maybe once more."""
+    found, path = work.new_network(), work.folder / "dense"
+    for training in filter(None, (work.recipe.dense, work.recipe.again)):
+        model, whole = work.for_training(found, training)
+        work.trainer.fit(
+            whole,
+            work.trainer.falling_sgd(training),
+            training,
+            path,
+        )
+        found, path = training_form.as_kept(model), path / "again"
+    work.end("dense", "dense", [("dense", found)])
 
 
 def teach(work):
@@ -60,9 +63,8 @@ def teach(work):
     if not work.recipe.distillation.weight:
         print("The recipe has nobody teach.")
         return
-    _, whole = work.for_training(
-        work.load("dense", "dense", "dense"), work.recipe.dense
-    )
+    training = dataclasses.replace(work.recipe.dense, hole=0)
+    _, whole = work.for_training(work.load("dense", "dense", "dense"), training)
     train = work.data["train"]
     paths = work.views()
     for view, path in enumerate(paths):
@@ -104,7 +106,7 @@ def retrain(work, point):
     work.trainer.fit(
         whole,
         work.trainer.falling_sgd(training),
-        training.epochs,
+        training,
         work.folder / point / "retrain",
         [keras_prm.StructuredMask(keras_prm.masks_of(whole))],
         work.answers(),

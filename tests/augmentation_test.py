@@ -55,6 +55,37 @@ class CropAndFlipTest(parameterized.TestCase):
         found = augmentation.CropAndFlip(2, 1)(**inputs)
         np.testing.assert_allclose(found, data.floats(), rtol=1e-6)
 
+    @parameterized.parameters(1, 2, 3)
+    def test_holes_are_grey(self, hole):
+        data = split(60, (8, 7, 3))
+        batches = augmentation.CropsAndFlips(data, 60, 1, hole=hole)
+        inputs, _ = batches[0]
+        found = augmentation.CropAndFlip(1, 0, hole)(**inputs)
+        whole = augmentation.CropAndFlip(1)(
+            inputs["images"], inputs["crops"][:, :3]
+        )
+        seen = set()
+        for found, whole, (row, column) in zip(
+            keras.ops.convert_to_numpy(found),
+            keras.ops.convert_to_numpy(whole),
+            inputs["crops"][:, 3:],
+        ):
+            rows, columns = (
+                slice(max(0, n - hole // 2), n - hole // 2 + hole)
+                for n in (row, column)
+            )
+            whole = whole.copy()
+            whole[rows, columns] = augmentation.GREY
+            np.testing.assert_array_equal(found, whole)
+            seen |= {row, column}
+        self.assertEqual(seen, {*range(8)})
+
+    def test_nothing_is_cut_out_of_what_is_in_order(self):
+        data = split(9, (8, 7, 3))
+        inputs, _ = augmentation.InOrder(data, 9, 2, hole=3)[0]
+        found = augmentation.CropAndFlip(2, 0, 3)(**inputs)
+        np.testing.assert_allclose(found, data.floats(), rtol=1e-6)
+
     def test_draws_all_there_are(self):
         crops = augmentation.draw(2000, 2, (0, 0))
         self.assertLen(np.unique(crops, axis=0), 5 * 5 * 2)
@@ -74,9 +105,10 @@ class CropAndFlipTest(parameterized.TestCase):
         )
 
     def test_config(self):
-        layer = augmentation.CropAndFlip(3, 2, name="mine")
+        layer = augmentation.CropAndFlip(3, 2, 1, name="mine")
         found = augmentation.CropAndFlip.from_config(layer.get_config())
-        self.assertEqual((found.pixels, found.margin), (3, 2))
+        values = found.pixels, found.margin, found.hole
+        self.assertEqual(values, (3, 2, 1))
         self.assertEqual(found.name, "mine")
 
 

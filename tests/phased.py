@@ -19,6 +19,7 @@ CONFIG = {
     "batch_size": 16,
     "pixels": 1,
     "dense": TRAINING | {"epochs": 6},
+    "again": TRAINING | {"hole": 3},
     "distillation": {"weight": 0.5, "temperature": 2.0, "views": 2},
     "column_pattern": "free",
     "max_drop": 0.0,
