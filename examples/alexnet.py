@@ -13,8 +13,8 @@ many pixels the network sees; images are kept at that size in `--images_dir`.
 Tables of several seeds: `python -m examples.phase_report`.
 
 All of ImageNet, on a machine with a GPU and with 300 GB of disk for images
-(`--image_size=112`: 85 GB), which TFDS makes from the archives that it asks
-for, and which are then looked at in crops of 224 of 256 pixels:
+(`--image_size=112`: 85 GB), besides what TFDS takes for the archives that it
+asks for; images are then looked at in crops of 224 of 256 pixels:
 
     KERAS_BACKEND=jax python -m examples.alexnet --dataset=imagenet2012 \
         --recipe=examples/recipes/alexnet_imagenet.json

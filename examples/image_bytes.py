@@ -1,7 +1,7 @@
 """Photographs as bytes of one size, read as they are asked for.
 
 What TensorFlow Datasets has is made as large as it is needed once, and kept
-on disk: training then needs no TensorFlow, and no more memory than a batch.
+on disk: training then needs no TensorFlow, and memory for a few batches alone.
 """
 
 import concurrent.futures
@@ -142,9 +142,10 @@ def _sheets(name):
     """
     if not name.endswith(".npz") or not pathlib.Path(name).exists():
         return None
-    from PIL import Image
 
     def split(part):
+        from PIL import Image
+
         content, offsets = data[f"x_{part}_jpeg"], data[f"x_{part}_offsets"]
         found = []
         for start, end in itertools.pairwise(offsets):
