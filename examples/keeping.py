@@ -6,7 +6,7 @@ import math
 import keras_prm
 
 
-def plan(model, keep, column_pattern="free"):
+def plan(model, keep, column_pattern="free", network=None):
     """The `SparsityPlan` that keeps so many filters and columns.
 
     What has less already keeps all of it.
@@ -19,20 +19,19 @@ def plan(model, keep, column_pattern="free"):
             do layers that are not named. Of layers whose filters can only
             fall together, one has to be named; the first match counts.
         column_pattern: See `keras_prm.SparsityPlan.explicit`.
+        network: Where the model is what pruning has left of a network, that
+            network: layers it has lost may still be named.
 
     Raises:
         ValueError: A pattern names no layer with a kernel.
     """
-    layers = {
-        layer.name: layer
-        for layer in model.layers
-        if getattr(layer, "kernel", None) is not None
-    }
-    idle = [p for p in keep if not fnmatch.filter(layers, p)]
+    layers = _with_kernels(model)
+    names = list(layers if network is None else _with_kernels(network))
+    idle = [p for p in keep if not fnmatch.filter(names, p)]
     if idle:
         raise ValueError(
             "Every pattern has to name a layer that has a kernel. "
-            f"Received: {idle}. There are: {list(layers)}"
+            f"Received: {idle}. There are: {names}"
         )
     kept = {
         name: next(keep[p] for p in keep if fnmatch.fnmatchcase(name, p))
@@ -56,6 +55,14 @@ def plan(model, keep, column_pattern="free"):
                 "column_pattern": column_pattern,
             }
     return keras_prm.SparsityPlan.explicit(model, targets)
+
+
+def _with_kernels(model):
+    return {
+        layer.name: layer
+        for layer in model.layers
+        if getattr(layer, "kernel", None) is not None
+    }
 
 
 def _live_columns(plan, layers):

@@ -272,8 +272,18 @@ class PhaseRecipe:
             self.plan(model, point)
 
     def plan(self, model, point):
-        """The `SparsityPlan` of a point for a network at any width."""
-        return keeping.plan(model, self.points[point].keep, self.column_pattern)
+        """The `SparsityPlan` of a point.
+
+        Args:
+            model: The network, at any width, or what is left of it.
+            point: Name of the point.
+        """
+        return keeping.plan(
+            model,
+            self.points[point].keep,
+            self.column_pattern,
+            network=self.build((self.image_size, self.image_size, 3), 10),
+        )
 
     def settings(self, point=None):
         """All that the dense network, or a point, depends on; as JSON has it.

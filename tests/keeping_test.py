@@ -1,12 +1,14 @@
 """Tests of plans by what is kept."""
 
 import keras
+import numpy as np
 from absl.testing import absltest
 from absl.testing import parameterized
 
 import keras_prm
 from examples import keeping
 from examples import networks
+from tests import phased
 from tests import zoo
 
 
@@ -61,6 +63,18 @@ class KeepingTest(parameterized.TestCase):
         model = networks.lenet5((28, 28, 1), 10)
         with self.assertRaisesRegex(ValueError, r"\['conv3'\].*'conv1'"):
             keeping.plan(model, {"conv3": [1, None], "conv*": [2, None]})
+
+    def test_a_layer_that_pruning_took_out_may_be_named(self):
+        network = phased.tiny((8, 8, 3), 3)
+        network.get_layer("conv1").kernel.assign(np.zeros((3, 3, 8, 8)))
+        network.get_layer("conv2").kernel.assign(np.zeros((1, 1, 8, 8)))
+        model = keras_prm.strip(network)
+        keep = {"stem": [4, None], "conv1": [4, None]}
+        with self.assertRaisesRegex(ValueError, r"\['conv1'\].*'stem'"):
+            keeping.plan(model, keep)
+        found = keeping.plan(model, keep, network=network)
+        keras_prm.hard_prune(model, found)
+        self.assertEqual(live(model, "stem")[0], 4)
 
 
 if __name__ == "__main__":

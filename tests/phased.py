@@ -24,7 +24,7 @@ CONFIG = {
     "column_pattern": "free",
     "max_drop": 0.0,
     "admm": TRAINING | {"rate": 0.01, "rho": 0.1, "growth": 3.0},
-    "retrain": TRAINING,
+    "retrain": TRAINING | {"epochs": 4, "rate": 0.05},
     "points": {
         "half": {
             "after": "dense",
@@ -44,7 +44,7 @@ def tiny(input_shape, num_classes, width=8, widths=None):
     width = (widths or {}).get("stem", width)
     x = images = keras.Input(input_shape)
     x = layers.Conv2D(width, 3, padding="same", use_bias=False, name="stem")(x)
-    x = layers.BatchNormalization(name="norm")(x)
+    x = layers.BatchNormalization(momentum=0.8, name="norm")(x)
     y = layers.ReLU()(layers.Conv2D(width, 3, padding="same", name="conv1")(x))
     y = layers.Conv2D(width, 1, use_bias=False, name="conv2")(y)
     x = layers.ReLU()(layers.Add()([x, y]))
