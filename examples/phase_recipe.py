@@ -100,6 +100,8 @@ class PhaseRecipe:
         points: dict from the name of a point to its `Point`.
         again: How the dense network is trained once more, from where it is; a
             warm restart. None: it is not.
+        average: What its end has then in the dense network, which is the mean
+            of both ends, in (0, 1). None: it is the dense network.
         options: dict of what else the network takes.
         margin: Pixels on each side of images that are there for crops alone.
         top: Counts labels among so many answers as well; None does not.
@@ -120,6 +122,7 @@ class PhaseRecipe:
     max_drop: float
     points: dict
     again: Training | None = None
+    average: float | None = None
     options: dict = dataclasses.field(default_factory=dict)
     margin: int = 0
     top: int | None = None
@@ -161,6 +164,9 @@ class PhaseRecipe:
                 )
                 if getattr(self, name) < least
             ],
+            "average": self.average is not None
+            and (self.again is None or not 0 < self.average < 1)
+            and self.average,
             "top": self.top is not None and self.top < 1,
             "precision": self.precision not in known and self.precision,
             "points, their names": [
@@ -182,7 +188,8 @@ class PhaseRecipe:
         if wrong := {name: value for name, value in wrong.items() if value}:
             raise ValueError(
                 "Expected a network that takes its width and the options, "
-                "numbers that can be, a precision of 'float32' or "
+                "numbers that can be, 'average' in (0, 1) and beside 'again', "
+                "a precision of 'float32' or "
                 "'mixed_bfloat16', "
                 "points whose names can be those of folders, 'admm' for "
                 "those that are pruned by it, and at least one view where "

@@ -18,6 +18,7 @@ import numpy as np
 
 import keras_prm
 from examples import augmentation
+from examples import averaging
 from examples import claims
 from examples import measuring
 from examples import phase_pruning
@@ -46,6 +47,7 @@ def run(work, phase, point="dense"):
 def train_dense(work):
     """Trains the dense network, and maybe once more."""
     found, path = work.new_network(), work.folder / "dense"
+    ends = []
     for training in filter(None, (work.recipe.dense, work.recipe.again)):
         model, whole = work.for_training(found, training)
         work.trainer.fit(
@@ -55,6 +57,14 @@ def train_dense(work):
             path,
         )
         found, path = training_form.as_kept(model), path / "again"
+        ends.append(found)
+    if work.recipe.average is not None:
+        found = averaging.mean(*ends, work.recipe.average)
+        model, whole = work.for_training(found, work.recipe.dense)
+        batches = work.trainer.batches()
+        some = range(min(40, len(batches)))
+        averaging.settle(model, whole, (batches[i][0] for i in some))
+        found = training_form.as_kept(model)
     work.end("dense", "dense", [("dense", found)])
 
 

@@ -101,6 +101,8 @@ class PhaseRecipeTest(parameterized.TestCase):
             r"numbers.*\['batch_size', 'margin'\]",
         ),
         ({"top": 0}, "'top'"),
+        ({"average": 0.5}, "average.*0.5"),
+        ({"again": CONFIG["dense"], "average": 1.5}, "average.*1.5"),
         (
             {
                 "network": "alexnet",

@@ -20,6 +20,7 @@ CONFIG = {
     "pixels": 1,
     "dense": TRAINING | {"epochs": 6},
     "again": TRAINING | {"hole": 3},
+    "average": 0.6,
     "distillation": {"weight": 0.5, "temperature": 2.0, "views": 2},
     "column_pattern": "free",
     "max_drop": 0.0,
