@@ -3,14 +3,12 @@
 import dataclasses
 import pathlib
 import tempfile
-from unittest import mock
 
 import keras
 import numpy as np
 from absl.testing import absltest
 from absl.testing import parameterized
 
-from examples import networks
 from examples import phases
 from tests import phased
 
@@ -18,9 +16,7 @@ from tests import phased
 class WorkTest(parameterized.TestCase):
     def setUp(self):
         super().setUp()
-        self.enterContext(
-            mock.patch.dict(networks.NETWORKS, {"tiny": phased.tiny})
-        )
+        self.enterContext(phased.as_network())
         self.folder = pathlib.Path(
             self.enterContext(tempfile.TemporaryDirectory())
         )

@@ -1,12 +1,14 @@
 """A tiny residual network in phases, on made images."""
 
 import copy
+from unittest import mock
 
 import keras
 import numpy as np
 from keras import layers
 
 from examples import image_bytes
+from examples import networks
 from examples.phase_recipe import PhaseRecipe
 from examples.phase_work import Work
 
@@ -69,7 +71,12 @@ def data():
     return {n: split(num, num) for n, num in names.items()}
 
 
+def as_network():
+    """A context in which `tiny` is a network that recipes may name."""
+    return mock.patch.dict(networks.NETWORKS, {"tiny": tiny})
+
+
 def work(folder, seed=0, workers=1, **changes):
-    """The phases' work; `tiny` has to be in `networks.NETWORKS`."""
+    """The phases' work, inside of `as_network`."""
     recipe = PhaseRecipe.from_config(copy.deepcopy(CONFIG | changes))
     return Work(recipe, data(), folder, seed, workers=workers)

@@ -14,7 +14,6 @@ from absl.testing import parameterized
 import keras_prm
 from examples import augmentation
 from examples import measuring
-from examples import networks
 from examples import phases
 from examples import result_files
 from tests import phased
@@ -24,9 +23,7 @@ class PhasesTest(parameterized.TestCase):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.enterClassContext(
-            mock.patch.dict(networks.NETWORKS, {"tiny": phased.tiny})
-        )
+        cls.enterClassContext(phased.as_network())
         cls.folder = pathlib.Path(
             cls.enterClassContext(tempfile.TemporaryDirectory())
         )
