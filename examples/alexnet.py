@@ -16,7 +16,7 @@ All of ImageNet, on a machine with a GPU and with 300 GB of disk for images
 (`--image_size=112`: 85 GB), besides what TFDS takes for the archives that it
 asks for; images are then looked at in crops of 224 of 256 pixels:
 
-    KERAS_BACKEND=jax python -m examples.alexnet --dataset=imagenet2012 \
+    KERAS_BACKEND=jax python -m examples.alexnet --workers=8 \
         --recipe=examples/recipes/alexnet_imagenet.json
 
 Its settings are where one would start from: nobody has run it to its end.
@@ -33,4 +33,4 @@ if not __package__:
 from examples import phase_command
 
 if __name__ == "__main__":
-    phase_command.run("imagenette", "alexnet_imagenette96")
+    phase_command.run("alexnet_imagenette96")

@@ -43,6 +43,7 @@ class CropsAndFlips(keras.utils.PyDataset):
         workers: Threads that read batches ahead, if more than 1. They are
             not those of Keras, which read, and lose, batches before a resumed
             training has said where it goes on.
+        flips: Whether every second crop is mirrored, by chance.
 
     Raises:
         ValueError: `logits` are of another number of images.
@@ -57,6 +58,7 @@ class CropsAndFlips(keras.utils.PyDataset):
         logits=None,
         hole=0,
         workers=1,
+        flips=True,
     ):
         shapes = [view.shape for view in (() if logits is None else logits)]
         if any(shape[0] != len(split.y) for shape in shapes):
@@ -77,6 +79,7 @@ class CropsAndFlips(keras.utils.PyDataset):
         self.seed = seed
         self.logits = logits
         self.hole = hole
+        self.flips = flips
         self.shape = split.image_shape
         self.set_epoch(0)
 
@@ -90,7 +93,7 @@ class CropsAndFlips(keras.utils.PyDataset):
         else:
             self.view = epoch % len(self.logits)
             numbers = self.seed, self.view, 2
-        self.crops = draw(len(self.labels), self.pixels, numbers)
+        self.crops = draw(len(self.labels), self.pixels, numbers, self.flips)
         if self.hole:
             rng = np.random.default_rng((self.seed, epoch, 3))
             places = rng.integers(0, self.shape[:2], (len(self.labels), 2))
@@ -162,20 +165,20 @@ class InOrder(CropsAndFlips):
         return inputs, labels[:, None]
 
 
-def draw_view(num, pixels, seed, view):
+def draw_view(num, pixels, seed, view, flips=True):
     """The crops that a teacher answers to, int32 `(num, 3)`.
 
     Others than those of any epoch in which nobody teaches, so that the
     teacher has not been trained on just these.
     """
-    return draw(num, pixels, (seed, view, 2))
+    return draw(num, pixels, (seed, view, 2), flips)
 
 
-def draw(num, pixels, numbers):
+def draw(num, pixels, numbers, flips=True):
     """Crops by a tuple of numbers, int32 `(num, 3)`."""
     rng = np.random.default_rng(numbers)
     return rng.integers(
-        0, [2 * pixels + 1, 2 * pixels + 1, 2], (num, 3), dtype="int32"
+        0, [2 * pixels + 1, 2 * pixels + 1, 1 + flips], (num, 3), dtype="int32"
     )
 
 

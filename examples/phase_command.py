@@ -20,15 +20,17 @@ FLAGS = flags.FLAGS
 flags.disclaim_key_flags()  # They are those of the example, for its --help.
 
 
-def run(dataset, recipe):
+def run(recipe):
     """Defines the flags, and does the phases that are named.
 
     Args:
-        dataset: The usual data set.
         recipe: Name of the usual recipe, in `recipes`.
     """
     flags.DEFINE_string(
-        "dataset", dataset, "A TFDS name, or the path of an .npz file."
+        "dataset",
+        None,
+        "A TFDS name, or the path of an .npz file; that of the recipe, if none "
+        "is given.",
     )
     flags.DEFINE_string(
         "recipe", str(RECIPES / f"{recipe}.json"), "The recipe, a JSON file."
@@ -87,7 +89,7 @@ def _main(argv):
     except (TypeError, ValueError) as error:
         raise SystemExit(f"The recipe is of no use: {error}") from None
     data = image_bytes.load(
-        FLAGS.dataset,
+        FLAGS.dataset or recipe.dataset,
         recipe.image_size,
         recipe.margin,
         FLAGS.seed,

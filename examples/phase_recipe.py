@@ -86,12 +86,14 @@ class PhaseRecipe:
     """One network, one way of training it, several degrees of pruning.
 
     Args:
+        dataset: The images it is for, a TFDS name.
         network: Name in `networks.NETWORKS`.
         width: Filters of its first layer.
         image_size: Pixels of height and width that it sees.
         precision: Keras' dtype policy in training.
         batch_size: Images per training step.
         pixels: Largest shift of a crop along each axis.
+        flips: Whether every second crop is mirrored.
         dense: How the dense network is trained.
         distillation: What the dense network teaches the others.
         column_pattern: See `keras_prm.SparsityPlan.explicit`.
@@ -110,6 +112,7 @@ class PhaseRecipe:
         ValueError: A name is not known, or points want what is not there.
     """
 
+    dataset: str
     network: str
     width: int
     image_size: int
@@ -125,6 +128,7 @@ class PhaseRecipe:
     average: float | None = None
     options: dict = dataclasses.field(default_factory=dict)
     margin: int = 0
+    flips: bool = True
     top: int | None = None
 
     def __post_init__(self):
@@ -295,23 +299,41 @@ class PhaseRecipe:
     def settings(self, point=None):
         """All that the dense network, or a point, depends on; as JSON has it.
 
+        Fields at their defaults are left out, so that what was made before a
+        recipe could say more stays what it is.
+
         Args:
             point: Name of the point; None: the dense network.
         """
-        values = dataclasses.asdict(self)
-        later = ("distillation", "column_pattern", "max_drop")
-        found = {
-            name: value
-            for name, value in values.items()
-            if name not in (*later, "points", "top")
-        }
-        if point is not None:
-            for name in later:
-                found[name] = values[name]
-            found["way"] = [values["points"][n] for n in self.way(point)]
-        return json.loads(json.dumps(found))
+        values = _without_defaults(self)
+        points = values.pop("points")
+        for name in ("dataset", "top"):  # the images are, of the former
+            values.pop(name, None)
+        if point is None:
+            for name in ("distillation", "column_pattern", "max_drop"):
+                values.pop(name)
+        else:
+            values["way"] = [points[name] for name in self.way(point)]
+        return json.loads(json.dumps(values))
 
     def way(self, point):
         """The points from the dense network to a point, a list of names."""
         before = self.points[point].after
         return [*(self.way(before) if before != "dense" else ()), point]
+
+
+def _without_defaults(value):
+    """Dataclasses as dicts of what is not said by their defaults."""
+    if isinstance(value, dict):
+        return {name: _without_defaults(v) for name, v in value.items()}
+    if not dataclasses.is_dataclass(value):
+        return value
+    found = {}
+    for field in dataclasses.fields(value):
+        default = field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        mine = getattr(value, field.name)
+        if mine != default:
+            found[field.name] = _without_defaults(mine)
+    return found

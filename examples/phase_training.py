@@ -38,6 +38,7 @@ class Trainer:
             logits=logits,
             hole=hole,
             workers=self.workers,
+            flips=self.recipe.flips,
         )
 
     def sgd(self, training, rate):

@@ -60,7 +60,8 @@ def train_dense(work):
         ends.append(found)
     if work.recipe.average is not None:
         found = averaging.mean(*ends, work.recipe.average)
-        model, whole = work.for_training(found, work.recipe.dense)
+        plain = dataclasses.replace(work.recipe.dense, hole=0)
+        model, whole = work.for_training(found, plain)
         batches = work.trainer.batches()
         some = range(min(40, len(batches)))
         averaging.settle(model, whole, (batches[i][0] for i in some))
@@ -80,7 +81,11 @@ def teach(work):
     for view, path in enumerate(paths):
         if not path.exists():
             crops = augmentation.draw_view(
-                len(train.y), work.recipe.pixels, work.seed, view
+                len(train.y),
+                work.recipe.pixels,
+                work.seed,
+                view,
+                work.recipe.flips,
             )
             batches = augmentation.InOrder(
                 train, 500, work.recipe.pixels, crops

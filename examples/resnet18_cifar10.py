@@ -41,4 +41,4 @@ if not __package__:
 from examples import phase_command
 
 if __name__ == "__main__":
-    phase_command.run("cifar10", "resnet18_cifar10")
+    phase_command.run("resnet18_cifar10")

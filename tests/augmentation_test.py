@@ -87,6 +87,8 @@ class CropAndFlipTest(parameterized.TestCase):
         np.testing.assert_allclose(found, data.floats(), rtol=1e-6)
 
     def test_draws_all_there_are(self):
+        crops = augmentation.draw(2000, 2, (0, 0), flips=False)
+        self.assertFalse(crops[:, 2].any())
         crops = augmentation.draw(2000, 2, (0, 0))
         self.assertLen(np.unique(crops, axis=0), 5 * 5 * 2)
 

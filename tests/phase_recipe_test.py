@@ -70,6 +70,17 @@ class PhaseRecipeTest(parameterized.TestCase):
         dense = recipe(dense=CONFIG["dense"] | {"epochs": 1})
         self.assertNotEqual(dense.settings("60x"), before[0])
 
+    def test_what_recipes_can_say_since_changes_no_settings(self):
+        found = recipe()
+        told = found.settings("60x")
+        self.assertNotIn("flips", told)
+        self.assertNotIn("hole", told["dense"])
+        self.assertNotIn("dropout", told["way"][0]["retrain"])
+        changed = recipe(flips=False, dense=CONFIG["dense"] | {"hole": 3})
+        self.assertFalse(changed.settings()["flips"])
+        self.assertEqual(changed.settings()["dense"]["hole"], 3)
+        self.assertEqual(recipe(dataset="other").settings("60x"), told)
+
     def test_quick(self):
         found = recipe().quick()
         self.assertEqual(list(found.points), ["20x"])

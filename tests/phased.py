@@ -14,6 +14,7 @@ from examples.phase_work import Work
 
 TRAINING = {"epochs": 2, "rate": 0.1, "weight_decay": 1e-4}
 CONFIG = {
+    "dataset": "made",
     "network": "tiny",
     "width": 8,
     "image_size": 8,
