@@ -13,15 +13,17 @@ many pixels the network sees; images are kept at that size in `--images_dir`.
 Tables of several seeds: `python -m examples.phase_report`.
 
 All of ImageNet, on a machine with a GPU and with 300 GB of disk for images
-(`--image_size=112`: 85 GB), besides what TFDS takes for the archives that it
-asks for; images are then looked at in crops of 224 of 256 pixels:
+(`--image_size=112`: 85 GB) and 31 GB for the dense network's answers, besides
+what TFDS takes for the archives that it asks for; images are then looked at in
+crops of 224 of 256 pixels:
 
     KERAS_BACKEND=jax python -m examples.alexnet --workers=8 \
         --recipe=examples/recipes/alexnet_imagenet.json
 
 Its settings are where one would start from: nobody has run it to its end.
 `"options": {"normalization": "local"}` in a recipe is the paper's way to
-normalise; it wants a tenth of the learning rates.
+normalise; it wants a tenth of the learning rates, and null for the filters of
+conv1 and conv2 in each point, which it ties to their neighbours.
 """
 
 import pathlib

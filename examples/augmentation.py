@@ -141,10 +141,13 @@ class InOrder(CropsAndFlips):
         pixels: As of `CropsAndFlips`.
         crops: The crop of each image, int32 `(n, 3)`; None: the middle.
         hole: As of the `CropAndFlip` they are for; none is cut out.
+        workers: As of `CropsAndFlips`.
     """
 
-    def __init__(self, split, batch_size, pixels=4, crops=None, hole=0):
-        super().__init__(split, batch_size, pixels, hole=hole)
+    def __init__(
+        self, split, batch_size, pixels=4, crops=None, hole=0, workers=1
+    ):
+        super().__init__(split, batch_size, pixels, hole=hole, workers=workers)
         if crops is not None:
             self.crops = crops
 
@@ -156,6 +159,7 @@ class InOrder(CropsAndFlips):
         self.crops = np.tile(
             np.array(middle + outside, "int32"), (len(self.labels), 1)
         )
+        self._ahead = {}
 
     def __len__(self):
         return -(-len(self.order) // self.batch_size)

@@ -11,6 +11,7 @@ import itertools
 import math
 import os
 import pathlib
+import platform
 import shutil
 
 import numpy as np
@@ -67,7 +68,7 @@ class ByteSplit(image_data.Split):
         return height - 2 * self.margin, width - 2 * self.margin, channels
 
 
-def load(name, size, margin=0, seed=0, folder="runs/images"):
+def load(name, size, margin=0, seed=0, folder="runs/images", most=None):
     """Loads a data set, makes its images square, and splits it.
 
     Of an image that is not square the middle is taken; it is resized by
@@ -81,6 +82,8 @@ def load(name, size, margin=0, seed=0, folder="runs/images"):
         margin: Further pixels on each side, for crops.
         seed: Seed of the split.
         folder: Where images of TensorFlow Datasets are kept.
+        most: Only so many images for training and validation, and for the
+            test; None: all.
 
     Returns:
         dict with the `ByteSplit`s `"train"`, `"valid"` and `"test"`. The
@@ -90,8 +93,10 @@ def load(name, size, margin=0, seed=0, folder="runs/images"):
     stored = size + 2 * margin
     found = _sheets(name) or image_data.arrays(name, seed)
     if found is None:
-        train, test = _tfds(name, stored, pathlib.Path(folder))
+        train, test = _tfds(name, stored, pathlib.Path(folder), most)
     else:
+        if most is not None:
+            found = [_some(split, most) for split in found]
         train, test = (
             image_data.Split(_all_fitted(split.x, stored), split.y)
             for split in found
@@ -109,6 +114,12 @@ def load(name, size, margin=0, seed=0, folder="runs/images"):
         "valid": split(train, valid),
         "test": split(test, np.arange(len(test.y))),
     }
+
+
+def _some(split, most):
+    """Images from all of a split, which may be in order."""
+    order = np.random.default_rng(0).permutation(len(split.y))
+    return image_data.Split(split.x[order[:most]], split.y[order[:most]])
 
 
 def fitted(image, size):
@@ -130,6 +141,12 @@ def _all_fitted(images, size):
     images = images[..., None] if images.ndim == 3 else images
     if images.shape[1:3] == (size, size):
         return images
+    height, width = images.shape[1:3]
+    print(
+        f"{len(images):,} images of {height} x {width} pixels are made "
+        f"{size} x {size}.",
+        flush=True,
+    )
     return np.stack([fitted(image, size) for image in images])
 
 
@@ -156,10 +173,7 @@ def _sheets(name):
             found.append(sheet.reshape(-1, *sheet.shape[2:]))
         labels = data[f"y_{part}"]
         images = np.concatenate(found)[: len(labels)]
-        if len(images) < len(labels):
-            raise SystemExit(
-                f"{name} has {len(labels)} labels of {len(images)} images."
-            )
+        labels = image_data.labels_of(name, f"y_{part}", labels, images)
         return image_data.Split(images, labels)
 
     names = ("x_{}_jpeg", "x_{}_offsets", "y_{}")
@@ -172,14 +186,16 @@ def _sheets(name):
         return split("train"), split("test")
 
 
-def _tfds(name, size, folder):
+def _tfds(name, size, folder, most):
     """Two splits of TensorFlow Datasets, from disk if they are there."""
-    folder = folder / f"{name.replace('/', '-').replace(':', '-')}-{size}"
+    some = "" if most is None else f"-first{most}"
+    plain = name.replace("/", "-").replace(":", "-")
+    folder = folder / f"{plain}-{size}{some}"
     found = []
     for part in ("train", "test"):
         if not (folder / f"{part}_labels.npy").exists():
             folder.mkdir(parents=True, exist_ok=True)
-            _store(name, part, size, folder)
+            _store(name, part, size, folder, most)
         found.append(
             image_data.Split(
                 np.load(folder / f"{part}.npy", mmap_mode="r"),
@@ -189,13 +205,14 @@ def _tfds(name, size, folder):
     return found
 
 
-def _store(name, part, size, folder):
+def _store(name, part, size, folder, most):
     """Writes the images of one split, and then the labels.
 
     Both appear under their names when they are whole: another process may
     write the same at the same time.
     """
-    examples, num, channels = image_data.tfds_examples(name, part)
+    _remove_what_was_cut_off(folder, part)
+    examples, num, channels = image_data.tfds_examples(name, part, most)
     shape = (num, size, size, channels)
     num_bytes = math.prod(shape)
     print(
@@ -207,8 +224,9 @@ def _store(name, part, size, folder):
         raise SystemExit(
             f"There are {free / 1e9:.1f} GB free. Choose another --images_dir."
         )
-    path = folder / f"{part}.{os.getpid()}.part.npy"
-    labels_path = folder / f"{part}_labels.{os.getpid()}.part.npy"
+    end = f"{platform.node()}.{os.getpid()}.part.npy"
+    path = folder / f"{part}.{end}"
+    labels_path = folder / f"{part}_labels.{end}"
     try:
         images = np.lib.format.open_memmap(path, "w+", "uint8", shape)
         np.save(labels_path, _copied(examples, images))
@@ -217,6 +235,18 @@ def _store(name, part, size, folder):
     finally:
         path.unlink(missing_ok=True)
         labels_path.unlink(missing_ok=True)
+
+
+def _remove_what_was_cut_off(folder, part):
+    """Removes what processes of this machine left that are no more."""
+    for path in folder.glob(f"{part}*.{platform.node()}.*.part.npy"):
+        try:
+            os.kill(int(path.name.split(".")[-3]), 0)
+        except ProcessLookupError:
+            path.unlink()
+            print(f"{path} was cut off, and is removed.", flush=True)
+        except PermissionError:
+            pass
 
 
 def _copied(examples, images):

@@ -158,7 +158,21 @@ def _npz(path):
                 )
         if end:
             train, test = _undone(train), _undone(test)
-        return Split(train, y_train), Split(test, y_test)
+        return (
+            Split(train, labels_of(path, "y_train", y_train, train)),
+            Split(test, labels_of(path, "y_test", y_test, test)),
+        )
+
+
+def labels_of(path, name, labels, images):
+    """Labels as `(n,)`; exits unless there is one integer for each image."""
+    num = len(images)
+    if labels.shape not in ((num,), (num, 1)) or labels.dtype.kind not in "iu":
+        raise SystemExit(
+            f"{name} of {path} has to be one integer for each of {num:,} "
+            f"images. Received: {labels.dtype}, {labels.shape}"
+        )
+    return labels.reshape(num)
 
 
 def _undone(differences):
@@ -179,13 +193,14 @@ def _undone(differences):
     return np.moveaxis(planes, 0, -1)
 
 
-def tfds_examples(name, part):
+def tfds_examples(name, part, most=None):
     """Examples of a split of TensorFlow Datasets.
 
     Args:
         name: Name of the data set.
         part: `"train"` or `"test"`; where nothing is called `"test"`, or its
             labels are secret, as those of ImageNet, it is `"validation"`.
+        most: How many at most; None: all.
 
     Returns:
         An iterator of pairs of an image, uint8 `(height, width, channels)`,
@@ -207,11 +222,13 @@ def tfds_examples(name, part):
         secret = builder.name.startswith("imagenet2012")
         if part == "test" and (secret or "test" not in splits):
             part = "validation"
+        if most is not None:
+            part += f"[:{most}]"
         data = builder.as_dataset(split=part, as_supervised=True)
         channels = builder.info.features["image"].shape[-1]
         return iter(tfds.as_numpy(data)), len(data), channels
     except Exception as error:
-        reason = " ".join(str(error).split())[:160]
+        reason = " ".join(str(error).split())[:600]
         raise SystemExit(
             f"Cannot load '{name}' from TensorFlow Datasets "
             f"({type(error).__name__}: {reason}). Use {others}."

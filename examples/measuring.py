@@ -1,6 +1,7 @@
 """What a model holds, and how well it does on a split of the images."""
 
 import math
+import os
 
 import keras
 import numpy as np
@@ -60,11 +61,6 @@ def _by_chunk(function, split):
     return np.concatenate(found).astype("float32")
 
 
-def accuracy(model, split):
-    """Share of a split that a model gets right, in [0, 1]."""
-    return share_right(logits_of(model, split), split.y)
-
-
 def log_likelihood(model, split):
     """Mean log probability of a split's labels.
 
@@ -107,5 +103,5 @@ def file_accuracy(path, split):
 
 def file_logits(path, split):
     """Logits of a `.tflite` file on a split, float32 `(n, classes)`."""
-    file = keras_prm.LiteRTModel(path)
+    file = keras_prm.LiteRTModel(path, num_threads=os.cpu_count())
     return _by_chunk(lambda x: file.predict(x, batch_size=500), split)

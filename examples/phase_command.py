@@ -94,11 +94,12 @@ def _main(argv):
         recipe.margin,
         FLAGS.seed,
         FLAGS.images_dir,
+        most=2000 if FLAGS.quick else None,
     )
     folder = FLAGS.output_dir or (
         pathlib.Path("runs")
         / pathlib.Path(FLAGS.recipe).stem
-        / ("quick" if FLAGS.quick else f"seed{FLAGS.seed}")
+        / f"{'quick' if FLAGS.quick else 'seed'}{FLAGS.seed}"
     )
     work = Work(
         recipe,

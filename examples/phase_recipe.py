@@ -30,6 +30,16 @@ class Training:
     dropout: float | None = dataclasses.field(default=None, kw_only=True)
     hole: int = dataclasses.field(default=0, kw_only=True)
 
+    def __post_init__(self):
+        _check_numbers(
+            self,
+            epochs=self.epochs >= 1,
+            rate=self.rate > 0,
+            weight_decay=self.weight_decay >= 0,
+            dropout=self.dropout is None or 0 <= self.dropout < 1,
+            hole=self.hole >= 0,
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class Admm(Training):
@@ -46,6 +56,10 @@ class Admm(Training):
     rho: float
     growth: float
 
+    def __post_init__(self):
+        super().__post_init__()
+        _check_numbers(self, rho=self.rho > 0, growth=self.growth > 0)
+
 
 @dataclasses.dataclass(frozen=True)
 class Distillation:
@@ -60,6 +74,14 @@ class Distillation:
     weight: float
     temperature: float
     views: int
+
+    def __post_init__(self):
+        _check_numbers(
+            self,
+            weight=0 <= self.weight <= 1,
+            temperature=self.temperature > 0,
+            views=self.views >= (self.weight > 0),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,8 +208,6 @@ class PhaseRecipe:
                 for n, point in self.points.items()
                 if point.by == "elsewhere" and "widths" not in build.parameters
             ],
-            "distillation, without views": self.distillation.weight
-            and self.distillation.views < 1,
         }
         if wrong := {name: value for name, value in wrong.items() if value}:
             raise ValueError(
@@ -195,9 +215,8 @@ class PhaseRecipe:
                 "numbers that can be, 'average' in (0, 1) and beside 'again', "
                 "a precision of 'float32' or "
                 "'mixed_bfloat16', "
-                "points whose names can be those of folders, 'admm' for "
-                "those that are pruned by it, and at least one view where "
-                f"somebody teaches. Received: {wrong}"
+                "points whose names can be those of folders, and 'admm' for "
+                f"those that are pruned by it. Received: {wrong}"
             )
 
     @classmethod
@@ -222,6 +241,11 @@ class PhaseRecipe:
         points = {}
         for name, point in config.pop("points").items():
             point = usual | point
+            if not point["retrain"]:
+                raise ValueError(
+                    "Every point needs 'retrain', its own or that of the "
+                    f"recipe. Received none for: {name!r}"
+                )
             admm, retrain = point.pop("admm"), point.pop("retrain")
             points[name] = Point(
                 admm=admm and Admm(**admm),
@@ -320,6 +344,17 @@ class PhaseRecipe:
         """The points from the dense network to a point, a list of names."""
         before = self.points[point].after
         return [*(self.way(before) if before != "dense" else ()), point]
+
+
+def _check_numbers(training, **fine):
+    wrong = {
+        n: getattr(training, n) for n, is_fine in fine.items() if not is_fine
+    }
+    if wrong:
+        raise ValueError(
+            f"{type(training).__name__} cannot have {wrong}. What there may "
+            "be is in its docstring."
+        )
 
 
 def _without_defaults(value):

@@ -35,21 +35,27 @@ def read(folders):
     for folder in map(pathlib.Path, folders):
         for path in sorted(folder.glob("*/claims.json")):
             row = result_files.read(path.parent)
-            found.setdefault(row["point"], []).append(_flat(row))
+            found.setdefault(row["point"], []).append(row)
+    rows = [row for some in found.values() for row in some]
+    tops = {row.get("top") for row in rows}
+    for row in rows:
+        _add_levels(row, *(tops if len(tops) == 1 else [None]))
     return dict(sorted(found.items(), key=lambda i: median(i[1], "conv_ratio")))
 
 
-def _flat(row):
-    """A summary, with all accuracies and losses of one level."""
-    row = dict(row)
+def _add_levels(row, top):
+    """To a summary, all accuracies and losses on one level.
+
+    `top` is that of all summaries, or None.
+    """
     names = {"accuracy": "test_accuracies"}
-    if row.get("top"):
-        names[f"top{row['top']}"] = f"test_top{row['top']}"
+    row["top"] = top
+    if top:
+        names[f"top{top}"] = f"test_top{top}"
     for name, key in names.items():
         row[f"file_{name}"] = row[key]["small.tflite"]
         row[f"int8_{name}"] = row[key]["int8.tflite"]
         row[f"{name}_lost"] = row[f"dense_test_{name}"] - row[f"file_{name}"]
-    return row
 
 
 def points(results):
@@ -93,8 +99,9 @@ def stages(rows):
 
     Accuracies are those on the validation split.
     """
-    shares = [n for n in rows[0]["stages"][0] if n.startswith("valid_")]
-    shares.remove("valid_log_likelihood")
+    top = f"valid_top{rows[0].get('top')}"
+    has_top = all(top in stage for row in rows for stage in row["stages"])
+    shares = ["valid_accuracy", *([top] if has_top else [])]
     lines = [["stage", *(name.replace("_", " ") for name in shares), *COUNTS]]
     first = rows[0]["stages"][0]
     for found in zip(*(row["stages"] for row in rows), strict=True):

@@ -3,6 +3,7 @@
 import sys
 
 import keras
+import numpy as np
 
 import keras_prm
 from examples import augmentation
@@ -86,7 +87,7 @@ class Trainer:
     def fit(
         self, model, optimizer, training, folder, callbacks=(), logits=None
     ):
-        """Trains a model; goes on where it was cut off.
+        """Trains a model; goes on where it was cut off, exits if it diverges.
 
         Args:
             model: An `augmentation.augmented` model, compiled here.
@@ -119,6 +120,7 @@ class Trainer:
                 500,
                 self.recipe.pixels,
                 hole=training.hole,
+                workers=self.workers,
             ),
             callbacks=[
                 *callbacks,
@@ -129,12 +131,27 @@ class Trainer:
                     set_epoch=batches.set_epoch,
                 ),
                 keras.callbacks.CSVLogger(folder / "log.csv", append=True),
+                _StopWhereLossIsNotFinite(),
             ],
             verbose=1 if sys.stdout.isatty() else 2,
         )
+        if not all(np.isfinite(w).all() for w in model.get_weights()):
+            raise SystemExit(
+                f"Training in {folder} has diverged: weights are not finite. "
+                "Lower its learning rate in the recipe, and choose another "
+                "--output_dir, or delete the folder of the point."
+            )
 
     def _loss(self, logits):
         if logits is None:
             return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         taught = self.recipe.distillation
         return distillation.Distillation(taught.weight, taught.temperature)
+
+
+class _StopWhereLossIsNotFinite(keras.callbacks.Callback):
+    """`TerminateOnNaN` by the epoch: that one waits for each step of a GPU."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        if not np.isfinite(logs["loss"]):
+            self.model.stop_training = True

@@ -125,12 +125,6 @@ class Work:
             stages: Pairs of what was done and the model after it.
         """
         path = self.folder / point
-        if not all(np.isfinite(w).all() for w in stages[-1][1].get_weights()):
-            raise SystemExit(
-                f"The weights of {point} are not finite, and nothing is "
-                f"written. The last checkpoint in {path} is good: lower the "
-                "learning rate in the recipe, and delete it."
-            )
         rows = []
         for stage, model in stages:
             row = measuring.account(

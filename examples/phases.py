@@ -74,10 +74,13 @@ def teach(work):
     if not work.recipe.distillation.weight:
         print("The recipe has nobody teach.")
         return
+    paths = work.views()
+    if all(path.exists() for path in paths):
+        print(f"Done: {paths[0].parent}")
+        return
     training = dataclasses.replace(work.recipe.dense, hole=0)
     _, whole = work.for_training(work.load("dense", "dense", "dense"), training)
     train = work.data["train"]
-    paths = work.views()
     for view, path in enumerate(paths):
         if not path.exists():
             crops = augmentation.draw_view(
@@ -88,7 +91,11 @@ def teach(work):
                 work.recipe.flips,
             )
             batches = augmentation.InOrder(
-                train, 500, work.recipe.pixels, crops
+                train,
+                500,
+                work.recipe.pixels,
+                crops,
+                workers=work.trainer.workers,
             )
             path.parent.mkdir(exist_ok=True)
             part = path.with_suffix(".part.npy")
@@ -197,7 +204,7 @@ def export(work, point):
     )
     summary = result_files.read(path)
     found = claims.measured(
-        path, work.data["test"], summary["stages"][0], work.recipe.top
+        path, work.data["test"], summary["stages"][0], summary.get("top")
     )
     result_files.write_json(path / "summary.json", summary | found)
     result_files.write_json(path / "claims.json", found)

@@ -22,6 +22,11 @@ Points that are pruned otherwise, for comparison, are gone to if they are named:
 `60x_filters` by magnitude, and `60x_torch_pruning` by another library, see
 `examples/resnet18_torch_pruning.py`.
 
+Images of your own go in by `--dataset=PATH.npz` too, as `x_train`, `y_train`,
+`x_test` and `y_test`; they are made as large as the recipe says, or
+`--image_size`. `"flips": false` in a recipe is for those that may not be
+mirrored.
+
 The recipe is for a GPU, where an epoch takes seconds:
 
     KERAS_BACKEND=jax python -m examples.resnet18_cifar10 \

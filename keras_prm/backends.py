@@ -1,4 +1,4 @@
-"""What an optimizer has to know of the backend it runs on."""
+"""What differs from backend to backend."""
 
 from __future__ import annotations
 
@@ -33,6 +33,43 @@ def without_gradients():
     import torch
 
     return torch.no_grad()
+
+
+@contextlib.contextmanager
+def full_precision():
+    """A context in which float32 is float32.
+
+    GPUs may compute products of float32 in TF32, with 10 bits of mantissa, or
+    less: enough to train with, not to tell by whether two models are one.
+    """
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        config = tf.config.experimental
+        before = config.tensor_float_32_execution_enabled()
+        config.enable_tensor_float_32_execution(False)
+        try:
+            yield
+        finally:
+            config.enable_tensor_float_32_execution(before)
+    elif backend == "jax":
+        import jax
+
+        with jax.default_matmul_precision("highest"):
+            yield
+    else:
+        import torch
+
+        places = torch.backends.cuda.matmul, torch.backends.cudnn
+        before = [place.allow_tf32 for place in places]
+        try:
+            for place in places:
+                place.allow_tf32 = False
+            yield
+        finally:
+            for place, allowed in zip(places, before, strict=True):
+                place.allow_tf32 = allowed
 
 
 def add_pull(gradient, weight, w, t):

@@ -12,6 +12,7 @@ import tempfile
 import keras
 import numpy as np
 
+from keras_prm import backends
 from keras_prm import conversion
 from keras_prm import conversion_process
 from keras_prm import export_checks
@@ -227,7 +228,8 @@ def _outputs(view, path, samples):
     """Pairs of what the model and the file compute for each output."""
     fixed, parts = view.inputs[0].shape[0], []
     for x, rows in samples_of.portions(samples, fixed or 16, bool(fixed)):
-        outputs = keras.tree.flatten(view(x, training=False))
+        with backends.full_precision():
+            outputs = keras.tree.flatten(view(x, training=False))
         parts.append([keras.ops.convert_to_numpy(y)[:rows] for y in outputs])
     expected = [np.concatenate(ys) for ys in zip(*parts)]
     names = conversion.input_names(view)

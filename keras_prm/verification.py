@@ -8,6 +8,7 @@ import pathlib
 import keras
 import numpy as np
 
+from keras_prm import backends
 from keras_prm import conversion
 from keras_prm import parity
 from keras_prm import tables
@@ -205,7 +206,8 @@ def _limits(model, tolerance):
 def _run(view, arrays):
     structure = keras.tree.pack_sequence_as(view.input, arrays)
     size = view.inputs[0].shape[0] or 32
-    outputs = view.predict(structure, batch_size=size, verbose=0)
+    with backends.full_precision():
+        outputs = view.predict(structure, batch_size=size, verbose=0)
     return [np.asarray(x) for x in keras.tree.flatten(outputs)]
 
 

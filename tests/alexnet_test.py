@@ -100,7 +100,7 @@ class CommandTest(absltest.TestCase):
         recipe = RECIPES / "alexnet_imagenet.json"
         found = subprocess.run(
             [sys.executable, "-c", COMMAND, "--quick", f"--recipe={recipe}"]
-            + ["--dataset=imagenet2012", "--image_size=64"]
+            + ["--image_size=64"]
             + [f"--output_dir={folder / 'out'}"]
             + [f"--images_dir={folder / 'images'}"],
             cwd=ROOT,
@@ -110,9 +110,8 @@ class CommandTest(absltest.TestCase):
             check=False,
         )
         self.assertEqual(found.returncode, 0, found.stderr[-2000:])
-        images = np.load(
-            folder / "images" / "imagenet2012-96" / "train.npy", mmap_mode="r"
-        )
+        kept = folder / "images" / "imagenet2012-96-first2000"
+        images = np.load(kept / "train.npy", mmap_mode="r")
         self.assertEqual(images.shape, (60, 96, 96, 3))
         summary = result_files.read(folder / "out" / "5x")
         self.assertTrue(summary["exact"])

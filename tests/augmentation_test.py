@@ -148,6 +148,14 @@ class BatchesTest(parameterized.TestCase):
                 for name, value in inputs.items():
                     np.testing.assert_array_equal(found[name], value)
 
+    def test_in_order_read_ahead_or_not_it_is_the_same(self):
+        plain = augmentation.InOrder(split(), 8)
+        ahead = augmentation.InOrder(split(), 8, workers=2)
+        for index in (0, 1, *range(len(plain))):
+            for one, other in zip(plain[index], ahead[index]):
+                for name in one if isinstance(one, dict) else [...]:
+                    np.testing.assert_array_equal(one[name], other[name])
+
     def test_answers_are_those_to_the_crops_that_are_shown(self):
         views, (num, classes) = 3, (20, 7)
         logits = np.arange(views * num * classes, dtype="float16")

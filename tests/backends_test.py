@@ -57,6 +57,30 @@ class BackendsTest(parameterized.TestCase):
         for one, other in zip(found, expected):
             np.testing.assert_allclose(one, other, atol=2e-5)
 
+    def test_full_precision(self):
+        def allowed():
+            if ON_TENSORFLOW:
+                import tensorflow as tf
+
+                config = tf.config.experimental
+                return config.tensor_float_32_execution_enabled()
+            if keras.backend.backend() == "jax":
+                import jax
+
+                return jax.config.jax_default_matmul_precision != "highest"
+            import torch
+
+            found = torch.backends.cudnn.allow_tf32
+            self.assertLessEqual(torch.backends.cuda.matmul.allow_tf32, found)
+            return found
+
+        self.assertTrue(allowed())
+        with self.assertRaises(ZeroDivisionError):
+            with backends.full_precision():
+                self.assertFalse(allowed())
+                1 / 0
+        self.assertTrue(allowed())
+
     def test_add_pull(self):
         """1 + 0.5 * (4 - 1) = 2.5, 2 + 0.5 * (0 - 4) = 0."""
         found = backends.add_pull(

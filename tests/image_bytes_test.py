@@ -1,7 +1,11 @@
 """Tests of photographs as bytes of one size."""
 
 import io
+import os
 import pathlib
+import platform
+import subprocess
+import sys
 import tempfile
 from unittest import mock
 
@@ -116,7 +120,7 @@ class ImageBytesTest(parameterized.TestCase):
         examples.assert_called_once()
 
     def test_photographs_that_were_cut_off_are_made_again(self):
-        def cut_off(name, part):
+        def cut_off(name, part, most):
             def few():
                 yield from photographs(3)
                 raise KeyboardInterrupt
@@ -131,7 +135,7 @@ class ImageBytesTest(parameterized.TestCase):
         self.assertGreater(data["train"].x[:][..., 0].min(), 100)
 
     def test_another_process_makes_the_same(self):
-        def examples(name, part):
+        def examples(name, part, most):
             def slow():
                 yield from photographs(10)
                 with self.stored(), mock.patch("os.getpid", return_value=1):
@@ -169,12 +173,42 @@ class ImageBytesTest(parameterized.TestCase):
         return mock.patch.object(
             image_data,
             "tfds_examples",
-            lambda name, part: (
-                iter(examples or photographs(num)),
-                said or num,
+            lambda name, part, most: (
+                iter([*(examples or photographs(num))][:most]),
+                most or said or num,
                 3,
             ),
         )
+
+    def test_what_a_killed_process_left_is_removed(self):
+        child = subprocess.Popen([sys.executable, "-c", ""])
+        child.wait()
+        folder = self.folder / "some-20"
+        folder.mkdir()
+        node = platform.node()
+        dead = folder / f"train.{node}.{child.pid}.part.npy"
+        for path in (
+            dead,
+            alive := folder / f"train_labels.{node}.{os.getpid()}.part.npy",
+            elsewhere := folder / f"train.other.{child.pid}.part.npy",
+        ):
+            path.write_bytes(b"")
+        with self.stored():
+            image_bytes.load("some", 20, folder=self.folder)
+        self.assertFalse(dead.exists())
+        self.assertTrue(elsewhere.exists())
+        self.assertFalse(alive.exists())  # it is what this process wrote
+
+    def test_no_more_than_is_asked_for(self):
+        with self.stored():
+            whole = image_bytes.load("some", 20, folder=self.folder)
+            few = image_bytes.load("some", 20, folder=self.folder, most=10)
+        self.assertLen(whole["test"].y, 30)
+        self.assertLen(few["test"].y, 10)
+        self.assertLen(few["train"].y, 8)
+        few = image_bytes.load("digits", 8, most=100)
+        self.assertLen(few["test"].y, 100)
+        self.assertLen({*few["train"].y}, 10)
 
     def test_sheets_that_are_not_whole(self):
         path = str(self.folder / "sheets.npz")
@@ -191,7 +225,7 @@ class ImageBytesTest(parameterized.TestCase):
         self.assertEqual(data["test"].image_shape, (12, 12, 3))
 
     @parameterized.parameters(
-        ("imagenet2012", ("train", "test", "validation"), "validation"),
+        ("imagenet2012", ("train", "test", "validation"), "validation[:7]"),
         ("imagenette", ("train", "validation"), "validation"),
         ("cifar10", ("train", "test"), "test"),
     )
@@ -200,7 +234,8 @@ class ImageBytesTest(parameterized.TestCase):
             builder().name = name
             builder().info.splits = splits
             with mock.patch.object(tfds, "as_numpy"):
-                image_data.tfds_examples(name, "test")
+                most = 7 if expected.endswith("]") else None
+                image_data.tfds_examples(name, "test", most)
         self.assertEqual(
             builder().as_dataset.call_args.kwargs["split"], expected
         )

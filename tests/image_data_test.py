@@ -82,6 +82,18 @@ class ImageDataTest(parameterized.TestCase):
         with self.assertRaisesRegex(SystemExit, "Expected the arrays"):
             image_data.load(str(self.folder / "half.npz"))
 
+    @parameterized.parameters(
+        (np.eye(10)[:5], r"float64, \(5, 10\)"),
+        (np.arange(4), r"int64, \(4,\)"),
+        (np.arange(5) / 2, r"float64, \(5,\)"),
+    )
+    def test_npz_without_a_label_for_each_image(self, y, message):
+        path = str(self.folder / "labels.npz")
+        x = np.full((5, 8, 8), 255)
+        np.savez(path, x_train=x, y_train=y, x_test=x, y_test=np.arange(5))
+        with self.assertRaisesRegex(SystemExit, "y_train.* 5 im.*" + message):
+            image_data.load(path)
+
     def test_npz_that_is_scaled_already(self):
         path = str(self.folder / "scaled.npz")
         x, y = np.full((5, 8, 8), 0.5), np.arange(5)

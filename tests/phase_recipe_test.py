@@ -101,8 +101,18 @@ class PhaseRecipeTest(parameterized.TestCase):
         ),
         (
             {"distillation": {"weight": 0.5, "temperature": 2, "views": 0}},
-            "one view",
+            "Distillation.*'views': 0",
         ),
+        (
+            {"distillation": {"weight": 3, "temperature": 0, "views": 2}},
+            "'weight': 3, 'temperature': 0",
+        ),
+        (
+            {"dense": {"epochs": 0, "rate": 0.1, "weight_decay": -1}},
+            "Training.*'epochs': 0, 'weight_decay': -1",
+        ),
+        ({"admm": CONFIG["admm"] | {"rho": 0}}, "Admm.*'rho': 0"),
+        ({"retrain": None}, "'retrain'.*'60x'"),
         (
             {"options": {"width": 3, "colour": 1}},
             r"options.*\['colour', 'width'\]",

@@ -88,6 +88,24 @@ class PhaseReportTest(absltest.TestCase):
         self.assertIn("valid top3", text)
         self.assertNotIn("likelihood", text)
 
+    def test_top_is_left_out_unless_all_have_it(self):
+        path = self.folders[0] / "a10x" / "summary.json"
+        summary = result_files.read(path.parent)
+        for stage in summary["stages"]:
+            del stage["valid_top3"]
+        result_files.write_json(path, summary)
+        text = phase_report.text(self.folders)
+        self.assertIn("int8 top3", text)
+        tables = text.partition("a10x, stage by stage")[2]
+        tables = tables.partition("b20x, stage by stage")
+        self.assertNotIn("top3", tables[0])
+        self.assertIn("top3", tables[2])
+        del summary["top"], summary["test_top3"]
+        result_files.write_json(path, summary)
+        text = phase_report.text(self.folders)
+        self.assertNotIn("top3", text)
+        self.assertEqual(*(len(line) for line in self.lines(text)[2:4]))
+
     def test_what_has_lost_all_weights(self):
         self.write(self.folders[0], "none", 0, 0.1)
         self.assertIn("0 (infx)", phase_report.text(self.folders))

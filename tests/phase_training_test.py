@@ -1,5 +1,8 @@
 """Tests of the optimizers that phases train with."""
 
+import pathlib
+import tempfile
+
 import keras
 import numpy as np
 from absl.testing import absltest
@@ -41,6 +44,19 @@ class PhaseTrainingTest(absltest.TestCase):
                 keras.ops.convert_to_numpy(new), left * old, rtol=0.02
             )
         self.assertLess(kernel, 0.8)
+
+    def test_it_ends_where_it_diverges(self):
+        folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        work = phased.work(folder)
+        training = Training(epochs=5, rate=0.1, weight_decay=0.0)
+        model, whole = work.for_training(work.new_network(), training)
+        model.get_layer("logits").bias.assign(np.full(3, np.nan))
+        optimizer = self.trainer.falling_sgd(training)
+        with self.assertRaisesRegex(SystemExit, "diverged.*learning rate"):
+            with self.assertWarnsRegex(UserWarning, "NaN"):
+                self.trainer.fit(whole, optimizer, training, folder)
+        self.assertLen((folder / "log.csv").read_text().splitlines(), 2)
+        self.assertFalse((folder / "training.ckpt").exists())
 
     def test_the_rate_rises_and_falls_to_0(self):
         training = Training(epochs=10, rate=0.5, weight_decay=0.0)

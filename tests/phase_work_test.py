@@ -86,15 +86,6 @@ class WorkTest(parameterized.TestCase):
         fast, _ = work.for_training(model, training)
         self.assertEqual(fast.get_layer("drop").rate, 0.0)
 
-    def test_weights_that_are_not_finite_are_not_kept(self):
-        work = self.untrained()
-        model = work.new_network()
-        model.get_layer("conv1").bias.assign(np.full(8, np.nan))
-        work.open("half")
-        with self.assertRaisesRegex(SystemExit, "not finite.*learning rate"):
-            work.end("half", "retrained", [("retrained", model)])
-        self.assertFalse((self.folder / "half" / "retrained.keras").exists())
-
     def test_a_plan_that_does_not_fit_fails_at_once(self):
         phased.work(self.folder).recipe.try_out()
         points = {"half": {"after": "dense", "keep": {"conv9": [1, None]}}}
