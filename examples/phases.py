@@ -64,7 +64,7 @@ def train_dense(work):
         model, whole = work.for_training(found, plain)
         batches = work.trainer.batches()
         some = range(min(40, len(batches)))
-        averaging.settle(model, whole, (batches[i][0] for i in some))
+        keras_prm.recalibrate(whole, (batches[i][0] for i in some))
         found = training_form.as_kept(model)
     work.end("dense", "dense", [("dense", found)])
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_prm import topology
 
-_NOISE = {"rate": 0.0, "stddev": 0.0}
+_NOISE = ("rate", "stddev", "dropout", "recurrent_dropout")
 
 
 def recalibrate(model, data, batch_size=32, max_batches=None):
@@ -18,8 +18,9 @@ def recalibrate(model, data, batch_size=32, max_batches=None):
 
     Pruning changes the activations that the moving means and variances
     describe. This replaces them by the average over the batches of `data`,
-    with dropout and noise switched off. Weights do not change; layers that
-    are frozen (`trainable=False`) keep their statistics.
+    with dropout and noise switched off; inside of other layers, too, such as
+    `TimeDistributed`. Weights do not change; layers that are frozen
+    (`trainable=False`) keep their statistics.
 
     Args:
         model: A built functional or Sequential model.
@@ -45,7 +46,11 @@ def recalibrate(model, data, batch_size=32, max_batches=None):
     ```
     """
     topology.functional(model)
-    layers = [layer for _, layer in topology.layer_paths(model)]
+    layers = [
+        part
+        for _, layer in topology.layer_paths(model)
+        for part in topology.sublayers(layer)
+    ]
     norms = [
         layer
         for layer in layers
@@ -57,10 +62,8 @@ def recalibrate(model, data, batch_size=32, max_batches=None):
             f"Expected `batch_size` >= 1. Received: batch_size={batch_size}"
         )
     count = 0
-    with _quiet(layers), _restored(norms, "momentum"), _undone(norms):
+    with _quiet(layers), _averaging(norms), _kept(model, norms):
         for x in _batches(model, data, batch_size, max_batches):
-            for layer in norms:
-                layer.momentum = count / (count + 1)
             model(x, training=True)
             count += 1
         if not count:
@@ -106,24 +109,64 @@ def _whole(model, data):
 
 
 @contextlib.contextmanager
-def _undone(norms):
-    """Brings the statistics back if measuring fails, or finds NaN."""
-    variables = [
+def _averaging(norms):
+    """Lets moving statistics become the plain mean of all updates.
+
+    A layer that is called several times in a forward pass, be it shared or
+    inside of `TimeDistributed`, is updated as often.
+    """
+
+    def averaged(layer):
+        call, count = layer.call, itertools.count()
+
+        def counted(*args, **kwargs):
+            number = next(count)
+            layer.momentum = number / (number + 1)
+            return call(*args, **kwargs)
+
+        return counted
+
+    with _restored(norms, "momentum"):
+        for layer in norms:
+            layer.call = averaged(layer)
+        try:
+            yield
+        finally:
+            for layer in norms:
+                del vars(layer)["call"]  # and the class' is in force again
+
+
+@contextlib.contextmanager
+def _kept(model, norms):
+    """Brings back all but the statistics, and these too if they are NaN.
+
+    Layers such as `SpectralNormalization` change in each forward pass of
+    training.
+    """
+    statistics = [
         v for layer in norms for v in (layer.moving_mean, layer.moving_variance)
     ]
-    before = [keras.ops.convert_to_numpy(v).copy() for v in variables]
+    others = {id(v): v for v in model.variables}
+    for variable in statistics:
+        del others[id(variable)]
+    before = [
+        (v, keras.ops.convert_to_numpy(v).copy())
+        for v in (*statistics, *others.values())
+    ]
+    undone = before
     try:
         yield
-        after = [keras.ops.convert_to_numpy(v) for v in variables]
+        after = [keras.ops.convert_to_numpy(v) for v in statistics]
         if not all(np.isfinite(a).all() for a in after):
             raise ValueError(
                 "The data make statistics that are NaN or infinite. Remove "
                 "the samples that are not finite. The model is as before."
             )
-    except BaseException:
-        for variable, old in zip(variables, before):
-            variable.assign(old)
-        raise
+        undone = before[len(statistics) :]
+    finally:
+        for variable, old in undone:
+            if not np.array_equal(keras.ops.convert_to_numpy(variable), old):
+                variable.assign(old)
 
 
 @contextlib.contextmanager
@@ -143,12 +186,12 @@ def _restored(layers, name, value=None):
 def _quiet(layers):
     """Switches off whatever draws random numbers while training."""
     with contextlib.ExitStack() as stack:
-        for name, value in _NOISE.items():
+        for name in _NOISE:
             noisy = [
                 layer
                 for layer in layers
-                if hasattr(layer, "seed_generator")
-                and isinstance(getattr(layer, name, None), (int, float))
+                if "seed_generator" in vars(layer)
+                and isinstance(vars(layer).get(name), (int, float))
             ]
-            stack.enter_context(_restored(noisy, name, value))
+            stack.enter_context(_restored(noisy, name, 0.0))
         yield

@@ -22,7 +22,8 @@ def config_of(layer):
     except Exception as error:
         raise _uncopyable(layer, error) from error
     if "get_config" in vars(type(layer)):  # else Keras records what it is given
-        config["dtype"] = layer.dtype_policy  # saves making a new one
+        if "dtype" in config:
+            config["dtype"] = layer.dtype_policy  # saves making a new one
         for name in config:
             own = getattr(layer, name, None)
             plain = own is not None and not isinstance(own, layers.Layer)
@@ -78,14 +79,32 @@ def _uncopyable(layer, error):
 
 
 def adapt_sublayers(layer, twin):
-    """LoRA and quantisation of what is inside, which no config holds."""
+    """What no config holds of what is inside.
+
+    That is LoRA, quantisation, and what is frozen.
+    """
     pairs = zip(topology.sublayers(layer)[1:], topology.sublayers(twin)[1:])
     for old, new in pairs:
         mode = getattr(old, "quantization_mode", None)
         if mode and not getattr(new, "quantization_mode", None):
-            new.quantize(mode)
+            config = getattr(old, "quantization_config", None)
+            new.quantize(mode, config=config)
         if getattr(old, "lora_enabled", False) and not new.lora_enabled:
-            new.enable_lora(old.lora_rank)
+            new.enable_lora(old.lora_rank, lora_alpha=old.lora_alpha)
+        if new.trainable != old.trainable:
+            new.trainable = old.trainable
+
+
+def vocabulary(layer):
+    """Arguments that hold what a lookup has been adapted to."""
+    tokens = layer.get_vocabulary(include_special_tokens=False)
+    found = {"vocabulary": tokens}
+    lookup = getattr(layer, "_lookup_layer", layer)
+    if getattr(lookup, "output_mode", None) == "tf_idf" and tokens:
+        start = layer.vocabulary_size() - len(tokens)
+        weights = np.asarray(lookup.idf_weights)
+        found["idf_weights"] = weights[start : start + len(tokens)]
+    return found
 
 
 def initializers(layer, config):
@@ -103,8 +122,10 @@ def copy_lambda(layer):
     config = layer.get_config()
     return layers.Lambda(
         layer.function,
+        output_shape=layer._output_shape,
         mask=layer.mask,
         arguments=layer.arguments,
         name=config["name"],
         dtype=layer.dtype_policy,
+        trainable=layer.trainable,
     )

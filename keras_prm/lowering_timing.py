@@ -120,25 +120,39 @@ class AutoLowering(lowering_search.Lowerer):
 
     def objection(self, lowered, dense):
         """Whether a whole model needs more time than it did before."""
-        inputs = samples.random(dense)
-        names = conversion.input_names(dense)
+        is_fixed = dense.inputs[0].shape[0] is not None
+        # Recurrent layers want a batch size that is known.
+        for batch_size in (None,) if is_fixed else (None, 1):
+            try:
+                before, after = self._whole(
+                    dense, lowered, batch_size=batch_size
+                )
+            except ValueError as error:
+                problem = f"LiteRT does not take the whole model: {error}"
+            else:
+                is_slower = "the layer is faster, but the whole model is not"
+                return "" if after <= before else is_slower
+        return problem
+
+    def _whole(self, *models, batch_size):
+        """Seconds that whole models need for one sample, a list."""
+        inputs = samples.random(models[0])
+        names = conversion.input_names(models[0])
         with tempfile.TemporaryDirectory() as folder:
-            models = []
-            for number, model in enumerate((dense, lowered)):
+            files = []
+            for number, model in enumerate(models):
                 path = pathlib.Path(folder) / f"{number}.tflite"
-                try:
-                    export.export_litert(
-                        model, path, self.quantize, inputs, check=False
-                    )
-                except ValueError as error:
-                    return f"LiteRT does not take the whole model: {error}"
-                models.append(litert.LiteRTModel(path, self.num_threads, names))
-            before, after = timing.latency(
-                models, [x[:1] for x in inputs], runs=self.runs
-            )
-        if after <= before:
-            return ""
-        return "the layer is faster, but the whole model is not"
+                export.export_litert(
+                    model,
+                    path,
+                    self.quantize,
+                    inputs,
+                    check=False,
+                    batch_size=batch_size,
+                )
+                files.append(litert.LiteRTModel(path, self.num_threads, names))
+            one = [x[:1] for x in inputs]
+            return timing.latency(files, one, runs=self.runs)
 
     def _unmeasured(self, site):
         if self.quantize in ("float32", "float16"):

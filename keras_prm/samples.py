@@ -27,13 +27,17 @@ def uniform(specs, num_rows):
         num_rows: int.
 
     Returns:
-        list of arrays `(num_rows, ...)`. Integers are all 0, a valid index.
+        list of arrays `(num_rows, ...)`. Integers are 0 and 1, which are
+        valid indices nearly everywhere.
     """
     rng = np.random.default_rng(0)
     samples = []
     for shape, dtype in specs:
         sizes = [size or _UNKNOWN_SIZE for size in shape[1:]]
-        array = rng.uniform(-1, 1, (num_rows, *sizes))
+        if np.issubdtype(dtype, np.integer):
+            array = rng.integers(0, 2, (num_rows, *sizes))
+        else:
+            array = rng.uniform(-1, 1, (num_rows, *sizes))
         samples.append(array.astype(dtype))
     return samples
 
@@ -132,7 +136,7 @@ def as_arrays(model, batch, what, previous=None, limit=None):
     Raises:
         ValueError: They do not fit, are no numbers, or are not finite.
     """
-    arrays = [to_numpy(x) for x in _in_order(model, batch)]
+    arrays = [to_numpy(x) for x in in_order(model, batch)]
     arrays = [x[:limit] if x.ndim else x for x in arrays]
     shapes = [x.shape for x in arrays]
     expected = [(None, *x.shape[1:]) for x in previous or model.inputs]
@@ -150,7 +154,14 @@ def as_arrays(model, batch, what, previous=None, limit=None):
     return _cast(model, arrays, what)
 
 
-def _in_order(model, batch):
+def in_order(model, batch):
+    """Inputs as a list in the order of a model's; none where names differ.
+
+    Args:
+        model: A functional model.
+        batch: Array, list, or dict by the keys the model was made with, or by
+            the names of its inputs.
+    """
     if not isinstance(batch, dict):
         return keras.tree.flatten(batch)
     own = getattr(model, "input", None)

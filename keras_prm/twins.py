@@ -99,9 +99,7 @@ class Maker:
         if content.amount is not None and "use_bias" in config:
             config["use_bias"] = True
         if hasattr(layer, "get_vocabulary"):
-            config["vocabulary"] = layer.get_vocabulary(
-                include_special_tokens=False
-            )
+            config.update(copying.vocabulary(layer))
         # Their own would draw random numbers, or hold arrays of the old shape.
         for name in copying.initializers(layer, config):
             config[name] = content.initializer(layer, name)
@@ -120,13 +118,16 @@ class Maker:
         copying.adapt_sublayers(layer, twin)
         added = content.amount is not None and layer.bias is None
         bias = twin.bias if added else None
-        targets = [v for v in twin.variables if v is not bias]
-        for source, target in zip(layer.variables, targets, strict=True):
+        targets = [v for v in twin.weights if v is not bias]
+        pairs = [*zip(layer.weights, targets, strict=True)]
+        pairs += _seeds(layer, twin)
+        for source, target in pairs:
             self.targets[id(source)] = target
             if id(source) not in content.given:
                 target.assign(content.array(source))
-        if isinstance(twin, layers.Normalization):
-            twin.finalize_state()
+        for part in topology.sublayers(twin):
+            if isinstance(part, layers.Normalization):
+                part.finalize_state()
         for name in copying.initializers(layer, layer.get_config()):
             setattr(twin, name, getattr(layer, name))
 
@@ -272,6 +273,19 @@ class Maker:
         while self._names & {f"{name}_{suffix}" for suffix in suffixes}:
             name += "_"
         return name
+
+
+def _seeds(layer, twin):
+    """Pairs of the states of random generators, which both have or not.
+
+    A layer has none that is made without dropout, and still has one if its
+    dropout was switched off later.
+    """
+    seeds = []
+    for each in (layer, twin):
+        weights = {id(w) for w in each.weights}
+        seeds.append([v for v in each.variables if id(v) not in weights])
+    return zip(*seeds) if len(seeds[0]) == len(seeds[1]) else ()
 
 
 def _wrapped(calls, rule, config, children):

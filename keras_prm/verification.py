@@ -11,6 +11,7 @@ import numpy as np
 from keras_prm import backends
 from keras_prm import conversion
 from keras_prm import parity
+from keras_prm import samples as samples_of
 from keras_prm import tables
 from keras_prm import topology
 from keras_prm.costs import Costs
@@ -43,8 +44,13 @@ class Comparison:
 
     @property
     def ok(self) -> bool:
-        """Whether the error is one of rounding, or is not judged."""
-        return self.tolerance is None or self.max_rel_error <= self.tolerance
+        """Whether the error is one of rounding, or not judged but finite.
+
+        It is infinite where shapes differ, or outputs are NaN or infinite.
+        """
+        if self.tolerance is None:
+            return bool(np.isfinite(self.max_rel_error))
+        return self.max_rel_error <= self.tolerance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +75,7 @@ class Certificate:
     def ok(self) -> bool:
         """Whether everything equals the model up to rounding.
 
-        A quantised LiteRT file is not held to that.
+        A quantised LiteRT file is only held to be of finite error.
         """
         return all(c.ok for c in self.comparisons)
 
@@ -111,7 +117,7 @@ class Certificate:
                 limit = f"tolerance {found[0].tolerance}, relative"
                 if found[0].tolerance is None:
                     verdict, limit = "quantised", "not judged"
-                elif not all(c.ok for c in found):
+                if not all(c.ok for c in found):
                     verdict = "DIFFERENT"
                 yield f"The {name} is {verdict} ({limit})."
 
@@ -228,7 +234,10 @@ def _random_inputs(view, seed, samples=32):
 
 
 def _first(view, inputs, samples=256):
-    arrays = [np.asarray(x)[:samples] for x in keras.tree.flatten(inputs)]
+    arrays = [
+        samples_of.to_numpy(x)[:samples]
+        for x in samples_of.in_order(view, inputs)
+    ]
     expected = [tuple(x.shape[1:]) for x in view.inputs]
     if len(arrays) != len(expected) or any(
         len(a.shape) - 1 != len(e)

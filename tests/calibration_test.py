@@ -98,6 +98,51 @@ class RecalibrateTest(parameterized.TestCase):
         recalibrate(model, x, batch_size=8)
         self.assert_statistics(model, batches(x))
 
+    def test_inside_of_other_layers(self):
+        x = inputs = keras.Input((4, 3))
+        x = layers.TimeDistributed(layers.BatchNormalization(name="bn"))(x)
+        lstm = layers.LSTM(3, dropout=0.9, recurrent_dropout=0.9)
+        x = layers.BatchNormalization(name="after")(lstm(x))
+        model = keras.Model(inputs, x)
+        rng = np.random.default_rng(0)
+        x = rng.normal(10.0, 2.0, (24, 4, 3)).astype("float32")
+        found = []
+        for _ in range(2):
+            recalibrate(model, x, batch_size=8)
+            found.append([np.array(w) for w in model.weights])
+        for one, other in zip(*found):
+            np.testing.assert_array_equal(one, other)
+        mean, variance = found[0][2:4]
+        self.assertIn("moving_mean", model.weights[2].path)
+        np.testing.assert_allclose(mean, x.mean(axis=(0, 1)), rtol=1e-5)
+        self.assertEqual((lstm.cell.dropout, lstm.dropout), (0.9, 0.9))
+        x[3, 1] = np.nan
+        with self.assertRaisesRegex(ValueError, "The model is as before"):
+            recalibrate(model, x)
+        for old, new in zip(found[0], model.weights):
+            np.testing.assert_array_equal(old, new)
+
+    def test_what_changes_in_training_is_brought_back(self):
+        x = inputs = keras.Input((5,))
+        x = layers.SpectralNormalization(layers.Dense(4))(x)
+        model = keras.Model(inputs, layers.BatchNormalization(name="bn")(x))
+        zoo.randomise(model)
+        before = [np.array(w) for w in model.weights]
+        recalibrate(model, np.ones((8, 5), "float32"))
+        for old, new in zip(before, model.weights):
+            if "moving" not in new.path:
+                np.testing.assert_array_equal(old, new, new.path)
+
+    def test_a_layer_that_is_called_twice(self):
+        one, other = keras.Input((3,)), keras.Input((3,))
+        bn = layers.BatchNormalization()
+        model = keras.Model([one, other], [bn(one), bn(other)])
+        x = np.arange(24.0).reshape(8, 3)
+        recalibrate(model, [x, x - 100.0], batch_size=4)
+        np.testing.assert_allclose(
+            bn.moving_mean, x.mean(axis=0) - 50.0, rtol=1e-5
+        )
+
     def test_structured_inputs(self):
         model = zoo.make("in_and_out")
         self.assertEqual(recalibrate(model, zoo.inputs_of(model), 2), 2)

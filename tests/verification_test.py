@@ -145,6 +145,36 @@ class VerifyTest(parameterized.TestCase):
         self.assertTrue(found.ok)
         self.assertLen(found.comparisons, 2)
 
+    def test_given_inputs_by_name(self):
+        """Keras takes a dict by the names of inputs, whatever their order."""
+        b, a = keras.Input((2,), name="b"), keras.Input((2,), name="a")
+        x = layers.Concatenate()([layers.Dense(1, name="of_b")(b), a])
+        model = keras.Model([b, a], x)
+        zoo.randomise(model)
+        other = strip(model)
+        other.get_layer("of_b").bias.assign([1e6])
+        given = {"a": np.full((3, 2), 1e12), "b": np.ones((3, 2))}
+        found = verify(model, other, inputs=given)
+        # Of so large outputs it is nothing.
+        self.assertEqual([c.ok for c in found.comparisons], [False, True])
+        with self.assertRaisesRegex(ValueError, "do not fit"):
+            verify(model, other, inputs={"a": given["a"], "c": given["b"]})
+
+    def test_a_quantised_file_of_another_model(self):
+        if keras.backend.backend() != "tensorflow":
+            self.skipTest("One backend is enough.")
+        model = pruned()
+        small = strip(model)
+        inputs = keras.Input(model.input_shape[1:])
+        other = keras.Model(inputs, layers.Dense(7)(inputs))
+        folder = self.enterContext(tempfile.TemporaryDirectory())
+        path = pathlib.Path(folder, "other.tflite")
+        x = zoo.inputs_of(other)
+        export_litert(other, path, "int8", representative_data=x)
+        found = verify(model, small, path)
+        self.assertFalse(found.ok)
+        self.assertIn("LiteRT file is DIFFERENT (not judged)", str(found))
+
     @parameterized.parameters("mlp", "in_and_out")
     def test_litert(self, name):
         model = pruned(name)
