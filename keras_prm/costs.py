@@ -27,7 +27,8 @@ class Costs:
         conv_parameters: Entries of convolution kernels that are stored.
         macs: Multiply-accumulates per sample of layers with a kernel, zeros
             included; what `GatherColumns` needs to move columns is not
-            counted. `None` where the input's size is not fixed.
+            counted. `None` where the input's size is not fixed, or a layer
+            that `strip` does not look into has a kernel.
     """
 
     conv_weights: int
@@ -41,21 +42,19 @@ def costs(model):
     """Counts a built functional or Sequential model, see `Costs`."""
     trace = graph.trace(model)
     convolutions = {
-        id(kernel): kernel
-        for mix in trace.products
-        if type(mix.layer).__name__.startswith(_CONVOLUTIONS)
-        for kernel in mix.kernels
+        id(weight): weight
+        for _, leaf in topology.layer_paths(model)
+        for layer in topology.sublayers(leaf)
+        if type(layer).__name__.startswith(_CONVOLUTIONS)
+        for weight in layer.weights
+        if weight.name.endswith("kernel")
     }.values()
-    macs = [
-        None if mix.macs is None else mix.macs * sum(map(_size, mix.kernels))
-        for mix in trace.products
-    ]
     return Costs(
         sum(map(_nonzero, convolutions)),
         sum(map(_nonzero, model.weights)),
         sum(map(_size, model.weights)),
         sum(map(_size, convolutions)),
-        None if None in macs else sum(macs),
+        trace.macs,
     )
 
 

@@ -142,7 +142,6 @@ def explain(model):
     ```
     """
     table = ClassTable(graph.trace(model))
-    macs = [box.total for box in table.products]
     trainable = {id(v) for v in model.trainable_variables}
     frozen = {
         weight.key
@@ -154,7 +153,7 @@ def explain(model):
         tuple(table.trace.skipped),
         sum(math.prod(v.shape) for v in model.weights),
         table.free(),
-        None if None in macs else sum(macs),
+        table.trace.macs,
     )
 
 

@@ -8,6 +8,8 @@ together *ties* their ids. The classes of tied ids are what can be removed.
 
 from __future__ import annotations
 
+import math
+
 import keras
 import numpy as np
 
@@ -137,6 +139,28 @@ class Trace(Recording):
     def products(self):
         """The steps that multiply with kernels: `Mix`, `Recurrence`."""
         return [s for s in self.steps if isinstance(s, (Mix, Recurrence))]
+
+    @property
+    def macs(self):
+        """Multiply-accumulates per sample of all kernels, zeros included.
+
+        `None` where a size is not known, or a layer that is not looked into
+        has a kernel.
+        """
+        known = {id(k) for step in self.products for k in step.kernels}
+        others = [
+            weight
+            for layer in self.opaque.values()
+            for weight in getattr(layer, "weights", ())
+            if len(weight.shape) > 1 and id(weight) not in known
+        ]
+        macs = [step.macs for step in self.products]
+        if others or None in macs:
+            return None
+        return sum(
+            step.macs * sum(math.prod(k.shape) for k in step.kernels)
+            for step in self.products
+        )
 
     @property
     def mixes(self):

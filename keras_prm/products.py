@@ -182,7 +182,7 @@ class Recurrence:
         bias: `keras.Variable` `(..., gates * units)` or `None`.
         candidate: Which gate has to be zero for the output to be; `None`
             if that is not enough.
-        macs: Steps in time; `None` where that is not known.
+        macs: Steps in time, of all calls; `None` where that is not known.
         layer: The layer, and `path` its place in the hierarchy.
     """
 

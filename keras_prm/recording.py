@@ -40,6 +40,8 @@ class Recording:
         ties: list of pairs of id arrays that stand together.
         fixed: list of `(ids, reason)` that cannot be removed.
         keys: dict from `id(variable)` to its key.
+        repeats: How often the layers that are looked into compute for one
+            call of the layer around them; `None` where that is not known.
     """
 
     def __init__(self, keys):
@@ -54,6 +56,7 @@ class Recording:
         self.ties = []
         self.fixed = []
         self.keys = keys
+        self.repeats = 1
 
     def value(self, shape, origin):
         """Adds a tensor whose axes nobody tracks yet."""
@@ -165,6 +168,7 @@ class Recording:
             self.weight(bias, out_ids, "vector")
         if macs is None:
             macs = _positions(targets)
+        macs = self._repeated(macs)
         self.steps.append(
             Mix(
                 tuple(sources),
@@ -220,7 +224,7 @@ class Recording:
         if bias is not None:
             lead = [None] * (len(bias.shape) - 1)
             self.weight(bias, [*lead, by_gate], "vector")
-        steps = source[0].shape[1]
+        steps = self._repeated(source[0].shape[1])
         self.steps.append(
             Recurrence(
                 source,
@@ -234,6 +238,9 @@ class Recording:
                 site.path,
             )
         )
+
+    def _repeated(self, macs):
+        return None if None in (macs, self.repeats) else macs * self.repeats
 
     def affine(self, source, target, terms):
         """Records a scale and a shift for each position, see `Affine`."""

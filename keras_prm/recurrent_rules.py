@@ -114,7 +114,12 @@ def time_distributed(site):
     if not trace.can_trace(inner):
         pin(site, f"no rule for {type(inner).__name__}")
         return
-    end = _child(site, inner, step, tensor)
+    before, steps = trace.repeats, x.shape[1]
+    trace.repeats = None if None in (before, steps) else before * steps
+    try:
+        end = _child(site, inner, step, tensor)
+    finally:
+        trace.repeats = before
     for axis in range(1, len(end.shape)):
         site.move((end, axis), (out, axis + 1))
 

@@ -8,6 +8,7 @@ from keras import layers
 
 from keras_prm.costs import costs
 from keras_prm.costs import saved_bytes
+from keras_prm.explanation import explain
 from tests import zoo
 
 
@@ -65,6 +66,31 @@ class CostsTest(parameterized.TestCase):
         self.assertEqual(found.parameters, 3 * 3)
         self.assertEqual(found.macs, 2 * 3 * 3)
         self.assertEqual(found.conv_parameters, 0)
+
+    @parameterized.parameters(
+        (lambda: layers.Dense(4), (5, 3), 5 * 3 * 4),
+        (lambda: layers.Conv1D(4, 1), (5, 7, 3), 5 * 7 * 3 * 4),
+        (lambda: layers.GRU(4), (5, 7, 3), 5 * 7 * (3 + 4) * 3 * 4),
+    )
+    def test_as_often_as_it_is_called(self, make, shape, macs):
+        inputs = keras.Input(shape)
+        x = layers.TimeDistributed(make())(inputs)
+        model = keras.Model(inputs, x)
+        self.assertEqual(costs(model).macs, macs)
+        self.assertEqual(explain(model).macs, macs)
+        inputs = keras.Input((None, 3))
+        x = layers.TimeDistributed(layers.Dense(4))(inputs)
+        self.assertIsNone(costs(keras.Model(inputs, x)).macs)
+
+    def test_what_is_not_looked_into(self):
+        inner = keras.Sequential(
+            [keras.Input((8, 8, 3)), layers.Conv2D(6, 3, use_bias=False)]
+        )
+        inputs = keras.Input((8, 8, 3))
+        found = costs(keras.Model(inputs, inner(inputs, training=True)))
+        self.assertEqual(found.conv_parameters, 162)
+        self.assertIsNone(found.macs)
+        self.assertEqual(costs(inner).macs, 6 * 6 * 162)
 
     def test_unknown_size(self):
         x = inputs = keras.Input((None, None, 3))
