@@ -20,6 +20,9 @@ class StripRow:
         note: Which empty filters had to stay, and why, or which went though
             their channels stay; `""` if there are none.
         axes: The kernel's axes `(in, out)`, counted from the end.
+        makes: What in it makes channels of its layer: `"filters"`, each entry
+            of the axis `out` one; `"states"`, each of `in` one; `"multiples"`,
+            each of `in` as many as `out` has; `""`, nothing.
     """
 
     key: str
@@ -29,6 +32,23 @@ class StripRow:
     zeros_after: int
     note: str = ""
     axes: tuple[int, int] = (-2, -1)
+    makes: str = "filters"
+
+    def channels(self, kept):
+        """The channels that stay, or `None`: all, or not said here.
+
+        Args:
+            kept: Which positions of the kernel stay, see `StripReport.kept`.
+        """
+        read, made = (kept[axis] for axis in self.axes)
+        if self.makes == "filters":
+            return made
+        if self.makes == "states":
+            return read
+        if self.makes == "multiples" and read is not None:
+            number = self.before[self.axes[1]]
+            return tuple(n * number + i for n in read for i in range(number))
+        return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,9 +123,13 @@ class StripReport:
         """
         found = {}
         for row in self.rows:
-            positions = self.kept.get(row.key, (None,))[row.axes[1]]
-            if positions is not None:
-                found[row.key.rpartition("/")[0]] = positions
+            if row.key in self.kept:
+                channels = row.channels(self.kept[row.key])
+                if channels is not None:
+                    path = row.key.rpartition("/")[0]
+                    if row.makes == "states":  # a cell is no layer of yours
+                        path = path.rpartition("/")[0]
+                    found[path] = channels
         return found
 
     def __str__(self):

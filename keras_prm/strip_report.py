@@ -10,6 +10,7 @@ import numpy as np
 from keras_prm import layouts
 from keras_prm import topology
 from keras_prm.channel_classes import ClassTable
+from keras_prm.products import Recurrence
 from keras_prm.reports import LoweringRow
 from keras_prm.reports import StripReport
 from keras_prm.reports import StripRow
@@ -29,9 +30,10 @@ def compare(maker, view, small):
     """
     live, after = maker.live, maker.targets
     weights = live.trace.weights.values()
+    makes = _makes(live.trace)
     return StripReport(
         tuple(
-            _row(live, weight, after.get(id(weight.variable)))
+            _row(live, weight, after.get(id(weight.variable)), makes)
             for weight in weights
             if weight.role == "kernel"
         ),
@@ -127,7 +129,20 @@ def _channels(live, after):
         yield table.name(row), table.sizes[row], number, table.pinned[row]
 
 
-def _row(live, weight, new):
+def _makes(trace):
+    """What makes channels in a kernel: dict from its id, see `StripRow`."""
+    found = {}
+    for step in trace.products:
+        if isinstance(step, Recurrence):
+            found[id(step.kernel)] = ""
+            found[id(step.recurrent_kernel)] = "states"
+        elif step.depthwise:
+            is_inside = hasattr(step.layer, "pointwise_kernel")
+            found[id(step.kernel)] = "" if is_inside else "multiples"
+    return found
+
+
+def _row(live, weight, new, makes):
     return StripRow(
         weight.key,
         tuple(weight.variable.shape),
@@ -136,6 +151,7 @@ def _row(live, weight, new):
         0 if new is None else _zeros(new),
         "" if new is None else _note(live, weight, new),
         weight.axes,
+        makes.get(id(weight.variable), "filters"),
     )
 
 

@@ -59,6 +59,32 @@ class KeptTest(parameterized.TestCase):
         for data in (report.kept, report.kept_channels):
             self.assertEqual(len(json.loads(json.dumps(data))), len(data))
 
+    def test_channels_of_other_kernels(self):
+        x = inputs = keras.Input((6, 3))
+        x = layers.Conv1D(4, 1, name="a")(x)
+        x = layers.DepthwiseConv1D(2, depth_multiplier=2, name="dw")(x)
+        x = layers.SeparableConv1D(5, 2, name="sep")(x)
+        x = layers.Bidirectional(layers.GRU(4, name="gru"), name="both")(x)
+        model = keras.Model(inputs, layers.Dense(2, name="out")(x))
+        zoo.randomise(model)
+        edit(model.get_layer("a").kernel, ..., [1, 2])
+        edit(model.get_layer("a").bias, [1, 2])
+        edit(model.get_layer("dw").bias, [2, 3, 4, 5])
+        edit(model.get_layer("out").kernel, [0, 3, 4, 7])
+        for name in ("forward_layer", "backward_layer"):
+            layer = getattr(model.get_layer("both"), name)
+            edit(layer.cell.recurrent_kernel, [0, 3])
+        small, report = strip(model, return_report=True)
+        self.assertEqual(
+            report.kept_channels,
+            {
+                "a": (0, 3),
+                "dw": (0, 1, 6, 7),
+                "both/forward_gru": (1, 2),
+                "both/backward_gru": (1, 2),
+            },
+        )
+
     def test_a_layer_that_is_gone_has_no_entry(self):
         inputs = keras.Input((4,))
         x = layers.Dense(3, name="a")(inputs)
