@@ -27,6 +27,9 @@ class StructuredMask(keras.callbacks.Callback):
     holds. That is an error at the next epoch or evaluation; no weight is
     changed then, and the masks are taken off.
 
+    Under a Keras `Distiller`, `distiller.fit(callbacks=[...])`, it is the
+    student that is masked.
+
     Args:
         masks: The `Masks` that `hard_prune` returned; `None` takes those of
             the model's zeros when training begins.
@@ -50,14 +53,20 @@ class StructuredMask(keras.callbacks.Callback):
         self._remove_leftovers()
         masks = self.masks
         if masks is None:
-            masks = masks_module.masks_of(self.model)
+            masks = masks_module.masks_of(self.student)
         self._hold(masks)
+
+    @property
+    def student(self):
+        """The model that is masked: that of `fit`, or a `Distiller`'s."""
+        return enforcing.student_of(self.model)
 
     def _hold(self, masks):
         """Holds masks from now on, in place of those held so far."""
         before, self._used = self._held, masks
-        self._held = enforcing.hold(self.model, masks)
-        self._weights = enforcing.weights_by_layer(self.model)
+        self._held = enforcing.hold(self.student, masks)
+        enforcing.retrace(self.model)
+        self._weights = enforcing.weights_by_layer(self.student)
         for constraint in self._held:
             constraint.training = self.model.history
         if before:
@@ -66,7 +75,7 @@ class StructuredMask(keras.callbacks.Callback):
     def _remove_leftovers(self):
         """Takes off what a training that was interrupted left behind."""
         left = []
-        for variable in self.model.trainable_variables:
+        for variable in self.student.trainable_variables:
             link = variable.constraint
             while isinstance(link, enforcing.MaskConstraint):
                 if link.training not in (None, self.model.history):
@@ -79,10 +88,11 @@ class StructuredMask(keras.callbacks.Callback):
         """Raises where a variable is no longer the one that is held."""
         try:
             enforcing.check_weights(
-                self.model, self._used, self._held, self._weights
+                self.student, self._used, self._held, self._weights
             )
         except ValueError:
             self._held = None
+            enforcing.retrace(self.model)
             raise
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -90,16 +100,16 @@ class StructuredMask(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self._check()
-        masks_module.apply_masks(self.model, self._used)
+        masks_module.apply_masks(self.student, self._used)
 
     def on_test_begin(self, logs=None):
         if self._held is not None:
             self._check()
-            masks_module.apply_masks(self.model, self._used)
+            masks_module.apply_masks(self.student, self._used)
 
     def on_train_end(self, logs=None):
         self._check()
         enforcing.release_masks(self.model, self._held)
-        masks_module.apply_masks(self.model, self._used)
+        masks_module.apply_masks(self.student, self._used)
         self._held = None
         self._weights = None

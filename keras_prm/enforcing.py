@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 
 import keras
 import numpy as np
@@ -12,7 +13,6 @@ from keras_prm.masks import apply_masks
 from keras_prm.masks import fitting
 
 
-@keras.saving.register_keras_serializable(package="keras_prm")
 class MaskConstraint(keras.constraints.Constraint):
     """Sets what is masked to zero, after another constraint.
 
@@ -39,20 +39,16 @@ class MaskConstraint(keras.constraints.Constraint):
             w = keras.ops.where(factor, w, keras.ops.zeros_like(w))
         return w
 
-    def get_config(self):
-        return {
-            "factors": [f.astype(int).tolist() for f in self.factors],
-            "inner": keras.saving.serialize_keras_object(self.inner),
-        }
 
-    @classmethod
-    def from_config(cls, config):
-        inner = keras.saving.deserialize_keras_object(config["inner"])
-        return cls(config["factors"], inner)
+def student_of(model):
+    """What a Keras `Distiller` trains; any other model is its own."""
+    return getattr(model, "student", model)
 
 
 def hold(model, masks):
     """Applies masks and puts a constraint on every masked variable.
+
+    Compiled steps do not know of them before `retrace`.
 
     Returns:
         list of `MaskConstraint`, to be given to `release_masks`.
@@ -63,7 +59,6 @@ def hold(model, masks):
     for variable, factors in pairs:
         variable.constraint = MaskConstraint(factors, variable.constraint)
         held.append(variable.constraint)
-    retrace(model)
     return held
 
 
@@ -75,10 +70,12 @@ def release_masks(model, held=None):
     then.
 
     Args:
-        model: A built functional or Sequential model.
+        model: A built functional or Sequential model, or a Keras `Distiller`
+            of one.
         held: The `MaskConstraint`s to take off; `None` takes off all.
     """
-    _take_off(topology.variables_by_key(model).values(), held)
+    student = student_of(model)
+    _take_off(topology.variables_by_key(student).values(), held)
     retrace(model)
 
 
@@ -147,7 +144,7 @@ def check_weights(model, masks, held, before):
 
 
 @contextlib.contextmanager
-def enforced(model, masks):
+def enforced(model, masks, compiled=None):
     """Keeps masked weights at zero inside a `with` block.
 
     For `train_on_batch` and loops of your own; with `fit`, use the callback
@@ -162,6 +159,13 @@ def enforced(model, masks):
     Args:
         model: A built functional or Sequential model.
         masks: Its `Masks`.
+        compiled: The model that trains it, where that is another one: a
+            Keras `Distiller`, or a model that it is a part of.
+
+    Warns:
+        UserWarning: At the end of the block masked weights are not zero. They
+            are set to zero, and what was trained with them is lost: a step
+            that was compiled outside of the block does not know the masks.
 
     Raises:
         ValueError: The masks do not fit the model; or, at the end, a masked
@@ -175,15 +179,49 @@ def enforced(model, masks):
             model.train_on_batch(x, y)
     ```
     """
+    trainer = model if compiled is None else compiled
     held = hold(model, masks)
+    retrace(trainer)
     before = weights_by_layer(model)
     try:
         yield
     finally:
         release_masks(model, held)
+        retrace(trainer)
     check_weights(model, masks, held, before)
     # Averages of weights (EMA) are taken before constraints are applied.
+    if not _averages(trainer) and _num_leaks(model, masks):
+        warnings.warn(
+            f"{_num_leaks(model, masks)} masked weights were not zero at the "
+            "end of the block, and are now. A step that was compiled outside "
+            "of it does not know the masks: compile functions of your own "
+            "inside, and where another model trains this one, name it, "
+            "`enforced(model, masks, compiled=other)`.",
+            stacklevel=3,
+        )
     apply_masks(model, masks)
+
+
+def _averages(trainer):
+    """Whether the optimizer puts averages into the weights."""
+    optimizer = getattr(trainer, "optimizer", None)
+    while optimizer is not None:
+        if getattr(optimizer, "use_ema", False):
+            return True
+        optimizer = getattr(optimizer, "inner_optimizer", None)
+    return False
+
+
+def _num_leaks(model, masks):
+    """How many weights are not zero under their masks."""
+    found = 0
+    for variable, factors in fitting(model, masks):
+        keep = np.ones(variable.shape, bool)
+        for factor in factors:
+            keep &= factor
+        array = keras.ops.convert_to_numpy(variable)
+        found += int(np.count_nonzero(array[~keep]))
+    return found
 
 
 def retrace(model):

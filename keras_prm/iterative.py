@@ -10,6 +10,7 @@ from keras_prm import pruning
 from keras_prm import scores
 from keras_prm.callbacks import StructuredMask
 from keras_prm.masks import Masks
+from keras_prm.masks import masks_of
 
 
 class IterativePruning(StructuredMask):
@@ -34,6 +35,11 @@ class IterativePruning(StructuredMask):
     This ramp is the cubic one of Zhu and Gupta: with `t` the epochs so far,
     the share `1 - (1 - t / 10)^3` is in force, most of it soon, and all of it
     from the begin of epoch 10 on, the eleventh. `power=1` makes it linear.
+
+    Put callbacks that bring weights back, such as
+    `EarlyStopping(restore_best_weights=True)`, before this one, and let them
+    begin when the ramp has ended (`start_from_epoch`): weights of an epoch
+    with less pruned would only be cut.
 
     A step is compiled anew after each pruning. With
     `keras.callbacks.SwapEMAWeights`, and if `fit` is interrupted, what
@@ -89,8 +95,11 @@ class IterativePruning(StructuredMask):
         share = self._share_at(epoch - epoch % self.every)
         if share > self._share:
             masks = pruning.masks_for(
-                self.model, self.plan.at_share(share), self.score, self.data
+                self.student, self.plan.at_share(share), self.score, self.data
             )
+            if not self._share and epoch:
+                # Resumed: a callback before this one has pruned already.
+                masks = masks & masks_of(self.student)
             self.masks = self.masks & masks
             self._hold(self.masks)
             self._share = share

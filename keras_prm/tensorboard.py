@@ -10,6 +10,7 @@ import time
 import keras
 import numpy as np
 
+from keras_prm import enforcing
 from keras_prm import graph
 from keras_prm import layouts
 from keras_prm import progress
@@ -77,8 +78,7 @@ class SparsityTensorBoard(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self._close()
-        # A Distiller trains its student.
-        model = getattr(self.model, "student", self.model)
+        model = enforcing.student_of(self.model)
         self._kernels = ()
         if progress.find_wrapper(self.model.optimizer) is None:
             weights = graph.trace(model).weights.values()

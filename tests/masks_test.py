@@ -441,26 +441,22 @@ class EnforcedTest(MasksTestCase):
         others = [v for v in self.model.weights if v is not kernel]
         self.assertTrue(all(v.constraint is None for v in others))
 
-    def test_masks_are_applied_on_entry_and_at_the_end(self):
-        zoo.randomise(self.model)
-        with enforced(self.model, self.masks):
-            self.assert_masked(self.model, self.masks)
-            zoo.randomise(self.model)
-        self.assert_masked(self.model, self.masks)
-
     @parameterized.parameters(None, keras.constraints.MaxNorm(0.5))
-    def test_constraint_round_trip(self, inner):
+    def test_a_constraint_that_was_there_comes_first(self, inner):
         factors = np.array([[True], [False], [True]]), np.array([True, False])
-        constraint = MaskConstraint(factors, inner)
-        config = keras.saving.serialize_keras_object(constraint)
-        back = keras.saving.deserialize_keras_object(config)
-        w = keras.ops.ones((3, 2))
         expected = np.array([[1.0, 0], [0, 0], [1, 0]])
         if inner is not None:
             expected *= 0.5 / np.sqrt(3)
-        for c in (constraint, back):
-            np.testing.assert_allclose(c(w), expected, rtol=1e-5)
-        self.assertEqual(back.get_config(), constraint.get_config())
+        found = MaskConstraint(factors, inner)(keras.ops.ones((3, 2)))
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+    def test_masks_are_applied_on_entry_and_at_the_end(self):
+        zoo.randomise(self.model)
+        with self.assertWarnsRegex(UserWarning, "masked weights were not zero"):
+            with enforced(self.model, self.masks):
+                self.assert_masked(self.model, self.masks)
+                zoo.randomise(self.model)
+        self.assert_masked(self.model, self.masks)
 
     def test_release_takes_off_all_and_leaves_what_was_there(self):
         model = conv_model()

@@ -9,6 +9,7 @@ from absl.testing import parameterized
 from keras import layers
 from keras import ops
 
+from keras_prm import topology
 from keras_prm.callbacks import StructuredMask
 from keras_prm.enforcing import enforced
 from keras_prm.optimizers import ADMMWrapper
@@ -349,6 +350,27 @@ class ModelTest(parameterized.TestCase):
         masks = hard_prune(student, plan, optimizer=optimizer)
         for key, mask in masks.kernels.items():
             np.testing.assert_array_equal(mask.full(), support[key].full())
+        # The student is masked, though another model trains it.
+        for callbacks in ([StructuredMask(masks)], [StructuredMask()]):
+            train(distiller, 1, callbacks=callbacks)
+            self.assert_masked(student, masks)
+        with enforced(student, masks, compiled=distiller):
+            train(distiller, 1)
+            self.assert_masked(student, masks)
+        train(distiller, 1)
+        with self.assertRaises(AssertionError):
+            self.assert_masked(student, masks)
+        if ON_TENSORFLOW:
+            with self.assertWarnsRegex(UserWarning, "compiled=other"):
+                with enforced(student, masks):
+                    train(distiller, 1)
+            self.assert_masked(student, masks)
+
+    def assert_masked(self, model, masks):
+        variables = topology.variables_by_key(model)
+        for key, mask in masks.kernels.items():
+            kernel = ops.convert_to_numpy(variables[key])
+            np.testing.assert_array_equal(kernel[mask.full() == 0], 0)
 
     def test_one_of_several_optimizers(self):
         keras.utils.set_random_seed(1)
