@@ -75,6 +75,9 @@ class AtomicCheckpoint(keras.callbacks.Callback):
     written either: a training that diverged can be run again from the last
     good epoch.
 
+    A training that is stopped within an epoch, by a callback that minds the
+    time, say, goes on from the last file, at the begin of an epoch.
+
     What was set while training, the learning rate and a number `rho`, is the
     file's: a script that was edited in between does not change them.
 
@@ -120,7 +123,7 @@ class AtomicCheckpoint(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self._done = self._written = 0
-        self._due = self._diverged = False
+        self._due = self._diverged = self._stopped = False
         self._first = None
         checkpoint_files.prepare(self.path)
         optimizer = self.model.optimizer
@@ -174,13 +177,24 @@ class AtomicCheckpoint(keras.callbacks.Callback):
             self._due = False
             self._write()
 
+    def on_train_batch_end(self, batch, logs=None):
+        self._batch = batch
+        self._stopped = self.model.stop_training
+
     def on_epoch_end(self, epoch, logs=None):
+        steps = self.params.get("steps")
+        if steps is not None and self.model.stop_training:
+            self._stopped = self._batch + 1 < steps
+        if self._stopped:  # within the epoch, which has to be done again
+            return
         self._done = epoch + 1
         self._due = self._done % self.every == 0
 
     def on_train_end(self, logs=None):
         _begin_fit_at(self.model, None)
-        if self._done > self._written:
+        if self._stopped:
+            self._collect()
+        elif self._done > self._written:
             self._random = training_state.random_state()
             stopped = self.params["epochs"] if self.model.stop_training else 0
             self._write(stopped)
@@ -189,16 +203,22 @@ class AtomicCheckpoint(keras.callbacks.Callback):
             _, arrays = checkpoint_files.read(self.path)
             training_state.restore(self.model, arrays)
 
-    def _write(self, stopped=0):
+    def _collect(self):
+        """What goes into the file; warns where that is not finite."""
         description, arrays = training_state.collect(self.model, self.masks)
         self._diverged = not training_state.finite(arrays)
         if self._diverged:
             warnings.warn(
-                f"Epoch {self._done} is not in {self.path}: there are NaN or "
-                "infinite weights or optimizer variables. The file is as it "
-                "was. Train again from there with a smaller learning rate.",
-                stacklevel=2,
+                f"{self.path} stays as it is: there are NaN or infinite "
+                f"weights or optimizer variables after {self._done} epochs. "
+                "Train again from there with a smaller learning rate.",
+                stacklevel=3,
             )
+        return description, arrays
+
+    def _write(self, stopped=0):
+        description, arrays = self._collect()
+        if self._diverged:
             return
         header = description | {
             "epoch": self._done,

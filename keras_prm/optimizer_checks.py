@@ -58,6 +58,21 @@ def check_inner(inner, wrapper):
             "LossScaleOptimizer around ADMMWrapper; under a mixed precision "
             "policy `model.compile` does so by itself."
         )
+    _check_accumulation(inner)
+
+
+def _check_accumulation(inner):
+    """A `MultiOptimizer` counts steps that its parts do not apply."""
+    parts = getattr(inner, "optimizers", ())
+    bad = [o.name for o in parts if o.gradient_accumulation_steps]
+    if bad:
+        raise ValueError(
+            "Gradients cannot accumulate inside of a MultiOptimizer in "
+            "ADMMWrapper: it counts every step, applied or not, and "
+            "`update_every`, `rho` and `ramp` go by applied steps. "
+            f"Received: gradient_accumulation_steps of {bad}. Use a larger "
+            "batch, or one optimizer for all variables."
+        )
 
 
 def check_arguments(plan, rho, update_every, rho_change, ramp, kwargs):

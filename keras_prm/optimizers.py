@@ -214,9 +214,9 @@ class ADMMWrapper(OptimizerWrapper):
         variables = list(trainable_variables or self._trainable_variables)
         if not self.built and variables:
             self.build(variables)
+        self._check_built()
         with backends.without_gradients():
-            if self.built:
-                grads = self._add_penalty(grads, variables)
+            grads = self._add_penalty(grads, variables)
             # A copy, since the variable itself is about to count on.
             before = ops.copy(self.iterations)
             given = None if trainable_variables is None else variables

@@ -75,8 +75,9 @@ def groups(model, trace, wanted, round_to, strict):
         numbers.update({c: len(numbers) + i for i, c in enumerate(free)})
     if refused and strict:
         raise ValueError(
-            "Some filters cannot be removed. Ask for `columns` of these "
-            f"layers only. Received filters for: {refused}"
+            "Some filters cannot be removed. Leave these layers' `filters` "
+            "out; `columns` can be removed where they are trainable. "
+            f"Received filters for: {refused}"
         )
     return found, numbers, skipped
 

@@ -26,14 +26,17 @@ def kernel_paths(trace):
 def matching(names, paths):
     """The paths that names or paths of layers stand for, a set.
 
-    A whole path stands for that layer only, though others end like it.
+    A whole path stands for that layer only, though others end like it; that
+    of a layer or model with others inside for all of these.
     """
-    return {
-        path
-        for path in paths
-        for name in names
-        if path == name or (name not in paths and path.endswith("/" + name))
-    }
+    return {path for name in names for path in _matching(name, paths)}
+
+
+def _matching(name, paths):
+    if name in paths:
+        return [name]
+    inside = [path for path in paths if path.startswith(name + "/")]
+    return inside or [path for path in paths if path.endswith("/" + name)]
 
 
 def check_names(names, paths, argument):
@@ -49,8 +52,12 @@ def check_names(names, paths, argument):
             f"No layer with a prunable kernel is called {unknown}. Expected "
             f"names among {sorted(paths)}. Received: {argument}={list(names)}"
         )
-    several = {n: sorted(matching([n], paths)) for n in names}
-    several = {n: m for n, m in several.items() if len(m) > 1}
+    several = {n: sorted(_matching(n, paths)) for n in names}
+    several = {
+        n: found
+        for n, found in several.items()
+        if len(found) > 1 and not found[0].startswith(n + "/")
+    }
     if several:
         raise ValueError(
             "A name stands for several layers. Use the whole path of the "
@@ -101,6 +108,29 @@ def check_targets(wanted, round_to):
             f"A pattern is asked of {len(bad)} layers of which no columns "
             "are to be removed. Add `columns`, the fraction to remove, to "
             f"their targets. Received: column_pattern={bad}"
+        )
+
+
+def check_reach(model, trace, wanted):
+    """Raises if what is asked of a layer would come to nothing."""
+    trainable = {id(v) for v in model.trainable_variables}
+    bad = {}
+    for path, weights in kernel_paths(trace).items():
+        targets = wanted.get(path, {})
+        if targets.get("filters") and all(w.out_ids is None for w in weights):
+            bad[path] = "filters, which fall with its input channels alone"
+        if targets.get("columns"):
+            prunable = [w for w in weights if prunes_columns(w)]
+            if not prunable:
+                bad[path] = "columns, of a kernel that has none of its own"
+            elif not any(id(w.variable) in trainable for w in prunable):
+                bad[path] = "columns, which are not trainable"
+    if bad:
+        raise ValueError(
+            f"What is asked of {len(bad)} layers cannot be done. Columns are "
+            "those of trainable convolutions and dense or einsum layers, not "
+            "of depthwise, grouped, recurrent, attention or embedding layers. "
+            f"Leave these out. Received: {bad}"
         )
 
 

@@ -77,13 +77,16 @@ class SparsityPlan:
                 multiple of this, as far as there are so many: widths that
                 hardware likes, such as 8.
             exclude: Names or paths of layers to leave alone, together with
-                the filters that can only fall with theirs.
+                the filters that can only fall with theirs. A layer or model
+                with others inside, such as attention, stands for all these.
             column_pattern: Where the columns that stay may lie: `"free"`,
                 or so that what stays is computed fast, `"channels"`,
                 `"window"` or `"per_channel"`, see `column_patterns`. A layer
-                that slides no window over its input, such as attention,
+                that slides no window over its input, such as EinsumDense,
                 stays at `"free"`, as does one whose window has too many
-                boxes for `"window"`; `print(plan)` names both.
+                boxes for `"window"`; `print(plan)` names both. Columns of
+                depthwise, grouped, recurrent, attention and embedding layers
+                are never removed.
 
         Raises:
             TypeError: The model is subclassed.
@@ -118,10 +121,10 @@ class SparsityPlan:
         Raises:
             TypeError: The model is subclassed, or a target is no dict.
             ValueError: A fraction is outside [0, 1), a name is not in the
-                model, filters are asked for that cannot be removed, a
-                pattern is, of a layer that can have none, has too large a
-                window for it or names no columns, or layers that stand in
-                one group are given different targets.
+                model, filters or columns are asked for that cannot be
+                removed, a pattern is, of a layer that can have none, has too
+                large a window for it or names no columns, or layers that
+                stand in one group are given different targets.
         """
         if not isinstance(layers, dict):
             raise TypeError(
@@ -146,6 +149,7 @@ class SparsityPlan:
             model, trace, wanted, round_to, strict
         )
         if strict:
+            plan_checks.check_reach(model, trace, wanted)
             plan_checks.check_pattern_layers(trace, wanted)
         kernels = plan_builder.kernels(model, trace, wanted, numbers)
         variables = [(v.name, v.shape) for v in model.trainable_variables]

@@ -24,6 +24,11 @@ class OptimizerWrapper(keras.optimizers.Optimizer):
     def variables(self):
         return self._variables + self.inner_optimizer.variables
 
+    def set_weights(self, weights):
+        num = len(self._variables)
+        super().set_weights(weights[:num])
+        self.inner_optimizer.set_weights(weights[num:])
+
     @property
     def iterations(self):
         return self.inner_optimizer.iterations

@@ -280,6 +280,26 @@ class ResumeTest(CheckpointTestCase):
         history = fit(other, AtomicCheckpoint(self.path), epochs=EPOCHS + 1)
         self.assertEqual(history.epoch, [1, 2, 3])
 
+    @parameterized.parameters(False, True)
+    def test_stopped_within_an_epoch(self, is_before):
+        class Stop(keras.callbacks.Callback):
+            def on_train_batch_end(self, batch, logs=None):
+                self.model.stop_training = self.model.optimizer.iterations == (
+                    STEPS + 2
+                )
+
+        whole = compiled()
+        fit(whole, AtomicCheckpoint(self.path))
+        self.path.unlink()
+        model = compiled()
+        callbacks = [Stop(), AtomicCheckpoint(self.path)]
+        fit(model, *(callbacks if is_before else callbacks[::-1]))
+        self.assertEqual(AtomicCheckpoint.read(self.path)["epoch"], 1)
+        other = compiled(seed=1)
+        history = fit(other, AtomicCheckpoint(self.path))
+        self.assertEqual(history.epoch, list(range(1, EPOCHS)))
+        self.assert_same(state(other), state(whole))
+
     def test_every(self):
         model = compiled()
         own = AtomicCheckpoint(self.path, every=2)

@@ -79,6 +79,16 @@ class InnerTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, "Wrap its `inner_optimizer`"):
             check_inner(keras.optimizers.Muon(), keras.optimizers.Muon)
 
+    def test_accumulation_where_it_is_not_counted(self):
+        def multi(steps):
+            inner = keras.optimizers.SGD(gradient_accumulation_steps=steps)
+            mapping = keras.optimizers.OptimizerMap(inner)
+            return keras.optimizers.MultiOptimizer(mapping)
+
+        check_inner(multi(None), keras.optimizers.Muon)
+        with self.assertRaisesRegex(ValueError, "larger batch"):
+            check_inner(multi(4), keras.optimizers.Muon)
+
     def test_loss_scale_inside(self):
         inner = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD())
         with self.assertRaisesRegex(

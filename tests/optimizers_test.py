@@ -463,6 +463,30 @@ class RefusalTest(parameterized.TestCase):
 
 @absltest.skipUnless(ON_TENSORFLOW, "tf.function, IndexedSlices")
 class TensorFlowTest(parameterized.TestCase):
+    def test_not_built_around_a_built_one(self):
+        model = build()
+        inner = keras.optimizers.SGD(0.1)
+        inner.build(model.trainable_variables)
+        optimizer = ADMMWrapper(inner, make_plan(model))
+        before = values(model.trainable_variables)
+        grads = [ops.ones(v.shape) for v in model.trainable_variables]
+        with self.assertRaisesRegex(ValueError, "not built"):
+            optimizer.apply(grads)
+        assert_same(values(model.trainable_variables), before)
+
+    def test_set_weights(self):
+        model = build()
+        train(model, 2)
+        optimizer = ADMMWrapper(
+            keras.optimizers.Adam(), model.optimizer.plan, rho=0.5
+        )
+        optimizer.build(model.trainable_variables)
+        optimizer.set_weights(model.optimizer.variables)
+        assert_same(
+            values(optimizer.variables), values(model.optimizer.variables)
+        )
+        self.assertGreater(int(ops.convert_to_numpy(optimizer.iterations)), 0)
+
     def test_builds_inside_a_traced_loop(self):
         import tensorflow as tf
 

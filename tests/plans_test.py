@@ -348,6 +348,35 @@ class PlanErrorsTest(parameterized.TestCase):
         self.assertIn("'columns': 7.0", message)
         self.assertNotIn("fc1", message)
 
+    def test_a_layer_stands_for_those_inside_of_it(self):
+        x = inputs = keras.Input((5, 6))
+        x = layers.MultiHeadAttention(2, 4, name="mha")(x, x)
+        x = layers.LSTM(6, name="lstm")(layers.Dense(6, name="d")(x))
+        model = keras.Model(inputs, layers.Dense(2, name="out")(x))
+        plan = SparsityPlan.uniform(model, 0.5, exclude=["mha", "lstm"])
+        self.assertEqual([g.name for g in plan.groups], ["d"])
+        plan = SparsityPlan.explicit(model, {"lstm": {"filters": 0.5}})
+        self.assertIn("lstm/lstm_cell", plan.groups[0].name)
+
+    def test_what_would_come_to_nothing(self):
+        x = inputs = keras.Input((6, 6, 4))
+        x = layers.DepthwiseConv2D(3, name="depthwise")(x)
+        x = layers.Conv2D(8, 1, groups=2, name="grouped")(x)
+        x = layers.Conv2D(8, 1, trainable=False, name="frozen")(x)
+        x = layers.SeparableConv2D(8, 1, name="separable")(x)
+        model = keras.Model(inputs, layers.Conv2D(2, 1, name="out")(x))
+        for name, target in (
+            ("depthwise", "filters"),
+            ("depthwise", "columns"),
+            ("grouped", "columns"),
+            ("frozen", "columns"),
+        ):
+            with self.assertRaisesRegex(ValueError, f"'{name}': '{target}, "):
+                targets = {name: {target: 0.5}, "separable": {"columns": 0.5}}
+                SparsityPlan.explicit(model, targets)
+        plan = SparsityPlan.explicit(model, {"separable": {"columns": 0.5}})
+        self.assertNotEmpty(plan.kernels)
+
     def test_unknown_names(self):
         model = zoo.make("mlp")
         with self.assertRaisesRegex(
@@ -369,7 +398,7 @@ class PlanErrorsTest(parameterized.TestCase):
 
     def test_filters_of_a_pinned_layer(self):
         with self.assertRaisesRegex(
-            ValueError, "Ask for `columns` of these.*'fc2': 'it is an output"
+            ValueError, "Leave these .*'fc2': 'it is an output"
         ):
             SparsityPlan.explicit(
                 zoo.make("lenet5"),
