@@ -58,7 +58,7 @@ def benchmark(
         inputs: Array `(rows, ...)`, at least `batch_size` rows of which the
             first are timed; for several inputs a dict from name to array, or
             a list in the order of the Keras models' inputs. Default: random
-            numbers in [-1, 1), the same each time, zeros for integers.
+            numbers in [-1, 1), and integers 0 and 1; the same each time.
         num_threads: int or tuple of int, threads of LiteRT. Default 1.
         runs: int, rounds that are timed. Default 50.
         warmup: int, rounds before them that are not. Default 5.

@@ -185,21 +185,21 @@ class RefusalTest(parameterized.TestCase):
     def test_layers_that_have_none(self):
         inputs = x = keras.Input((6, 6, 4))
         x = layers.Conv2D(4, 3, groups=2, name="grouped")(x)
-        x = layers.DepthwiseConv2D(3, name="depthwise")(x)
-        x = layers.Conv2D(4, 2, name="plain")(x)
-        x = layers.Flatten()(x)
-        model = keras.Model(inputs, layers.Dense(2, name="out")(x))
+        x = layers.EinsumDense(
+            "abcd,def->abcef", (None, None, 2, 4), name="sum"
+        )(x)
+        x = layers.Reshape((4, 4, 8))(x)
+        model = keras.Model(inputs, layers.Conv2D(4, 2, name="plain")(x))
         targets = {"columns": 0.5, "column_pattern": "window"}
+        with self.assertRaisesRegex(ValueError, "What is asked.*'grouped'"):
+            SparsityPlan.explicit(model, {"grouped": targets})
         with self.assertRaisesRegex(
             ValueError,
-            "Cannot train the columns of 2 layers.*'grouped': 'window', "
-            "'depthwise': 'window'}. Leave `column_pattern` out for these",
+            "Cannot train the columns of 1 layers.*{'sum': 'window'}. Leave "
+            "`column_pattern` out for these",
         ):
             SparsityPlan.explicit(
-                model,
-                dict.fromkeys(
-                    ("grouped", "depthwise", "plain", "out"), targets
-                ),
+                model, dict.fromkeys(("sum", "plain"), targets)
             )
 
     def test_an_axis_that_is_no_window(self):

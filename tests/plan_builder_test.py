@@ -111,7 +111,7 @@ class PlanBuilderTest(parameterized.TestCase):
         )
         self.assertCountEqual(numbers.values(), range(8 + 8 + 8 + 12))
         self.assertEqual([name for name, _, _ in skipped], ["out"])
-        with self.assertRaisesRegex(ValueError, "Ask for `columns` of these"):
+        with self.assertRaisesRegex(ValueError, "out.: .it is an output"):
             plan_builder.groups(model, trace, wanted, 1, strict=True)
 
 
