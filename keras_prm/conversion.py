@@ -74,6 +74,8 @@ def convert(view, path, settings, samples):
         )
         for x, name in zip(view.inputs, input_names(view))
     ]
+    if settings.mode == "int8":
+        _check_no_loops(view, signature)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -95,6 +97,30 @@ def convert(view, path, settings, samples):
         ) from error
     check_builtins(path, view.name)
     tflite_schema.add_metadata(path, settings.metadata)
+
+
+def _check_no_loops(view, signature):
+    """Refuses loops, on which the converter's calibration kills Python."""
+    import tensorflow as tf
+
+    specs = [tf.TensorSpec(x.shape, x.dtype, x.name) for x in signature]
+    function = tf.function(lambda *xs: view([*xs], training=False))
+    graph = function.get_concrete_function(*specs).graph.as_graph_def()
+    nodes = [
+        node
+        for part in (graph, *graph.library.function)
+        for node in (part.node if part is graph else part.node_def)
+    ]
+    loops = [n.name for n in nodes if n.op in ("While", "StatelessWhile")]
+    if loops:
+        found = [_layer_at(name, view) or name for name in loops]
+        raise ValueError(
+            "Cannot export to LiteRT: activations inside of loops cannot be "
+            f"calibrated for int8. Received: loops in {found}. Pass "
+            "quantize='dynamic_range', whose weights are int8 too, or build "
+            "the model with recurrent layers of `unroll=True` and the same "
+            "weights."
+        )
 
 
 def check_builtins(path, name):
@@ -170,13 +196,19 @@ def _reason(text, view):
 
 def _layers(text, view):
     """From an operation's name to the paths of the layers that have it."""
-    paths = [path for path, _ in topology.layer_paths(view)]
     found = {}
     # Where an operation stands: fused["Erf:", "model_1/layer_1/inner/Erf@...
     for name, place in re.findall(r'fused\["(\w+):", "([^"@]+)', text):
-        # TensorFlow numbers a name that it meets again.
-        place = re.sub(r"_\d+(?=/)", "", place)
-        inside = [p for p in paths if f"/{p}/" in f"/{place}/"]
-        if inside:
-            found.setdefault(name, set()).add(max(inside, key=len))
+        path = _layer_at(place, view)
+        if path:
+            found.setdefault(name, set()).add(path)
     return {name: sorted(layers) for name, layers in found.items()}
+
+
+def _layer_at(place, view):
+    """The path of the layer that makes an operation; `""` if none does."""
+    # TensorFlow numbers a name that it meets again.
+    place = re.sub(r"_\d+(?=/)", "", place)
+    paths = [path for path, _ in topology.layer_paths(view)]
+    inside = [p for p in paths if f"/{p}/" in f"/{place}/"]
+    return max(inside, key=len, default="")

@@ -18,6 +18,7 @@ from keras_prm import conversion_process
 from keras_prm import export_checks
 from keras_prm import litert
 from keras_prm import litert_runtime
+from keras_prm import mixed_precision
 from keras_prm import parity
 from keras_prm import samples as samples_of
 from keras_prm.export_report import ExportReport
@@ -43,7 +44,8 @@ def export_litert(
 ):
     """Writes a model as a LiteRT (`.tflite`) file and checks the file.
 
-    The file needs nothing but LiteRT's builtin operations. It is converted
+    The file needs nothing but LiteRT's builtin operations. Layers of a mixed
+    policy compute in float32 in it, and while it is made. It is converted
     and checked next to its destination and moved there last: if anything
     fails, an older file stays as it was. TensorFlow converts it: here, or,
     where Keras runs on another backend, in a process of its own. It passes
@@ -62,8 +64,9 @@ def export_litert(
         representative_data: Samples to calibrate `"int8"` with and to check
             the file on: an array; for several inputs a dict or list of
             arrays; or a `tf.data.Dataset` or other iterable of such batches,
-            `(x, y)` tuples included. The first 256 samples are used, 64 of
-            them to check. Default: 8 random ones in [-1, 1) to check.
+            `(x, y)` tuples included; or a function that returns these, as
+            TensorFlow's converter wants it. The first 256 samples are used,
+            64 of them to check. Default: 8 random ones in [-1, 1) to check.
         check: bool, whether to compare the file with the model.
         tolerance: float. Default 1e-3 for float32, 1e-2 for float16, none
             for the others, of which only finite outputs are demanded.
@@ -126,7 +129,7 @@ def export_litert(
     metadata = _metadata(mode, report)
     settings = conversion.Settings(mode, batch_size, int8_io, metadata)
     target = path.resolve()  # links stay, and what they name is replaced
-    with _folder_beside(target) as folder:
+    with _folder_beside(target) as folder, mixed_precision.in_float32(view):
         temporary = pathlib.Path(folder) / "model.tflite"
         with _writing(path):
             _convert(view, temporary, settings, samples)

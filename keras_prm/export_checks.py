@@ -6,6 +6,7 @@ import numbers
 
 import keras
 
+from keras_prm import mixed_precision
 from keras_prm import parity
 from keras_prm import reports
 from keras_prm import topology
@@ -131,10 +132,16 @@ def functional(model):
     Raises:
         TypeError: `model` is not a functional or Sequential model, or has a
             `call` of its own.
-        ValueError: It has no weights yet, they are not finite, or layers
-            compute in half precision.
+        ValueError: It has no weights yet, they are not finite, or in half
+            precision.
     """
-    if not isinstance(model, keras.Model) or not topology.is_model(model):
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            "Cannot export to LiteRT: expected a keras.Model; one that is in "
+            "a file is read by `keras.models.load_model(path)`. Received: "
+            f"model={model!r} (of type {type(model).__name__})"
+        )
+    if not topology.is_model(model):
         raise TypeError(
             "Cannot export to LiteRT: expected a functional or Sequential "
             "keras.Model without a `call` of its own, which its graph does "
@@ -146,18 +153,14 @@ def functional(model):
             f"Cannot export to LiteRT: the model '{model.name}' has no "
             "weights yet. Call `model.build(input_shape)` first."
         )
-    half = [
-        path
-        for path, layer in topology.layer_paths(model)
-        if layer.compute_dtype in ("float16", "bfloat16")
-    ]
+    _, half = mixed_precision.in_half(model)
     if half:
         raise ValueError(
             "Cannot export to LiteRT: its builtins compute in float32. "
-            f"Received: layers in half precision: {half}. Build the model "
-            "again after `keras.config.set_dtype_policy('float32')` and copy "
-            "the weights with `set_weights(model.get_weights())`. For small "
-            "files use quantize='float16'."
+            f"Received: layers in half precision: {half}. Those of the "
+            "policies 'mixed_float16' and 'mixed_bfloat16', whose weights "
+            "are float32, can be exported. For small files use "
+            "quantize='float16'."
         )
     outputs = getattr(model, "output", None)
     if not isinstance(outputs, dict) or not all(

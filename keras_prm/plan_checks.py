@@ -65,6 +65,17 @@ def check_names(names, paths, argument):
         )
 
 
+def check_fractions(targets):
+    """Raises if a fraction for all layers is not in [0, 1)."""
+    bad = {k: v for k, v in targets.items() if not _is_fraction(v)}
+    if bad:
+        raise ValueError(
+            "Expected the fractions that are to be removed, numbers in "
+            "[0, 1): 0.5 removes half of the filters, or columns, of each "
+            f"layer. Received: {bad}"
+        )
+
+
 def check_targets(wanted, round_to):
     """Raises if a fraction is not in [0, 1), all offenders together."""
     shapeless = {p: d for p, d in wanted.items() if not isinstance(d, dict)}
@@ -92,7 +103,8 @@ def check_targets(wanted, round_to):
         raise ValueError(
             f"Cannot prune {len(bad)} layers to their targets: a sparsity "
             "must leave at least one of the filters, and of the columns. "
-            "Expected filters and columns in [0, 1), the fraction removed. "
+            "Expected filters and columns in [0, 1), the fraction removed; "
+            "0.5 removes half. "
             f"Received: {bad}. To remove a layer whole, delete it from the "
             "model."
         )

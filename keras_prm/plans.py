@@ -99,6 +99,7 @@ class SparsityPlan:
         plan_checks.check_names(exclude, paths, "exclude")
         excluded = plan_checks.matching(exclude, paths)
         targets = {"filters": filters, "columns": columns}
+        plan_checks.check_fractions(targets)
         nothing = dict.fromkeys(targets, 0.0)
         targets["column_pattern"] = column_pattern
         wanted = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+import warnings
 
 import numpy as np
 
@@ -43,10 +44,12 @@ def purify(
     Args:
         model: A built functional or Sequential model.
         evaluate: Function from the model to a float, higher is better, such
-            as `lambda m: m.evaluate(x, y, verbose=0)[1]`; it must not change
-            the model. `None` applies `thresholds` as they are.
-        max_drop: By how much the score may fall, in its own unit, >= 0.
-            Defaults to 0 with `evaluate`, and has no meaning without.
+            as `lambda m: m.evaluate(x, y, verbose=0)[1]`, an accuracy; of a
+            loss return the negative. It must not change the model. `None`
+            applies `thresholds` as they are.
+        max_drop: By how much the score may fall, in its own unit, >= 0: of
+            an accuracy in [0, 1], 0.002 is a fifth of a point. Defaults to 0
+            with `evaluate`, and has no meaning without.
         thresholds: `Thresholds`. With `evaluate`, the proportions that the
             search scales.
         sweeps: `"fixed_point"` repeats until nothing falls, `"single"` makes
@@ -57,9 +60,10 @@ def purify(
         A `PurificationReport`; its `masks` are to be held from then on.
 
     Raises:
-        TypeError: The model is subclassed.
+        TypeError: The model is subclassed, or the score is no number.
         ValueError: An argument is out of range, a weight or the score is
-            NaN. The model is as before then.
+            NaN, or the budget lets every weight go. The model is as before
+            then.
 
     Reference:
         - [Ma et al., 2019](https://arxiv.org/abs/1905.00136); the formulas
@@ -117,6 +121,26 @@ class _Search:
         for index, high in zip(order, highs):
             self._raise_level([index], high, 1)
         self._apply(self.levels)
+        self._check_budget()
+
+    def _check_budget(self):
+        """Whether the budget held anything back."""
+        left, before = self.state.num_weights(), self.state.num_weights_before
+        at_most = min(self.levels) == len(STRENGTHS) - 1
+        if left == before or (left and not at_most):
+            return
+        text = (
+            "The budget allows for all that purification can remove: "
+            f"{left:,} of {before:,} weights are left. Received: evaluate() = "
+            f"{self.score_before:g}, and {self.score:g} then, max_drop="
+            f"{self.max_drop:g}. Higher has to be better: of a loss return "
+            "the negative, of metrics take `m.evaluate(x, y)[1]`, where [0] "
+            "is the loss. A fall of a fifth of a point is 0.002 for an "
+            "accuracy in [0, 1]."
+        )
+        if not left:
+            raise ValueError(f"{text} The model is as before.")
+        warnings.warn(text, stacklevel=4)
 
     def _raise_level(self, kernels, high, step):
         """Looks for the highest level of some kernels that is allowed.
@@ -168,10 +192,16 @@ class _Search:
         try:
             score = float(score)
         except (TypeError, ValueError) as error:
+            advice = "Does the function return something?"
+            if isinstance(score, dict):
+                advice = f"Take one of it, such as `[{list(score)[-1]!r}]`."
+            elif isinstance(score, (list, tuple)):
+                advice = (
+                    "`model.evaluate` returns a list where there are metrics; "
+                    "take one of it: `lambda m: m.evaluate(x, y)[1]`."
+                )
             raise TypeError(
-                "`evaluate` has to return a float. `model.evaluate` returns "
-                "a list, of which it could take one metric: "
-                "`lambda m: m.evaluate(x, y)[1]`. "
+                f"`evaluate` has to return a float. {advice} "
                 f"Received: {score!r}"
             ) from error
         if np.isnan(score):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 from keras_prm import building
 from keras_prm import graph
 from keras_prm import lowering as lowering_pass
@@ -21,7 +23,7 @@ def strip(model, lowering="none", return_report=False):
     This is the paper's *unused path removal*. The result equals the model at
     inference (`training=False`, finite activations) up to the rounding of
     sums, for any weights, whoever pruned them; a model without anything to
-    remove comes back as a copy.
+    remove comes back as a copy, with a warning.
 
     Empty filters of a convolution whose channels have to stay, as in a
     residual sum that others write to as well, go where this makes the model
@@ -85,4 +87,17 @@ def strip(model, lowering="none", return_report=False):
         small, *done = lowering_pass.lower(small, lowerer)
         if return_report:
             report = strip_report.with_lowerings(report, *done, small)
+    if small.count_params() == view.count_params():
+        _warn_of_nothing(view, arrays)
     return (small, report) if return_report else small
+
+
+def _warn_of_nothing(view, arrays):
+    zeros = sum(int((x == 0).sum()) for x in arrays.values())
+    warnings.warn(
+        f"strip found nothing to remove from '{view.name}': no channel of it "
+        f"is dead, {zeros:,} of its {view.count_params():,} weights are zero. "
+        "Prune it first, by `hard_prune`, and retrain with `StructuredMask`, "
+        "or what was zero comes back.",
+        stacklevel=3,
+    )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import types
+from functools import partial
+
 import keras
 import numpy as np
 
@@ -47,7 +50,8 @@ def representative(model, data):
 
     Args:
         model: A functional model.
-        data: Array, dict or list of arrays, or an iterable of batches.
+        data: Array, dict or list of arrays, an iterable of batches, or a
+            function that returns one of these.
 
     Returns:
         list of arrays, one per input of the model, at most 256 rows.
@@ -56,6 +60,8 @@ def representative(model, data):
         ValueError: There are none, they do not fit, or are not finite.
     """
     name, parts, num = "representative_data", [], 0
+    if isinstance(data, types.FunctionType | types.MethodType | partial):
+        data = data()
     for batch in _batches(data, len(model.inputs)):
         previous = parts[0] if parts else None
         parts.append(as_arrays(model, batch, name, previous, NUM_SAMPLES))

@@ -126,10 +126,13 @@ class Sweeper:
         channel_of, count = self._channels(weight)
         limits = self._left(limits, weight, kernel)
         falls = small.small_channels(kernel, channel_of, count, limits)
+        first = np.unique(channel_of, return_index=True)[1]
+        if not weight.prunes_columns:
+            # Of an embedding, say: zeros would stay, whoever wrote them.
+            falls &= self._may_fall(weight.in_ids[first])
         if falls.any():
             kernel[..., falls[channel_of], :] = 0
             _assign(weight, kernel)
-            first = np.unique(channel_of, return_index=True)[1]
             self._note(weight, channels=tuple(first[falls].tolist()))
         return int(falls.sum())
 
@@ -139,7 +142,8 @@ class Sweeper:
             return 0
         kernel = _matrix(weight)
         limits = self._left(limits, weight, kernel)
-        falls = small.small_filters(kernel, limits) & self._may_fall(weight)
+        falls = small.small_filters(kernel, limits)
+        falls &= self._may_fall(weight.out_ids)
         if falls.any():
             kernel[..., falls] = 0
             _assign(weight, kernel)
@@ -148,11 +152,11 @@ class Sweeper:
             self._blank(self.trace.classes[weight.out_ids[falls]])
         return int(falls.sum())
 
-    def _may_fall(self, weight):
-        """Filters that feed a class nothing else has to keep in place."""
+    def _may_fall(self, ids):
+        """Which positions nothing else has to keep in place, bool."""
         pinned = np.zeros(self.trace.num_classes, bool)
         pinned[list(self.trace.pinned)] = True
-        return ~pinned[self.trace.classes[weight.out_ids]]
+        return ~pinned[self.trace.classes[ids]]
 
     def _blank(self, classes):
         """Zeroes the vectors of classes none of whose writers is left."""

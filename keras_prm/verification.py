@@ -105,7 +105,9 @@ class Certificate:
         for name, before, after in self._sizes():
             ratio = f"{before / after:5.1f}x" if before and after else ""
             before, after = tables.number(before), tables.number(after)
-            lines.append(f"{name:15} {before:>13} {after:>13} {ratio}")
+            lines.append(f"{name:15} {before:>13} {after:>13} {ratio}".rstrip())
+        if None in (self.before.macs, self.after.macs):
+            lines.append("MACs are unknown where layers of your own compute.")
         return "\n".join(lines)
 
     def _verdicts(self):

@@ -64,14 +64,14 @@ class ArgumentsTest(exporting.ExportTestCase):
 
         unbuilt = keras.Sequential([keras.layers.Dense(2)])
         inputs = keras.Input((4,))
-        half = keras.layers.Dense(2, dtype="mixed_float16", name="h")
+        half = keras.layers.Dense(2, dtype="float16", name="h")
         half = keras.Model(inputs, half(inputs), name="inner")
         nested = keras.Model(inputs, half(inputs))
         self.assert_refused("Wrap it", Own(), self.path, error=TypeError)
-        self.assert_refused("Wrap it", 3, self.path, error=TypeError)
+        self.assert_refused("load_model", "m.keras", self.path, error=TypeError)
         self.assert_refused("model.build", unbuilt, self.path)
-        self.assert_refused("set_dtype_policy", half, self.path)
-        self.assert_refused("inner/h.*set_dtype", nested, self.path)
+        self.assert_refused("'h'.*'mixed_float16'", half, self.path)
+        self.assert_refused("inner/h.*'mixed_bfloat16'", nested, self.path)
 
     def test_a_functional_model_with_a_call_of_its_own(self):
         class Own(keras.Model):

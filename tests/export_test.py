@@ -126,6 +126,34 @@ class FileTest(exporting.ExportTestCase):
         self.assert_refused("pass `batch_size=1`", model, self.path)
         report = export.export_litert(model, self.path, batch_size=1)
         self.assertLess(report.max_rel_error, SOUND["float32"])
+        # Here the converter would kill Python.
+        self.assert_refused(
+            "loops in .'gru.*'dynamic_range'.*unroll=True",
+            model,
+            self.path,
+            "int8",
+            data_for(model),
+            batch_size=1,
+        )
+
+    @parameterized.product(
+        policy=["mixed_float16", "mixed_bfloat16"], mode=[None, "int8"]
+    )
+    def test_mixed_precision(self, policy, mode):
+        inputs = keras.Input((8, 8, 3))
+        x = keras.layers.Conv2D(4, 3, dtype=policy)(inputs)
+        x = keras.layers.BatchNormalization(dtype=policy)(x)
+        x = keras.layers.Reshape((6, 24))(x)
+        x = keras.layers.MultiHeadAttention(2, 3, dtype=policy)(x, x)
+        model = keras.Model(inputs, keras.layers.Dense(2, dtype=policy)(x))
+        images = np.random.default_rng(0).normal(size=(20, 8, 8, 3))
+        report = export.export_litert(model, self.path, mode, images)
+        self.assertLess(report.max_rel_error, SOUND[mode or "float32"])
+        self.assertEqual(
+            [layer.dtype_policy.name for layer in model.layers],
+            ["float32", policy, policy, "float32", policy, policy],
+        )
+        self.assertIn(policy[6:], str(model(images).dtype))
 
     @parameterized.parameters("names", "list", "dataset", "dataset_xy")
     def test_representative_data_of_two_inputs(self, form):

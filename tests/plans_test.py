@@ -329,10 +329,12 @@ class PlanErrorsTest(parameterized.TestCase):
     @parameterized.parameters(1.0, -0.1, float("nan"), 2, "half", None)
     def test_sparsity_is_a_fraction(self, value):
         for target in ("filters", "columns"):
+            with self.assertRaisesRegex(ValueError, "0.5 removes half of"):
+                SparsityPlan.uniform(chain(4, 2), **{target: value})
             with self.assertRaisesRegex(
                 ValueError, r"in \[0, 1\), the fraction removed"
             ):
-                SparsityPlan.uniform(chain(4, 2), **{target: value})
+                SparsityPlan.explicit(chain(4, 2), {"d0": {target: value}})
 
     def test_all_offenders_are_named_at_once(self):
         targets = {

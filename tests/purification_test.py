@@ -114,6 +114,20 @@ class ThresholdsTest(parameterized.TestCase):
         report = purify(model, thresholds=Thresholds(channel=0.12))
         self.assertLess(report.weights_after, report.weights_before)
 
+    def test_rows_of_an_embedding_stay(self):
+        inputs = keras.Input((5,), dtype="int32")
+        x = layers.Embedding(12, 4, name="words")(inputs)
+        x = layers.GlobalAveragePooling1D()(x)
+        model = keras.Model(inputs, layers.Dense(2, name="out")(x))
+        words = np.ones((12, 4))
+        words[3] = 1e-3  # a rare word
+        words[:, 2] = 1e-3
+        model.get_layer("words").embeddings.assign(words)
+        purify(model, thresholds=Thresholds())
+        found = np.array(model.get_layer("words").embeddings)
+        words[:, 2] = 0
+        np.testing.assert_array_equal(found, words.astype("float32"))
+
     @parameterized.parameters(1.0, 1e3, 1e9)
     def test_channel_of_strong_columns_never_falls(self, strength):
         model = chain()
@@ -252,6 +266,11 @@ SCORES = {
 }
 
 
+def error_against(y, x, sign):
+    """A score: an error, which should be lower, or its negative."""
+    return lambda model: sign * float(np.abs(model(x) - y).mean())
+
+
 class Recorder:
     """Keeps every state that was evaluated, with its score."""
 
@@ -361,13 +380,36 @@ class BudgetTest(parameterized.TestCase):
     @parameterized.parameters(
         (float("nan"), ValueError, "higher is better, such as an accuracy"),
         ([0.1, 0.9], TypeError, r"`lambda m: m.evaluate\(x, y\)\[1\]`"),
-        (None, TypeError, "has to return a float"),
+        ({"loss": 0.1, "acc": 0.9}, TypeError, r"such as `\['acc'\]`"),
+        (None, TypeError, "Does the function return something"),
     )
     def test_weights_come_back_after_no_score(self, bad, error, message):
         model = uneven("batch_norm")
         before, scores = checksum(model), iter([1.0, 1.0, bad])
         with self.assertRaisesRegex(error, message):
             purify(model, lambda m: next(scores))
+        self.assertEqual(checksum(model), before)
+
+    @parameterized.parameters(0.0, 1e9)
+    def test_a_budget_for_everything_warns(self, max_drop):
+        model = uneven("batch_norm")
+        x = zoo.inputs_of(model)
+        evaluate = error_against(model(x), x, -1 if max_drop else 1)
+        with self.assertWarnsRegex(UserWarning, "of a loss return the neg"):
+            purify(model, evaluate, max_drop)
+
+    @parameterized.parameters(0.0, 1e9)
+    def test_a_budget_for_every_weight_is_refused(self, max_drop):
+        inputs = keras.Input((3,))
+        x = layers.Dense(2, name="a")(inputs)
+        model = keras.Model(inputs, layers.Dense(2, name="b")(x))
+        # What stays longest of one is not what stays longest of the other.
+        model.get_layer("a").kernel.assign([[1, 0.1]] * 3)
+        model.get_layer("b").kernel.assign([[0.1, 0.1], [1, 1]])
+        before, x = checksum(model), np.ones((1, 3))
+        evaluate = error_against(model(x), x, -1 if max_drop else 1)
+        with self.assertRaisesRegex(ValueError, "0 of 10 .*model is as bef"):
+            purify(model, evaluate, max_drop)
         self.assertEqual(checksum(model), before)
 
 

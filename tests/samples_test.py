@@ -40,6 +40,7 @@ class RepresentativeTest(parameterized.TestCase):
         ("tensor", keras.ops.convert_to_tensor, 20),
         ("endless", itertools.repeat, 256),
         ("py_dataset", lambda x: Batches(), 12),
+        ("function", lambda x: lambda: ([x[i : i + 1]] for i in range(7)), 7),
     )
     def test_forms(self, form, num):
         (found,) = samples.representative(exporting.dense_model(), form(X))

@@ -1,0 +1,57 @@
+"""Computing in float32 what was trained in mixed precision."""
+
+from __future__ import annotations
+
+import contextlib
+
+from keras_prm import topology
+
+_HALF = ("float16", "bfloat16")
+
+
+def in_half(model):
+    """Paths of the layers that compute in half precision.
+
+    Args:
+        model: A functional or Sequential model.
+
+    Returns:
+        list of str: those of mixed policies, whose weights are float32, and
+        list of str: the others.
+    """
+    mixed, other = [], []
+    for path, layer in topology.layer_paths(model):
+        for part in topology.sublayers(layer):
+            if part.compute_dtype in _HALF:
+                (mixed if _is_mixed(part) else other).append(path)
+    return list(dict.fromkeys(mixed)), list(dict.fromkeys(other))
+
+
+@contextlib.contextmanager
+def in_float32(model):
+    """A context in which layers of a mixed policy compute in float32.
+
+    Their weights are float32 anyway. It changes the layers for as long as it
+    lasts, and not what Keras has compiled before.
+
+    Args:
+        model: A functional or Sequential model.
+    """
+    layers = [
+        part
+        for _, layer in topology.layer_paths(model)
+        for part in topology.sublayers(layer)
+        if part.compute_dtype in _HALF and _is_mixed(part)
+    ]
+    before = [(layer, layer.dtype_policy) for layer in layers]
+    try:
+        for layer in layers:
+            layer.dtype_policy = "float32"
+        yield
+    finally:
+        for layer, policy in before:
+            layer.dtype_policy = policy
+
+
+def _is_mixed(layer):
+    return layer.dtype_policy.name in [f"mixed_{name}" for name in _HALF]
