@@ -10,6 +10,7 @@ import keras
 
 from keras_prm import conversion
 from keras_prm import export
+from keras_prm import samples
 from keras_prm.litert import LiteRTModel
 
 _KINDS = (keras.Model, str, os.PathLike, bytes, LiteRTModel)
@@ -63,15 +64,17 @@ def files(
     for number, (name, model) in enumerate(models.items()):
         path, names = folder / f"{number}.tflite", None
         if isinstance(model, keras.Model):
+            names = conversion.input_names(model)
             export.export_litert(
                 model,
                 path,
                 quantize,
-                representative_data,
+                _in_order(names, representative_data)
+                if quantize == "int8"
+                else None,
                 check=False,
                 batch_size=_batch_size(model, batch_size),
             )
-            names = conversion.input_names(model)
         elif isinstance(model, bytes):
             path.write_bytes(model)
         elif isinstance(model, LiteRTModel):
@@ -83,10 +86,34 @@ def files(
     return found
 
 
+def _in_order(names, data):
+    """As a list, if it is a dict by the names of the file's inputs."""
+    if isinstance(data, dict) and set(data) == set(names):
+        return [data[name] for name in names]
+    return data
+
+
 def _batch_size(model, size):
     """`size`, or None where the model has a batch size of its own."""
     inputs = getattr(model, "inputs", None)
     return None if inputs and inputs[0].shape[0] else size
+
+
+def by_file_names(models, inputs):
+    """A dict of inputs by the names that the files of Keras models have.
+
+    Args:
+        models: See `keras_prm.benchmark`.
+        inputs: dict of arrays, by the keys that a Keras model was made with
+            or the names of its inputs or of its file's. Others stay as they
+            are, as does what is no dict.
+    """
+    for model in _named(models).values():
+        if isinstance(inputs, dict) and isinstance(model, keras.Model):
+            arrays = samples.in_order(model, inputs)
+            if arrays:
+                return dict(zip(conversion.input_names(model), arrays))
+    return inputs
 
 
 def _named(models):

@@ -156,7 +156,8 @@ class Builder:
                 f"The rebuilt '{call.operation.name}' has the shape "
                 f"{tuple(new.shape)} where the analysis expected "
                 f"{self._shape(x)}. This is an error in the rule for "
-                f"{type(call.operation).__name__}; please report it."
+                f"{type(call.operation).__name__}: mend it if it is your own, "
+                "and please report it if not."
             )
 
 

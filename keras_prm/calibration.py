@@ -8,6 +8,7 @@ import itertools
 import keras
 import numpy as np
 
+from keras_prm import samples
 from keras_prm import topology
 
 _NOISE = ("rate", "stddev", "dropout", "recurrent_dropout")
@@ -18,15 +19,15 @@ def recalibrate(model, data, batch_size=32, max_batches=None):
 
     Pruning changes the activations that the moving means and variances
     describe. This replaces them by the average over the batches of `data`,
-    with dropout and noise switched off; inside of other layers, too, such as
-    `TimeDistributed`. Weights do not change; layers that are frozen
-    (`trainable=False`) keep their statistics.
+    each as heavy as it has rows, with dropout and noise switched off; inside
+    of other layers, too, such as `TimeDistributed`. Weights do not change;
+    layers that are frozen (`trainable=False`) keep their statistics.
 
     Args:
         model: A built functional or Sequential model.
         data: Training inputs: an array, a dict or list of arrays as the
             model takes them, or an iterable of batches such as a
-            `tf.data.Dataset`. Of tuples `(x, y, ...)` only `x` is used.
+            `tf.data.Dataset`. Of batches `(x, y, ...)` only `x` is used.
         batch_size: Samples per batch where `data` are arrays.
         max_batches: Stop after so many batches; `None` takes all.
 
@@ -62,7 +63,7 @@ def recalibrate(model, data, batch_size=32, max_batches=None):
             f"Expected `batch_size` >= 1. Received: batch_size={batch_size}"
         )
     count = 0
-    with _quiet(layers), _averaging(norms), _kept(model, norms):
+    with _quiet(layers), _kept(model, norms), _averaging(norms):
         for x in _batches(model, data, batch_size, max_batches):
             model(x, training=True)
             count += 1
@@ -78,7 +79,7 @@ def _batches(model, data, batch_size, max_batches):
     """Yields inputs of the model as tensors, a batch at a time."""
     arrays = _whole(model, data)
     if arrays is None:
-        source = (b[0] if isinstance(b, tuple) else b for b in data)
+        source = samples.batches(data, len(model.inputs))
     else:
         size = len(keras.tree.flatten(arrays)[0])
         source = (
@@ -110,24 +111,31 @@ def _whole(model, data):
 
 @contextlib.contextmanager
 def _averaging(norms):
-    """Lets moving statistics become the plain mean of all updates.
+    """Lets moving statistics become the mean of all updates, by their rows.
 
     A layer that is called several times in a forward pass, be it shared or
     inside of `TimeDistributed`, is updated as often.
     """
 
     def averaged(layer):
-        call, count = layer.call, itertools.count()
+        call, seen = layer.call, 0
 
         def counted(*args, **kwargs):
-            number = next(count)
-            layer.momentum = number / (number + 1)
+            nonlocal seen
+            rows = (args[0] if args else kwargs["inputs"]).shape[0] or 1
+            layer.momentum = seen / (seen + rows)
+            seen += rows
             return call(*args, **kwargs)
 
         return counted
 
     with _restored(norms, "momentum"):
         for layer in norms:
+            # What is there has no weight, but NaN stays NaN without any.
+            layer.moving_mean.assign(keras.ops.zeros_like(layer.moving_mean))
+            layer.moving_variance.assign(
+                keras.ops.ones_like(layer.moving_variance)
+            )
             layer.call = averaged(layer)
         try:
             yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import warnings
 
 import keras
 import numpy as np
@@ -22,7 +23,9 @@ def carry_optimizer(model, small, report):
     velocity, average, accumulated gradient) what belongs to the weights that
     survive. Training goes on as if nothing had happened, up to rounding,
     wherever the weights that went had no gradient and no part in what the
-    optimizer computes of whole gradients, such as global norms.
+    optimizer computes of whole gradients, such as global norms. Muon with an
+    `rms_rate` takes smaller steps for smaller kernels, of which a warning
+    reminds.
 
     ```python
     small, report = keras_prm.strip(model, return_report=True)
@@ -73,6 +76,15 @@ def carry_optimizer(model, small, report):
     sources = _by_key(before, variables, _keys(model))
     _check_slots(sources, _by_key(after, after, _keys(small)), model.optimizer)
     recompiling.compile_by(small, config)
+    if _scales_by_size(small.optimizer):
+        warnings.warn(
+            "Muon scales its updates by the root of a kernel's longer axis: "
+            "steps for kernels that got smaller are smaller than they were. "
+            "To go on as before, train the larger model with "
+            "`rms_rate=None`, or raise the learning rate. Received: "
+            f"optimizer '{small.optimizer.name}' with an `rms_rate`.",
+            stacklevel=2,
+        )
     targets = _by_key(after, small.optimizer.variables, _keys(small))
     for key, pairs in targets.items():
         _fill(pairs, sources.get(key), pieces.get(key))
@@ -90,6 +102,13 @@ def _check_not_lowered(report):
             "`strip(small, lowering='auto')`. "
             f"Received: lowered kernels {lowered}"
         )
+
+
+def _scales_by_size(optimizer):
+    inside = [optimizer, *getattr(optimizer, "optimizers", ())]
+    inside.append(getattr(optimizer, "inner_optimizer", None))
+    muon = keras.optimizers.Muon
+    return any(isinstance(x, muon) and x.rms_rate for x in inside)
 
 
 def _carried(optimizer):

@@ -8,6 +8,7 @@ what was a gather is a slice. This costs nothing at all on the device.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 
 import numpy as np
@@ -105,6 +106,23 @@ class ChannelOrder:
             for value, axis in (*mix.sources, *mix.targets)
             for c in trace.classes[value.ids[axis]]
         }
+        self._values = self._holders(
+            (ids, value) for value in trace.values for ids in value.ids
+        )
+        self._weights = self._holders(
+            (ids, (weight, axis))
+            for weight in trace.weights.values()
+            for axis, ids in enumerate(weight.ids)
+        )
+
+    def _holders(self, axes):
+        """dict from a class to pairs of ids that have it and their owner."""
+        found = collections.defaultdict(list)
+        for ids, owner in axes:
+            if ids is not None:
+                for name in np.unique(self._trace.classes[ids]).tolist():
+                    found[name].append((ids, owner))
+        return found
 
     def reorderings(self, ids, order):
         """What has to move for an axis to get a new order.
@@ -126,32 +144,23 @@ class ChannelOrder:
             or names & self._grouped
         ):
             return None
-        for value in self._trace.values:
-            for other in value.ids:
-                if other is None or self._misses(other, classes):
-                    continue
-                kind = self._kinds.get(value.origin)
-                if kind not in _INDIFFERENT:
-                    return None
-                if self._copies(other, classes) is None:
-                    return None
+        values = _of(self._values, names)
+        if any(
+            self._kinds.get(value.origin) not in _INDIFFERENT
+            for _, value in values
+        ):
+            return None
+        if any(self._copies(other, classes) is None for other, _ in values):
+            return None
         found = []
-        for weight in self._trace.weights.values():
-            for axis, other in enumerate(weight.ids):
-                if other is None or self._misses(other, classes):
-                    continue
-                copies = self._copies(other, classes)
-                if copies is None:
-                    return None
-                steps = np.arange(copies)[:, None] * len(order)
-                whole = (steps + order).reshape(-1)
-                found.append(
-                    Reordering(weight.key, weight.variable, axis, whole)
-                )
+        for other, (weight, axis) in _of(self._weights, names):
+            copies = self._copies(other, classes)
+            if copies is None:
+                return None
+            steps = np.arange(copies)[:, None] * len(order)
+            whole = (steps + order).reshape(-1)
+            found.append(Reordering(weight.key, weight.variable, axis, whole))
         return found
-
-    def _misses(self, ids, classes):
-        return not np.isin(self._trace.classes[ids], classes).any()
 
     def _copies(self, ids, classes):
         """How often the channels follow each other on an axis, in order."""
@@ -160,3 +169,9 @@ class ChannelOrder:
         if left or (own.reshape(copies, -1) != classes).any():
             return None
         return copies
+
+
+def _of(holders, names):
+    """The pairs that hold any of some classes, once each."""
+    pairs = [pair for name in names for pair in holders[name]]
+    return list({id(pair): pair for pair in pairs}.values())

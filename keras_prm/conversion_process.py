@@ -146,7 +146,7 @@ def _kinds(view):
     named = set(re.findall(rf'"(?:{keys})": "([^"]+)"', config))
     found = {}
     for layer in (*view.operations, *topology.sublayers(view)):
-        for value in (layer, *vars(layer).values()):
+        for value in (layer, *keras.tree.flatten([*vars(layer).values()])):
             is_function = isinstance(value, types.FunctionType)
             kind = value if is_function else type(value)
             package = kind.__module__.partition(".")[0]

@@ -8,11 +8,26 @@ import tempfile
 
 import keras
 import numpy as np
+from keras import layers
 
 from keras_prm import graph
 from keras_prm import topology
 
-_CONVOLUTIONS = ("Conv", "DepthwiseConv", "SeparableConv")
+_CONVOLUTIONS = (
+    layers.Conv1D,
+    layers.Conv1DTranspose,
+    layers.Conv2D,
+    layers.Conv2DTranspose,
+    layers.Conv3D,
+    layers.Conv3DTranspose,
+    layers.ConvLSTM1D,
+    layers.ConvLSTM2D,
+    layers.ConvLSTM3D,
+    layers.DepthwiseConv1D,
+    layers.DepthwiseConv2D,
+    layers.SeparableConv1D,
+    layers.SeparableConv2D,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +60,7 @@ def costs(model):
         id(weight): weight
         for _, leaf in topology.layer_paths(model)
         for layer in topology.sublayers(leaf)
-        if type(layer).__name__.startswith(_CONVOLUTIONS)
+        if isinstance(layer, _CONVOLUTIONS)
         for weight in layer.weights
         if weight.name.endswith("kernel")
     }.values()

@@ -126,7 +126,7 @@ def export_litert(
     if mode == "int8":
         others = evaluation and evaluation.inputs
         samples_of.check_calibration(view, samples, others)
-    metadata = _metadata(mode, report)
+    metadata = _metadata(view, mode, report)
     settings = conversion.Settings(mode, batch_size, int8_io, metadata)
     target = path.resolve()  # links stay, and what they name is replaced
     with _folder_beside(target) as folder, mixed_precision.in_float32(view):
@@ -146,12 +146,16 @@ def export_litert(
     return result
 
 
-def _metadata(mode, report):
+def _metadata(view, mode, report):
     found = {
         "keras_prm": __version__,
         "keras": keras.__version__,
         "quantize": mode,
     }
+    if isinstance(view.output, dict):
+        own = view.output
+        keys = type(own)((key, key) for key in own)
+        found["output_names"] = keras.tree.flatten(keys)
     if report is not None:
         found["kept_channels"] = report.kept_channels
     return found

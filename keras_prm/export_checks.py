@@ -168,5 +168,11 @@ def functional(model):
     ):
         outputs = model.outputs
     view = keras.Model(model.inputs, outputs, name=model.name)
+    if not all(x.shape for x in view.outputs):
+        raise ValueError(
+            "Cannot export to LiteRT: expected outputs with rows, as inputs "
+            f"have. Received: shapes {[x.shape for x in view.outputs]}. "
+            "Export the model without what sums over the rows."
+        )
     topology.finite_arrays(view)
     return view

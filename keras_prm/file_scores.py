@@ -41,7 +41,8 @@ class Evaluation:
             iterable of batches of that form, which must come to an end.
         metric: Name of a Keras metric, a metric object (which is copied and
             not touched), or a loss object, function or other callable
-            `(y, predictions)`, one figure per sample. None: accuracy.
+            `(y, predictions)`, one figure per sample, or their mean over a
+            batch. None: accuracy.
 
     Raises:
         TypeError: `metric` is none of these, or cannot be copied.
@@ -176,7 +177,14 @@ def _metric(metric, y, shape):
         name = getattr(metric, "__name__", None) or getattr(
             metric, "name", type(metric).__name__
         )
-        return lambda: keras.metrics.MeanMetricWrapper(mean_of, name=name)
+
+        def by_row(y, predictions):
+            value = keras.ops.convert_to_tensor(mean_of(y, predictions))
+            if not len(value.shape):  # a mean already, of so many rows
+                return keras.ops.broadcast_to(value, (len(y),))
+            return value
+
+        return lambda: keras.metrics.MeanMetricWrapper(by_row, name=name)
     if metric is None or metric in _DEFAULTS:
         metric = _accuracy(y, shape)
     try:

@@ -56,7 +56,7 @@ class LiteRTModel:
                 f"Received: source={str(source)[:200]}; LiteRT says: {error}"
             ) from error
         self._inputs, self._outputs = litert_runtime.signature(
-            self._interpreter
+            self._interpreter, self.metadata.get("output_names")
         )
         self.is_ordered = len(self._inputs) == 1 or input_names is not None
         self._shapes = None
@@ -112,7 +112,9 @@ class LiteRTModel:
         `"keras_prm"` and `"keras"` are versions, `"quantize"` is the mode,
         and `"kept_channels"`, where `export_litert` was given the report of
         `strip`, has for each layer path the numbers that the channels had
-        before. `{}` for a file that `export_litert` did not write.
+        before. `"output_names"` are the keys of a model whose outputs are a
+        dict, in the order of `model.outputs`. `{}` for a file that
+        `export_litert` did not write.
         """
         return tflite_schema.metadata(self._content)
 
@@ -125,11 +127,6 @@ class LiteRTModel:
         a scale, such as images in uint8, are exact and do not count.
         """
         return litert_runtime.precision(self._interpreter)
-
-    @property
-    def is_quantised(self):
-        """Whether any weight or activation has a quantisation scale."""
-        return self.precision == "int8"
 
     def __call__(self, inputs):
         """Runs all rows in one go; see `predict`."""
@@ -149,8 +146,14 @@ class LiteRTModel:
             `outputs` where there are several.
 
         Raises:
-            ValueError: The inputs do not match those of the file.
+            ValueError: The inputs do not match those of the file, or the
+                batch size is below 1.
         """
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(
+                "Cannot run a LiteRT model. Expected a batch size of at least "
+                f"1, or None. Received: batch_size={batch_size}"
+            )
         arrays, portions = self._as_arrays(inputs), []
         rows = len(arrays[0])
         size = self._fixed_batch or batch_size or rows

@@ -56,9 +56,10 @@ def benchmark(
             others are compared with. Lists take the names of Keras models
             and of files.
         inputs: Array `(rows, ...)`, at least `batch_size` rows of which the
-            first are timed; for several inputs a dict from name to array, or
-            a list in the order of the Keras models' inputs. Default: random
-            numbers in [-1, 1), and integers 0 and 1; the same each time.
+            first are timed; for several inputs a dict from name or key to
+            array, or a list in the order of the Keras models' inputs.
+            Default: random numbers in [-1, 1), and integers 0 and 1; the
+            same each time.
         num_threads: int or tuple of int, threads of LiteRT. Default 1.
         runs: int, rounds that are timed. Default 50.
         warmup: int, rounds before them that are not. Default 5.
@@ -91,6 +92,7 @@ def benchmark(
     _check_numbers(threads, runs, warmup, batch_size)
     threads = tuple(map(int, threads))
     runs, warmup, batch_size = map(int, (runs, warmup, batch_size))
+    inputs = benchmark_sources.by_file_names(models, inputs)
     batch = _first(inputs, batch_size)
     litert_runtime.interpreter_class()
     rows = []

@@ -31,8 +31,13 @@ def interpreter_class():
     return Interpreter
 
 
-def signature(interpreter):
-    """Details of the inputs by name, of the outputs in Keras' order."""
+def signature(interpreter, output_names=None):
+    """Details of the inputs by name, of the outputs in Keras' order.
+
+    Args:
+        interpreter: LiteRT's.
+        output_names: The outputs in their order, where the file says so.
+    """
     signatures = interpreter.get_signature_list()
     if len(signatures) != 1:
         inputs = interpreter.get_input_details()
@@ -40,7 +45,7 @@ def signature(interpreter):
     runner = interpreter.get_signature_runner(next(iter(signatures)))
     outputs = runner.get_output_details()
     # Lists are named by position (output_10 follows output_9), dicts by key.
-    names = [f"output_{i}" for i in range(len(outputs))]
+    names = output_names or [f"output_{i}" for i in range(len(outputs))]
     if set(names) != set(outputs):
         names = sorted(outputs)
     return runner.get_input_details(), [outputs[name] for name in names]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import numbers
 import os
 import pathlib
 import platform
@@ -50,8 +51,8 @@ class AutoLowering(lowering_search.Lowerer):
             others are chosen by the cost model. Two exports of the whole
             model, to time it, come on top. Default 60.
         runs: int, rounds that are timed for each layer. Default 30.
-        cache: Path of a JSON file in which measurements are kept, or `None`;
-            one file for each machine.
+        cache: Path of a file in which measurements are kept, lines of JSON,
+            or `None`; one file for each machine.
 
     Raises:
         ValueError: A number is not whole or not positive, or `quantize` is
@@ -71,8 +72,13 @@ class AutoLowering(lowering_search.Lowerer):
     cache: str | os.PathLike | None = None
 
     def __post_init__(self):
-        whole = isinstance(self.num_threads, int) and isinstance(self.runs, int)
-        if not whole or min(self.num_threads, self.seconds, self.runs) <= 0:
+        whole = all(
+            isinstance(number, numbers.Integral)
+            and not isinstance(number, bool)
+            and number > 0
+            for number in (self.num_threads, self.runs)
+        )
+        if not whole or not self.seconds > 0:  # nor NaN
             raise ValueError(
                 "Cannot measure lowerings. Expected whole numbers of threads "
                 "and runs, and seconds, all of them above 0. Received: "

@@ -33,7 +33,8 @@ def purify(
     survived are so small that the model hardly needs them. A channel falls
     if few of its columns are live and their mean energy is low, both; a
     filter if its energy is low. What then feeds nobody, or is fed by nobody,
-    falls with it, to a fixed point. Nothing is retrained.
+    falls with it, to a fixed point. Nothing is retrained. Of layers that are
+    frozen (`trainable=False`) nothing falls but with others.
 
     With `evaluate`, the thresholds are searched, for all layers together and
     then layer by layer, for the fewest weights such that `evaluate(model)`
@@ -72,7 +73,10 @@ def purify(
     _check(evaluate, max_drop, thresholds, sweeps, max_evaluations)
     topology.finite_arrays(model)
     state = sweeping.Sweeper(
-        graph.trace(model), thresholds or Thresholds(), sweeps
+        graph.trace(model),
+        model.trainable_variables,
+        thresholds or Thresholds(),
+        sweeps,
     )
     search = _Search(model, state, evaluate, max_drop or 0.0, max_evaluations)
     try:

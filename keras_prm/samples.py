@@ -62,7 +62,7 @@ def representative(model, data):
     name, parts, num = "representative_data", [], 0
     if isinstance(data, types.FunctionType | types.MethodType | partial):
         data = data()
-    for batch in _batches(data, len(model.inputs)):
+    for batch in batches(data, len(model.inputs)):
         previous = parts[0] if parts else None
         parts.append(as_arrays(model, batch, name, previous, NUM_SAMPLES))
         num += len(parts[-1][0])
@@ -113,7 +113,17 @@ def check_calibration(model, samples, others=None):
         )
 
 
-def _batches(data, num_inputs):
+def batches(data, num_inputs):
+    """The inputs of each batch of a user's data.
+
+    Args:
+        data: Array, dict or list of arrays, or an iterable of batches, which
+            may be `(x, y, ...)`.
+        num_inputs: How many inputs the model has.
+
+    Returns:
+        An iterable of what the model takes.
+    """
     is_list = isinstance(data, (list, tuple)) and num_inputs > 1
     if isinstance(data, dict) or hasattr(data, "shape"):
         return [data]
@@ -123,7 +133,7 @@ def _batches(data, num_inputs):
         data = map(data.__getitem__, range(len(data)))
     # PyTorch's loaders make lists of what others make tuples of.
     pairs = (tuple, list) if num_inputs == 1 else tuple
-    return (x[0] if isinstance(x, pairs) and len(x) > 1 else x for x in data)
+    return (x[0] if isinstance(x, pairs) and x else x for x in data)
 
 
 def as_arrays(model, batch, what, previous=None, limit=None):

@@ -19,27 +19,35 @@ class Sweeper:
 
     Args:
         trace: The model's `Trace`.
+        trainable: The model's trainable variables: kernels that are frozen
+            lose only what follows.
         thresholds: `Thresholds` at strength 1.
         sweeps: `"fixed_point"` or `"single"`.
     """
 
-    def __init__(self, trace, thresholds, sweeps):
+    def __init__(self, trace, trainable, thresholds, sweeps):
         self.trace = trace
+        self._trainable = {id(v) for v in trainable}
         self.thresholds = thresholds
         self.sweeps = sweeps
         self.weights = [
             w for w in trace.weights.values() if w.role != "statistic"
         ]
         self.kernels = [w for w in self.weights if w.role == "kernel"]
-        self._before = [
-            keras.ops.convert_to_numpy(w.variable) for w in self.weights
-        ]
+        # Sweeps go over arrays; the model gets what they come to.
+        self._arrays = {
+            id(w.variable): np.array(keras.ops.convert_to_numpy(w.variable))
+            for w in self.weights
+        }
+        self._before = dict(self._arrays)
         self.num_weights_before = self.num_weights()
         self._medians = {
-            w.key: small.medians(_matrix(w), *self._channels(w))
+            w.key: small.medians(self._matrix(w), *self._channels(w))
             for w in self.kernels
         }
-        self._live = {w.key: small.num_live(_matrix(w)) for w in self.kernels}
+        self._live = {
+            w.key: small.num_live(self._matrix(w)) for w in self.kernels
+        }
         self._rows = {}
 
     @property
@@ -48,21 +56,18 @@ class Sweeper:
 
     def num_weights(self):
         """Nonzero weights of all kernels."""
-        return sum(
-            int(np.count_nonzero(keras.ops.convert_to_numpy(w.variable)))
-            for w in self.kernels
-        )
+        return sum(int(np.count_nonzero(self._array(w))) for w in self.kernels)
 
     def largest_first(self):
         """Indices of the kernels by nonzero weights, most first."""
-        sizes = [np.count_nonzero(_array(w)) for w in self.kernels]
+        sizes = [np.count_nonzero(self._array(w)) for w in self.kernels]
         return sorted(range(len(sizes)), key=lambda i: -sizes[i])
 
     def fingerprint(self):
         """A digest that is equal for equal zeros."""
         digest = hashlib.sha256()
         for weight in self.weights:
-            digest.update(np.packbits(_array(weight) != 0).tobytes())
+            digest.update(np.packbits(self._array(weight) != 0).tobytes())
         return digest.digest()
 
     def rows(self):
@@ -71,12 +76,24 @@ class Sweeper:
 
     def restore(self):
         """Brings back the weights as they were at the start."""
-        for weight, array in zip(self.weights, self._before):
-            weight.variable.assign(array)
+        self._arrays = dict(self._before)
+        for weight in self.weights:
+            weight.variable.assign(self._array(weight))
 
     def apply(self, strengths):
         """Purifies from the start with one strength per kernel."""
-        self.restore()
+        there, self._arrays = self._arrays, dict(self._before)
+        self._sweep(strengths)
+        self._write(there)
+
+    def _write(self, there):
+        """Gives the model the arrays, but for those that are `there`."""
+        for weight in self.weights:
+            array = self._array(weight)
+            if array is not there[id(weight.variable)]:
+                weight.variable.assign(array)
+
+    def _sweep(self, strengths):
         self._rows = {
             w.key: PurificationRow(w.key, (), (), 0, self._limits(w, s), s)
             for w, s in zip(self.kernels, map(float, strengths))
@@ -84,12 +101,16 @@ class Sweeper:
         if not any(strengths):
             return
         while True:
-            fallen = 0
+            fallen, filters = 0, []
             for weight, strength in zip(self.kernels, strengths):
-                if strength:
+                if strength and id(weight.variable) in self._trainable:
                     limits = self._rows[weight.key].limits
                     fallen += self._purify_channels(weight, limits)
-                    fallen += self._purify_filters(weight, limits)
+                    filters.append(self._purify_filters(weight, limits))
+            filters = np.concatenate(filters or [np.zeros(0, int)])
+            if len(filters):
+                fallen += len(filters)
+                self._blank(filters)
             fallen += self._cascade()
             if not fallen or self.sweeps == "single":
                 return
@@ -122,7 +143,7 @@ class Sweeper:
         """Zeroes the channels of one kernel that are small."""
         if weight.in_ids is None or weight.out_ids is None:
             return 0
-        kernel = _matrix(weight)
+        kernel = self._matrix(weight)
         channel_of, count = self._channels(weight)
         limits = self._left(limits, weight, kernel)
         falls = small.small_channels(kernel, channel_of, count, limits)
@@ -132,25 +153,28 @@ class Sweeper:
             falls &= self._may_fall(weight.in_ids[first])
         if falls.any():
             kernel[..., falls[channel_of], :] = 0
-            _assign(weight, kernel)
+            self._assign(weight, kernel)
             self._note(weight, channels=tuple(first[falls].tolist()))
         return int(falls.sum())
 
     def _purify_filters(self, weight, limits):
-        """Zeroes the filters of one kernel that are small."""
+        """Zeroes the filters of one kernel that are small.
+
+        Returns:
+            int array: the classes that they feed.
+        """
         if weight.out_ids is None:
-            return 0
-        kernel = _matrix(weight)
+            return np.zeros(0, int)
+        kernel = self._matrix(weight)
         limits = self._left(limits, weight, kernel)
         falls = small.small_filters(kernel, limits)
         falls &= self._may_fall(weight.out_ids)
         if falls.any():
             kernel[..., falls] = 0
-            _assign(weight, kernel)
+            self._assign(weight, kernel)
             fallen = np.flatnonzero(falls).tolist()
             self._note(weight, filters=tuple(fallen))
-            self._blank(self.trace.classes[weight.out_ids[falls]])
-        return int(falls.sum())
+        return self.trace.classes[weight.out_ids[falls]]
 
     def _may_fall(self, ids):
         """Which positions nothing else has to keep in place, bool."""
@@ -163,8 +187,8 @@ class Sweeper:
         written = np.zeros(self.trace.num_classes, bool)
         for weight in self.kernels:
             if weight.out_ids is not None:
-                kernel = _matrix(weight)
-                live = (kernel != 0).any(axis=tuple(range(kernel.ndim - 1)))
+                kernel = np.moveaxis(self._array(weight), weight.axes[1], -1)
+                live = kernel.any(axis=tuple(range(kernel.ndim - 1)))
                 written[self.trace.classes[weight.out_ids[live]]] = True
         blank = np.zeros_like(written)
         blank[classes] = True
@@ -173,35 +197,35 @@ class Sweeper:
             if weight.role == "vector":
                 falls = weight.touched(blank[self.trace.classes])
                 if falls.any():
-                    weight.variable.assign(np.where(falls, 0, _array(weight)))
+                    self._set(weight, np.where(falls, 0, self._array(weight)))
 
     def _cascade(self):
         """Zeroes all weights of channels that nobody reads, or that are 0."""
-        live = Liveness(self.trace)
+        live = Liveness(self.trace, self._arrays)
         dead = live.unused & ~live.constant_classes()
         dead[list(self.trace.pinned)] = False
         fallen = 0
         for weight in self.weights:
-            array = _array(weight)
-            count = np.count_nonzero(array)
-            array[weight.touched(dead[self.trace.classes])] = 0
-            lost = int(count - np.count_nonzero(array))
+            array = self._array(weight)
+            falls = weight.touched(dead[self.trace.classes]) & (array != 0)
+            lost = int(np.count_nonzero(falls))
             if lost:
-                weight.variable.assign(array)
+                self._set(weight, np.where(falls, 0, array))
                 fallen += lost
                 if weight.key in self._rows:
                     self._note(weight, followed=lost)
         return fallen
 
+    def _array(self, weight):
+        return self._arrays[id(weight.variable)]
 
-def _array(weight):
-    return np.array(keras.ops.convert_to_numpy(weight.variable))
+    def _set(self, weight, array):
+        dtype = self._array(weight).dtype
+        self._arrays[id(weight.variable)] = array.astype(dtype, copy=False)
 
+    def _matrix(self, weight):
+        """A copy of a kernel, laid out `(..., in, out)`."""
+        return layouts.to_matrix(np.array(self._array(weight)), weight.axes)
 
-def _matrix(weight):
-    """A copy of a kernel, laid out `(..., in, out)`."""
-    return layouts.to_matrix(_array(weight), weight.axes)
-
-
-def _assign(weight, matrix):
-    weight.variable.assign(layouts.from_matrix(matrix, weight.axes))
+    def _assign(self, weight, matrix):
+        self._set(weight, layouts.from_matrix(matrix, weight.axes))

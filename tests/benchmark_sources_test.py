@@ -85,7 +85,7 @@ class FilesTest(parameterized.TestCase):
             self.files([model, self.path], "int8", data, 2)
         path = self.folder / "0.tflite"
         export.assert_called_once_with(
-            model, path, "int8", data, check=False, batch_size=2
+            model, path, "int8", [1, 2], check=False, batch_size=2
         )
 
     def test_batch_sizes_of_keras_models(self):

@@ -58,13 +58,15 @@ def dataset(x, y=False):
 class RecalibrateTest(parameterized.TestCase):
     def assert_statistics(self, model, parts):
         parts = [2 * part + 1 for part in parts]
+        rows = [len(part) for part in parts]
         bn = find(model, "bn")
-        np.testing.assert_allclose(
-            bn.moving_mean, np.mean([p.mean(0) for p in parts], 0), rtol=1e-4
-        )
-        np.testing.assert_allclose(
-            bn.moving_variance, np.mean([p.var(0) for p in parts], 0), rtol=1e-4
-        )
+        for found, expected in (
+            (bn.moving_mean, [p.mean(0) for p in parts]),
+            (bn.moving_variance, [p.var(0) for p in parts]),
+        ):
+            np.testing.assert_allclose(
+                found, np.average(expected, 0, rows), rtol=1e-4
+            )
 
     @parameterized.named_parameters(
         ("array", lambda x: x, False),
@@ -204,10 +206,18 @@ class RecalibrateTest(parameterized.TestCase):
         for old, new in zip(before, model.get_weights(), strict=True):
             np.testing.assert_array_equal(old, new)
 
+    def test_statistics_that_are_not_finite_are_replaced(self):
+        model, x = make_model(), make_data()
+        find(model, "bn").moving_mean.assign(np.full(3, np.nan))
+        find(model, "bn").moving_variance.assign(np.full(3, np.inf))
+        recalibrate(model, x, batch_size=8)
+        self.assert_statistics(model, batches(x))
+
     def test_forms_of_data(self):
         """A list holds batches, a tuple is `(x, y)`."""
         x, found = make_data(), []
-        forms = (x, batches(x), [(b, b) for b in batches(x)], (x, x))
+        pairs = [(b, b) for b in batches(x)]
+        forms = (x, batches(x), pairs, [[*p] for p in pairs], (x, x))
         for data in forms:
             model = make_model()
             self.assertEqual(recalibrate(model, data, batch_size=8), 3)

@@ -35,6 +35,19 @@ def own_model():
     return exporting.randomise(keras.Model(inputs, layers.Dense(4)(x)))
 
 
+class Several(layers.Layer):
+    def __init__(self, functions, **kwargs):
+        super().__init__(**kwargs)
+        self.functions = functions
+
+    def call(self, x):
+        return self.functions[0](x)
+
+    def get_config(self):
+        functions = keras.saving.serialize_keras_object(self.functions)
+        return {**super().get_config(), "functions": functions}
+
+
 class InMain(layers.Layer):
     def call(self, x):
         return x
@@ -60,6 +73,14 @@ class ProcessTest(exporting.ExportTestCase):
         y = keras.ops.convert_to_numpy(model(x))
         limit = SOUND["int8"] * np.abs(y).max()
         np.testing.assert_allclose(file(x), y, rtol=0, atol=limit)
+
+    def test_functions_in_containers(self):
+        inputs = keras.Input((3,))
+        outputs = Several([exporting.shifted_relu])(inputs)
+        found = conversion_process.custom_objects(keras.Model(inputs, outputs))
+        self.assertCountEqual(
+            [name for *_, name in found], ["Several", "shifted_relu"]
+        )
 
     def test_converters_refusal_comes_back(self):
         model = exporting.lambda_model(keras.ops.erfinv)

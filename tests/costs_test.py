@@ -92,6 +92,14 @@ class CostsTest(parameterized.TestCase):
         self.assertIsNone(found.macs)
         self.assertEqual(costs(inner).macs, 6 * 6 * 162)
 
+    def test_convolutions_of_ones_own(self):
+        class Mine(layers.Conv2D):
+            pass
+
+        inputs = keras.Input((4, 4, 2))
+        found = costs(keras.Model(inputs, Mine(3, 2)(inputs)))
+        self.assertEqual(found.conv_parameters, 2 * 2 * 2 * 3)
+
     def test_unknown_size(self):
         x = inputs = keras.Input((None, None, 3))
         x = layers.Conv2D(2, 1)(x)

@@ -1,5 +1,6 @@
 """Exporting to LiteRT: the call, its file and its report."""
 
+import collections
 import errno
 import itertools
 import os
@@ -16,6 +17,7 @@ from keras_prm import export
 from keras_prm import rebuild
 from keras_prm import reports
 from keras_prm import tflite_schema
+from keras_prm import verification
 from keras_prm.litert import LiteRTModel
 from keras_prm.version import __version__
 from tests import exporting
@@ -176,6 +178,26 @@ class FileTest(exporting.ExportTestCase):
         data = itertools.repeat(data_for(model)["image"])
         report = export.export_litert(model, self.path, "int8", data)
         self.assertEqual(report.num_samples, 64)
+
+    @parameterized.parameters(
+        (collections.OrderedDict, ("b", "c", "a")),
+        (dict, [f"output_{i}" for i in range(12)]),  # sorted as text
+    )
+    def test_outputs_of_a_dict_keep_their_order(self, kind, names):
+        inputs = keras.Input((3,))
+        outputs = kind((name, inputs + i) for i, name in enumerate(names))
+        model = keras.Model(inputs, outputs)
+        export.export_litert(model, self.path)
+        expected = keras.tree.flatten(model(np.ones((2, 3))))
+        file = LiteRTModel(self.path)
+        np.testing.assert_allclose(file(np.ones((2, 3))), expected)
+        self.assertCountEqual(file.metadata["output_names"], names)
+        self.assertTrue(verification.verify(model, model, self.path).ok)
+
+    def test_outputs_without_rows(self):
+        inputs = keras.Input((3,))
+        model = keras.Model(inputs, keras.ops.mean(inputs))
+        self.assert_refused("outputs with rows", model, self.path)
 
     def test_dict_keys_may_differ_from_the_inputs_names(self):
         a = keras.Input((3,), name="b")

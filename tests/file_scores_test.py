@@ -104,6 +104,14 @@ class EvaluationTest(parameterized.TestCase):
         self.assertAlmostEqual(found.model, expected[0], 5)
         self.assertAlmostEqual(found.file, expected[1], 5)
 
+    def test_means_over_batches_count_by_rows(self):
+        y = np.concatenate([np.zeros((256, 3)), np.ones((44, 3))])
+        found = self.scores((X, y), lambda y, _: keras.ops.mean(y))
+        self.assertAlmostEqual(found.model, y.mean(), 5)
+        weights = np.arange(300) % 2
+        found = self.scores((X, y, weights), lambda y, _: np.mean(y))
+        self.assertAlmostEqual(found.model, y.mean(), 5)
+
     @parameterized.named_parameters(
         ("loss", keras.losses.MeanSquaredError(), "mean_squared_error"),
         ("partial", functools.partial(half), "partial"),

@@ -226,6 +226,21 @@ class RealBenchmarkTest(parameterized.TestCase):
         found = benchmark(files, inputs, runs=1, batch_size=3, memory=False)
         self.assertLen(found.rows, 2)
 
+    @parameterized.parameters(None, "int8")
+    def test_several_inputs_of_a_keras_model(self, quantize):
+        one, other = (
+            keras.Input((3,), name="left in"),
+            keras.Input((2,), name="b"),
+        )
+        y = layers.Dense(2)(layers.Concatenate()([one, other]))
+        with self.assertWarnsRegex(UserWarning, "must match the names"):
+            model = keras.Model({"x": one, "z": other}, y)
+        inputs = {"x": ROWS, "z": ROWS[:, :2]}
+        options = dict(runs=1, quantize=quantize, memory=False)
+        self.assertLen(benchmark(model, inputs, **options).rows, 1)
+        inputs = {"left_in": ROWS, "b": ROWS[:, :2]}
+        self.assertLen(benchmark(model, inputs, **options).rows, 1)
+
     def test_several_inputs_in_order(self):
         content = two_inputs()
         model = LiteRTModel(content, input_names=["zebra", "apple"])

@@ -150,6 +150,11 @@ class LiteRTModelTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, message):
             litert.LiteRTModel(two_inputs())(inputs)
 
+    def test_wrong_batch_size(self):
+        model = litert.LiteRTModel(file_of(double, spec(None, 3)))
+        with self.assertRaisesRegex(ValueError, "batch_size=-1"):
+            model.predict(ROWS, batch_size=-1)
+
     def test_wrong_names(self):
         with self.assertRaisesRegex(ValueError, "Expected each of: .*apple"):
             litert.LiteRTModel(two_inputs(), input_names=["zebra", "bear"])

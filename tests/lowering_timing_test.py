@@ -1,8 +1,8 @@
 """Choosing lowerings by measurement; the clock is a fake one."""
 
-import json
 import pathlib
 import tempfile
+from concurrent import futures
 from unittest import mock
 
 import keras
@@ -159,7 +159,7 @@ class AutoTest(parameterized.TestCase):
             clock = FakeClock(2.0)
             with clock.installed():
                 _, again = strip(self.model, auto, return_report=True)
-            self.assertNotEmpty(json.loads(path.read_text()))
+            self.assertNotEmpty(timing_cache.read(path))
         self.assertLen(clock.calls, 1)  # of the whole model, slower now
         names = [r.dense_us for r in first.lowered]
         self.assertEqual([r.dense_us for r in again.lowered], names)
@@ -168,13 +168,19 @@ class AutoTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, "a folder that exists"):
             strip(self.model, AutoLowering(cache="/no/such/folder/x.json"))
 
-    def test_cache_of_two_processes(self):
+    def test_a_cache_that_many_write_to_at_once(self):
+        rows = {str(i): [i + 0.5] * 20 for i in range(400)}
         with tempfile.TemporaryDirectory() as folder:
-            path = pathlib.Path(folder) / "lowerings.json"
-            timing_cache.add(path, {"a": [1.0]})
-            timing_cache.add(path, {"b": [2.0]})
-            self.assertEqual(timing_cache.read(path), {"a": [1.0], "b": [2.0]})
-            self.assertLen(list(pathlib.Path(folder).iterdir()), 1)
+            path, link = (pathlib.Path(folder) / name for name in "ab")
+            path.touch(mode=0o640)
+            link.symlink_to(path)
+            with futures.ThreadPoolExecutor(8) as pool:
+                for key, row in rows.items():
+                    pool.submit(timing_cache.add, link, {key: row})
+            self.assertEqual(timing_cache.read(path), rows)
+            self.assertEqual(path.stat().st_mode & 0o777, 0o640)
+            self.assertTrue(link.is_symlink())
+            self.assertLen(list(pathlib.Path(folder).iterdir()), 2)
 
     @parameterized.parameters("[]", "{", '{"a": 3}')
     def test_cache_that_is_none(self, text):
@@ -256,7 +262,13 @@ class RaiseTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, "one of .*'int8'.*'int4'"):
             AutoLowering(quantize="int4")
 
-    @parameterized.parameters({"num_threads": 0}, {"seconds": 0}, {"runs": -1})
+    @parameterized.parameters(
+        {"num_threads": 0},
+        {"num_threads": True},
+        {"seconds": 0},
+        {"seconds": float("nan")},
+        {"runs": -1},
+    )
     def test_numbers(self, **options):
         with self.assertRaisesRegex(ValueError, "above 0. Received"):
             AutoLowering(**options)

@@ -128,6 +128,17 @@ class ThresholdsTest(parameterized.TestCase):
         words[:, 2] = 0
         np.testing.assert_array_equal(found, words.astype("float32"))
 
+    def test_frozen_layers_lose_what_follows_alone(self):
+        model = chain()
+        edit(model, "a", np.s_[..., 2], 0.1)
+        edit(model, "b", np.s_[..., 1], 0.1)
+        model.get_layer("b").trainable = False
+        purify(model, thresholds=Thresholds())
+        self.assertFalse(kernel_of(model, "a")[..., 2].any())
+        kernel = kernel_of(model, "b")
+        self.assertFalse(kernel[:, :, 2].any())
+        self.assertTrue(kernel[:, :, [0, 1, 3]].all())
+
     @parameterized.parameters(1.0, 1e3, 1e9)
     def test_channel_of_strong_columns_never_falls(self, strength):
         model = chain()

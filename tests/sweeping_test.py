@@ -21,7 +21,9 @@ class SweeperTest(parameterized.TestCase):
                 scale = np.exp(rng.normal(size=v.shape[-2:]))
                 v.assign(np.array(v) * scale)
         trace = graph.trace(model)
-        return model, sweeping.Sweeper(trace, Thresholds(), sweeps)
+        return model, sweeping.Sweeper(
+            trace, model.trainable_variables, Thresholds(), sweeps
+        )
 
     def test_a_filter_is_not_weaker_for_inputs_that_fell(self):
         """Half its columns gone, it has half the energy, and is as strong."""
@@ -37,7 +39,12 @@ class SweeperTest(parameterized.TestCase):
         first[:, ::2] = 0.5
         model.set_weights([first, np.ones((8, 6)), np.ones((6, 2))])
         limits = Thresholds(0.0, 0.0, 0.0, 0.8)
-        sweeper = sweeping.Sweeper(graph.trace(model), limits, "fixed_point")
+        sweeper = sweeping.Sweeper(
+            graph.trace(model),
+            model.trainable_variables,
+            limits,
+            "fixed_point",
+        )
         sweeper.apply([1.0] * 3)
         self.assertEqual(sweeper.num_weights(), 3 * 4 + 4 * 6 + 6 * 2)
 
@@ -80,7 +87,10 @@ class SweeperTest(parameterized.TestCase):
         x = zoo.inputs_of(model)
         before = np.array(model(x, training=False))
         sweeper = sweeping.Sweeper(
-            graph.trace(model), Thresholds(), "fixed_point"
+            graph.trace(model),
+            model.trainable_variables,
+            Thresholds(),
+            "fixed_point",
         )
         sweeper.apply([1e-9] * sweeper.num_kernels)
         np.testing.assert_allclose(
