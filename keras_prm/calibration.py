@@ -132,10 +132,8 @@ def _averaging(norms):
     with _restored(norms, "momentum"):
         for layer in norms:
             # What is there has no weight, but NaN stays NaN without any.
-            layer.moving_mean.assign(keras.ops.zeros_like(layer.moving_mean))
-            layer.moving_variance.assign(
-                keras.ops.ones_like(layer.moving_variance)
-            )
+            layer.moving_mean.assign(np.zeros(layer.moving_mean.shape))
+            layer.moving_variance.assign(np.ones(layer.moving_variance.shape))
             layer.call = averaged(layer)
         try:
             yield

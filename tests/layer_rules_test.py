@@ -90,7 +90,7 @@ class RegisterTest(parameterized.TestCase):
         model.layers[1].kernel.assign(kernel)
         layer_rules.register_rule(layers.Dense, sites.Rule(original.trace))
         try:
-            with self.assertRaisesRegex(RuntimeError, "rule for Dense; please"):
+            with self.assertRaisesRegex(RuntimeError, "rule for Dense: mend"):
                 strip(model)
         finally:
             layer_rules.register_rule(layers.Dense, original)
