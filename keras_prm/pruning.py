@@ -70,6 +70,13 @@ def hard_prune(model, plan, score=None, data=None, optimizer=None):
         - [Ma et al., 2019](https://arxiv.org/abs/1905.00136).
     """
     masks = masks_for(model, plan, score, data, optimizer)
+    if not plan.kernels:
+        warnings.warn(
+            "The plan removes nothing, and nothing was pruned. Give "
+            "`SparsityPlan.uniform` or `explicit` fractions above 0. "
+            f"The plan leaves alone: {plan.skipped}",
+            stacklevel=2,
+        )
     apply_masks(model, masks)
     return masks
 

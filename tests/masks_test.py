@@ -278,6 +278,15 @@ class HardPruneTest(MasksTestCase):
             hard_prune(free, plan)
         self.assert_unchanged(free, before)
 
+    def test_a_plan_that_removes_nothing(self):
+        model = conv_model()
+        before = snapshot(model)
+        with self.assertWarnsRegex(UserWarning, "nothing was pruned"):
+            masks = hard_prune(model, SparsityPlan.uniform(model))
+        self.assertEmpty(masks.kernels)
+        for a, b in zip(before, snapshot(model)):
+            np.testing.assert_array_equal(a, b)
+
     def test_something_else_than_a_plan(self):
         with self.assertRaisesRegex(TypeError, r"SparsityPlan.uniform\(model"):
             hard_prune(conv_model(), {"a": 0.5})
