@@ -133,7 +133,8 @@ def table(rows):
     notes += [f"{r['model']}: {r['error']}" for r in rows if r not in good]
     notes += sorted({f"{r['machine']}, {r['versions']}." for r in good})
     notes += [
-        f"    .venv/bin/python -m benchmarks.applications --seed={seed}"
+        f"    .venv/bin/python -m benchmarks.applications --seed={seed} "
+        "--table=docs/applications.md"
         for seed in sorted({row["seed"] for row in good})
     ]
     return "\n\n".join([_HEAD.rstrip(), text, *notes]) + "\n"

@@ -3,7 +3,8 @@ r"""Unstructured pruning by tensorflow-model-optimization, for a frontier.
     python3 -m venv .venv-tfmot && .venv-tfmot/bin/pip install \
         tensorflow tf-keras tensorflow-model-optimization scikit-learn
     .venv-tfmot/bin/python -m examples.frontier_tfmot --dataset=mnist.npz
-    .venv/bin/python -m examples.frontier --dataset=mnist.npz --methods=tfmot
+    .venv/bin/python -m examples.frontier --dataset=mnist.npz --methods=tfmot \
+        --known=
 
 In an environment of its own, since that library needs Keras 2. It starts from
 the dense networks that `examples.frontier` trained, prunes each layer of a

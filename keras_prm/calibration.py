@@ -27,7 +27,9 @@ def recalibrate(model, data, batch_size=32, max_batches=None):
         model: A built functional or Sequential model.
         data: Training inputs: an array, a dict or list of arrays as the
             model takes them, or an iterable of batches such as a
-            `tf.data.Dataset`. Of batches `(x, y, ...)` only `x` is used.
+            `tf.data.Dataset`. Of batches `(x, y, ...)` only `x` is used. Of
+            a model with one input, a tuple of arrays is `(x, y, ...)`, and a
+            list is one of batches.
         batch_size: Samples per batch where `data` are arrays.
         max_batches: Stop after so many batches; `None` takes all.
 
@@ -35,9 +37,10 @@ def recalibrate(model, data, batch_size=32, max_batches=None):
         Number of batches that were used.
 
     Raises:
-        TypeError: The model is subclassed.
-        ValueError: There is no batch in `data`, or the statistics come out
-            NaN or infinite. The model is as before then.
+        TypeError: The model is subclassed, or `data` are no data.
+        ValueError: There is no batch in `data`, `batch_size` is below 1, or
+            the statistics come out NaN or infinite. The model is as before
+            then.
 
     Example:
 

@@ -34,6 +34,12 @@ class StructuredMask(keras.callbacks.Callback):
         masks: The `Masks` that `hard_prune` returned; `None` takes those of
             the model's zeros when training begins.
 
+    Raises:
+        TypeError: In `fit`: `masks` are no `Masks`, or the model is
+            subclassed.
+        ValueError: In `fit`: the masks do not fit the model, or a masked
+            layer got other variables.
+
     Example:
 
     ```python

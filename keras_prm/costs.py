@@ -54,7 +54,12 @@ class Costs:
 
 
 def costs(model):
-    """Counts a built functional or Sequential model, see `Costs`."""
+    """Counts a built functional or Sequential model, see `Costs`.
+
+    Raises:
+        TypeError: The model is subclassed.
+        ValueError: The model is not built.
+    """
     trace = graph.trace(model)
     convolutions = {
         id(weight): weight

@@ -168,6 +168,7 @@ def enforced(model, masks, compiled=None):
             that was compiled outside of the block does not know the masks.
 
     Raises:
+        TypeError: `masks` are no `Masks`, or the model is subclassed.
         ValueError: The masks do not fit the model; or, at the end, a masked
             layer got other variables inside the block.
 

@@ -63,6 +63,11 @@ class IterativePruning(StructuredMask):
     Attributes:
         masks: The `Masks` in force; after `fit` those that the model has.
 
+    Raises:
+        TypeError: `plan` is no `SparsityPlan`, or `ramp` no function.
+        ValueError: `every` is below 1; in `fit`, the ramp leaves [0, 1], or
+            what `hard_prune` raises.
+
     Reference:
         - [Zhu and Gupta, 2017](https://arxiv.org/abs/1710.01878), the ramp.
     """

@@ -1,8 +1,8 @@
 """One layer, one rule: how each layer treats the channels it is given.
 
-`RULES` maps a layer class to a `Rule`. Supporting a layer is one row there
-and one model in `tests/zoo.py`. A layer without a rule is not an error: all
-its inputs are pinned, and the trace says so.
+`RULES` maps a layer class to a `Rule`; what else a new layer needs stands in
+CONTRIBUTING.md. A layer without a rule is not an error: all its inputs are
+pinned, and the trace says so.
 """
 
 from __future__ import annotations
@@ -55,6 +55,9 @@ def rule_for(operation):
 
 def register_rule(layer_class, rule):
     """Registers the `Rule` of a layer class of your own.
+
+    It is for this very class: a subclass of it, or of a layer of Keras, may
+    compute otherwise and needs a rule of its own.
 
     Args:
         layer_class: A subclass of `keras.layers.Layer`.

@@ -30,6 +30,7 @@ class LiteRTModel:
 
     Raises:
         ImportError: `ai-edge-litert` is not installed.
+        FileNotFoundError: There is no such file.
         ValueError: This is no LiteRT model, or it has other inputs.
 
     Example:

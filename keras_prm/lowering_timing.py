@@ -44,9 +44,9 @@ class AutoLowering(lowering_search.Lowerer):
 
     Args:
         num_threads: int, threads of the interpreter. Default 1.
-        quantize: How the model will be exported, see `export_litert`.
-            Default `"float32"`. A processor may be so fast at int8 that
-            nothing is gained by leaving columns out.
+        quantize: How the model will be exported: `"float32"` (default),
+            `"float16"`, `"dynamic_range"` or `"int8"`. A processor may be so
+            fast at int8 that nothing is gained by leaving columns out.
         seconds: float, time after which no further layer is measured; the
             others are chosen by the cost model. Two exports of the whole
             model, to time it, come on top. Default 60.

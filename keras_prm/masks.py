@@ -64,7 +64,11 @@ class Masks:
 
     @classmethod
     def from_json(cls, text):
-        """Reads what `to_json` wrote."""
+        """Reads what `to_json` wrote.
+
+        Raises:
+            ValueError: There are no masks in it.
+        """
         data = json.loads(text)
         if not isinstance(data, dict) or {*data} != {"kernels", "vectors"}:
             raise ValueError(
@@ -90,7 +94,11 @@ class Masks:
 
     @classmethod
     def load(cls, path):
-        """Reads masks that `save` wrote."""
+        """Reads masks that `save` wrote.
+
+        Raises:
+            ValueError: There are no masks in the file.
+        """
         return cls.from_json(pathlib.Path(path).read_text())
 
     def __and__(self, other):
@@ -135,6 +143,10 @@ def masks_of(model):
         The `Masks` of all filters and columns that are zero. The bias, gamma
         and beta of a channel are masked where they are zero and all filters
         that write the channel are.
+
+    Raises:
+        TypeError: The model is subclassed.
+        ValueError: The model is not built.
     """
     trace = graph.trace(model)
     kernels, writes = {}, np.zeros(trace.num_classes, bool)

@@ -24,6 +24,10 @@ class RhoStages(keras.optimizers.schedules.LearningRateSchedule):
         values: The `rho` of each stage, floats >= 0. Defaults to
             `(1e-4, 1e-3, 1e-2, 1e-1)`.
 
+    Raises:
+        ValueError: `steps_per_stage` is below 1, or there is no value, or one
+            that is negative or not finite.
+
     Example:
 
     ```python
@@ -83,6 +87,10 @@ class ResidualBalancing:
         threshold: How far apart the residuals may be, > 1. Defaults to 10.
         minimum: `rho` never falls below it. Defaults to `1e-5`.
         maximum: `rho` never rises above it. Defaults to `1.0`.
+
+    Raises:
+        ValueError: The bounds do not lie in order, or `factor` or `threshold`
+            is not finite and above 1.
 
     Example:
 

@@ -89,10 +89,10 @@ class SparsityPlan:
                 are never removed.
 
         Raises:
-            TypeError: The model is subclassed.
-            ValueError: A fraction is outside [0, 1), there is no such
-                pattern, a name is not in the model, or the model is not
-                built.
+            TypeError: The model is subclassed, or `exclude` is a string.
+            ValueError: A fraction is outside [0, 1), `round_to` is below 1,
+                there is no such pattern, a name is not in the model or
+                stands for several layers, or the model is not built.
         """
         trace = graph.trace(model)
         paths = plan_checks.kernel_paths(trace)
@@ -121,11 +121,13 @@ class SparsityPlan:
 
         Raises:
             TypeError: The model is subclassed, or a target is no dict.
-            ValueError: A fraction is outside [0, 1), a name is not in the
-                model, filters or columns are asked for that cannot be
-                removed, a pattern is, of a layer that can have none, has too
-                large a window for it or names no columns, or layers that
-                stand in one group are given different targets.
+            ValueError: A fraction is outside [0, 1), `round_to` is below 1,
+                there is no such target or pattern, a name is not in the
+                model or stands for several layers, filters or columns are
+                asked for that cannot be removed, a pattern is asked for
+                where there can be none, where the window has too many boxes,
+                or without columns, layers that stand in one group are given
+                different targets, or the model is not built.
         """
         if not isinstance(layers, dict):
             raise TypeError(

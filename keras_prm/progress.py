@@ -51,6 +51,10 @@ class ADMMProgress(keras.callbacks.Callback):
             `{"primal": float, "dual": float}`, as `ADMMWrapper.residuals`
             returns them: absolute ones.
 
+    Raises:
+        ValueError: `verbose` or `tolerance` is out of range; in `fit`, the
+            model is not compiled with an `ADMMWrapper`.
+
     Example:
 
     ```python

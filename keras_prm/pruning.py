@@ -23,8 +23,9 @@ def hard_prune(model, plan, score=None, data=None, optimizer=None):
     """Sets what the plan removes to zero. Works in place.
 
     The structures that go are those the `ADMMWrapper` holds, where the model
-    was compiled with one for the same plan, else those whose removal is
-    nearest to the weights. A filter that goes takes its bias and its
+    was compiled with one for the same plan and trained for an update at
+    least, and to the end of its ramp; else those whose removal is nearest to
+    the weights. A filter that goes takes its bias and its
     BatchNormalization gamma and beta along, so that its channel is zero and
     not merely constant, and the columns that read it go too.
 
@@ -57,6 +58,10 @@ def hard_prune(model, plan, score=None, data=None, optimizer=None):
         ValueError: The plan was made for another model, a weight is NaN or
             infinite, or the score cannot be computed. Nothing has been
             changed then.
+
+    Warns:
+        UserWarning: The wrapper is for another plan, or has not come so far;
+            or the plan removes nothing.
 
     Example:
 

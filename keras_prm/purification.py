@@ -36,11 +36,12 @@ def purify(
     falls with it, to a fixed point. Nothing is retrained. Of layers that are
     frozen (`trainable=False`) nothing falls but with others.
 
-    With `evaluate`, the thresholds are searched, for all layers together and
-    then layer by layer, for the fewest weights such that `evaluate(model)`
-    falls by at most `max_drop`. Only states that were evaluated are ever
-    accepted, so the budget holds on whatever `evaluate` measures. Measure on
-    held-out training data, not on the test data.
+    With `evaluate`, the thresholds rise, for all layers together and then
+    layer by layer, as far as `evaluate(model)` falls by at most `max_drop`.
+    Only states that were evaluated are ever accepted, so the budget holds on
+    whatever `evaluate` measures. The search does not go back, so a larger
+    budget does not always leave fewer weights. Measure on held-out training
+    data, not on the test data.
 
     Args:
         model: A built functional or Sequential model.
@@ -61,10 +62,15 @@ def purify(
         A `PurificationReport`; its `masks` are to be held from then on.
 
     Raises:
-        TypeError: The model is subclassed, or the score is no number.
-        ValueError: An argument is out of range, a weight or the score is
-            NaN, or the budget lets every weight go. The model is as before
-            then.
+        TypeError: The model is subclassed, `evaluate` is no function,
+            `thresholds` are no `Thresholds`, or the score is no number.
+        ValueError: Neither `evaluate` nor `thresholds` is given, or
+            `max_drop` without `evaluate`; an argument is out of range, a
+            weight or the score is NaN, or the budget lets every weight go.
+            The model is as before then.
+
+    Warns:
+        UserWarning: The budget held nothing back.
 
     Reference:
         - [Ma et al., 2019](https://arxiv.org/abs/1905.00136); the formulas

@@ -19,7 +19,8 @@ def strip(model, lowering="none", return_report=False):
     or where it carries a constant that all its readers can take into their
     biases; what only fed such channels goes with them, back to the inputs.
     Empty rows and columns at the border of a Conv1D's or Conv2D's window go
-    too.
+    too, and of a depthwise one's where no layer for padding or cropping has
+    to be added.
     This is the paper's *unused path removal*. The result equals the model at
     inference (`training=False`, finite activations) up to the rounding of
     sums, for any weights, whoever pruned them; a model without anything to

@@ -52,6 +52,7 @@ class SparsityTensorBoard(keras.callbacks.Callback):
 
     Raises:
         ImportError: `tensorboard` is not installed.
+        ValueError: `images_every` is not an integer of at least 0.
 
     Example:
 

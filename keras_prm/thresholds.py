@@ -28,6 +28,9 @@ class Thresholds:
         share: Bound for the live share of a channel, in [0, 1].
         channel: Bound for the energy of a channel, >= 0.
         filter: Bound for the energy of a filter, >= 0.
+
+    Raises:
+        ValueError: A bound is negative or NaN, or `share` above 1.
     """
 
     column: float = 0.1

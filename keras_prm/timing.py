@@ -63,6 +63,7 @@ def latency(models, inputs, runs=50, warmup=5, num_threads=1):
 
     Raises:
         ImportError: `ai-edge-litert` is not installed.
+        FileNotFoundError: There is no such file.
         ValueError: `models` is not a list, there are no runs, or the inputs
             do not match those of a model.
 

@@ -162,6 +162,8 @@ def verify(model, small, tflite=None, inputs=None, seed=0, tolerance=None):
         TypeError: A model is subclassed.
         ValueError: The models' inputs or outputs have different shapes, or
             `inputs` do not fit them.
+        FileNotFoundError: There is no such `tflite`.
+        ImportError: `ai-edge-litert` is not installed, with `tflite`.
     """
     views = topology.plain(model), topology.plain(small)
     _check_signatures(*views)
