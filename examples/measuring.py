@@ -96,6 +96,22 @@ def mean_log_probability(logits, labels):
     return -float(keras.ops.mean(losses))
 
 
+def mean_divergence(logits, before):
+    """Mean Kullback-Leibler divergence from what was answered before, nats.
+
+    What purification does to a network that another one taught shows here,
+    and not in the likelihood of labels: such a network is less sure than it
+    is right, and may get surer by what damages it.
+
+    Args:
+        logits: Array `(n, classes)`.
+        before: The logits before, of the same shape.
+    """
+    before = keras.ops.log_softmax(before)
+    gap = before - keras.ops.log_softmax(logits)
+    return float(keras.ops.mean(keras.ops.sum(keras.ops.exp(before) * gap, -1)))
+
+
 def file_accuracy(path, split):
     """Accuracy of a `.tflite` file, in [0, 1]."""
     return share_right(file_logits(path, split), split.y)

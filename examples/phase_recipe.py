@@ -119,8 +119,8 @@ class PhaseRecipe:
         dense: How the dense network is trained.
         distillation: What the dense network teaches the others.
         column_pattern: See `keras_prm.SparsityPlan.explicit`.
-        max_drop: What purification may cost, mean log likelihood of the
-            validation labels.
+        max_drop: How far purification may take the answers to the validation
+            images from what they were, see `measuring.mean_divergence`.
         points: dict from the name of a point to its `Point`.
         again: How the dense network is trained once more, from where it is; a
             warm restart. None: it is not.

@@ -141,9 +141,15 @@ def purify(work, point):
     """Removes what hardly contributes, within the budget."""
     model = work.load(point, "retrained", "retrain")
     valid = work.data["valid"]
+    before = measuring.logits_of(model, valid)
+
+    def agreement(model):
+        logits = measuring.logits_of(model, valid)
+        return -measuring.mean_divergence(logits, before)
+
     found = keras_prm.purify(
         model,
-        evaluate=lambda m: measuring.log_likelihood(m, valid),
+        evaluate=agreement,
         max_drop=work.recipe.max_drop,
     )
     print(found)

@@ -33,7 +33,7 @@ The recipe is for a GPU, where an epoch takes seconds:
         --dataset=cifar10.npz --checkpoint_every=10
 
 JAX needs no TensorFlow for it, but for `export`, which may follow elsewhere on
-the same `--output_dir`. It has not been run to its end yet; the shorter one for
+the same `--output_dir`. It has not been run to its end; the shorter one, for
 two CPU cores is `--recipe=examples/recipes/resnet18_cifar10_cpu.json`.
 """
 

@@ -48,7 +48,9 @@ def purify(
         evaluate: Function from the model to a float, higher is better, such
             as `lambda m: m.evaluate(x, y, verbose=0)[1]`, an accuracy; of a
             loss return the negative. It must not change the model. `None`
-            applies `thresholds` as they are.
+            applies `thresholds` as they are. The likelihood of labels will
+            not do for a model that another one taught: it is less sure than
+            it is right, and what damages it can raise that likelihood.
         max_drop: By how much the score may fall, in its own unit, >= 0: of
             an accuracy in [0, 1], 0.002 is a fifth of a point. Defaults to 0
             with `evaluate`, and has no meaning without.

@@ -37,6 +37,31 @@ class MeasuringTest(absltest.TestCase):
             {"accuracy": 0.5, "top2": 0.75},
         )
 
+    def test_divergence(self):
+        rng = np.random.default_rng(0)
+        before, now = rng.normal(size=(2, 6, 4)).astype("float32")
+        p, q = (
+            np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+            for logits in (before, now)
+        )
+        expected = (p * np.log(p / q)).sum(-1).mean()
+        found = measuring.mean_divergence(now, before)
+        self.assertAlmostEqual(found, expected, places=5)
+        self.assertAlmostEqual(
+            measuring.mean_divergence(before + 3, before), 0.0, places=5
+        )
+
+    def test_divergence_sees_damage_that_likelihood_does_not(self):
+        """Of a network that is less sure than it is right."""
+        before = np.array([[1, 0], [1, 0], [1, 0], [0.1, 0]])
+        labels = np.zeros(4, int)
+        damaged = np.array([[3, 0], [3, 0], [3, 0], [-0.1, 0]])
+        self.assertGreater(
+            measuring.mean_log_probability(damaged, labels),
+            measuring.mean_log_probability(before, labels),
+        )
+        self.assertGreater(measuring.mean_divergence(damaged, before), 0.1)
+
     def test_an_account_has_the_shares(self):
         data = split()
         found = measuring.account("dense", model(), data, top=2)
