@@ -34,7 +34,7 @@ The recipe is for a GPU, where an epoch takes seconds:
 
 JAX needs no TensorFlow for it, but for `export`, which may follow elsewhere on
 the same `--output_dir`. It has not been run to its end; the shorter one, for
-two CPU cores is `--recipe=examples/recipes/resnet18_cifar10_cpu.json`.
+two CPU cores, is `--recipe=examples/recipes/resnet18_cifar10_cpu.json`.
 """
 
 import pathlib
