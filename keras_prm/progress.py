@@ -52,6 +52,7 @@ class ADMMProgress(keras.callbacks.Callback):
             returns them: absolute ones.
 
     Raises:
+        TypeError: `tolerance` is no number.
         ValueError: `verbose` or `tolerance` is out of range; in `fit`, the
             model is not compiled with an `ADMMWrapper`.
 
