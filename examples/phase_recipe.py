@@ -7,8 +7,11 @@ import pathlib
 
 from examples import keeping
 from examples import networks
+from keras_prm import lowering
 
 WAYS = ("admm", "magnitude", "elsewhere")
+LOWERINGS = ("none", "fewest", *lowering.LOWERERS)
+OF_POINTS = ("distillation", "column_pattern", "max_drop", "lowering")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +132,9 @@ class PhaseRecipe:
         options: dict of what else the network takes.
         margin: Pixels on each side of images that are there for crops alone.
         top: Counts labels among so many answers as well; None does not.
+        lowering: What becomes of empty columns in the small network, a name
+            that `keras_prm.strip` takes, or `"fewest"`: those forms that have
+            the fewest weights, see `fewest_parameters`. `"none"`: they stay.
 
     Raises:
         ValueError: A name is not known, or points want what is not there.
@@ -152,6 +158,7 @@ class PhaseRecipe:
     margin: int = 0
     flips: bool = True
     top: int | None = None
+    lowering: str = "fewest"
 
     def __post_init__(self):
         seen = {"dense"}
@@ -195,6 +202,7 @@ class PhaseRecipe:
             and self.average,
             "top": self.top is not None and self.top < 1,
             "precision": self.precision not in known and self.precision,
+            "lowering": self.lowering not in LOWERINGS and self.lowering,
             "points, their names": [
                 n for n in self.points if n == "dense" or "/" in n
             ],
@@ -213,8 +221,8 @@ class PhaseRecipe:
             raise ValueError(
                 "Expected a network that takes its width and the options, "
                 "numbers that can be, 'average' in (0, 1) and beside 'again', "
-                "a precision of 'float32' or "
-                "'mixed_bfloat16', "
+                "a precision of 'float32' or 'mixed_bfloat16', a lowering "
+                f"among {list(LOWERINGS)}, "
                 "points whose names can be those of folders, and 'admm' for "
                 f"those that are pruned by it. Received: {wrong}"
             )
@@ -334,8 +342,8 @@ class PhaseRecipe:
         for name in ("dataset", "top"):  # the images are, of the former
             values.pop(name, None)
         if point is None:
-            for name in ("distillation", "column_pattern", "max_drop"):
-                values.pop(name)
+            for name in OF_POINTS:
+                values.pop(name, None)
         else:
             values["way"] = [points[name] for name in self.way(point)]
         return json.loads(json.dumps(values))

@@ -1,10 +1,12 @@
 """What phases share: one recipe, one data set, one seed, one folder."""
 
 import pathlib
+import warnings
 
 import keras
 import numpy as np
 
+import keras_prm
 from examples import augmentation
 from examples import measuring
 from examples import phase_training
@@ -98,8 +100,15 @@ class Work:
         after = self.recipe.points[point].after
         if after == "dense":
             return self.load(after, "dense", "dense"), []
-        model = self.load(after, "purified", "purify")
+        model = self.stripped(after)
         return model, [(f"from {after}", model)]
+
+    def stripped(self, point):
+        """What a point has left, without unused paths: it may have none."""
+        model = self.load(point, "purified", "purify")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "strip found nothing to remove")
+            return keras_prm.strip(model)
 
     def answers(self):
         """The dense network's, views of `(images, classes)`, or None."""

@@ -153,19 +153,24 @@ def purify(work, point):
         max_drop=work.recipe.max_drop,
     )
     print(found)
-    stages = [("purified", model), ("unused paths", keras_prm.strip(model))]
-    work.end(point, "purified", stages)
+    work.end(point, "purified", [("purified", model)])
 
 
 def strip(work, point):
-    """Leaves out the empty columns as well; certified, and measured."""
+    """Takes out what does nothing, and maybe columns; certified, measured."""
     model = work.load(point, "purified", "purify")
-    small = keras_prm.strip(model, lowering=FewestParameters())
+    small = work.stripped(point)
+    stages = [("unused paths", small)]
+    if (lowering := work.recipe.lowering) != "none":
+        if lowering == "fewest":
+            lowering = FewestParameters()
+        small = keras_prm.strip(model, lowering=lowering)
+        stages.append(("without empty columns", small))
     certificate = keras_prm.verify(
         model, small, inputs=work.data["valid"].floats(slice(500))
     )
     print(certificate)
-    work.end(point, "small", [("without empty columns", small)])
+    work.end(point, "small", stages)
     stages = work.account(point)
     path = work.folder / point
     dense = work.test_shares(work.load("dense", "dense", "dense"))
@@ -249,8 +254,8 @@ def _forms(work, point):
     if not (work.folder / point / "purified.keras").exists():
         model = work.load(point, "pruned", "prune")
         return {f"{point}, not retrained": model}
-    model = work.load(point, "purified", "purify")
-    small = work.load(point, "small", "strip")
+    model = work.stripped(point)
+    small = keras_prm.strip(model, lowering=FewestParameters())
     if small.count_params() == model.count_params():
         return {point: model}
     # What is faster is measured, where the backend can be converted from.

@@ -80,14 +80,14 @@ class NetworkTest(parameterized.TestCase):
         )
 
     @parameterized.parameters(
-        ("alexnet_imagenette96", {"5x": 5, "10x": 10, "20x": 20}),
-        ("alexnet_imagenet", {"5x": 5, "10x": 10}),
+        ("alexnet_imagenette96", 5), ("alexnet_imagenet", 2)
     )
-    def test_points_are_what_they_are_called(self, name, expected):
+    def test_points_are_what_they_are_called(self, name, num):
         recipe = phase_recipe.PhaseRecipe.load(RECIPES / f"{name}.json")
-        self.assertCountEqual(recipe.points, expected)
+        self.assertLen(recipe.points, num)
         shape = (recipe.image_size, recipe.image_size, 3)
-        for point, ratio in expected.items():
+        for point in recipe.points:
+            ratio = int(point.partition("x")[0])
             model = recipe.build(shape, 10)
             keras_prm.hard_prune(model, recipe.plan(model, point))
             left = keras_prm.costs(keras_prm.strip(model)).conv_weights

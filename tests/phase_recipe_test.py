@@ -75,11 +75,15 @@ class PhaseRecipeTest(parameterized.TestCase):
         told = found.settings("60x")
         self.assertNotIn("flips", told)
         self.assertNotIn("hole", told["dense"])
+        self.assertNotIn("lowering", told)
         self.assertNotIn("dropout", told["way"][0]["retrain"])
         changed = recipe(flips=False, dense=CONFIG["dense"] | {"hole": 3})
         self.assertFalse(changed.settings()["flips"])
         self.assertEqual(changed.settings()["dense"]["hole"], 3)
         self.assertEqual(recipe(dataset="other").settings("60x"), told)
+        changed = recipe(lowering="none")
+        self.assertEqual(changed.settings("60x")["lowering"], "none")
+        self.assertEqual(changed.settings(), found.settings())
 
     def test_quick(self):
         found = recipe().quick()
@@ -122,6 +126,7 @@ class PhaseRecipeTest(parameterized.TestCase):
             r"numbers.*\['batch_size', 'margin'\]",
         ),
         ({"top": 0}, "'top'"),
+        ({"lowering": "most"}, "'lowering': 'most'"),
         ({"average": 0.5}, "average.*0.5"),
         ({"again": CONFIG["dense"], "average": 1.5}, "average.*1.5"),
         (

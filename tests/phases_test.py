@@ -107,6 +107,24 @@ class PhasesTest(parameterized.TestCase):
         half = self.summary("half")["stages"]
         self.assertEqual(half[1]["stage"], "ADMM")
 
+    def test_empty_columns_may_stay(self):
+        folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        for name in ("dense", "third"):
+            shutil.copytree(self.folder / name, folder / name)
+        (folder / "third" / "summary.json").unlink()
+        work = phased.work(folder, lowering="none")
+        with mock.patch.object(work, "check", lambda point: folder / point):
+            phases.run(work, "strip", "third")
+        small = result_files.load_model(folder / "third" / "small.keras")
+        fewest = result_files.load_model(self.folder / "third/small.keras")
+        self.assertGreater(small.count_params(), fewest.count_params())
+        kernel = np.array(small.get_layer("conv1").kernel)
+        self.assertEqual(kernel.any(axis=3).sum(), 10)
+        found = result_files.read(folder / "third")
+        self.assertEqual(found["stages"][-1]["stage"], "unused paths")
+        self.assertEqual(found["stored"], small.count_params())
+        self.assertTrue(found["exact"])
+
     def test_the_teacher_answers_what_students_see(self):
         work = self.work()
         dense = work.load("dense", "dense", "dense")
