@@ -15,3 +15,9 @@ def spread(rows, key="test_accuracy"):
     if len(values) == 1:
         return middle
     return f"{middle} ({min(values):.2f}–{max(values):.2f})"
+
+
+def middle(rows):
+    """The results of the seed whose validation accuracy is the middle one."""
+    rows = sorted(rows, key=lambda row: row["valid_accuracy"])
+    return rows[(len(rows) - 1) // 2]

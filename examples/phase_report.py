@@ -3,8 +3,9 @@ r"""Tables of what the phases have come to, from their `summary.json` alone.
     python -m examples.phase_report runs/resnet18_cifar10
     python -m examples.phase_report runs/alexnet_imagenette96/seed*
 
-One folder, or one for each seed: medians then, and the range in brackets.
-Accuracies are in per cent.
+One folder, or one for each seed: medians then, the range in brackets, and of
+each point the seed whose validation accuracy is the middle one. Accuracies are
+in per cent.
 """
 
 import pathlib
@@ -15,6 +16,7 @@ if not __package__:
 
 from examples import result_files
 from examples.over_seeds import median
+from examples.over_seeds import middle
 from examples.over_seeds import spread
 from keras_prm import tables
 
@@ -130,7 +132,10 @@ def text(folders):
         raise SystemExit(f"No point is exported in {', '.join(folders)}.")
     parts = [points(results)]
     for point, rows in results.items():
-        parts.append(f"{point}, stage by stage:\n\n{stages(rows)}")
+        title = f"{point}, stage by stage"
+        if len(rows) > 1:
+            title += f"; the middle seed is {middle(rows)['seed']}"
+        parts.append(f"{title}:\n\n{stages(rows)}")
     return "\n\n".join(parts)
 
 

@@ -25,6 +25,7 @@ from examples import claims
 from examples import frontier_report
 from examples import image_bytes
 from examples import image_data
+from examples import over_seeds
 from examples import recipes
 from examples import result_files
 
@@ -51,7 +52,13 @@ def ship(folder, results, recipe, dataset):
     known = frontier_report.known(results / "results.json")
     rows = frontier_report.read(folder, recipe, known)
     for point in recipe.shipped:
-        row = middle(rows.get(("admm", point), ()), point)
+        found = rows.get(("admm", point))
+        if not found:
+            raise SystemExit(
+                f"There are no results of {point}. Make them by "
+                "`python -m examples.frontier`."
+            )
+        row = over_seeds.middle(found)
         source = folder / "admm" / point / f"seed{row['seed']}"
         if result_files.is_done(source, row["settings"]):
             copy(source, results / point, dataset)
@@ -64,17 +71,6 @@ def ship(folder, results, recipe, dataset):
     frontier_report.write(folder, recipe, known)
     for name in ("frontier.md", "frontier.png", "results.json"):
         shutil.copy(folder / name, results / name)
-
-
-def middle(rows, point):
-    """Of the results of a point, the one of median validation accuracy."""
-    if not rows:
-        raise SystemExit(
-            f"There are no results of {point}. Make them by "
-            "`python -m examples.frontier`."
-        )
-    rows = sorted(rows, key=lambda row: row["valid_accuracy"])
-    return rows[(len(rows) - 1) // 2]
 
 
 def copy(source, target, dataset):

@@ -39,6 +39,8 @@ class PhaseReportTest(absltest.TestCase):
             path / "summary.json",
             {
                 "point": point,
+                "seed": int(folder.name[-1]),
+                "valid_accuracy": accuracy,
                 "top": 3,
                 "conv_ratio": result_files.ratio(1000, conv),
                 "dense_test_accuracy": 0.95,
@@ -81,10 +83,11 @@ class PhaseReportTest(absltest.TestCase):
         text = phase_report.text(self.folders[:1])
         self.assertIn("| 90.00 |", text)
         self.assertNotIn("(90.00", text)
+        self.assertIn("a10x, stage by stage:", text)
 
     def test_stages(self):
         text = phase_report.text(self.folders)
-        self.assertIn("b20x, stage by stage", text)
+        self.assertIn("b20x, stage by stage; the middle seed is 2:", text)
         self.assertIn("valid top3", text)
         self.assertNotIn("likelihood", text)
 

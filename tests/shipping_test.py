@@ -14,6 +14,7 @@ from absl.testing import parameterized
 import keras_prm
 from examples import claims
 from examples import image_data
+from examples import over_seeds
 from examples import recipes
 from examples import shipping
 from keras_prm import litert_runtime
@@ -131,11 +132,13 @@ class ShipTest(parameterized.TestCase):
             {"seed": seed, "valid_accuracy": accuracy}
             for seed, accuracy in enumerate(accuracies)
         ]
-        self.assertEqual(shipping.middle(rows, "half")["seed"], middle)
+        self.assertEqual(over_seeds.middle(rows)["seed"], middle)
 
     def test_no_results(self):
-        with self.assertRaisesRegex(SystemExit, "of half. Make them by"):
-            shipping.middle((), "half")
+        folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        recipe = recipes.Recipe.load(RECIPE)
+        with self.assertRaisesRegex(SystemExit, "results of conv240x"):
+            shipping.ship(folder / "runs", folder, recipe, "no such data")
 
     def test_what_is_shipped_stays_without_its_folder(self):
         folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
