@@ -101,6 +101,8 @@ ORDER = (
     "lowering",
     "strip_report",
     "rebuild",
+    "opening",
+    "functional_form",
     "recompiling",
     "slots",
     "carrying",

@@ -20,6 +20,7 @@ from keras_prm.explanation import Explanation
 from keras_prm.explanation import explain
 from keras_prm.export import ExportReport
 from keras_prm.export import export_litert
+from keras_prm.functional_form import as_functional
 from keras_prm.iterative import IterativePruning
 from keras_prm.layer_rules import register_rule
 from keras_prm.litert import LiteRTModel
@@ -72,6 +73,7 @@ __all__ = [
     "StructuredMask",
     "Thresholds",
     "__version__",
+    "as_functional",
     "benchmark",
     "carry_optimizer",
     "costs",

@@ -19,6 +19,10 @@ def config_of(layer):
         return _arguments_of(layer)
     try:
         config = layer.get_config()
+    except NotImplementedError as error:  # it was given a dtype policy, say
+        config = _own_arguments_of(layer)
+        if config is None:
+            raise _uncopyable(layer, error) from error
     except Exception as error:
         raise _uncopyable(layer, error) from error
     if "get_config" in vars(type(layer)):  # else Keras records what it is given
@@ -29,6 +33,23 @@ def config_of(layer):
             plain = own is not None and not isinstance(own, layers.Layer)
             if plain and name.endswith(_LIVE):
                 config[name] = own
+    return config
+
+
+def _own_arguments_of(layer):
+    """The config of a layer whose arguments are attributes, or `None`."""
+    config = {
+        "name": layer.name,
+        "dtype": layer.dtype_policy.name,  # which Keras can save
+        "trainable": layer.trainable,
+    }
+    kinds = inspect.Parameter
+    for name, parameter in inspect.signature(type(layer)).parameters.items():
+        if parameter.kind == kinds.VAR_KEYWORD:
+            continue
+        if parameter.kind == kinds.VAR_POSITIONAL or not hasattr(layer, name):
+            return None
+        config[name] = getattr(layer, name)
     return config
 
 

@@ -167,11 +167,12 @@ class Trace(Recording):
         return [step for step in self.steps if isinstance(step, Mix)]
 
 
-def trace(model):
+def trace(model, reason=None):
     """Traces a built functional or Sequential model.
 
     Args:
         model: The model; it is only read.
+        reason: Why all its layers have to be left alone, or `None`.
 
     Returns:
         A finished `Trace`.
@@ -190,7 +191,7 @@ def trace(model):
     tensors = dict(zip(map(id, view.inputs), inputs))
     for number, value in tensors.items():
         found.homes[number] = [value]
-    found.walk(view, tensors, "")
+    found.walk(view, tensors, "", reason)
     for x in view.outputs:
         value = tensors[id(x)]
         for axis in range(len(value.shape)):

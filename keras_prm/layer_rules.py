@@ -53,6 +53,17 @@ def rule_for(operation):
     return APPLICATIONS.get(f"{kind.__module__}.{kind.__name__}")
 
 
+def is_block(layer):
+    """True for a layer without a rule, not of Keras, that holds layers."""
+    return (
+        isinstance(layer, keras.layers.Layer)
+        and not topology.is_model(layer)
+        and rule_for(layer) is None
+        and not type(layer).__module__.startswith("keras.")
+        and len(topology.sublayers(layer)) > 1
+    )
+
+
 def register_rule(layer_class, rule):
     """Registers the `Rule` of a layer class of your own.
 
@@ -80,7 +91,10 @@ def register_rule(layer_class, rule):
 def _why_opaque(site, rule):
     layer = site.layer
     if rule is None:
-        return f"no rule for {type(layer).__name__}"
+        reason = f"no rule for {type(layer).__name__}"
+        if is_block(layer):
+            reason += ", which `keras_prm.as_functional` may look into"
+        return reason
     is_layer = isinstance(layer, keras.layers.Layer)
     parts = topology.sublayers(layer) if is_layer else ()
     if any(getattr(part, "lora_enabled", False) for part in parts):

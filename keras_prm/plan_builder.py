@@ -6,6 +6,7 @@ import collections
 
 import numpy as np
 
+from keras_prm import topology
 from keras_prm.plan_checks import misfit
 from keras_prm.plan_checks import prunes_columns
 from keras_prm.projections import removed_count
@@ -121,6 +122,24 @@ def _components(trace):
             own = (other[0] | own[0], other[1] + own[1])
         found.append(own)
     return [weights for _, weights in found]
+
+
+def unreached(model, trace):
+    """Layers with kernels that no plan reaches, since they have no rule.
+
+    Returns:
+        list of `(layer, reason, number of filters)`.
+    """
+    layers, found = dict(topology.layer_paths(model)), {}
+    for path, reason in trace.skipped:
+        kernels = [
+            w.shape
+            for w in getattr(layers.get(path), "weights", ())
+            if w.ndim > 1
+        ]
+        if kernels:
+            found[path] = path, reason, sum(shape[-1] for shape in kernels)
+    return list(found.values())
 
 
 def kernels(model, trace, wanted, numbers):

@@ -151,6 +151,8 @@ class SparsityPlan:
         groups, numbers, skipped = plan_builder.groups(
             model, trace, wanted, round_to, strict
         )
+        if not strict:
+            skipped += plan_builder.unreached(model, trace)
         if strict:
             plan_checks.check_reach(model, trace, wanted)
             plan_checks.check_pattern_layers(trace, wanted)

@@ -68,7 +68,8 @@ def functional(model):
         raise TypeError(
             f"The model '{model.name}' is a subclass of keras.Model with a "
             "`call` of its own, whose inside cannot be seen. Rewrite it as "
-            "a functional model: `keras.Model(inputs, outputs)`. "
+            "a functional model, by `keras_prm.as_functional(model)` or as "
+            "`keras.Model(inputs, outputs)`. "
             f"Received: model of type {type(model).__name__}"
         )
     return model
@@ -109,6 +110,45 @@ def calls(view):
                         node.arguments,
                     )
                 )
+    return found
+
+
+def calls_between(inputs, outputs):
+    """The calls that lead from some tensors to others, in order.
+
+    Args:
+        inputs: list of `KerasTensor`.
+        outputs: list of `KerasTensor`.
+
+    Returns:
+        list of `Call`, each after those it needs.
+
+    Raises:
+        ValueError: They start from more than `inputs`.
+    """
+    known, found = {id(x) for x in inputs}, []
+    left = list(reversed(outputs))
+    while left:
+        x = left[-1]
+        history = x._keras_history
+        node = history.operation._inbound_nodes[history.node_index]
+        missing = [y for y in node.input_tensors if id(y) not in known]
+        if id(x) in known:
+            left.pop()
+        elif node.is_input:
+            raise ValueError("it reads a tensor that it is not given")
+        elif missing:
+            left += reversed(missing)
+        else:
+            found.append(
+                Call(
+                    node.operation,
+                    tuple(node.input_tensors),
+                    tuple(node.output_tensors),
+                    node.arguments,
+                )
+            )
+            known.update(id(y) for y in node.output_tensors)
     return found
 
 

@@ -128,7 +128,7 @@ class Maker:
         for part in topology.sublayers(twin):
             if isinstance(part, layers.Normalization):
                 part.finalize_state()
-        for name in copying.initializers(layer, layer.get_config()):
+        for name in copying.initializers(layer, copying.config_of(layer)):
             setattr(twin, name, getattr(layer, name))
 
     def parts(self, layer):

@@ -55,6 +55,15 @@ class LayersTest(parameterized.TestCase):
         x = np.random.default_rng(0).normal(size=(3, 5, 4))
         self.assertLess(max_error(model, small, x), 1e-6)
 
+    def test_what_is_said_of_blocks(self):
+        groups = {group.name for group in self.names["plan"].groups}
+        text = next(b for b in blocks(DOCS / "layers.md") if "print(plan)" in b)
+        said = set(text.partition("print(plan)  # ")[2].strip().split(", "))
+        self.assertEqual(
+            {frozenset(name.split("+")) for name in groups},
+            {frozenset(name.split("+")) for name in said},
+        )
+
 
 class ExportTest(parameterized.TestCase):
     def test_blocks(self):
