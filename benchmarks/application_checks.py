@@ -86,9 +86,14 @@ def differences(model, small, x):
     scale = max(1.0, np.abs(want).max())
     return {
         "max_output": float(np.abs(want).max()),
-        "max_error": float(np.abs(want - have).max() / scale),
+        "max_error": relative(want, have),
         "spread": float(np.abs(want[0] - want[1]).max() / scale),
     }
+
+
+def relative(want, have):
+    """The largest difference, in proportion to the largest number, or to 1."""
+    return float(np.abs(want - have).max() / max(1.0, np.abs(want).max()))
 
 
 def outputs(model, x):

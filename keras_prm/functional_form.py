@@ -90,13 +90,21 @@ def as_functional(model, inputs=None):
         found = _copied(shared)
     _compare(model, found, arrays)
     if opener.closed:
-        texts = [f"'{path}': {why}" for path, why in opener.closed.items()]
         warnings.warn(
-            f"as_functional leaves {len(texts)} layers of '{model.name}' "
-            f"closed, whose inside no plan reaches: {'; '.join(texts)}",
+            f"as_functional leaves {len(opener.closed)} layers of "
+            f"'{model.name}' closed, whose inside no plan reaches: "
+            f"{_reasons(opener.closed)}",
             stacklevel=2,
         )
     return found
+
+
+def _reasons(closed):
+    """Why layers are closed, those for one reason together."""
+    paths = {}
+    for path, reason in closed.items():
+        paths.setdefault(reason, []).append(f"'{path}'")
+    return "; ".join(f"{', '.join(p)}: {why}" for why, p in paths.items())
 
 
 def _opened(opener, model, inputs):

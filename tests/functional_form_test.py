@@ -413,8 +413,14 @@ class ClosedTest(parameterized.TestCase):
         self.assertIn("no rule for", left["hidden"])
 
     def test_others_are_opened(self):
-        model = of(OwnWeight(name="a"), Block(3, name="b"), shape=(8, 8, 3))
-        with self.assertWarnsRegex(UserWarning, "leaves 1 layers"):
+        model = of(
+            Regular(name="a"),
+            Block(3, name="b"),
+            Regular(name="c"),
+            shape=(8, 8, 3),
+        )
+        said = "leaves 2 layers.*: 'a', 'c': it has an activity regularizer"
+        with self.assertWarnsRegex(UserWarning, said):
             found = keras_prm.as_functional(model)
         self.assertEqual([x.name for x in found.layers][1:3], ["a", "b_conv1"])
 
