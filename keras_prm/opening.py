@@ -214,7 +214,8 @@ def _inside(layer, args, kwargs, inputs):
 def _called(layer, args, kwargs, inputs):
     args, kwargs = _cast(layer, (args, kwargs))
     try:
-        outputs = layer.call(*args, **kwargs)
+        with keras.StatelessScope():  # nothing that it assigns is kept
+            outputs = layer.call(*args, **kwargs)
     except Exception as error:
         raise ValueError(
             "its `call` does not take symbolic tensors, as of keras.Input: "

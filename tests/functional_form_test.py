@@ -328,6 +328,17 @@ class MadeOfAWeight(Holder):
         return self.dense(x) + self.places(ops.arange(8))
 
 
+class CountsSteps(Holder):
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.steps = self.add_weight(name="steps", trainable=False)
+
+    def call(self, x, training=None):
+        if training:
+            self.steps.assign_add(1.0)
+        return self.dense(x)
+
+
 class OfTheBackend(Holder):
     """As one that calls `tf`."""
 
@@ -387,6 +398,7 @@ CLOSED = (
     (OwnWeight, "scale"),
     (KernelOfALayer, "dense/kernel"),
     (MadeOfAWeight, "places/embeddings"),
+    (CountsSteps, "steps"),
     (OfTheBackend, "symbolic tensors"),
     (OtherwiseInTraining, "otherwise in training"),
     (SecondHead, "otherwise in training"),
@@ -404,8 +416,11 @@ class ClosedTest(parameterized.TestCase):
         model = of(
             layers.Dense(3, name="first"), kind(name="hidden"), shape=(8, 3)
         )
+        before = model.get_weights()
         with self.assertWarnsRegex(UserWarning, f"'hidden': .*({reason})"):
             found = keras_prm.as_functional(model)
+        for old, new in zip(before, model.get_weights(), strict=True):
+            np.testing.assert_array_equal(old, new)
         self.assertIsInstance(found.get_layer("hidden"), kind)
         self.assertEqual(found.count_params(), model.count_params())
         plan = keras_prm.SparsityPlan.uniform(found, filters=0.5)
@@ -437,6 +452,20 @@ class ClosedTest(parameterized.TestCase):
         model(x)
         with self.assertRaisesRegex(TypeError, "'asks' of type Asks.*symbolic"):
             keras_prm.as_functional(model, x)
+
+    def test_what_a_call_assigns_is_not_kept(self):
+        class Also(CountsSteps):
+            def call(self, x, training=None):
+                self.steps.assign_add(1.0)
+                return self.dense(x) if training else x
+
+        model = of(Also(name="hidden"), shape=(3,))
+        steps = model.get_layer("hidden").steps
+        steps.assign(5.0)
+        inputs = (keras.Input((3,)),)
+        with self.assertRaisesRegex(ValueError, "steps"):
+            opening.Opener().layer(model.layers[1], inputs, {}, "")
+        self.assertEqual(float(steps), 5.0)
 
     def test_a_block_in_a_block(self):
         class Outer(Holder):
