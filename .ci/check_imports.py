@@ -101,6 +101,7 @@ ORDER = (
     "lowering",
     "strip_report",
     "rebuild",
+    "block_calls",
     "opening",
     "functional_form",
     "recompiling",

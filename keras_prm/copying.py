@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 
+import keras
 import numpy as np
 from keras import layers
 
@@ -47,10 +48,16 @@ def _own_arguments_of(layer):
     for name, parameter in inspect.signature(type(layer)).parameters.items():
         if parameter.kind == kinds.VAR_KEYWORD:
             continue
-        if parameter.kind == kinds.VAR_POSITIONAL or not hasattr(layer, name):
+        own = getattr(layer, name, layer)
+        if parameter.kind == kinds.VAR_POSITIONAL or _holds_a_layer(own):
             return None
-        config[name] = getattr(layer, name)
+        config[name] = own
     return config
+
+
+def _holds_a_layer(value):
+    parts = keras.tree.flatten(value)
+    return any(isinstance(x, layers.Layer) for x in parts)
 
 
 def _arguments_of(operation):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
+import re
 import warnings
 
 import keras
+from keras import layers
 from keras import tree
 
+from keras_prm import block_calls
 from keras_prm import building
 from keras_prm import graph
 from keras_prm import opening
@@ -30,7 +34,8 @@ def as_functional(model, inputs=None):
     What stays closed is named in a warning: a block that multiplies by
     weights of its own rather than a layer's, that does not take symbolic
     tensors (it calls `tf`, or asks for values), that computes otherwise in
-    training than at inference but by its layers, or that reads a mask of
+    training than at inference but by its layers, or tells these another
+    `training` than its own, that adds a loss, or that reads a mask of
     timesteps. `register_rule` is for these.
 
     Args:
@@ -44,19 +49,23 @@ def as_functional(model, inputs=None):
 
     Returns:
         A new functional model with copies of the weights, not compiled. It
-        trains as the model does, but for a `train_step` of the model's own.
+        trains as the model does, but for a `train_step`, `compute_loss` or
+        the like of the model's own.
 
     Raises:
         TypeError: `model` is no `keras.Model`, or a subclassed one whose
-            `call` cannot be opened; the message says why.
+            `call` cannot be opened; the message says why. Or a layer
+            cannot be copied.
         ValueError: It has no weights yet, or `inputs` are missing or do not
             fit.
         RuntimeError: The result does not compute the same: the `call` depends
             on something that is no tensor and changes.
 
     Warns:
-        UserWarning: Something stays closed, or the model does not take random
-            numbers, so that nothing was compared.
+        UserWarning: Something stays closed; or the model does not take random
+            numbers, so that nothing was compared; or it is a subclassed one
+            that has trained BatchNormalization or Dropout as at inference,
+            since its `call` takes no `training`.
 
     Example:
 
@@ -70,25 +79,26 @@ def as_functional(model, inputs=None):
             "Expected a keras.Model. "
             f"Received: model={model!r} (of type {type(model).__name__})"
         )
-    opener = opening.Opener()
-    arrays = None if _is_symbolic(inputs) else inputs
-    if topology.is_model(model):
-        if inputs is not arrays:
-            raise ValueError(
-                f"The model '{model.name}' has inputs of its own. Give arrays "
-                f"to try it on, or nothing. Received: inputs={inputs!r}"
-            )
-        view = topology.functional(model)
-        inputs, tensors = view.input, {id(x): x for x in view.inputs}
-        opener.model(view, tensors)
-        outputs = tree.map_structure(lambda x: tensors[id(x)], view.output)
-    else:
+    if not model.built:
+        raise ValueError(
+            f"The model '{model.name}' has no weights yet. Call it on a batch "
+            "first."
+        )
+    arrays = _check_inputs(inputs)
+    is_seen = topology.is_model(model)
+    if is_seen and arrays is None and inputs is not None:
+        raise ValueError(
+            f"The model '{model.name}' has inputs of its own. Give arrays "
+            f"to try it on, or nothing. Received: inputs={inputs!r}"
+        )
+    if not is_seen:
         inputs = _inputs_of(model, inputs)
-        outputs = _opened(opener, model, inputs)
-    with _renamed(opener, inputs, outputs):
+    opener, inputs, outputs = _opened(model, inputs)
+    with _renamed(opener, inputs, outputs) as operations:
         shared = keras.Model(inputs, outputs, name=model.name)
-        found = _copied(shared)
-    _compare(model, found, arrays)
+        found, targets = _copied(shared)
+    _check_variables(model, found)
+    _compare(model, found, arrays, targets)
     if opener.closed:
         warnings.warn(
             f"as_functional leaves {len(opener.closed)} layers of "
@@ -96,18 +106,44 @@ def as_functional(model, inputs=None):
             f"{_reasons(opener.closed)}",
             stacklevel=2,
         )
+    is_told = is_seen or "training" in block_calls.parameters(model)
+    if not is_told and any(map(block_calls.depends_on_training, operations)):
+        warnings.warn(
+            f"The `call` of '{model.name}' takes no `training`: `fit` ran its "
+            "layers as at inference, BatchNormalization and Dropout too. The "
+            "functional form trains these as they are meant.",
+            stacklevel=2,
+        )
     return found
 
 
-def _reasons(closed):
-    """Why layers are closed, those for one reason together."""
-    paths = {}
-    for path, reason in closed.items():
-        paths.setdefault(reason, []).append(f"'{path}'")
-    return "; ".join(f"{', '.join(p)}: {why}" for why, p in paths.items())
+def _opened(model, inputs):
+    """The `Opener` that has run a model, its inputs and outputs."""
+    shut = set()
+    while True:
+        opener = opening.Opener(shut)
+        outputs = _run(opener, model, inputs)
+        torn = opener.torn()
+        if not torn:
+            given = model.input if topology.is_model(model) else inputs
+            return opener, given, outputs
+        more = opener.holders(torn) - {id(model)}
+        if more <= shut:
+            names = sorted({layer.name for layer in torn})
+            raise TypeError(
+                f"Cannot rewrite '{model.name}' as a functional model: the "
+                f"layers {names} are called by themselves, and also inside of "
+                f"what stays closed: {_reasons(opener.closed)}"
+            )
+        shut |= more
 
 
-def _opened(opener, model, inputs):
+def _run(opener, model, inputs):
+    if topology.is_model(model):
+        view = topology.functional(model)
+        tensors = {id(x): x for x in view.inputs}
+        opener.model(view, tensors)
+        return tree.map_structure(lambda x: tensors[id(x)], view.output)
     try:
         return opener.layer(model, (inputs,), {}, "")
     except ValueError as reason:
@@ -118,19 +154,43 @@ def _opened(opener, model, inputs):
         ) from reason
 
 
-def _is_symbolic(inputs):
+def _reasons(closed):
+    """Why layers are closed, those for one reason together."""
+    paths = {}
+    for path, reason in closed.items():
+        paths.setdefault(reason, []).append(f"'{path}'")
+    return "; ".join(f"{', '.join(p)}: {why}" for why, p in paths.items())
+
+
+def _check_inputs(inputs):
+    """The arrays among `inputs`, a structure; `None` if they are symbolic."""
     parts = tree.flatten(inputs)
-    return all(isinstance(x, keras.KerasTensor) for x in parts)
+    if inputs is None or all(isinstance(x, keras.KerasTensor) for x in parts):
+        if inputs is None or parts:
+            return None
+    if parts and all(hasattr(x, "dtype") for x in parts):
+        return inputs
+    raise ValueError(
+        "Expected `inputs` to be arrays, or `keras.Input`, or a list or dict "
+        f"of them. Received: inputs={inputs!r}"
+    )
 
 
 def _inputs_of(model, given):
     """What a subclassed model is run on, one `keras.Input` or several."""
-    if not model.weights:
-        raise ValueError(
-            f"The model '{model.name}' has no weights yet. Call it on a batch "
-            "first."
+    wanted = inspect.signature(model.call).parameters.values()
+    wanted = [
+        p.name
+        for p in wanted
+        if p.default is p.empty and p.kind == p.POSITIONAL_OR_KEYWORD
+    ]
+    if len(wanted) > 1 and wanted[1] != "training":
+        raise TypeError(
+            f"The `call` of '{model.name}' takes {wanted}, and Keras' "
+            "functional models take one argument. Let it take one list or "
+            "dict of them."
         )
-    if given is not None and _is_symbolic(given):
+    if given is not None and _check_inputs(given) is None:
         return given
     if given is not None:
         if isinstance(given, dict):
@@ -140,13 +200,19 @@ def _inputs_of(model, given):
     shapes = [config.get("input_shape")]
     if "shapes_dict" in config:
         shapes = list(config["shapes_dict"].values())
-    if len(shapes) != 1 or not _is_shape(shapes[0]):
+    takes_other = any(map(_takes_no_floats, topology.sublayers(model)))
+    if len(shapes) != 1 or not _is_shape(shapes[0]) or takes_other:
         raise ValueError(
             f"What '{model.name}' takes is not known. Give `inputs`: a batch "
             "of arrays, or `keras.Input`, or a list or dict of them. "
             f"Received: inputs=None, of a model built with {config}"
         )
     return keras.Input(shapes[0][1:])
+
+
+def _takes_no_floats(layer):
+    is_lookup = hasattr(layer, "get_vocabulary")
+    return is_lookup or isinstance(layer, layers.Embedding)
 
 
 def _input(x, name=None):
@@ -164,7 +230,11 @@ def _is_shape(shape):
 
 @contextlib.contextmanager
 def _renamed(opener, inputs, outputs):
-    """For a while, operations have names that say where they come from."""
+    """For a while, operations have names that say where they come from.
+
+    Yields:
+        list of the operations between inputs and outputs.
+    """
     inputs, outputs = tree.flatten(inputs), tree.flatten(outputs)
     taken = {topology.input_layer(x).name for x in inputs}
     before = {}
@@ -181,7 +251,7 @@ def _renamed(opener, inputs, outputs):
             taken.add(name)
             operation.name = name
     try:
-        yield
+        yield [operation for operation, _ in before.values()]
     finally:
         for operation, name in before.values():
             operation.name = name
@@ -194,34 +264,63 @@ def _name(path):
     for part in rest:
         name = part if part.startswith(f"{last}_") else f"{name}_{part}"
         last = part
-    return name
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)
 
 
 def _copied(view):
-    """A model of copies of all layers, nothing left out."""
+    """A model of copies of all layers, and what became of each variable."""
     trace = graph.trace(view, reason="it is copied as it is")
-    return building.Builder(Liveness(trace)).model(view, is_root=True)
+    builder = building.Builder(Liveness(trace))
+    return builder.model(view, is_root=True), builder.maker.targets
 
 
-def _compare(model, found, inputs):
-    if inputs is None:
-        specs = [(x.shape, x.dtype) for x in found.inputs]
-        inputs = tree.pack_sequence_as(found.input, samples.uniform(specs, 2))
+def _check_variables(model, found):
+    """As many weights as before, and none of them the model's own."""
+    counts = [
+        (len(m.weights), len(m.trainable_weights)) for m in (model, found)
+    ]
+    own = set(map(id, model.variables)) & set(map(id, found.variables))
+    if counts[0] != counts[1] or own:
+        raise TypeError(
+            f"Cannot rewrite '{model.name}' as a functional model: a layer in "
+            "it holds others that are called elsewhere, and would not share "
+            "their weights. Expected (weights, trainable ones): "
+            f"{counts[0]}. Received: {counts[1]}"
+        )
+
+
+def _compare(model, found, inputs, targets):
+    """Compares on numbers, with the weights as they are and near them."""
+    states = [((), ())]
+    pairs = block_calls.perturbed(model.weights)
+    states.append((pairs, [(targets[id(w)], value) for w, value in pairs]))
     try:
-        expected = tree.flatten(model(inputs, training=False))
-        opening.check_finite(expected)
+        if inputs is None:
+            specs = [(x.shape, x.dtype) for x in found.inputs]
+            arrays = samples.uniform(specs, 2)
+            inputs = tree.pack_sequence_as(found.input, arrays)
+        expected = [
+            block_calls.stateless(_at_inference, (model, inputs), state)
+            for state, _ in states
+        ]
+        block_calls.check_finite(expected[0])
     except Exception as error:
         warnings.warn(
             f"as_functional could not try '{model.name}', and has not "
             "compared what it computes. Give it `inputs`, a batch of real "
-            f"ones. {opening.one_line(error)}",
+            f"ones. {block_calls.one_line(error)}",
             stacklevel=3,
         )
         return
-    results = tree.flatten(found(inputs, training=False))
-    if not opening.alike(expected, results):
-        raise RuntimeError(
-            f"The functional form of '{model.name}' does not compute the "
-            "same: its `call` depends on something that is no tensor and "
-            "changes."
-        )
+    for outputs, (_, state) in zip(expected, states):
+        results = block_calls.stateless(_at_inference, (found, inputs), state)
+        if not block_calls.alike(outputs, results):
+            raise RuntimeError(
+                f"The functional form of '{model.name}' does not compute the "
+                "same: its `call` depends on something that is no tensor and "
+                "changes."
+            )
+
+
+def _at_inference(model, inputs):
+    return model(inputs, training=False)

@@ -6,7 +6,6 @@ import collections
 
 import numpy as np
 
-from keras_prm import topology
 from keras_prm.plan_checks import misfit
 from keras_prm.plan_checks import prunes_columns
 from keras_prm.projections import removed_count
@@ -124,22 +123,20 @@ def _components(trace):
     return [weights for _, weights in found]
 
 
-def unreached(model, trace):
+def unreached(trace):
     """Layers with kernels that no plan reaches, since they have no rule.
 
     Returns:
         list of `(layer, reason, number of filters)`.
     """
-    layers, found = dict(topology.layer_paths(model)), {}
-    for path, reason in trace.skipped:
-        kernels = [
-            w.shape
-            for w in getattr(layers.get(path), "weights", ())
-            if w.ndim > 1
-        ]
-        if kernels:
-            found[path] = path, reason, sum(shape[-1] for shape in kernels)
-    return list(found.values())
+    reasons, found = dict(trace.skipped), []
+    for number, layer in trace.opaque.items():
+        path = trace.opaque_paths[number]
+        weights = getattr(layer, "weights", ())
+        filters = sum(w.shape[-1] for w in weights if len(w.shape) > 1)
+        if filters:
+            found.append((path, reasons[path], filters))
+    return found
 
 
 def kernels(model, trace, wanted, numbers):

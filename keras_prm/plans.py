@@ -152,7 +152,7 @@ class SparsityPlan:
             model, trace, wanted, round_to, strict
         )
         if not strict:
-            skipped += plan_builder.unreached(model, trace)
+            skipped += plan_builder.unreached(trace)
         if strict:
             plan_checks.check_reach(model, trace, wanted)
             plan_checks.check_pattern_layers(trace, wanted)

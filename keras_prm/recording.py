@@ -35,6 +35,7 @@ class Recording:
         weights: dict from `id(variable)` to `Weight`.
         skipped: list of `(path, reason)`, layers that no rule describes.
         opaque: dict from `id(layer)` to those layers.
+        opaque_paths: dict from `id(layer)` to where each was met first.
         num_inputs: The first so many values are the model's inputs.
         num_ids: How many channel ids there are.
         ties: list of pairs of id arrays that stand together.
@@ -51,6 +52,7 @@ class Recording:
         self.weights = {}
         self.skipped = []
         self.opaque = {}
+        self.opaque_paths = {}
         self.num_inputs = 0
         self.num_ids = 0
         self.ties = []
@@ -269,6 +271,7 @@ class Recording:
         """Notes a layer whose inside is not described; its weights stay."""
         self.skipped.append((path, reason))
         self.opaque[id(layer)] = layer
+        self.opaque_paths.setdefault(id(layer), path)
 
 
 def _positions(targets):

@@ -6,6 +6,7 @@ to ask where a tensor comes from; what it keeps in private is read here only.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 
@@ -167,6 +168,24 @@ def call_of(layer, x):
     """The `Call` that a wrapper makes of the layer inside, on one tensor."""
     outputs = keras.tree.flatten(layer.compute_output_spec(x))
     return Call(layer, (x,), tuple(outputs), Arguments((x,), {}))
+
+
+@contextlib.contextmanager
+def call_context(layer, training):
+    """What Keras tells layers of training that are called in a `call`.
+
+    Args:
+        layer: The layer whose `call` it is, not called by Keras itself.
+        training: bool or `None`.
+    """
+    context = layer._get_call_context()
+    before = getattr(context, "training", None)
+    try:
+        context.training = training
+        yield
+    finally:
+        context.training = before
+        layer._maybe_reset_call_context()
 
 
 def is_masked(x):

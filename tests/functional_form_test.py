@@ -13,6 +13,7 @@ from keras import layers
 from keras import ops
 
 import keras_prm
+from keras_prm import block_calls
 from keras_prm import opening
 
 
@@ -239,6 +240,73 @@ class AsFunctionalTest(parameterized.TestCase):
             [x for x in found.layers if isinstance(x, keras.Model)]
         )
 
+    def test_a_call_that_takes_no_training(self):
+        class Plain(keras.Model):
+            def __init__(self, inner):
+                super().__init__()
+                self.inner = inner
+
+            def call(self, x):
+                return self.inner(x)
+
+        for inner, warns in ((Block(3), True), (layers.Dense(3), False)):
+            model, x = Plain(inner), images()
+            model(x)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                keras_prm.as_functional(model, x)
+            texts = [str(warning.message) for warning in caught]
+            found = any("takes no `training`" in text for text in texts)
+            self.assertEqual(found, warns)
+
+    def test_layers_without_names_or_weights_made_in_the_call(self):
+        class Inline(Holder):
+            def call(self, x, training=None):
+                y = layers.Dropout(0.3)(self.dense(x), training=training)
+                return layers.add([layers.ReLU()(y), x])
+
+        model = of(Inline(name="block"), shape=(3,))
+        found = keras_prm.as_functional(model)
+        x = images()[:, 0, 0]
+        self.assert_same(model, found, x)
+        self.assertEqual(
+            [x.name for x in found.layers][1:],
+            ["block_dense", "block_dropout", "block_re_lu", "block_add"],
+        )
+
+    def test_nested_models_cast_and_reshape_what_they_are_given(self):
+        x = keras.Input((1,))
+        inner = keras.Model(x, ops.concatenate([ops.square(x), x]))
+        x = keras.Input((), dtype="uint8")
+        model = keras.Model(x, inner(x))
+        found = keras_prm.as_functional(model)
+        self.assert_same(model, found, np.array([3, 200, 255], "uint8"))
+
+    def test_names_are_such_as_keras_takes(self):
+        class Keyed(Holder):
+            def __init__(self, **kwargs):
+                super().__init__(**kwargs)
+                self.parts = {"a b": layers.Dense(3)}
+
+            def build(self, input_shape):
+                super().build(input_shape)
+                self.parts["a b"].build(input_shape)
+
+            def call(self, x):
+                return self.parts["a b"](self.dense(x))
+
+        found = keras_prm.as_functional(of(Keyed(name="k"), shape=(3,)))
+        self.assertEqual(found.layers[-1].name, "k_parts_a_b")
+
+    def test_random_numbers_of_the_model_go_on(self):
+        model = subclassed(rate=0.5)
+        seeds = [v for v in model.variables if "seed" in v.path]
+        before = [ops.convert_to_numpy(v) for v in seeds]
+        keras_prm.as_functional(model)
+        self.assertNotEmpty(before)
+        for old, seed in zip(before, seeds):
+            np.testing.assert_array_equal(old, seed)
+
     def test_frozen_layers_stay_frozen(self):
         model = of(Block(3, name="block"))
         model.layers[1].conv1.trainable = False
@@ -394,8 +462,64 @@ class OfFixedBatch(Holder):
         return self.dense(x) + ops.broadcast_to(ops.zeros((3,)), (batch, 8, 3))
 
 
+class ConstantsOfTraining(Holder):
+    def call(self, x, training=None):
+        return self.dense(x) * (0.5 if training else 1.0)
+
+
+class ArgumentsOfTraining(Holder):
+    def call(self, x, training=None):
+        return ops.clip(self.dense(x), 0.0, 1.0 if training else 6.0)
+
+
+class FixedTraining(Holder):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.norm = layers.BatchNormalization(name="norm")
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.norm.build(input_shape)
+
+    def call(self, x, training=None):
+        return self.norm(self.dense(x), training=False)
+
+
+class TiedWeight(Holder):
+    def call(self, x):
+        return self.dense(x) @ ops.transpose(self.dense.kernel)
+
+
+class AlsoOnAConstant(Holder):
+    def call(self, x):
+        return self.dense(x) - self.dense(np.ones((1, 3), "float32"))
+
+
+class AddsALoss(Holder):
+    def call(self, x):
+        self.add_loss(ops.sum(self.dense.kernel**2))
+        return self.dense(x)
+
+
+class NeverBuilt(Holder):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.aux = layers.Dense(3, name="aux")
+
+    def call(self, x, training=None):
+        y = self.dense(x)
+        return y + self.aux(y) if training else y
+
+
 CLOSED = (
-    (OwnWeight, "scale"),
+    (ConstantsOfTraining, "otherwise in training"),
+    (ArgumentsOfTraining, "otherwise in training"),
+    (FixedTraining, "'norm' with training=False"),
+    (TiedWeight, "a weight otherwise than by a layer"),
+    (AlsoOnAConstant, "a weight otherwise than by a layer"),
+    (AddsALoss, "adds a loss"),
+    (NeverBuilt, "'aux' has no weights yet"),
+    (OwnWeight, "weights of its own: .*scale"),
     (KernelOfALayer, "dense/kernel"),
     (MadeOfAWeight, "places/embeddings"),
     (CountsSteps, "steps"),
@@ -408,6 +532,19 @@ CLOSED = (
     (Regular, "activity regularizer"),
     (OfFixedBatch, "symbolic tensors|fail"),
 )
+
+
+@keras.saving.register_keras_serializable("functional_form_test")
+class Regularless(Holder):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+
+    def call(self, x):
+        return self.dense(x)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], 3)
 
 
 class ClosedTest(parameterized.TestCase):
@@ -426,6 +563,60 @@ class ClosedTest(parameterized.TestCase):
         plan = keras_prm.SparsityPlan.uniform(found, filters=0.5)
         left = {name: why for name, why, _ in plan.skipped}
         self.assertIn("no rule for", left["hidden"])
+
+    def test_what_is_shared_with_a_closed_layer_stays_closed_too(self):
+        block = Regularless(name="block")
+
+        class Around(layers.Layer):
+            def __init__(self, **kwargs):
+                super().__init__(**kwargs | {"activity_regularizer": "l2"})
+                self.block = block
+
+            def build(self, input_shape):
+                self.block.build(input_shape)
+                super().build(input_shape)
+
+            def call(self, x):
+                return self.block(x)
+
+        x = keras.Input((3,))
+        model = keras.Model(x, [Around(name="around")(x), block(x)])
+        # A copy of the former makes a block of its own.
+        with self.assertRaisesRegex(TypeError, "also inside of what stays"):
+            keras_prm.as_functional(model)
+
+    def test_a_block_that_is_called_with_and_without_a_mask(self):
+        class Text(keras.Model):
+            def __init__(self):
+                super().__init__()
+                self.tokens = layers.Embedding(9, 3, mask_zero=True)
+                self.block = Regularless(name="block")
+
+            def call(self, x):
+                y = self.tokens(x)
+                return self.block(y) + self.block(ops.relu(y) * 1.0)
+
+        model, x = Text(), np.arange(8).reshape(2, 4)
+        model(x)
+        drawn(model)
+        with self.assertWarnsRegex(UserWarning, "'block': it "):
+            found = keras_prm.as_functional(model, x)
+        self.assertEqual(found.count_params(), model.count_params())
+
+    def test_a_wrapper_around_a_block(self):
+        block = Regularless(name="block")
+        model = of(layers.TimeDistributed(block, name="each"), shape=(4, 3))
+        with self.assertWarnsRegex(UserWarning, "'each': layers of Keras"):
+            found = keras_prm.as_functional(model)
+        plan = keras_prm.SparsityPlan.uniform(found, filters=0.5)
+        left = {name: why for name, why, _ in plan.skipped}
+        self.assertIn("no rule for Regularless", left["each/block"])
+
+    def test_frozen_layers_may_be_told_what_they_do(self):
+        model = of(FixedTraining(name="block"), shape=(3,))
+        model.get_layer("block").norm.trainable = False
+        found = keras_prm.as_functional(model)
+        self.assertFalse(found.get_layer("block_norm").trainable)
 
     def test_others_are_opened(self):
         model = of(
@@ -494,6 +685,42 @@ class ClosedTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, "no weights yet"):
             keras_prm.as_functional(Net())
 
+    def test_inputs_that_are_none(self):
+        for inputs in ([], {}, [[1, 2, 3]], "x"):
+            with self.assertRaisesRegex(ValueError, "`inputs` to be arrays"):
+                keras_prm.as_functional(subclassed(), inputs)
+
+    def test_several_arguments(self):
+        class Two(keras.Model):
+            def __init__(self):
+                super().__init__()
+                self.dense = layers.Dense(2)
+
+            def call(self, a, b):
+                return self.dense(a) + b
+
+        model = Two()
+        model(np.ones((2, 3)), np.ones((2, 2)))
+        with self.assertRaisesRegex(TypeError, r"takes \['a', 'b'\]"):
+            keras_prm.as_functional(model)
+
+    def test_tokens_have_to_be_given(self):
+        class Text(keras.Model):
+            def __init__(self):
+                super().__init__()
+                self.tokens = layers.Embedding(9, 3)
+
+            def call(self, x):
+                return self.tokens(x)
+
+        model, x = Text(), np.ones((2, 4), "int32")
+        model(x)
+        with self.assertRaisesRegex(ValueError, "Give `inputs`"):
+            keras_prm.as_functional(model)
+        self.assertEqual(
+            keras_prm.as_functional(model, x).inputs[0].dtype, "int32"
+        )
+
     def test_inputs_of_a_functional_model(self):
         model = of(Block(3))
         with self.assertRaisesRegex(ValueError, "inputs of its own"):
@@ -513,7 +740,7 @@ class ClosedTest(parameterized.TestCase):
 
     def test_what_computes_otherwise_is_refused(self):
         model = of(layers.Dense(2), shape=(3,))
-        with mock.patch.object(opening, "alike", lambda *_: False):
+        with mock.patch.object(block_calls, "alike", lambda *_: False):
             with self.assertRaisesRegex(RuntimeError, "not compute the same"):
                 keras_prm.as_functional(model)
 
