@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import inspect
 import math
 import re
@@ -63,6 +64,10 @@ def inside(layer, args, kwargs):
             "layers that do"
         )
     _check_passed_on(*runs)
+    calls = [
+        _told(*both) for both in zip(found.calls, *(r.calls for r in runs))
+    ]
+    found = dataclasses.replace(found, calls=calls)
     _check_values(layer, args, kwargs, found)
     return found
 
@@ -133,15 +138,20 @@ def _unbuilt(layer):
         if not part.built and type(part).build is not layers.Layer.build
     ]
 
-    def refuse(part):
-        def build(*args, **kwargs):
-            raise ValueError(f"'{part.name}' has no weights yet")
+    def tried(part, build):
+        @functools.wraps(build)  # Keras looks at its parameters
+        def built(*args, **kwargs):
+            twin = type(part).from_config(part.get_config())
+            twin.build(*args, **kwargs)
+            if twin.weights:
+                raise ValueError(f"'{part.name}' has no weights yet")
+            return build(*args, **kwargs)
 
-        return build
+        return built
 
     try:
-        for part, _ in parts:
-            part.build = refuse(part)
+        for part, build in parts:
+            part.build = tried(part, build)
         yield
     finally:
         for part, build in parts:
@@ -193,6 +203,48 @@ def _check_passed_on(without, with_training):
                 f"it calls '{old.operation.name}' with training={flags[0]} "
                 "in any case, which a functional model cannot keep"
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Untold:
+    """The arguments of a call, less `training`, which Keras fills in.
+
+    Args:
+        arguments: Keras' record of them.
+        position: Where `training` is among those without a name.
+    """
+
+    arguments: object
+    position: int
+
+    @property
+    def args(self):
+        args = self.arguments.args
+        return tuple(
+            None if i == self.position else x for i, x in enumerate(args)
+        )
+
+    @property
+    def kwargs(self):
+        given = dict(self.arguments.kwargs)
+        given.pop("training", None)
+        return given
+
+    def fill_in(self, tensors):
+        return tree.map_structure(
+            lambda x: tensors[id(x)] if _is_symbolic(x) else x,
+            (self.args, self.kwargs),
+        )
+
+
+def _told(call, *runs):
+    """The call as one would write it, if it is told what Keras says."""
+    flags = [_training_of(run) for run in runs]
+    names = parameters(call.operation)
+    if "training" not in names or flags[0] == flags[1] is not None:
+        return call
+    untold = _Untold(call.arguments, names.index("training"))
+    return dataclasses.replace(call, arguments=untold)
 
 
 def _training_of(call):
