@@ -35,6 +35,29 @@ def without_gradients():
     return torch.no_grad()
 
 
+def repeat(num, body, state, tensors):
+    """A state after so many calls of a function: `ops.fori_loop`.
+
+    Outside of a compiled step JAX would compile each such loop anew; there
+    it is one of Python's.
+
+    Args:
+        num: int.
+        body: `body(i, state)` returns the next state.
+        state: A structure of tensors.
+        tensors: list of what `body` computes with besides: they tell whether
+            a step is being compiled.
+    """
+    if keras.backend.backend() == "jax":
+        import jax
+
+        if not any(isinstance(x, jax.core.Tracer) for x in tensors):
+            for i in range(num):
+                state = body(i, state)
+            return state
+    return ops.fori_loop(0, num, body, state)
+
+
 @contextlib.contextmanager
 def full_precision():
     """A context in which float32 is float32.

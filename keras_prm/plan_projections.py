@@ -49,6 +49,7 @@ def project_plan(kernels, plan, share=1.0):
     prunes_columns = any(kernel.columns > 0 for kernel in plan.kernels)
     prunes_channels = any(group.keep < group.size for group in plan.groups)
     return alternate(
+        energies,
         lambda *support: _pick_channels(energies, plan, share, *support),
         lambda channels: _pick_columns(energies, plan, share, channels),
         ops.ones((plan.num_classes,)),

@@ -17,9 +17,11 @@ All functions are pure, run on every Keras backend and inside a compiled step.
 
 from __future__ import annotations
 
+import keras
 import numpy as np
 from keras import ops
 
+from keras_prm import backends
 from keras_prm.column_patterns import check_patterns
 from keras_prm.column_patterns import largest
 from keras_prm.column_patterns import pick_columns
@@ -125,6 +127,7 @@ def project_joint(
         return [columns], ops.sum(energies * columns)
 
     filters, columns = alternate(
+        [energy],
         pick_filters,
         columns_of,
         ops.ones((energy.shape[-1],)),
@@ -151,35 +154,44 @@ def filter_energies(energy):
 
 
 def alternate(
-    pick_channels, pick_columns, channels, columns, num_sweeps, from_columns
+    energies,
+    pick_channels,
+    pick_columns,
+    channels,
+    columns,
+    num_sweeps,
+    from_columns,
 ):
     """The support of most energy along one or both alternations.
 
+    `energies` are the tensors that the two functions choose by.
     `pick_channels(channels, columns)` returns channels, and
     `pick_columns(channels)` returns columns and the energy kept. `channels`
     and `columns` keep everything; `from_columns` adds the second start.
     """
-    starts = [columns]
+    first = channels, columns
+    num, second = num_sweeps, first
     if from_columns:
-        starts.append(pick_columns(channels)[0])
-    best = None
-    for start in starts:
-        support = (channels, start)
-        for _ in range(num_sweeps):
-            picked = pick_channels(*support)
-            support = (picked, *pick_columns(picked))
-            best = support if best is None else _better(best, support)
-            support = support[:2]
-    return best[:2]
+        num, second = 2 * num_sweeps, (channels, pick_columns(channels)[0])
+
+    def sweep(i, state):
+        support, best = state
+        if from_columns:
+            support = _choose(ops.equal(i, num_sweeps), second, support)
+        picked = pick_channels(*support)
+        found = (picked, *pick_columns(picked))
+        return found[:2], _choose(found[2] > best[2], found, best)
+
+    # A loop, or what is compiled would grow with the number of sweeps.
+    nothing = (*first, ops.convert_to_tensor(-1.0, "float32"))
+    state = backends.repeat(num, sweep, (first, nothing), energies)
+    return state[1][:2]
 
 
-def _better(one, other):
-    """Of two `(channels, columns, energy)` the one of more energy."""
-    win = other[2] > one[2]
-    return (
-        ops.where(win, other[0], one[0]),
-        [ops.where(win, b, a) for a, b in zip(one[1], other[1], strict=True)],
-        ops.where(win, other[2], one[2]),
+def _choose(condition, one, other):
+    """One structure of tensors, or the other."""
+    return keras.tree.map_structure(
+        lambda x, y: ops.where(condition, x, y), one, other
     )
 
 
