@@ -101,6 +101,7 @@ ORDER = (
     "lowering",
     "strip_report",
     "rebuild",
+    "number_checks",
     "block_calls",
     "opening",
     "functional_form",

@@ -7,14 +7,13 @@ import dataclasses
 import functools
 import inspect
 import math
-import re
 
 import keras
 import numpy as np
 from keras import layers
 from keras import tree
 
-from keras_prm import parity
+from keras_prm import number_checks
 from keras_prm import samples
 from keras_prm import topology
 
@@ -173,7 +172,7 @@ def _called(layer, args, kwargs, training):
             with _unbuilt(layer), topology.call_context(layer, training):
                 outputs = layer.call(*args, **kwargs)
     except Exception as error:
-        reason = one_line(error)
+        reason = number_checks.one_line(error)
         if "None" in reason:
             reason += " (it may have asked for the number of samples)"
         raise ValueError(
@@ -334,33 +333,33 @@ def _check_weights(layer, calls):
 def _check_values(layer, args, kwargs, found):
     """The calls have to compute what the layer does, on numbers as well."""
     specs = [((2, *x.shape[1:]), x.dtype) for x in found.inputs]
+    states = (), number_checks.perturbed(layer.weights)
     try:
         arrays = samples.uniform(specs, 2)
         arrays = [keras.ops.convert_to_tensor(x) for x in arrays]
         run = _at_inference(layer, args, kwargs, found.inputs)
         expected = [
-            stateless(run, arrays, state)
-            for state in ((), perturbed(layer.weights))
+            number_checks.stateless(run, arrays, state) for state in states
         ]
         for outputs in expected:
-            check_finite(outputs)
+            number_checks.check_finite(outputs)
     except Exception:
         return  # These numbers are none that it takes.
-    for outputs, state in zip(expected, ((), perturbed(layer.weights))):
+    for outputs, state in zip(expected, states):
         try:
-            results = stateless(_replayed, (found, arrays), state)
+            results = number_checks.stateless(_replayed, (found, arrays), state)
         except Exception as error:
-            reason = f"the calls that its `call` makes fail: {one_line(error)}"
-            raise ValueError(reason) from error
-        if not alike(outputs, results):
-            depends = (
-                "a weight otherwise than by a layer"
-                if state
-                else "what is no tensor"
-            )
+            raise ValueError(
+                "the calls that its `call` makes fail: "
+                f"{number_checks.one_line(error)}"
+            ) from error
+        if not number_checks.alike(outputs, results):
+            cause = "what is no tensor"
+            if state:
+                cause = "a weight otherwise than by a layer"
             raise ValueError(
                 "it does not compute the same from symbolic tensors: its "
-                f"`call` depends on {depends}"
+                f"`call` depends on {cause}"
             )
 
 
@@ -413,61 +412,3 @@ def _replayed(found, arrays):
         for x, y in zip(call.outputs, tree.flatten(results), strict=True):
             tensors[id(x)] = y
     return tree.map_structure(lambda x: tensors[id(x)], found.outputs)
-
-
-def stateless(function, arguments, state):
-    """Calls a function with other weights; nothing that it assigns is kept.
-
-    Args:
-        function: The function.
-        arguments: Its arguments, a sequence.
-        state: Pairs of variables and their values.
-
-    Returns:
-        list of the tensors that it returns.
-    """
-    with keras.StatelessScope(state_mapping=state):
-        return tree.flatten(function(*arguments))
-
-
-def perturbed(weights):
-    """Pairs of weights and values near theirs, none of them zero."""
-    rng, found = np.random.default_rng(0), []
-    for weight in weights:
-        if "float" in weight.dtype:
-            array = keras.ops.convert_to_numpy(
-                keras.ops.cast(weight, "float32")
-            )
-            factors = rng.uniform(0.8, 1.2, array.shape)
-            array = np.where(array == 0, 0.05 * factors, array * factors)
-            found.append((weight, array.astype("float32")))
-    return found
-
-
-def check_finite(outputs):
-    """Raises a ValueError unless a list of tensors is finite."""
-    arrays = [np.asarray(keras.ops.convert_to_numpy(x)) for x in outputs]
-    if not all(np.isfinite(x.astype(float)).all() for x in arrays):
-        raise ValueError("it returns NaN or infinity")
-
-
-def alike(expected, found):
-    """Whether lists of tensors are equal up to rounding."""
-    for x, y in zip(expected, found, strict=True):
-        limit = parity.MODEL_TOLERANCES.get(
-            keras.backend.standardize_dtype(x.dtype),
-            parity.MODEL_TOLERANCES["float32"],
-        )
-        x, y = (keras.ops.convert_to_numpy(v) for v in (x, y))
-        if parity.errors(np.asarray(x), np.asarray(y))[1] > limit:
-            return False
-    return True
-
-
-def one_line(error):
-    """What an error says, without what Keras puts around it."""
-    lines = re.sub(r"\x1b\[\d*m", "", str(error)).split("\n")
-    lines = [line.strip() for line in lines]
-    if lines[0].startswith("Exception encountered when calling"):
-        lines = [line for line in lines[1:] if line] or lines
-    return f"{type(error).__name__}: {lines[0]}"

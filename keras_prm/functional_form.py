@@ -14,6 +14,7 @@ from keras import tree
 from keras_prm import block_calls
 from keras_prm import building
 from keras_prm import graph
+from keras_prm import number_checks
 from keras_prm import opening
 from keras_prm import samples
 from keras_prm import topology
@@ -292,7 +293,7 @@ def _check_variables(model, found):
 def _compare(model, found, inputs, targets):
     """Compares on numbers, with the weights as they are and near them."""
     states = [((), ())]
-    pairs = block_calls.perturbed(model.weights)
+    pairs = number_checks.perturbed(model.weights)
     states.append((pairs, [(targets[id(w)], value) for w, value in pairs]))
     try:
         if inputs is None:
@@ -300,21 +301,21 @@ def _compare(model, found, inputs, targets):
             arrays = samples.uniform(specs, 2)
             inputs = tree.pack_sequence_as(found.input, arrays)
         expected = [
-            block_calls.stateless(_at_inference, (model, inputs), state)
+            number_checks.stateless(_at_inference, (model, inputs), state)
             for state, _ in states
         ]
-        block_calls.check_finite(expected[0])
+        number_checks.check_finite(expected[0])
     except Exception as error:
         warnings.warn(
             f"as_functional could not try '{model.name}', and has not "
             "compared what it computes. Give it `inputs`, a batch of real "
-            f"ones. {block_calls.one_line(error)}",
+            f"ones. {number_checks.one_line(error)}",
             stacklevel=3,
         )
         return
     for outputs, (_, state) in zip(expected, states):
-        results = block_calls.stateless(_at_inference, (found, inputs), state)
-        if not block_calls.alike(outputs, results):
+        results = number_checks.stateless(_at_inference, (found, inputs), state)
+        if not number_checks.alike(outputs, results):
             raise RuntimeError(
                 f"The functional form of '{model.name}' does not compute the "
                 "same: its `call` depends on something that is no tensor and "

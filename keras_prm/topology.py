@@ -103,15 +103,17 @@ def calls(view):
     for depth in sorted(view._nodes_by_depth, reverse=True):
         for node in view._nodes_by_depth[depth]:
             if not node.is_input:
-                found.append(
-                    Call(
-                        node.operation,
-                        tuple(node.input_tensors),
-                        tuple(node.output_tensors),
-                        node.arguments,
-                    )
-                )
+                found.append(_call_at(node))
     return found
+
+
+def _call_at(node):
+    return Call(
+        node.operation,
+        tuple(node.input_tensors),
+        tuple(node.output_tensors),
+        node.arguments,
+    )
 
 
 def calls_between(inputs, outputs):
@@ -141,14 +143,7 @@ def calls_between(inputs, outputs):
         elif missing:
             left += reversed(missing)
         else:
-            found.append(
-                Call(
-                    node.operation,
-                    tuple(node.input_tensors),
-                    tuple(node.output_tensors),
-                    node.arguments,
-                )
-            )
+            found.append(_call_at(node))
             known.update(id(y) for y in node.output_tensors)
     return found
 

@@ -13,7 +13,7 @@ from keras import layers
 from keras import ops
 
 import keras_prm
-from keras_prm import block_calls
+from keras_prm import number_checks
 from keras_prm import opening
 
 
@@ -740,7 +740,7 @@ class ClosedTest(parameterized.TestCase):
 
     def test_what_computes_otherwise_is_refused(self):
         model = of(layers.Dense(2), shape=(3,))
-        with mock.patch.object(block_calls, "alike", lambda *_: False):
+        with mock.patch.object(number_checks, "alike", lambda *_: False):
             with self.assertRaisesRegex(RuntimeError, "not compute the same"):
                 keras_prm.as_functional(model)
 
