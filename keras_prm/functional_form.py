@@ -11,13 +11,13 @@ import keras
 from keras import layers
 from keras import tree
 
-from keras_prm import block_calls
 from keras_prm import building
 from keras_prm import graph
 from keras_prm import number_checks
 from keras_prm import opening
 from keras_prm import samples
 from keras_prm import topology
+from keras_prm import training_argument
 from keras_prm.liveness import Liveness
 
 
@@ -107,8 +107,10 @@ def as_functional(model, inputs=None):
             f"{_reasons(opener.closed)}",
             stacklevel=2,
         )
-    is_told = is_seen or "training" in block_calls.parameters(model)
-    if not is_told and any(map(block_calls.depends_on_training, operations)):
+    is_told = is_seen or "training" in training_argument.parameters(model)
+    if not is_told and any(
+        map(training_argument.depends_on_training, operations)
+    ):
         warnings.warn(
             f"The `call` of '{model.name}' takes no `training`: `fit` ran its "
             "layers as at inference, BatchNormalization and Dropout too. The "

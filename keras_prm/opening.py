@@ -12,6 +12,7 @@ import keras
 from keras import tree
 
 from keras_prm import block_calls
+from keras_prm import block_replay
 from keras_prm import layer_rules
 from keras_prm import topology
 
@@ -107,7 +108,7 @@ class Opener:
             reason = "layers of Keras around others are not looked into"
             self._close(path, operation, reason)
         if outputs is None:
-            outputs = block_calls.of_any_batch(call)(*args, **kwargs)
+            outputs = block_replay.of_any_batch(call)(*args, **kwargs)
             if id(operation) not in self.paths:
                 self.paths[id(operation)] = path
                 self._leaves.append(operation)
