@@ -76,6 +76,7 @@ ORDER = (
     "kernel_boxes",
     "narrowing",
     "copying",
+    "holding",
     "contents",
     "twins",
     "building",

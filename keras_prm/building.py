@@ -7,6 +7,7 @@ import numpy as np
 from keras import layers
 from keras import tree
 
+from keras_prm import holding
 from keras_prm import layer_rules
 from keras_prm import topology
 from keras_prm import twins
@@ -29,6 +30,22 @@ class Builder:
         self.maker = twins.Maker(live, lowered)
         self._twins = {}
         self._outputs = set()
+        self._holders = {}
+        for layer in self.trace.opaque.values():
+            for part in self.trace.held(layer):
+                self._holders.setdefault(id(part), []).append(layer)
+
+    def untied(self):
+        """Names of layers whose twins no longer share with what they hold."""
+        found = []
+        for layer in self.trace.opaque.values():
+            twin = self._twins.get(id(layer))
+            for part in self.trace.held(layer) if twin else ():
+                own = set(map(id, twin.layer.weights))
+                other = self._twins.get(id(part))
+                if other and not own.issuperset(map(id, other.layer.weights)):
+                    found.append((layer.name, part.name))
+        return found
 
     # Models.
 
@@ -116,14 +133,45 @@ class Builder:
     def _twin(self, call):
         layer = call.operation
         if id(layer) not in self._twins:
-            if topology.is_model(layer):
-                twin = twins.Twin(self.model(topology.functional(layer)))
-            else:
-                inner = self._inner(layer)
-                shape = self._shape(call.outputs[0])
-                twin = self.maker.make(call, shape, self._keep, inner)
-            self._twins[id(layer)] = twin
+            for holder in self._holders.get(id(layer), ()):
+                self._make(self.trace.firsts[id(holder)])
+            self._make(call)
         return self._twins[id(layer)]
+
+    def _make(self, call):
+        """Makes the twin of a layer, and of the layers that it holds."""
+        layer = call.operation
+        if id(layer) in self._twins:
+            return
+        if topology.is_model(layer):
+            twin = twins.Twin(self.model(topology.functional(layer)))
+            self._twins[id(layer)] = twin
+            return
+        parts = self.trace.held(layer)
+        given = holding.mentioned(layer, parts) if parts else []
+        for part in given:
+            self._make(self.trace.firsts[id(part)])
+        held = [(part, self._built(part)) for part in given]
+        inner = self._inner(layer)
+        shape = self._shape(call.outputs[0])
+        twin = self.maker.make(call, shape, self._keep, inner, held)
+        self._twins[id(layer)] = twin
+        if len(given) < len(parts):
+            self._take(layer, {*map(id, parts)} - {*map(id, given)})
+
+    def _built(self, layer):
+        """The twin of a layer, with its weights, though it is not called."""
+        return _built_as(layer, self._twins[id(layer)].layer)
+
+    def _take(self, layer, made):
+        """Layers that a twin has made itself are the twins of those `made`."""
+        twin = self._twins[id(layer)].layer
+        if type(layer).build is not layers.Layer.build:
+            _built_as(layer, twin)  # that makes them, or gives them weights
+        pairs = zip(topology.sublayers(layer), topology.sublayers(twin))
+        for old, new in pairs:
+            if id(old) in made and type(old) is type(new):
+                self._twins.setdefault(id(old), twins.Twin(_built_as(old, new)))
 
     def _inner(self, layer):
         """The twins of what a wrapper wraps, once each."""
@@ -159,6 +207,12 @@ class Builder:
                 f"{type(call.operation).__name__}: mend it if it is your own, "
                 "and please report it if not."
             )
+
+
+def _built_as(layer, twin):
+    if layer.built and not twin.built:
+        twin.build_from_config(layer.get_build_config() or {})
+    return twin
 
 
 def _is_sum(call):

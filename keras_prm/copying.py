@@ -15,7 +15,11 @@ _LIVE = ("activation", "_regularizer", "_constraint")
 
 
 def config_of(layer):
-    """A config to change, with live objects in it where that is possible."""
+    """A config to change, with live objects in it where that is possible.
+
+    Raises:
+        TypeError: The layer has none.
+    """
     if not isinstance(layer, layers.Layer):
         return _arguments_of(layer)
     try:
@@ -91,9 +95,19 @@ def from_config(layer, config):
         TypeError: The config does not make one.
     """
     try:
-        return type(layer).from_config(config)
+        found = type(layer).from_config(config)
+        _check_insides(layer, found)
     except Exception as error:
         raise _uncopyable(layer, error) from error
+    return found
+
+
+def _check_insides(layer, found):
+    if isinstance(layer, layers.Layer):
+        own = set(map(id, topology.sublayers(layer)))
+        for part in topology.sublayers(found):
+            if id(part) in own:
+                raise ValueError(f"the copy holds the very layer '{part.name}'")
 
 
 def _uncopyable(layer, error):

@@ -49,9 +49,9 @@ def as_functional(model, inputs=None):
             float32 and of the shape that it was built with.
 
     Returns:
-        A new functional model with copies of the weights, not compiled. It
-        trains as the model does, but for a `train_step`, `compute_loss` or
-        the like of the model's own.
+        A new functional model with copies of the weights that its outputs
+        depend on, not compiled. It trains as the model does, but for a
+        `train_step`, `compute_loss` or the like of the model's own.
 
     Raises:
         TypeError: `model` is no `keras.Model`, or a subclassed one whose
@@ -94,11 +94,13 @@ def as_functional(model, inputs=None):
         )
     if not is_seen:
         inputs = _inputs_of(model, inputs)
-    opener, inputs, outputs = _opened(model, inputs)
+    opener = opening.Opener()
+    outputs = _run(opener, model, inputs)
+    inputs = model.input if is_seen else inputs
     with _renamed(opener, inputs, outputs) as operations:
         shared = keras.Model(inputs, outputs, name=model.name)
         found, targets = _copied(shared)
-    _check_variables(model, found)
+    _check_variables(model, shared, found)
     _compare(model, found, arrays, targets)
     if opener.closed:
         warnings.warn(
@@ -118,27 +120,6 @@ def as_functional(model, inputs=None):
             stacklevel=2,
         )
     return found
-
-
-def _opened(model, inputs):
-    """The `Opener` that has run a model, its inputs and outputs."""
-    shut = set()
-    while True:
-        opener = opening.Opener(shut)
-        outputs = _run(opener, model, inputs)
-        torn = opener.torn()
-        if not torn:
-            given = model.input if topology.is_model(model) else inputs
-            return opener, given, outputs
-        more = opener.holders(torn) - {id(model)}
-        if more <= shut:
-            names = sorted({layer.name for layer in torn})
-            raise TypeError(
-                f"Cannot rewrite '{model.name}' as a functional model: the "
-                f"layers {names} are called by themselves, and also inside of "
-                f"what stays closed: {_reasons(opener.closed)}"
-            )
-        shut |= more
 
 
 def _run(opener, model, inputs):
@@ -277,10 +258,10 @@ def _copied(view):
     return builder.model(view, is_root=True), builder.maker.targets
 
 
-def _check_variables(model, found):
-    """As many weights as before, and none of them the model's own."""
+def _check_variables(model, shared, found):
+    """As many weights as are used, and none of them the model's own."""
     counts = [
-        (len(m.weights), len(m.trainable_weights)) for m in (model, found)
+        (len(m.weights), len(m.trainable_weights)) for m in (shared, found)
     ]
     own = set(map(id, model.variables)) & set(map(id, found.variables))
     if counts[0] != counts[1] or own:
@@ -296,7 +277,8 @@ def _compare(model, found, inputs, targets):
     """Compares on numbers, with the weights as they are and near them."""
     states = [((), ())]
     pairs = number_checks.perturbed(model.weights)
-    states.append((pairs, [(targets[id(w)], value) for w, value in pairs]))
+    used = [(w, value) for w, value in pairs if id(w) in targets]
+    states.append((pairs, [(targets[id(w)], value) for w, value in used]))
     try:
         if inputs is None:
             specs = [(x.shape, x.dtype) for x in found.inputs]

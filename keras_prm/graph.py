@@ -32,6 +32,8 @@ class Trace(Recording):
         inner: dict from `id(wrapper)` to the `Call`s of the layers inside.
         homes: dict from `id(KerasTensor)` to its `Value`s: one, or in a
             nested model one per call of that model.
+        firsts: dict from `id(operation)` to its first `topology.Call`, of
+            all but nested models.
     """
 
     def __init__(self, model):
@@ -39,9 +41,10 @@ class Trace(Recording):
         super().__init__({id(v): key for key, v in keys})
         self.inner = {}
         self.homes = {}
+        self.firsts = {}
         self.classes = None
         self.pinned = {}
-        self._firsts = {}
+        self._tied = {}
 
     def walk(self, view, tensors, prefix, reason=None):
         """Traces all calls of a functional model, nested ones included.
@@ -71,6 +74,7 @@ class Trace(Recording):
         if topology.is_model(call.operation):
             outputs = self._enter(call, tensors, path, reason)
         else:
+            self.firsts.setdefault(id(call.operation), call)
             inputs = [tensors[id(x)] for x in call.inputs]
             outputs = [self.value(x.shape, path) for x in call.outputs]
             site = Site(self, call, path, inputs, outputs)
@@ -80,6 +84,16 @@ class Trace(Recording):
             tensors[id(x)] = value
             self.homes.setdefault(id(x), []).append(value)
         return outputs
+
+    def held(self, layer):
+        """The layers inside of an opaque one that the model calls as well.
+
+        An embedding that a head reads too: there is one of them in the copy.
+        """
+        if id(layer) not in self.opaque or not isinstance(layer, keras.Layer):
+            return []
+        parts = topology.sublayers(layer)[1:]
+        return [part for part in parts if id(part) in self.firsts]
 
     def can_trace(self, layer):
         """Whether one can look into a wrapped layer; no rule is needed."""
@@ -93,7 +107,7 @@ class Trace(Recording):
 
     def _tie_values(self, number, values):
         """Ties values to those that were first given under this number."""
-        first = self._firsts.setdefault(number, values)
+        first = self._tied.setdefault(number, values)
         for old, new in zip(first, values):
             if len(old.shape) != len(new.shape):
                 continue

@@ -20,22 +20,15 @@ from keras_prm import topology
 class Opener:
     """Runs calls on symbolic tensors, one by one those inside of layers.
 
-    Args:
-        shut: Set of `id(layer)` of those that are not to be opened.
-
     Attributes:
         closed: dict from the path of a layer that stays closed to why.
         paths: dict from `id(operation)` to where the operation was found:
             names of layers, joined by `/`.
     """
 
-    def __init__(self, shut=()):
+    def __init__(self):
         self.closed = {}
         self.paths = {}
-        self._shut = set(shut)
-        self._leaves = []
-        self._opened = []
-        self._closed = []
 
     def model(self, view, tensors, prefix=""):
         """Runs all calls of a functional model.
@@ -71,29 +64,7 @@ class Opener:
             operation = call.operation
             name = names.get(id(operation)) or _uncounted(operation)
             self._run(call, tensors, prefix + name)
-        self._opened.append(layer)
         return tree.map_structure(lambda x: tensors[id(x)], found.outputs)
-
-    def torn(self):
-        """Layers with weights that are in closed ones and elsewhere as well."""
-        closed = {id(layer) for layer in self._closed}
-        inside = {
-            id(part)
-            for layer in self._closed
-            for part in topology.sublayers(layer)[1:]
-        }
-        found = [x for x in self._leaves if id(x) in inside]
-        found += [x for x in self._opened if id(x) in inside | closed]
-        return [x for x in found if getattr(x, "weights", ())]
-
-    def holders(self, parts):
-        """`id(layer)` of all that were opened and hold one of `parts`."""
-        wanted = set(map(id, parts))
-        return {
-            id(layer)
-            for layer in self._opened
-            if wanted & set(map(id, topology.sublayers(layer)))
-        }
 
     def _run(self, call, tensors, path):
         operation = call.operation
@@ -103,26 +74,18 @@ class Opener:
             try:
                 outputs = self._open(call, args, kwargs, tensors, path)
             except ValueError as reason:
-                self._close(path, operation, str(reason))
+                self.closed[path] = str(reason)
         elif _wraps_a_block(operation):
             reason = "layers of Keras around others are not looked into"
-            self._close(path, operation, reason)
+            self.closed[path] = reason
         if outputs is None:
             outputs = block_replay.of_any_batch(call)(*args, **kwargs)
-            if id(operation) not in self.paths:
-                self.paths[id(operation)] = path
-                self._leaves.append(operation)
+            self.paths.setdefault(id(operation), path)
         for x, new in zip(call.outputs, tree.flatten(outputs), strict=True):
             tensors[id(x)] = new
 
-    def _close(self, path, layer, reason):
-        self.closed[path] = reason
-        self._closed.append(layer)
-
     def _open(self, call, args, kwargs, tensors, path):
         layer = call.operation
-        if id(layer) in self._shut:
-            raise ValueError("it shares layers with what stays closed")
         if not topology.is_model(layer):
             if any(map(topology.is_masked, (*call.inputs, *call.outputs))):
                 raise ValueError("it reads or makes a mask of timesteps")
@@ -136,7 +99,6 @@ class Opener:
             id(x): _as_input(x, given) for x, given in zip(view.inputs, inputs)
         }
         self.model(view, inside, path + "/")
-        self._opened.append(layer)
         return [inside[id(x)] for x in view.outputs]
 
 

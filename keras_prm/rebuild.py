@@ -63,6 +63,10 @@ def strip(model, lowering="none", return_report=False):
             TensorFlow, whose converter it needs.
         ImportError: `"auto"` without `ai-edge-litert` installed.
 
+    Warns:
+        UserWarning: There was nothing to remove; or a layer has to be copied
+            apart from another one that holds it.
+
     Example:
 
     ```python
@@ -81,6 +85,7 @@ def strip(model, lowering="none", return_report=False):
     arrays = topology.finite_arrays(view)
     builder = building.Builder(Liveness(graph.trace(view), arrays))
     small = builder.model(view, is_root=True)
+    _warn_of_untied(view, builder.untied())
     report = None
     if return_report:
         report = strip_report.compare(builder.maker, view, small)
@@ -91,6 +96,19 @@ def strip(model, lowering="none", return_report=False):
     if small.count_params() == view.count_params():
         _warn_of_nothing(view, arrays)
     return (small, report) if return_report else small
+
+
+def _warn_of_untied(view, pairs):
+    if pairs:
+        held = ", ".join(f"'{part}' in '{name}'" for name, part in pairs)
+        warnings.warn(
+            f"Layers of '{view.name}' that the model calls are inside of other "
+            "layers as well, from whose config they cannot be told: "
+            f"{held}. What strip returns computes the same, with two copies of "
+            "their weights, which training would move apart. Put them into the "
+            "config by `keras.saving.serialize_keras_object`.",
+            stacklevel=3,
+        )
 
 
 def _warn_of_nothing(view, arrays):

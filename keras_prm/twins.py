@@ -9,6 +9,7 @@ from keras import layers
 
 from keras_prm import contents
 from keras_prm import copying
+from keras_prm import holding
 from keras_prm import kernel_boxes
 from keras_prm import layer_rules
 from keras_prm import narrowing
@@ -54,18 +55,21 @@ class Maker:
         self._read = {(value.number, axis) for value, axis in self.trace.reads}
         for mix in self.trace.mixes:
             self._mixes.setdefault(id(mix.layer), []).append(mix)
-        self._wrapped = {
+        # Layers that have to stay as one layer.
+        self._whole = {
             id(call.operation)
             for calls in self.trace.inner.values()
             for call in calls
         }
+        for layer in self.trace.opaque.values():
+            self._whole.update(map(id, self.trace.held(layer)))
         self._names = {
             name
             for value in self.trace.values
             for name in value.origin.split("/")
         }
 
-    def make(self, call, shape, keep, children=()):
+    def make(self, call, shape, keep, children=(), held=()):
         """The `Twin` of a layer or operation, not built yet.
 
         Args:
@@ -74,10 +78,16 @@ class Maker:
             keep: `keep(x, axis)` is a bool array: which positions of a
                 tensor's axis stay.
             children: The twins of the layers it wraps.
+            held: list of pairs of a layer that it was given, and of the layer
+                that the twin is to hold.
         """
         layer = call.operation
         if isinstance(layer, layers.Lambda):
             return Twin(copying.copy_lambda(layer))
+        if held:
+            config = holding.config_of(layer, held)
+            with holding.giving(held):
+                return Twin(copying.from_config(layer, config))
         config, adapters, followers = copying.config_of(layer), (), ()
         rule = self._rule(layer)
         if rule is not None:
@@ -222,7 +232,7 @@ class Maker:
         """True for a layer with a kernel that may get others around it."""
         return (
             id(layer) in self._mixes
-            and id(layer) not in self._wrapped
+            and id(layer) not in self._whole
             and id(layer) not in self.trace.opaque
         )
 

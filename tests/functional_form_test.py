@@ -240,6 +240,17 @@ class AsFunctionalTest(parameterized.TestCase):
             [x for x in found.layers if isinstance(x, keras.Model)]
         )
 
+    def test_what_no_output_depends_on_goes(self):
+        inputs = keras.Input((3,))
+        x = layers.Dense(4, name="used")(inputs)
+        outputs = [x, layers.Dense(5, name="pooled")(x)]
+        nested = keras.Model(inputs, outputs, name="body")
+        model = keras.Model(inputs, nested(inputs)[0])
+        found = keras_prm.as_functional(model)
+        self.assertEqual([x.name for x in found.layers[1:]], ["body_used"])
+        x = np.random.default_rng(0).normal(size=(2, 3)).astype("float32")
+        self.assert_same(model, found, x)
+
     def test_a_call_that_takes_no_training(self):
         class Plain(keras.Model):
             def __init__(self, inner):
@@ -563,27 +574,6 @@ class ClosedTest(parameterized.TestCase):
         plan = keras_prm.SparsityPlan.uniform(found, filters=0.5)
         left = {name: why for name, why, _ in plan.skipped}
         self.assertIn("no rule for", left["hidden"])
-
-    def test_what_is_shared_with_a_closed_layer_stays_closed_too(self):
-        block = Regularless(name="block")
-
-        class Around(layers.Layer):
-            def __init__(self, **kwargs):
-                super().__init__(**kwargs | {"activity_regularizer": "l2"})
-                self.block = block
-
-            def build(self, input_shape):
-                self.block.build(input_shape)
-                super().build(input_shape)
-
-            def call(self, x):
-                return self.block(x)
-
-        x = keras.Input((3,))
-        model = keras.Model(x, [Around(name="around")(x), block(x)])
-        # A copy of the former makes a block of its own.
-        with self.assertRaisesRegex(TypeError, "also inside of what stays"):
-            keras_prm.as_functional(model)
 
     def test_a_block_that_is_called_with_and_without_a_mask(self):
         class Text(keras.Model):

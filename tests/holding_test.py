@@ -1,0 +1,327 @@
+"""Tests of copies of layers that hold other layers of the same model."""
+
+import pathlib
+import tempfile
+
+import keras
+import numpy as np
+from absl.testing import absltest
+from absl.testing import parameterized
+from keras import layers
+from keras import ops
+
+import keras_prm
+from tests import zoo
+
+
+class Head(layers.Layer):
+    """Logits by the vectors of an embedding that it is given."""
+
+    def __init__(self, embedding, **kwargs):
+        super().__init__(**kwargs)
+        self.embedding = embedding
+
+    def call(self, x):
+        vectors = self.embedding.embeddings
+        return ops.matmul(x, ops.transpose(vectors))
+
+    def get_config(self):
+        inner = keras.saving.serialize_keras_object(self.embedding)
+        return super().get_config() | {"embedding": inner}
+
+    @classmethod
+    def from_config(cls, config):
+        inner = keras.saving.deserialize_keras_object(config["embedding"])
+        return cls(**config | {"embedding": inner})
+
+
+class LiveHead(Head):
+    """Its config holds the embedding itself."""
+
+    def get_config(self):
+        config = layers.Layer.get_config(self)
+        return config | {"embedding": self.embedding}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+class RawHead(Head):
+    """Its config holds the embedding's numbers, not which one it is."""
+
+    def get_config(self):
+        config = layers.Layer.get_config(self)
+        return config | {"embedding": self.embedding.get_config()}
+
+    @classmethod
+    def from_config(cls, config):
+        inner = layers.Embedding.from_config(config["embedding"])
+        return cls(**config | {"embedding": inner})
+
+
+class Outer(layers.Layer):
+    """Holds a list of heads."""
+
+    def __init__(self, heads, **kwargs):
+        super().__init__(**kwargs)
+        self.heads = heads
+
+    def call(self, x):
+        return sum(head(x) for head in self.heads)
+
+    def get_config(self):
+        heads = [keras.saving.serialize_keras_object(x) for x in self.heads]
+        return super().get_config() | {"heads": heads}
+
+    @classmethod
+    def from_config(cls, config):
+        heads = keras.saving.deserialize_keras_object(config["heads"])
+        return cls(**config | {"heads": heads})
+
+
+class Maker(layers.Layer):
+    """Makes a layer of its own, which others may call as well."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.dense = layers.Dense(units, name="dense")
+
+    def build(self, shape):
+        self.dense.build(shape)
+
+    def call(self, x):
+        return ops.sin(ops.matmul(x, self.dense.kernel))
+
+
+class Window(layers.Layer):
+    """Multiplies by the sum of the kernel of a convolution."""
+
+    def __init__(self, conv, **kwargs):
+        super().__init__(**kwargs)
+        self.conv = conv
+
+    def call(self, x):
+        return x * ops.sum(self.conv.kernel) + self.conv.bias
+
+    def get_config(self):
+        inner = keras.saving.serialize_keras_object(self.conv)
+        return super().get_config() | {"conv": inner}
+
+    from_config = classmethod(
+        lambda cls, config: cls(
+            **config
+            | {"conv": keras.saving.deserialize_keras_object(config["conv"])}
+        )
+    )
+
+
+KINDS = (Head, LiveHead, RawHead, Outer, Maker, Window)
+SCOPE = {kind.__name__: kind for kind in KINDS}
+
+
+def language_model(kind=Head):
+    """Tokens to logits through a hidden layer, with one table of vectors."""
+    vectors = layers.Embedding(11, 6, name="vectors")
+    inputs = keras.Input((4,), dtype="int32", name="tokens")
+    x = vectors(inputs)
+    x = layers.Dense(8, activation="relu", name="hidden")(x)
+    x = layers.Dense(6, name="out")(x)
+    return keras.Model(inputs, kind(vectors, name="head")(x))
+
+
+def two_heads():
+    """One embedding in two layers, one of them inside of another."""
+    vectors = layers.Embedding(11, 6, name="vectors")
+    inputs = keras.Input((4,), dtype="int32")
+    x = layers.Dense(6, name="hidden")(vectors(inputs))
+    outer = Outer([Head(vectors, name="inner")], name="outer")
+    return keras.Model(inputs, [outer(x), Head(vectors, name="head")(x)])
+
+
+def in_a_nested_model():
+    """The embedding is called in a model inside, after a head is."""
+    vectors = layers.Embedding(11, 6, name="vectors")
+    vectors.build(None)
+    tokens = keras.Input((4,), dtype="int32")
+    nested = keras.Model(tokens, vectors(tokens), name="nested")
+    floats = keras.Input((4, 3))
+    x = layers.Dense(6, name="hidden")(floats)
+    logits = Head(vectors, name="head")(x)
+    found = ops.argmax(logits, axis=-1)
+    return keras.Model(floats, [logits, nested(found)])
+
+
+def made_inside():
+    """A layer calls one that another one has made."""
+    maker = Maker(5, name="maker")
+    inputs = keras.Input((4,))
+    x = layers.Dense(6, name="hidden")(inputs)
+    maker.build((None, 6))
+    y = maker.dense(x)
+    return keras.Model(inputs, [layers.Dense(2)(y), maker(x)])
+
+
+def convolution():
+    """What strip cuts off elsewhere stays: borders and columns of zeros."""
+    inputs = keras.Input((8, 8, 3))
+    conv = layers.Conv2D(4, 3, padding="same", name="conv")
+    x = conv(inputs)
+    kernel = np.random.default_rng(0).normal(size=(3, 3, 3, 4))
+    kernel[0] = kernel[:, :, 1] = kernel[..., 2] = 0
+    window = Window(conv, name="window")
+    model = keras.Model(inputs, layers.Add()([window(x), conv(inputs)]))
+    conv.set_weights([kernel, np.ones(4)])
+    return model
+
+
+MODELS = {
+    "config": language_model,
+    "live": lambda: language_model(LiveHead),
+    "raw": lambda: language_model(RawHead),
+    "two_heads": two_heads,
+    "nested": in_a_nested_model,
+    "made_inside": made_inside,
+    "convolution": convolution,
+}
+
+
+def drawn(model):
+    """Random weights, and two filters of the hidden layer at zero."""
+    for hidden in (x for x in model.layers if x.name == "hidden"):
+        zoo.randomise(model)
+        kernel, bias = hidden.get_weights()
+        kernel[:, :2] = bias[:2] = 0
+        hidden.set_weights([kernel, bias])
+    return model
+
+
+def inputs_of(model):
+    rng = np.random.default_rng(1)
+    (x,) = model.inputs
+    shape = (3, *x.shape[1:])
+    if "int" in x.dtype:
+        return rng.integers(0, 11, shape)
+    return rng.normal(size=shape).astype("float32")
+
+
+class HoldingTest(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.enterContext(keras.saving.custom_object_scope(SCOPE))
+        keras.utils.set_random_seed(0)
+
+    def assert_same(self, model, other):
+        x = inputs_of(model)
+        outputs = (ops.convert_to_tensor(x),)
+        for old, new in zip(
+            keras.tree.flatten(model(*outputs)),
+            keras.tree.flatten(other(*outputs)),
+            strict=True,
+        ):
+            np.testing.assert_allclose(
+                ops.convert_to_numpy(new),
+                ops.convert_to_numpy(old),
+                rtol=1e-5,
+                atol=1e-5,
+            )
+
+    def assert_apart(self, model, other):
+        own = set(map(id, model.variables))
+        self.assertFalse(own & set(map(id, other.variables)))
+
+    @parameterized.parameters(*MODELS)
+    def test_strip_keeps_one_layer_one(self, name):
+        model = drawn(MODELS[name]())
+        configs = [layer.get_config() for layer in model.layers]
+        small = keras_prm.strip(model)
+        self.assertLen(small.weights, len(model.weights))
+        self.assertLessEqual(small.count_params(), model.count_params())
+        self.assert_same(model, small)
+        self.assert_apart(model, small)
+        self.assertEqual(configs, [x.get_config() for x in model.layers])
+        # What changes one changes the other.
+        for old, new in zip(model.weights, small.weights, strict=True):
+            if old.shape == new.shape and "hidden" not in old.path:
+                value = ops.convert_to_numpy(old) * 1.5
+                old.assign(value)
+                new.assign(value)
+        self.assert_same(model, small)
+
+    @parameterized.parameters(*MODELS)
+    def test_as_functional(self, name):
+        model = drawn(MODELS[name]())
+        with self.assertWarns(UserWarning):
+            found = keras_prm.as_functional(model, inputs_of(model))
+        self.assertLen(found.weights, len(model.weights))
+        self.assert_same(model, found)
+        self.assert_apart(model, found)
+
+    @parameterized.parameters("config", "two_heads")
+    def test_saved_and_loaded(self, name):
+        model = drawn(MODELS[name]())
+        small = keras_prm.strip(model)
+        folder = self.enterContext(tempfile.TemporaryDirectory())
+        path = pathlib.Path(folder) / "small.keras"
+        small.save(path)
+        again = keras.models.load_model(path)
+        self.assertLen(again.weights, len(small.weights))
+        self.assert_same(model, again)
+
+    def test_a_held_convolution_is_left_whole(self):
+        model = convolution()
+        small = keras_prm.strip(model, lowering="smallest")
+        self.assertEqual(
+            [type(x) for x in small.layers], [type(x) for x in model.layers]
+        )
+        self.assert_same(model, small)
+
+    def test_training_moves_both(self):
+        model = drawn(language_model())
+        small = keras_prm.strip(model)
+        x = inputs_of(model)
+        before = ops.convert_to_numpy(small.get_layer("vectors").embeddings)
+        small.compile("sgd", "mse")
+        small.fit(x, np.ones((3, 4, 11)), verbose=0)
+        vectors = small.get_layer("vectors").embeddings
+        self.assertIs(small.get_layer("head").embedding.embeddings, vectors)
+        self.assertGreater(
+            np.abs(ops.convert_to_numpy(vectors) - before).max(), 1e-3
+        )
+
+    def test_what_cannot_be_told_is_said(self):
+        vectors = layers.Embedding(11, 6, name="vectors")
+        inputs = keras.Input((4,), dtype="int32")
+        x = layers.Dense(6, name="hidden")(vectors(inputs))
+        heads = [RawHead(vectors, name=name)(x) for name in ("a", "b")]
+        model = drawn(keras.Model(inputs, heads))
+        with self.assertWarnsRegex(UserWarning, "'vectors' in '[ab]'"):
+            small = keras_prm.strip(model)
+        self.assert_same(model, small)
+        with self.assertRaisesRegex(TypeError, "would not share"):
+            keras_prm.as_functional(model, inputs_of(model))
+
+    def test_a_copy_that_holds_the_very_layer(self):
+        vectors = layers.Embedding(11, 6, name="vectors")
+
+        class Closure(Head):
+            def __init__(self, embedding=None, **kwargs):
+                super().__init__(vectors, **kwargs)
+
+            def get_config(self):
+                return layers.Layer.get_config(self)
+
+            @classmethod
+            def from_config(cls, config):
+                return cls(**config)
+
+        inputs = keras.Input((4,), dtype="int32")
+        x = layers.Dense(6)(vectors(inputs))
+        model = keras.Model(inputs, Closure(name="head")(x))
+        with self.assertRaisesRegex(TypeError, "the very layer 'vectors'"):
+            keras_prm.strip(model)
+
+
+if __name__ == "__main__":
+    absltest.main()
