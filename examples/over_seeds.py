@@ -9,12 +9,13 @@ def median(rows, key):
 
 
 def spread(rows, key="test_accuracy"):
-    """`median (lowest-highest)` in per cent."""
+    """`median (lowest–highest)` in per cent."""
     values = [100 * row[key] for row in rows]
     middle = f"{statistics.median(values):.2f}"
     if len(values) == 1:
         return middle
-    return f"{middle} ({min(values):.2f}–{max(values):.2f})"
+    to = " to " if min(values) < 0 else "–"
+    return f"{middle} ({min(values):.2f}{to}{max(values):.2f})"
 
 
 def middle(rows):

@@ -40,11 +40,17 @@ TOLERANCE = 1e-5
 KNOWN = ()
 
 
-def check(program):
-    """Raises an `AssertionError` unless `strip` is exact on a program."""
+def drawn(program):
+    """`(model, x)`: the model of a program, and what it is tried on."""
     model = fuzzing.build(program)
     x = fuzzing.arrays(program, model)
     hypothesis.assume(_is_finite(model, x))
+    return model, x
+
+
+def check(program):
+    """Raises an `AssertionError` unless `strip` is exact on a program."""
+    model, x = drawn(program)
     weights, config = model.get_weights(), repr(model.get_config())
     small = strip(model)
     _check_untouched(model, weights, config)
@@ -202,9 +208,14 @@ class FuzzTest(parameterized.TestCase):
         rows = ["kernel", *rows.split()]
         programs = fuzzing.programs(rows, 6, [st.just((5, 4))])
         wrong = {layer: layer_rules.RULES[other]}
+
+        def test(program):
+            model, x = drawn(program)
+            _check_outputs(model, strip(model), x)
+
         with mock.patch.dict(layer_rules.RULES, wrong):
             with self.assertRaisesRegex(AssertionError, "off by"):
-                run(check, programs, 200, seed=0, shrink=False)
+                run(test, programs, 200, seed=0, shrink=False)
 
     @parameterized.parameters(*ROWS)
     def test_row_applies(self, name):

@@ -5,6 +5,7 @@ import tempfile
 
 from absl.testing import absltest
 
+from examples import over_seeds
 from examples import phase_report
 from examples import result_files
 
@@ -59,6 +60,12 @@ class PhaseReportTest(absltest.TestCase):
             [cell.strip() for cell in line.strip("|").split("|")]
             for line in text.splitlines()
         ]
+
+    def test_a_range_below_zero(self):
+        rows = [{"lost": x} for x in (0.01, -0.02, 0.0)]
+        self.assertEqual(
+            over_seeds.spread(rows, "lost"), "0.00 (-2.00 to 1.00)"
+        )
 
     def test_points_are_medians_and_ranges(self):
         found = self.lines(phase_report.text(self.folders))

@@ -1,6 +1,8 @@
 """Tests of the phases from a dense network to a small file."""
 
+import contextlib
 import importlib.util
+import io
 import pathlib
 import shutil
 import tempfile
@@ -190,13 +192,18 @@ class PhasesTest(parameterized.TestCase):
             }
 
         before = times()
-        work = self.work()
-        with mock.patch.object(keras.Model, "fit", side_effect=RuntimeError):
+        work, told = self.work(), io.StringIO()
+        with (
+            mock.patch.object(keras.Model, "fit", side_effect=RuntimeError),
+            contextlib.redirect_stdout(told),
+        ):
             for phase in phases.FIRST:
                 phases.run(work, phase)
             for phase in phases.LATER:
                 phases.run(work, phase, "third")
         self.assertEqual(times(), before)
+        path = self.folder / "third" / "claims.json"
+        self.assertIn(f"Done: {path}", told.getvalue())
 
     def test_pruning_at_once_trains_nothing(self):
         with mock.patch.object(keras.Model, "fit", side_effect=RuntimeError):
