@@ -202,6 +202,9 @@ def builders():
             preprocessor=None,
             num_classes=3,
         ),
+        "BERT, masked words": lambda: hub.BertMaskedLM(
+            backbone=hub.BertBackbone(**TRANSFORMER), preprocessor=None
+        ),
         "DistilBERT": lambda: hub.DistilBertBackbone(**TRANSFORMER),
         "RoBERTa": lambda: hub.RobertaBackbone(**TRANSFORMER),
         "Electra": lambda: hub.ElectraBackbone(

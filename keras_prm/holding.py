@@ -19,7 +19,7 @@ _MARK = "keras_prm>Held"  # the name that _Held is registered by
 def mentioned(layer, parts):
     """Those of `parts`, layers inside of a layer, that are in its config."""
     found = []
-    _config_of(layer, parts, lambda part, is_live: found.append(part))
+    _config_of(layer, parts, lambda part, config: found.append(part))
     return found
 
 
@@ -33,13 +33,15 @@ def config_of(layer, twins):
     """
     numbers = {id(part): number for number, (part, _) in enumerate(twins)}
 
-    def replaced(part, is_live):
-        if is_live:
-            return twins[numbers[id(part)]][1]
-        return {
+    def replaced(part, config):
+        number = numbers[id(part)]
+        if config is None:
+            return twins[number][1]
+        others = {k: x for k, x in config.items() if k != "build_config"}
+        return others | {
             "module": None,
             "class_name": _MARK,
-            "config": {"number": numbers[id(part)]},
+            "config": {"number": number},
             "registered_name": _MARK,
         }
 
@@ -72,9 +74,9 @@ class _Held:
 
 
 def _config_of(layer, parts, change):
-    """A config, with `change(part, is_live)` in place of each of `parts`.
+    """A config, with `change(part, config)` in place of each of `parts`.
 
-    A part is live that is not there as its config but as itself.
+    `config` is what Keras has serialised, `None` where it is the layer itself.
     """
     with contextlib.ExitStack() as stack:
         for number, part in enumerate(parts):
@@ -84,12 +86,12 @@ def _config_of(layer, parts, change):
 
     def walk(value):
         if id(value) in live:
-            return change(live[id(value)], True)
+            return change(live[id(value)], None)
         if isinstance(value, dict):
             inner = value.get("config")
             if "class_name" in value and isinstance(inner, dict):
                 if _MARK in inner:
-                    return change(parts[inner[_MARK]], False)
+                    return change(parts[inner[_MARK]], value)
             return {k: walk(x) for k, x in value.items() if k != _MARK}
         if isinstance(value, (list, tuple)):
             return type(value)(map(walk, value))

@@ -117,7 +117,27 @@ class Window(layers.Layer):
     )
 
 
-KINDS = (Head, LiveHead, RawHead, Outer, Maker, Window)
+class Twice(layers.Layer):
+    """Holds a model, and looks into it."""
+
+    def __init__(self, body, **kwargs):
+        super().__init__(**kwargs)
+        self.body = body
+
+    def call(self, x):
+        return self.body(x) * ops.sum(self.body.layers[-1].kernel)
+
+    def get_config(self):
+        inner = keras.saving.serialize_keras_object(self.body)
+        return super().get_config() | {"body": inner}
+
+    @classmethod
+    def from_config(cls, config):
+        inner = keras.saving.deserialize_keras_object(config["body"])
+        return cls(**config | {"body": inner})
+
+
+KINDS = (Head, LiveHead, RawHead, Outer, Maker, Window, Twice)
 SCOPE = {kind.__name__: kind for kind in KINDS}
 
 
@@ -163,6 +183,18 @@ def made_inside():
     return keras.Model(inputs, [layers.Dense(2)(y), maker(x)])
 
 
+def around_a_model(kind):
+    """A model is called by itself and by a layer."""
+    body = keras.Sequential(
+        [keras.Input((6,)), layers.Dense(5), layers.ReLU(), layers.Dense(4)]
+    )
+    if kind is keras.Model:
+        body = keras.Model(body.inputs, body.outputs[0])
+    inputs = keras.Input((3,))
+    x = layers.Dense(6, name="hidden")(inputs)
+    return keras.Model(inputs, [Twice(body, name="twice")(x), body(x)])
+
+
 def convolution():
     """What strip cuts off elsewhere stays: borders and columns of zeros."""
     inputs = keras.Input((8, 8, 3))
@@ -183,6 +215,8 @@ MODELS = {
     "two_heads": two_heads,
     "nested": in_a_nested_model,
     "made_inside": made_inside,
+    "around_a_model": lambda: around_a_model(keras.Model),
+    "around_sequential": lambda: around_a_model(keras.Sequential),
     "convolution": convolution,
 }
 

@@ -23,10 +23,17 @@ RESULTS = pathlib.Path(shipping.__file__).with_name("results")
 RECIPE = RESULTS.parent / "recipes" / "lenet5_mnist.json"
 LENET5 = ("235x", "500x", "conv240x")
 FOLDERS = [(f"lenet5_mnist_{p}", RESULTS / "lenet5_mnist" / p) for p in LENET5]
-FOLDERS += [(name, RESULTS / name) for name in ("resnet18_cifar10",)]
+OTHERS = ("alexnet_imagenette96", "resnet18_cifar10")
+FOLDERS += [(name, RESULTS / name) for name in OTHERS]
 # Of each dense network: the shape of its images, all it stores, its kernels'
 # weights, and those of its convolutions.
 DENSE = {
+    "alexnet_imagenette96": (
+        (96, 96, 3),
+        23_493_834,
+        23_481_024,
+        2_468_544,
+    ),
     "lenet5_mnist": ((28, 28, 1), 431_080, 430_500, 25_500),
     "resnet18_cifar10": ((32, 32, 3), 11_183_562, 11_164_352, 11_159_232),
 }
