@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import keras
 import numpy as np
 from keras import layers
@@ -30,13 +32,14 @@ class Builder:
         self.maker = twins.Maker(live, lowered)
         self._twins = {}
         self._outputs = set()
-        self._holders = {}
-        for layer in self.trace.opaque.values():
-            for part in self.trace.held(layer):
-                self._holders.setdefault(id(part), []).append(layer)
+        self._making = set()
+        self._holders = None
 
     def untied(self):
-        """Names of layers whose twins no longer share with what they hold."""
+        """Pairs of names: of a layer, and of one that it no longer holds.
+
+        Their twins have a copy each of what the two of them had in common.
+        """
         found = []
         for layer in self.trace.opaque.values():
             twin = self._twins.get(id(layer))
@@ -51,6 +54,11 @@ class Builder:
 
     def model(self, view, is_root=False):
         """The twin of a functional model."""
+        if is_root:
+            used = functools.cache(lambda: self._used(view))
+            self._holders = holding.Holders(
+                self.trace, lambda layer: id(layer) in used()
+            )
         tensors = {
             id(x): self._input(x, keep_shape=is_root) for x in view.inputs
         }
@@ -86,6 +94,20 @@ class Builder:
             if any(id(x) in needed for x in call.outputs):
                 needed.update(id(x) for x in self._operands(call))
         return needed
+
+    def _used(self, view):
+        """Ids of the operations that outputs depend on, nested ones as well."""
+        self._outputs.update(id(x) for x in view.outputs)
+        needed, found = self._needed(view), set()
+        for call in topology.calls(view):
+            if any(id(x) in needed for x in call.outputs):
+                inner = self.trace.inner.get(id(call.operation), ())
+                for each in (call, *inner):
+                    found.add(id(each.operation))
+                    if topology.is_model(each.operation):
+                        model = topology.functional(each.operation)
+                        found |= self._used(model)
+        return found
 
     def _operands(self, call):
         """The inputs of a call, less the zero terms of a sum."""
@@ -131,47 +153,40 @@ class Builder:
         return result
 
     def _twin(self, call):
+        """The twin of a layer; first that of a layer that makes it, if any."""
         layer = call.operation
         if id(layer) not in self._twins:
-            for holder in self._holders.get(id(layer), ()):
-                self._make(self.trace.firsts[id(holder)])
+            for maker in self._holders.makers(layer):
+                self._make(self.trace.firsts[id(maker)])
             self._make(call)
         return self._twins[id(layer)]
 
     def _make(self, call):
-        """Makes the twin of a layer, and of the layers that it holds."""
         layer = call.operation
-        if id(layer) in self._twins:
+        if id(layer) in self._twins or id(layer) in self._making:
             return
         if topology.is_model(layer):
             twin = twins.Twin(self.model(topology.functional(layer)))
             self._twins[id(layer)] = twin
             return
-        parts = self.trace.held(layer)
-        given = holding.mentioned(layer, parts) if parts else []
-        for part in given:
-            self._make(self.trace.firsts[id(part)])
-        held = [(part, self._built(part)) for part in given]
+        self._making.add(id(layer))
+        held = []
+        for part in self._holders.given(layer):
+            twin = self._twin(self.trace.firsts[id(part)]).layer
+            held.append((part, self._filled(part, holding.build(part, twin))))
         inner = self._inner(layer)
         shape = self._shape(call.outputs[0])
         twin = self.maker.make(call, shape, self._keep, inner, held)
         self._twins[id(layer)] = twin
-        if len(given) < len(parts):
-            self._take(layer, {*map(id, parts)} - {*map(id, given)})
+        for part, new in self._holders.made(layer, twin.layer):
+            twin = twins.Twin(self._filled(part, new))
+            self._twins.setdefault(id(part), twin)
 
-    def _built(self, layer):
-        """The twin of a layer, with its weights, though it is not called."""
-        return _built_as(layer, self._twins[id(layer)].layer)
-
-    def _take(self, layer, made):
-        """Layers that a twin has made itself are the twins of those `made`."""
-        twin = self._twins[id(layer)].layer
-        if type(layer).build is not layers.Layer.build:
-            _built_as(layer, twin)  # that makes them, or gives them weights
-        pairs = zip(topology.sublayers(layer), topology.sublayers(twin))
-        for old, new in pairs:
-            if id(old) in made and type(old) is type(new):
-                self._twins.setdefault(id(old), twins.Twin(_built_as(old, new)))
+    def _filled(self, layer, twin):
+        """A twin with its weights before it is called, if it ever is."""
+        if len(layer.weights) == len(twin.weights):
+            self.maker.fill(layer, twins.Twin(twin))
+        return twin
 
     def _inner(self, layer):
         """The twins of what a wrapper wraps, once each."""
@@ -207,12 +222,6 @@ class Builder:
                 f"{type(call.operation).__name__}: mend it if it is your own, "
                 "and please report it if not."
             )
-
-
-def _built_as(layer, twin):
-    if layer.built and not twin.built:
-        twin.build_from_config(layer.get_build_config() or {})
-    return twin
 
 
 def _is_sum(call):

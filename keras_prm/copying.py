@@ -106,7 +106,7 @@ def _check_insides(layer, found):
     if isinstance(layer, layers.Layer):
         own = set(map(id, topology.sublayers(layer)))
         for part in topology.sublayers(found):
-            if id(part) in own:
+            if id(part) in own and part.variables:
                 raise ValueError(f"the copy holds the very layer '{part.name}'")
 
 

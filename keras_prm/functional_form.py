@@ -94,13 +94,23 @@ def as_functional(model, inputs=None):
         )
     if not is_seen:
         inputs = _inputs_of(model, inputs)
-    opener = opening.Opener()
-    outputs = _run(opener, model, inputs)
-    inputs = model.input if is_seen else inputs
-    with _renamed(opener, inputs, outputs) as operations:
-        shared = keras.Model(inputs, outputs, name=model.name)
-        found, targets = _copied(shared)
-    _check_variables(model, shared, found)
+    shut = set()
+    while True:
+        opener = opening.Opener(shut)
+        outputs = _run(opener, model, inputs)
+        given = model.input if is_seen else inputs
+        try:
+            with _renamed(opener, given, outputs) as operations:
+                shared = keras.Model(given, outputs, name=model.name)
+                found, targets = _copied(shared)
+            _check_variables(model, shared, found)
+            break
+        except TypeError:
+            # What shares layers with a closed one may have to be closed too.
+            more = opener.torn() - {id(model)}
+            if more <= shut:
+                raise
+            shut |= more
     _compare(model, found, arrays, targets)
     if opener.closed:
         warnings.warn(

@@ -89,11 +89,19 @@ class Trace(Recording):
         """The layers inside of an opaque one that the model calls as well.
 
         An embedding that a head reads too: there is one of them in the copy.
+
+        Returns:
+            list of those with a state to share.
         """
         if id(layer) not in self.opaque or not isinstance(layer, keras.Layer):
             return []
         parts = topology.sublayers(layer)[1:]
-        return [part for part in parts if id(part) in self.firsts]
+        return [
+            part
+            for part in parts
+            if id(part) in self.firsts
+            and (part.weights or hasattr(part, "get_vocabulary"))
+        ]
 
     def can_trace(self, layer):
         """Whether one can look into a wrapped layer; no rule is needed."""

@@ -12,24 +12,100 @@ import contextlib
 import keras
 
 from keras_prm import copying
+from keras_prm import topology
 
 _MARK = "keras_prm>Held"  # the name that _Held is registered by
 
 
-def mentioned(layer, parts):
-    """Those of `parts`, layers inside of a layer, that are in its config."""
-    found = []
-    _config_of(layer, parts, lambda part, config: found.append(part))
-    return found
+class Holders:
+    """Which layers of a trace hold others that its model calls as well.
+
+    Args:
+        trace: The `Trace`.
+        is_used: Function of a layer, whether outputs depend on it.
+    """
+
+    def __init__(self, trace, is_used):
+        self._given = {}
+        self._makers = {}
+        self._made = {}
+        for layer in trace.opaque.values():
+            parts = trace.held(layer)
+            if parts and is_used(layer):
+                given = self._given[id(layer)] = _mentioned(layer, parts)
+                made = {id(x) for x in parts} - {id(x) for x in given}
+                self._made[id(layer)] = made
+                for number in made:
+                    self._makers.setdefault(number, []).append(layer)
+
+    def given(self, layer):
+        """The layers that are in a layer's config."""
+        return self._given.get(id(layer), ())
+
+    def makers(self, layer):
+        """The layers that make a layer, as it is not in their config."""
+        return self._makers.get(id(layer), ())
+
+    def made(self, layer, twin):
+        """Pairs of layers that a layer makes, and of those its twin has made.
+
+        Less those that come out otherwise, such as LoRA.
+        """
+        if not self._made.get(id(layer)):
+            return []
+        build(layer, twin)
+        pairs = zip(topology.sublayers(layer), topology.sublayers(twin))
+        pairs = [
+            (old, build(old, new))
+            for old, new in pairs
+            if id(old) in self._made[id(layer)] and type(old) is type(new)
+        ]
+        return [pair for pair in pairs if _are_alike(*pair)]
 
 
-def config_of(layer, twins):
-    """As `copying.config_of`, to be read where `giving(twins)`.
+def build(layer, twin):
+    """Gives a twin that nobody has called yet its variables, and returns it."""
+    if type(layer).build is not keras.layers.Layer.build:
+        if layer.built and not twin.built:
+            twin.build_from_config(layer.get_build_config() or {})
+    return twin
+
+
+def _are_alike(layer, twin):
+    shapes = [[v.shape for v in x.weights] for x in (layer, twin)]
+    return shapes[0] == shapes[1] and not hasattr(layer, "get_vocabulary")
+
+
+def _mentioned(layer, parts):
+    """Those of `parts`, layers inside of a layer, that are in its config.
+
+    Not those in a functional model: what Keras makes of its config calls
+    layers as if nobody had called them yet.
+    """
+    inside = {
+        id(part)
+        for model in topology.sublayers(layer)
+        if isinstance(model, keras.Function)
+        and not isinstance(model, keras.Sequential)
+        for part in topology.sublayers(model)
+    }
+    parts = [part for part in parts if id(part) not in inside]
+    found = {}
+    _config_of(layer, parts, lambda part, _: found.setdefault(id(part), part))
+    return list(found.values())
+
+
+def copy(layer, twins):
+    """A copy of a layer that holds others than the layer does.
 
     Args:
         layer: The layer.
-        twins: list of pairs of a layer inside of it, and what the copy is to
-            hold instead.
+        twins: list of pairs of a layer that is in its config, and what the
+            copy is to hold instead.
+
+    Returns:
+        The new layer, or `None` if the layer's `from_config` does not take
+        what there is for what there was.
     """
     numbers = {id(part): number for number, (part, _) in enumerate(twins)}
 
@@ -45,15 +121,12 @@ def config_of(layer, twins):
             "registered_name": _MARK,
         }
 
-    return _config_of(layer, [part for part, _ in twins], replaced)
-
-
-@contextlib.contextmanager
-def giving(twins):
-    """Where a config from `config_of` becomes a layer that holds `twins`."""
+    config = _config_of(layer, [part for part, _ in twins], replaced)
     before, _Held.twins = _Held.twins, twins
     try:
-        yield
+        return copying.from_config(layer, config)
+    except TypeError:
+        return None
     finally:
         _Held.twins = before
 
@@ -93,7 +166,7 @@ def _config_of(layer, parts, change):
                 if _MARK in inner:
                     return change(parts[inner[_MARK]], value)
             return {k: walk(x) for k, x in value.items() if k != _MARK}
-        if isinstance(value, (list, tuple)):
+        if type(value) in (list, tuple):
             return type(value)(map(walk, value))
         return value
 
@@ -103,9 +176,11 @@ def _config_of(layer, parts, change):
 @contextlib.contextmanager
 def _marked(part, number):
     """For a while, a layer's config says which one it is."""
-    own = part.get_config
+    before, own = vars(part).get("get_config"), part.get_config
     part.get_config = lambda: own() | {_MARK: number}
     try:
         yield
     finally:
         del part.get_config
+        if before is not None:
+            part.get_config = before

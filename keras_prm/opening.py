@@ -20,15 +20,21 @@ from keras_prm import topology
 class Opener:
     """Runs calls on symbolic tensors, one by one those inside of layers.
 
+    Args:
+        shut: Set of `id(layer)` of those that are not to be opened.
+
     Attributes:
         closed: dict from the path of a layer that stays closed to why.
         paths: dict from `id(operation)` to where the operation was found:
             names of layers, joined by `/`.
     """
 
-    def __init__(self):
+    def __init__(self, shut=()):
         self.closed = {}
         self.paths = {}
+        self._shut = set(shut)
+        self._leaves = []
+        self._opened = []
 
     def model(self, view, tensors, prefix=""):
         """Runs all calls of a functional model.
@@ -64,7 +70,28 @@ class Opener:
             operation = call.operation
             name = names.get(id(operation)) or _uncounted(operation)
             self._run(call, tensors, prefix + name)
+        self._opened.append(layer)
         return tree.map_structure(lambda x: tensors[id(x)], found.outputs)
+
+    def torn(self):
+        """Blocks that were opened and share layers with what was not.
+
+        Returns:
+            Set of `id(layer)`.
+        """
+        inside = {
+            id(part)
+            for layer in self._leaves
+            if isinstance(layer, keras.layers.Layer)
+            for part in topology.sublayers(layer)[1:]
+        }
+        ends = [x for x in (*self._leaves, *self._opened) if id(x) in inside]
+        wanted = {id(x) for x in ends if getattr(x, "weights", ())}
+        return {
+            id(layer)
+            for layer in self._opened
+            if wanted & set(map(id, topology.sublayers(layer)))
+        }
 
     def _run(self, call, tensors, path):
         operation = call.operation
@@ -80,12 +107,16 @@ class Opener:
             self.closed[path] = reason
         if outputs is None:
             outputs = block_replay.of_any_batch(call)(*args, **kwargs)
-            self.paths.setdefault(id(operation), path)
+            if id(operation) not in self.paths:
+                self.paths[id(operation)] = path
+                self._leaves.append(operation)
         for x, new in zip(call.outputs, tree.flatten(outputs), strict=True):
             tensors[id(x)] = new
 
     def _open(self, call, args, kwargs, tensors, path):
         layer = call.operation
+        if id(layer) in self._shut:
+            raise ValueError("it shares layers with what stays closed")
         if not topology.is_model(layer):
             if any(map(topology.is_masked, (*call.inputs, *call.outputs))):
                 raise ValueError("it reads or makes a mask of timesteps")
@@ -99,6 +130,7 @@ class Opener:
             id(x): _as_input(x, given) for x, given in zip(view.inputs, inputs)
         }
         self.model(view, inside, path + "/")
+        self._opened.append(layer)
         return [inside[id(x)] for x in view.outputs]
 
 

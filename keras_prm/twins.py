@@ -84,10 +84,8 @@ class Maker:
         layer = call.operation
         if isinstance(layer, layers.Lambda):
             return Twin(copying.copy_lambda(layer))
-        if held:
-            config = holding.config_of(layer, held)
-            with holding.giving(held):
-                return Twin(copying.from_config(layer, config))
+        if held and (twin := holding.copy(layer, held)):
+            return Twin(twin)
         config, adapters, followers = copying.config_of(layer), (), ()
         rule = self._rule(layer)
         if rule is not None:
@@ -129,7 +127,15 @@ class Maker:
         added = content.amount is not None and layer.bias is None
         bias = twin.bias if added else None
         targets = [v for v in twin.weights if v is not bias]
-        pairs = [*zip(layer.weights, targets, strict=True)]
+        if len(layer.weights) != len(targets):
+            raise TypeError(
+                f"Cannot copy the layer '{layer.name}' of type "
+                f"{type(layer).__name__}: it has {len(layer.weights)} weights, "
+                f"and what its config makes has {len(targets)}. If layers "
+                "inside of it share some, call them where the model can be "
+                "seen, as a functional one."
+            )
+        pairs = [*zip(layer.weights, targets)]
         pairs += _seeds(layer, twin)
         for source, target in pairs:
             self.targets[id(source)] = target

@@ -2,6 +2,7 @@
 
 import pathlib
 import tempfile
+import warnings
 
 import keras
 import numpy as np
@@ -137,7 +138,78 @@ class Twice(layers.Layer):
         return cls(**config | {"body": inner})
 
 
-KINDS = (Head, LiveHead, RawHead, Outer, Maker, Window, Twice)
+class Around(layers.Layer):
+    """Calls a layer that it is given, or several."""
+
+    def __init__(self, *inner, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = list(inner)
+
+    def call(self, x):
+        return sum(ops.sin(layer(x)) for layer in self.inner)
+
+    def get_config(self):
+        inner = [keras.saving.serialize_keras_object(x) for x in self.inner]
+        return super().get_config() | {"inner": inner}
+
+    @classmethod
+    def from_config(cls, config):
+        inner = keras.saving.deserialize_keras_object(config.pop("inner"))
+        return cls(*inner, **config)
+
+
+class Strict(Around):
+    """Looks into the config of what it is given."""
+
+    @classmethod
+    def from_config(cls, config):
+        inner = [layers.Dense.from_config(x["config"]) for x in config["inner"]]
+        return cls(*inner, **{k: v for k, v in config.items() if k != "inner"})
+
+
+class Weighted(Around):
+    """Has a weight of its own, so that it stays closed."""
+
+    def build(self, shape):
+        self.scale = self.add_weight(shape=(shape[-1],), name="scale")
+
+    def call(self, x):
+        return super().call(x) * ops.sum(self.scale)
+
+
+class Block(layers.Layer):
+    """Makes a head that has no config."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.vectors = layers.Embedding(11, 6, name="vectors")
+
+        class Nameless(Head):
+            def get_config(self):
+                raise NotImplementedError
+
+        self.head = Nameless(self.vectors, name="nameless")
+
+    def build(self, shape):
+        self.vectors.build(shape)
+
+    def call(self, x):
+        return self.head(self.vectors(x))
+
+
+KINDS = (
+    Block,
+    Around,
+    Strict,
+    Weighted,
+    Head,
+    LiveHead,
+    RawHead,
+    Outer,
+    Maker,
+    Window,
+    Twice,
+)
 SCOPE = {kind.__name__: kind for kind in KINDS}
 
 
@@ -195,6 +267,44 @@ def around_a_model(kind):
     return keras.Model(inputs, [Twice(body, name="twice")(x), body(x)])
 
 
+def around(dense, *others, shape=(6,)):
+    """A layer is called by itself and in an `Around`, after a hidden one."""
+    inputs = keras.Input((*shape[:-1], 3))
+    x = layers.Dense(shape[-1], name="hidden", activation="relu")(inputs)
+    holder = Around(dense, *others, name="around")
+    return keras.Model(inputs, [dense(x), holder(x)])
+
+
+def twice():
+    dense = layers.Dense(6)
+    return around(dense, dense)
+
+
+def given_what_another_makes():
+    maker = Maker(6, name="maker")
+    maker.build((None, 6))
+    inputs = keras.Input((3,))
+    x = layers.Dense(6, name="hidden", activation="relu")(inputs)
+    y = Around(maker.dense, name="around")(x)
+    return keras.Model(inputs, [y, maker(x), maker.dense(x)])
+
+
+def dead_branches(kind):
+    """A dense layer, and what holds it, on branches of which one is dead."""
+    dense, is_dead = layers.Dense(6, name="held"), layers.Dense(6, name="dead")
+    inputs = keras.Input((3,))
+    x = layers.Dense(6, name="hidden", activation="relu")(inputs)
+    body = keras.Input((6,))
+    body = keras.Model(body, layers.ReLU()(dense(body)))
+    pair = Weighted(dense, name="holder")(x), body(x)
+    live, other = pair if kind == "holder lives" else reversed(pair)
+    x = layers.ReLU()(layers.Add()([live, is_dead(other)]))
+    model = keras.Model(inputs, x)
+    zoo.randomise(model)
+    is_dead.set_weights([np.zeros((6, 6)), np.zeros(6)])
+    return model
+
+
 def convolution():
     """What strip cuts off elsewhere stays: borders and columns of zeros."""
     inputs = keras.Input((8, 8, 3))
@@ -217,6 +327,15 @@ MODELS = {
     "made_inside": made_inside,
     "around_a_model": lambda: around_a_model(keras.Model),
     "around_sequential": lambda: around_a_model(keras.Sequential),
+    "twice": twice,
+    "time_distributed": lambda: around(
+        layers.TimeDistributed(layers.Dense(6)), shape=(4, 6)
+    ),
+    "bidirectional": lambda: around(
+        layers.Bidirectional(layers.GRU(3)), shape=(4, 6)
+    ),
+    "batch_norm": lambda: around(layers.BatchNormalization()),
+    "given_what_another_makes": given_what_another_makes,
     "convolution": convolution,
 }
 
@@ -286,7 +405,8 @@ class HoldingTest(parameterized.TestCase):
     @parameterized.parameters(*MODELS)
     def test_as_functional(self, name):
         model = drawn(MODELS[name]())
-        with self.assertWarns(UserWarning):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # what stays closed
             found = keras_prm.as_functional(model, inputs_of(model))
         self.assertLen(found.weights, len(model.weights))
         self.assert_same(model, found)
@@ -310,6 +430,54 @@ class HoldingTest(parameterized.TestCase):
             [type(x) for x in small.layers], [type(x) for x in model.layers]
         )
         self.assert_same(model, small)
+
+    @parameterized.parameters("holder lives", "holder is dead")
+    def test_dead_branches(self, kind):
+        model = dead_branches(kind)
+        small = keras_prm.strip(model)
+        names = [x.name for x in small.layers]
+        self.assertNotIn("dead", names)
+        self.assertEqual("holder" in names, kind == "holder lives")
+        self.assert_same(model, small)
+        with self.assertWarnsRegex(UserWarning, "nothing to remove"):
+            again = keras_prm.strip(small)
+        self.assert_same(model, again)
+        again = keras.models.clone_model(again)
+        again.set_weights(small.get_weights())
+        self.assert_same(model, again)
+
+    def test_a_width_in_the_config_of_what_is_held(self):
+        inputs = keras.Input((4, 3))
+        x = layers.Dense(6, name="hidden", activation="relu")(inputs)
+        reshape = layers.Reshape((2, 2, 6))
+        x = [layers.Conv2D(3, 1)(reshape(x)), Around(reshape)(x)]
+        model = drawn(keras.Model(inputs, x))
+        self.assert_same(model, keras_prm.strip(model))
+
+    def test_a_config_that_is_looked_into(self):
+        inputs = keras.Input((6,))
+        dense = layers.Dense(6, name="dense")
+        holder = Strict(dense, name="holder")
+        model = keras.Model(inputs, [dense(inputs), holder(inputs)])
+        with self.assertWarnsRegex(UserWarning, "'dense' in 'holder'"):
+            small = keras_prm.strip(model)
+        self.assertLen(small.weights, 4)
+        self.assert_same(model, small)
+
+    def test_a_block_that_can_only_be_copied_as_a_whole(self):
+        inputs = keras.Input((4,), dtype="int32")
+        model = keras.Model(inputs, Block(name="block")(inputs))
+        with self.assertWarnsRegex(UserWarning, "'block': it shares"):
+            found = keras_prm.as_functional(model, inputs_of(model))
+        self.assert_same(model, found)
+
+    def test_a_config_of_ones_own_stays(self):
+        model = drawn(language_model())
+        vectors = model.get_layer("vectors")
+        config = vectors.get_config()
+        vectors.get_config = own = lambda: config
+        keras_prm.strip(model)
+        self.assertIs(vectors.get_config, own)
 
     def test_training_moves_both(self):
         model = drawn(language_model())
