@@ -1,6 +1,6 @@
 r"""Tables of what the phases have come to, from their `summary.json` alone.
 
-    python -m examples.phase_report runs/resnet18_cifar10
+    python -m examples.phase_report runs/resnet18_cifar10/seed0
     python -m examples.phase_report runs/alexnet_imagenette96/seed*
 
 One folder, or one for each seed: medians then, the range in brackets, and of

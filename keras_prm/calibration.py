@@ -30,7 +30,7 @@ def recalibrate(model, data, batch_size=32, max_batches=None):
             `tf.data.Dataset`. Of batches `(x, y, ...)` only `x` is used. Of
             a model with one input, a tuple of arrays is `(x, y, ...)`, and a
             list is one of batches.
-        batch_size: Samples per batch where `data` are arrays.
+        batch_size: Samples per batch where `data` are arrays. Defaults to 32.
         max_batches: Stop after so many batches; `None` takes all.
 
     Returns:

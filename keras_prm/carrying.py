@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_prm import recompiling
+from keras_prm import reports
 from keras_prm import slots
 from keras_prm import topology
 from keras_prm.optimizers import find_wrapper
@@ -57,11 +58,17 @@ def carry_optimizer(model, small, report):
         `small`.
 
     Raises:
+        TypeError: `report` is no `StripReport`.
         ValueError: Columns of `small` are lowered, `model` is not compiled,
             what it was compiled with cannot be serialised, the report is not
             of these models, or the optimizer keeps state of other shapes than
             its weights' (Adafactor).
     """
+    if not isinstance(report, reports.StripReport):
+        raise TypeError(
+            "Expected the report of `strip(model, return_report=True)`. "
+            f"Received: report={report!r} (of type {type(report).__name__})"
+        )
     _check_not_lowered(report)
     config = recompiling.config_of(model)
     fresh = recompiling.optimizer(config)

@@ -54,7 +54,13 @@ class Costs:
 
 
 def costs(model):
-    """Counts a built functional or Sequential model, see `Costs`.
+    """Counts a model.
+
+    Args:
+        model: A built functional or Sequential model.
+
+    Returns:
+        A `Costs`.
 
     Raises:
         TypeError: The model is subclassed.

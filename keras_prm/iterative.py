@@ -54,7 +54,8 @@ class IterativePruning(StructuredMask):
         ramp: A `LearningRateSchedule`, or another function, of the number of
             the epoch that returns the share of the plan, in [0, 1]. `None`
             has the whole plan in force at once.
-        every: Prunes at epochs whose number is a multiple of this.
+        every: Prunes at epochs whose number is a multiple of this. Defaults
+            to 1.
         data: Batches for scores that read gradients, see `hard_prune`. They
             are gone through at each pruning, so an iterator will not do.
         masks: `Masks` of what is pruned from the start, such as those that

@@ -98,6 +98,7 @@ class Masks:
 
         Raises:
             ValueError: There are no masks in the file.
+            FileNotFoundError: There is no such file.
         """
         return cls.from_json(pathlib.Path(path).read_text())
 

@@ -25,6 +25,7 @@ class RhoStages(keras.optimizers.schedules.LearningRateSchedule):
             `(1e-4, 1e-3, 1e-2, 1e-1)`.
 
     Raises:
+        TypeError: A value is no number.
         ValueError: `steps_per_stage` is below 1, or there is no value, or one
             that is negative or not finite.
 
@@ -89,6 +90,7 @@ class ResidualBalancing:
         maximum: `rho` never rises above it. Defaults to `1.0`.
 
     Raises:
+        TypeError: An argument is no number.
         ValueError: The bounds do not lie in order, or `factor` or `threshold`
             is not finite and above 1.
 
@@ -121,6 +123,12 @@ class ResidualBalancing:
                 f"minimum={minimum}, initial={initial}, maximum={maximum}. "
                 "Widen the bounds."
             )
+        for name, value in (("factor", factor), ("threshold", threshold)):
+            if isinstance(value, bool) or not isinstance(value, numbers.Real):
+                raise TypeError(
+                    f"`{name}` must be a float. Received: {name}={value!r}. "
+                    "Pass, for example, `factor=2.0, threshold=10.0`."
+                )
         if not (1 < factor < math.inf and 1 < threshold < math.inf):
             raise ValueError(
                 "`factor` and `threshold` must be finite and above 1. "

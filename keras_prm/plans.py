@@ -223,7 +223,12 @@ class SparsityPlan:
 
     @classmethod
     def load(cls, path):
-        """Reads a plan that `save` wrote."""
+        """Reads a plan that `save` wrote.
+
+        Raises:
+            ValueError: There is no plan in the file.
+            FileNotFoundError: There is no such file.
+        """
         return cls.from_config(plan_forms.read(path))
 
     def __str__(self):

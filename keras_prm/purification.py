@@ -55,10 +55,11 @@ def purify(
             an accuracy in [0, 1], 0.002 is a fifth of a point. Defaults to 0
             with `evaluate`, and has no meaning without.
         thresholds: `Thresholds`. With `evaluate`, the proportions that the
-            search scales.
+            search scales; defaults to `Thresholds()` then.
         sweeps: `"fixed_point"` repeats until nothing falls, `"single"` makes
-            the paper's one forward sweep.
-        max_evaluations: At most how often `evaluate` is called.
+            the paper's one forward sweep. Defaults to `"fixed_point"`.
+        max_evaluations: At most how often `evaluate` is called. Defaults to
+            100.
 
     Returns:
         A `PurificationReport`; its `masks` are to be held from then on.

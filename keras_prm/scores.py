@@ -78,6 +78,12 @@ class Structures:
 def l1_norm(structures):
     """The sum of the absolute weights, `sum_k |w_k|`.
 
+    Args:
+        structures: `Structures` of `n` filters or columns.
+
+    Returns:
+        Float array `(n,)`.
+
     Reference:
         - [Li et al., 2017](https://arxiv.org/abs/1608.08710).
     """
@@ -89,6 +95,12 @@ def l2_norm(structures):
 
     What it keeps of one kernel alone is the nearest kernel with so many
     filters, or columns.
+
+    Args:
+        structures: `Structures` of `n` filters or columns.
+
+    Returns:
+        Float array `(n,)`.
 
     Reference:
         - [Han et al., 2015](https://arxiv.org/abs/1506.02626), of weights.
@@ -102,6 +114,16 @@ def batch_norm_gamma(structures):
     Network slimming: meant for models trained with an L1 penalty on gamma
     (`BatchNormalization(gamma_regularizer="l1")`). Columns have no gamma.
 
+    Args:
+        structures: `Structures` of `n` filters or columns.
+
+    Returns:
+        Float array `(n,)`.
+
+    Raises:
+        Unavailable: No BatchNormalization scales the filters, or they are
+            columns. From `hard_prune` it is a `ValueError` that names them.
+
     Reference:
         - [Liu et al., 2017](https://arxiv.org/abs/1708.06519).
     """
@@ -113,6 +135,12 @@ def geometric_median(structures):
 
     Small near the geometric median of the kernel's filters, where the
     others can stand in for it, however large it is.
+
+    Args:
+        structures: `Structures` of `n` filters or columns.
+
+    Returns:
+        Float array `(n,)`.
 
     Reference:
         - [He et al., 2019](https://arxiv.org/abs/1811.00250).
@@ -127,6 +155,15 @@ def taylor(structures):
 
     `(sum_k g_k w_k)^2`, with the gradient `g` of the loss on one batch; the
     mean over the batches of `data`.
+
+    Args:
+        structures: `Structures` of `n` filters or columns.
+
+    Returns:
+        Float array `(n,)`.
+
+    Raises:
+        Unavailable: There are no gradients. `hard_prune` takes them on `data`.
 
     Reference:
         - [Molchanov et al., 2019](https://arxiv.org/abs/1906.10771).

@@ -431,6 +431,12 @@ class CompileTest(parameterized.TestCase):
         carry_optimizer(model, small, report)
         self.assertAlmostEqual(step(model), step(small), places=5)
 
+    def test_without_the_report(self):
+        model = mlp()
+        model.compile("adam", "mse")
+        with self.assertRaisesRegex(TypeError, "return_report=True.*None"):
+            carry_optimizer(model, strip(model), None)
+
     def test_without_a_step_there_is_nothing_to_carry(self):
         model = mlp()
         model.compile(optimizers.Adam(0.125), "mse")

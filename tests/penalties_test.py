@@ -122,6 +122,11 @@ class ResidualBalancingTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, message):
             ResidualBalancing(**arguments)
 
+    @parameterized.parameters("factor", "threshold", "initial")
+    def test_what_is_no_number(self, name):
+        with self.assertRaisesRegex(TypeError, "='a'"):
+            ResidualBalancing(**{name: "a"})
+
     def test_goes_on_with_the_dual(self):
         with self.assertRaisesRegex(ValueError, "Leave `rho_change` out"):
             wrapper(functional(), rho=ResidualBalancing(), rho_change="restart")
