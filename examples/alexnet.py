@@ -12,6 +12,9 @@ of ImageNet, here at 96 pixels, which two cores train. `--image_size` says how
 many pixels the network sees; images are kept at that size in `--images_dir`.
 Tables of several seeds: `python -m examples.phase_report`.
 
+`10x_at_once` and `10x_filters` are pruned by magnitude, for comparison, and
+gone to if they are named.
+
 All of ImageNet, on a machine with a GPU and with 300 GB of disk for images
 (`--image_size=112`: 85 GB) and 31 GB for the dense network's answers, besides
 what TFDS takes for the archives that it asks for; images are then looked at in

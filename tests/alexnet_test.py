@@ -80,7 +80,9 @@ class NetworkTest(parameterized.TestCase):
         )
 
     @parameterized.parameters(
-        ("alexnet_imagenette96", 5), ("alexnet_imagenet", 2)
+        ("alexnet_imagenette96", 5),
+        ("alexnet_imagenette96_short", 2),
+        ("alexnet_imagenet", 2),
     )
     def test_points_are_what_they_are_called(self, name, num):
         recipe = phase_recipe.PhaseRecipe.load(RECIPES / f"{name}.json")
