@@ -43,6 +43,15 @@ assert keras_prm.verify(model, small).ok
 print("done")
 """
 
+# What the import brings along that Keras itself does not.
+IMPORTS = """
+import sys, keras
+before = set(sys.modules)
+import keras_prm
+added = {name.partition(".")[0] for name in set(sys.modules) - before}
+print(*sorted(added - sys.stdlib_module_names))
+"""
+
 
 class PackageTest(absltest.TestCase):
     def test_exports(self):
@@ -65,6 +74,15 @@ class PackageTest(absltest.TestCase):
             text=True,
         )
         self.assertEqual(found.stdout.strip(), "done", found.stderr[-2000:])
+
+    def test_import_brings_nothing_but_keras_itself(self):
+        found = subprocess.run(
+            [sys.executable, "-c", IMPORTS],
+            env={**os.environ, "KERAS_BACKEND": BACKEND},
+            capture_output=True,
+            text=True,
+        )
+        self.assertEqual(found.stdout.split(), ["keras_prm"], found.stderr)
 
 
 if __name__ == "__main__":
