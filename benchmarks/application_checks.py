@@ -11,13 +11,14 @@ import numpy as np
 import keras_prm
 from benchmarks import application_models
 from keras_prm import graph
+from keras_prm import round_trips
 
 FILTERS = 0.5
 TOLERANCE = 1e-4
 SHARE = 0.5
 
 
-def check(name, size=None, seed=0, batch_size=2):
+def check(name, size=None, seed=0, batch_size=2, saved=False):
     """Takes one model through plan, `hard_prune` and `strip`.
 
     Args:
@@ -25,6 +26,8 @@ def check(name, size=None, seed=0, batch_size=2):
         size: Height and width of the images; `None` takes the default.
         seed: Seed of weights and images.
         batch_size: Images that the outputs are compared on.
+        saved: Whether to save the stripped model as well, and to load it in
+            a process of its own.
 
     Returns:
         dict of what was measured, made of plain Python objects. `passed` is
@@ -63,7 +66,24 @@ def check(name, size=None, seed=0, batch_size=2):
         **differences(model, small, x),
     }
     row["passed"] = row["max_error"] <= TOLERANCE and row["share"] >= SHARE
+    if saved:
+        row["saved"] = round_trip(small, x)
+        row["passed"] &= row["saved"]["error"] <= TOLERANCE
     return row
+
+
+def round_trip(small, x):
+    """What a model computes once it is saved and loaded elsewhere.
+
+    Returns:
+        dict with `error`, see `relative`, infinite if it does not load;
+        `note`, what is to be said of it; `bytes` of the file.
+    """
+    trip = round_trips.once(small, [[x]])
+    error = math.inf
+    if trip.outputs:
+        error = relative(outputs(small, x), trip.outputs[0][0])
+    return {"error": error, "note": trip.note, "bytes": trip.size}
 
 
 def timed(function, *args, **kwargs):

@@ -36,6 +36,7 @@ flags.DEFINE_integer("size", None, "Height and width; default: the model's.")
 flags.DEFINE_integer("seed", 0, "Seed of weights and images.")
 flags.DEFINE_string("rows", "runs/applications.jsonl", "Where rows go.")
 flags.DEFINE_string("table", None, "Markdown file to write a table to.")
+flags.DEFINE_bool("saved", False, "Save, load in another process, compare.")
 flags.DEFINE_bool("again", False, "Also run models that have passed.")
 
 _HEAD = """# The models of keras.applications
@@ -64,10 +65,10 @@ _COLUMNS = (
 )
 
 
-def measure(name, size, seed):
+def measure(name, size, seed, saved=False):
     """The row of one model; for a process of its own."""
     row, seconds = application_checks.timed(
-        application_checks.check, name, size, seed
+        application_checks.check, name, size, seed, saved=saved
     )
     row["seconds"]["all"] = round(seconds, 1)
     usage = resource.getrusage(resource.RUSAGE_SELF)
@@ -87,12 +88,12 @@ def machine():
     }
 
 
-def isolated(name, size, seed):
+def isolated(name, size, seed, saved=False):
     """`measure` in a new process, whose memory goes with it."""
     spawn = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, spawn) as pool:
         try:
-            return pool.submit(measure, name, size, seed).result()
+            return pool.submit(measure, name, size, seed, saved).result()
         except Exception as error:
             message = f"{type(error).__name__}: {error}"
             return {"model": name, "seed": seed, "error": message}
@@ -107,6 +108,7 @@ def read_rows(path):
 def is_done(row):
     """Whether a row is what the flags ask for, and has passed."""
     same = (row.get("seed"), row.get("asked_size")) == (FLAGS.seed, FLAGS.size)
+    same = same and (not FLAGS.saved or "saved" in row)
     return same and row.get("passed", False)
 
 
@@ -115,11 +117,13 @@ def summary(row):
     if "error" in row:
         return f"FAILED: {row['error']}"
     before, after = row["parameters"]
+    saved = f", saved {row['saved']['error']:.1e}" if "saved" in row else ""
     return (
         f"{'passed' if row['passed'] else 'FAILED'}: {before:,} -> {after:,} "
         f"weights, {row['share']:.1%} of the prunable ones gone, error "
-        f"{row['max_error']:.1e}, strip {row['seconds']['strip']:.1f} s, "
-        f"all {row['seconds']['all']:.0f} s, {row['gib']:.1f} GiB"
+        f"{row['max_error']:.1e}{saved}, strip "
+        f"{row['seconds']['strip']:.1f} s, all {row['seconds']['all']:.0f} s, "
+        f"{row['gib']:.1f} GiB"
     )
 
 
@@ -170,7 +174,7 @@ def main(argv):
             continue
         place = f"[{time.strftime('%H:%M:%S')}, {number} of {len(names)}]"
         print(f"{place} {name}", flush=True)
-        rows[name] = isolated(name, FLAGS.size, FLAGS.seed)
+        rows[name] = isolated(name, FLAGS.size, FLAGS.seed, FLAGS.saved)
         print(f"  {summary(rows[name])}", flush=True)
         with path.open("a") as file:
             print(json.dumps(rows[name]), file=file)

@@ -11,6 +11,7 @@ from keras import tree
 
 from keras_prm import holding
 from keras_prm import layer_rules
+from keras_prm import model_classes
 from keras_prm import topology
 from keras_prm import twins
 
@@ -24,12 +25,14 @@ class Builder:
 
     Attributes:
         maker: The `twins.Maker` of the layers.
+        lost: list of `(model, reason)` whose class could not be kept.
     """
 
     def __init__(self, live, lowered=None):
         self.trace = live.trace
         self.live = live
         self.maker = twins.Maker(live, lowered)
+        self.lost = []
         self._twins = {}
         self._outputs = set()
         self._making = set()
@@ -52,8 +55,15 @@ class Builder:
 
     # Models.
 
-    def model(self, view, is_root=False):
-        """The twin of a functional model."""
+    def model(self, view, is_root=False, origin=None):
+        """The twin of a functional model.
+
+        Args:
+            view: The model.
+            is_root: Whether it is the outermost one.
+            origin: The model whose class the twin shall have, if not the
+                view.
+        """
         if is_root:
             used = functools.cache(lambda: self._used(view))
             self._holders = holding.Holders(
@@ -74,11 +84,16 @@ class Builder:
         for layer in {id(c.operation): c.operation for c in calls}.values():
             if id(layer) in self._twins and not topology.is_model(layer):
                 self.maker.fill(layer, self._twins[id(layer)])
-        return keras.Model(
+        small = keras.Model(
             tree.map_structure(lambda x: inputs[id(x)], view.input),
             tree.map_structure(lambda x: tensors[id(x)], view.output),
             name=view.name,
         )
+        origin = view if origin is None else origin
+        small, reason = model_classes.alike(origin, small)
+        if reason:
+            self.lost.append((origin, reason))
+        return small
 
     def _input(self, x, keep_shape):
         layer = topology.input_layer(x)
@@ -166,7 +181,8 @@ class Builder:
         if id(layer) in self._twins or id(layer) in self._making:
             return
         if topology.is_model(layer):
-            twin = twins.Twin(self.model(topology.functional(layer)))
+            view = topology.functional(layer)
+            twin = twins.Twin(self.model(view, origin=layer))
             self._twins[id(layer)] = twin
             return
         self._making.add(id(layer))

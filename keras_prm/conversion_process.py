@@ -118,12 +118,7 @@ def custom_objects(view):
     Raises:
         ValueError: Some of them cannot be imported.
     """
-    found = _kinds(view)
-    hidden = [
-        f"{kind.__module__}.{kind.__qualname__}"
-        for kind in found.values()
-        if kind.__module__ == "__main__" or _imported(kind) is not kind
-    ]
+    found, hidden = parts(view)
     if hidden:
         raise ValueError(
             "Cannot export to LiteRT: the process that converts the model "
@@ -132,9 +127,27 @@ def custom_objects(view):
             f"{sorted(hidden)}. Move them into a file of their own, beside "
             "your script for instance, and import them from there."
         )
-    return [
-        (key, kind.__module__, kind.__name__) for key, kind in found.items()
+    return found
+
+
+def parts(view):
+    """What a model is made of besides Keras' own classes and functions.
+
+    Args:
+        view: A functional or Sequential model.
+
+    Returns:
+        list of `(registered name, module, name)` of classes and functions;
+        list of the names of those that no other process can import.
+    """
+    found = _kinds(view)
+    hidden = [
+        f"{kind.__module__}.{kind.__qualname__}"
+        for kind in found.values()
+        if kind.__module__ == "__main__" or _imported(kind) is not kind
     ]
+    names = [(k, kind.__module__, kind.__name__) for k, kind in found.items()]
+    return names, hidden
 
 
 def _kinds(view):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 
 import keras
 import numpy as np
@@ -23,7 +24,9 @@ def config_of(layer):
     if not isinstance(layer, layers.Layer):
         return _arguments_of(layer)
     try:
-        config = layer.get_config()
+        with warnings.catch_warnings():  # of a lambda, which is not saved here
+            warnings.filterwarnings("ignore", "(?s).*includes a `lambda`")
+            config = layer.get_config()
     except NotImplementedError as error:  # it was given a dtype policy, say
         config = _own_arguments_of(layer)
         if config is None:
@@ -157,6 +160,38 @@ def initializers(layer, config):
         for name in config
         if name.endswith("_initializer") and name in attributes
     ]
+
+
+def states(layer, twin):
+    """Pairs of variables that a layer and its twin hold, but do not list.
+
+    What a stateful recurrent layer remembers is in none of the lists of
+    variables that Keras makes.
+
+    Returns:
+        list of pairs; without those that either of the two has not got.
+    """
+    found = []
+    for old, new in zip(topology.sublayers(layer), topology.sublayers(twin)):
+        listed = {id(v) for x in (old, new) for v in x.variables}
+        for name in vars(old).keys() & vars(new).keys():
+            pairs = [
+                [v for v in keras.tree.flatten(vars(x)[name]) if _is_state(v)]
+                for x in (old, new)
+            ]
+            if len(pairs[0]) == len(pairs[1]):
+                found += zip(*pairs)
+        found = [pair for pair in found if id(pair[0]) not in listed]
+    return found
+
+
+def _is_state(value):
+    return isinstance(value, keras.Variable)
+
+
+def records_arguments(layer):
+    """True for a layer whose config is what Keras has seen it being given."""
+    return type(layer).get_config is layers.Layer.get_config
 
 
 def copy_lambda(layer):

@@ -13,6 +13,7 @@ from keras import tree
 
 from keras_prm import building
 from keras_prm import graph
+from keras_prm import model_classes
 from keras_prm import number_checks
 from keras_prm import opening
 from keras_prm import samples
@@ -98,11 +99,11 @@ def as_functional(model, inputs=None):
     while True:
         opener = opening.Opener(shut)
         outputs = _run(opener, model, inputs)
-        given = model.input if is_seen else inputs
+        given = topology.functional(model).input if is_seen else inputs
         try:
             with _renamed(opener, given, outputs) as operations:
                 shared = keras.Model(given, outputs, name=model.name)
-                found, targets = _copied(shared)
+                found, targets, reason = _copied(shared, model)
             _check_variables(model, shared, found)
             break
         except TypeError:
@@ -119,6 +120,7 @@ def as_functional(model, inputs=None):
             f"{_reasons(opener.closed)}",
             stacklevel=2,
         )
+    model_classes.warn_of_lost("as_functional", model, reason, stacklevel=2)
     is_told = is_seen or "training" in training_argument.parameters(model)
     if not is_told and any(
         map(training_argument.depends_on_training, operations)
@@ -261,11 +263,18 @@ def _name(path):
     return re.sub(r"[^A-Za-z0-9_.-]", "_", name)
 
 
-def _copied(view):
-    """A model of copies of all layers, and what became of each variable."""
+def _copied(view, model):
+    """A model of copies of all layers.
+
+    Returns:
+        The new model; what became of each variable; why it is not of the
+        class of the model that it stands for, or `""`.
+    """
     trace = graph.trace(view, reason="it is copied as it is")
     builder = building.Builder(Liveness(trace))
-    return builder.model(view, is_root=True), builder.maker.targets
+    found = builder.model(view, is_root=True, origin=model)
+    reason = next((why for m, why in builder.lost if m is model), "")
+    return found, builder.maker.targets, reason
 
 
 def _check_variables(model, shared, found):
@@ -293,7 +302,8 @@ def _compare(model, found, inputs, targets):
         if inputs is None:
             specs = [(x.shape, x.dtype) for x in found.inputs]
             arrays = samples.uniform(specs, 2)
-            inputs = tree.pack_sequence_as(found.input, arrays)
+            structure = topology.functional(found).input
+            inputs = tree.pack_sequence_as(structure, arrays)
         expected = [
             number_checks.stateless(_at_inference, (model, inputs), state)
             for state, _ in states

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 
+from keras_prm import attachments
 from keras_prm import building
 from keras_prm import channel_order
 from keras_prm import graph
@@ -68,6 +69,7 @@ def lower(model, lowerer):
         small = builder.model(topology.functional(model), is_root=True)
         objection = lowerer.objection(small, model)
         if not objection:
+            attachments.warn(model, builder.maker.changes, stacklevel=3)
             return small, choices, moved
         choices = [_given_up(choice, objection) for choice in choices]
     for reordering in reversed(moved):

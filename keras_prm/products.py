@@ -172,7 +172,7 @@ def _collapse(entries, axis):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Recurrence:
-    """A recurrent layer, whose state starts at zero.
+    """A recurrent layer, whose state starts at zero or is remembered.
 
     Args:
         source: `(value, axis)` of the inputs.
@@ -184,6 +184,8 @@ class Recurrence:
             if that is not enough.
         macs: Steps in time, of all calls; `None` where that is not known.
         layer: The layer, and `path` its place in the hierarchy.
+        states: Tuple of `keras.Variable` `(batch, units)`, what a stateful
+            layer remembers.
     """
 
     source: tuple
@@ -195,6 +197,7 @@ class Recurrence:
     macs: int | None
     layer: object
     path: str
+    states: tuple = ()
 
     @property
     def kernels(self):
@@ -215,6 +218,8 @@ class Recurrence:
                 bias = live.array(self.bias)
                 bias = bias.reshape(-1, inputs.shape[1], len(zero))
                 zero &= (bias[:, self.candidate] == 0).all(axis=0)
+            for state in self.states:
+                zero &= (live.array(state) == 0).all(axis=0)
             while True:
                 lost = zero & states[~zero][:, self.candidate].any(axis=0)
                 if not lost.any():

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import warnings
 
+from keras_prm import attachments
 from keras_prm import building
 from keras_prm import graph
 from keras_prm import lowering as lowering_pass
+from keras_prm import model_classes
 from keras_prm import strip_report
 from keras_prm import topology
 from keras_prm.liveness import Liveness
@@ -54,7 +56,9 @@ def strip(model, lowering="none", return_report=False):
 
     Returns:
         A new functional model, not compiled; its layers keep their names.
-        With `return_report=True`, `(model, report)`.
+        It is of the model's class, where that is a subclass whose constructor
+        takes `(inputs, outputs, name=None)`, or `(layers, name=None)` of a
+        Sequential one. With `return_report=True`, `(model, report)`.
 
     Raises:
         TypeError: The model is subclassed.
@@ -65,7 +69,9 @@ def strip(model, lowering="none", return_report=False):
 
     Warns:
         UserWarning: There was nothing to remove; or a layer has to be copied
-            apart from another one that holds it.
+            apart from another one that holds it; or a regularizer or a
+            constraint is made for a width that there is no more; or the class
+            of a model that trains in its own way cannot be kept.
 
     Example:
 
@@ -84,8 +90,11 @@ def strip(model, lowering="none", return_report=False):
     view = topology.functional(model)
     arrays = topology.finite_arrays(view)
     builder = building.Builder(Liveness(graph.trace(view), arrays))
-    small = builder.model(view, is_root=True)
+    small = builder.model(view, is_root=True, origin=model)
     _warn_of_untied(view, builder.untied())
+    attachments.warn(model, builder.maker.changes, stacklevel=2)
+    for origin, reason in builder.lost:
+        model_classes.warn_of_lost("strip", origin, reason, stacklevel=2)
     report = None
     if return_report:
         report = strip_report.compare(builder.maker, view, small)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import keras
 import numpy as np
 
 from keras_prm import constants
@@ -33,6 +34,8 @@ class Recording:
         steps: list of the records of `steps`, each after those it needs.
         reads: list of `(value, axis)` whose positions are all read.
         weights: dict from `id(variable)` to `Weight`.
+        states: dict from `id(variable)` to the ids of its axes, of what
+            layers remember from call to call, which are no weights.
         skipped: list of `(path, reason)`, layers that no rule describes.
         opaque: dict from `id(layer)` to those layers.
         opaque_paths: dict from `id(layer)` to where each was met first.
@@ -50,6 +53,7 @@ class Recording:
         self.steps = []
         self.reads = []
         self.weights = {}
+        self.states = {}
         self.skipped = []
         self.opaque = {}
         self.opaque_paths = {}
@@ -226,6 +230,9 @@ class Recording:
         if bias is not None:
             lead = [None] * (len(bias.shape) - 1)
             self.weight(bias, [*lead, by_gate], "vector")
+        states = keras.tree.flatten(site.layer.states or ())
+        for state in states:
+            self.states[id(state)] = [None, units]
         steps = self._repeated(source[0].shape[1])
         self.steps.append(
             Recurrence(
@@ -238,6 +245,7 @@ class Recording:
                 steps,
                 site.layer,
                 site.path,
+                tuple(states),
             )
         )
 

@@ -34,7 +34,7 @@ def recurrent(gates, candidate):
 
     def rule(site):
         layer, x = site.layer, site.inputs[0]
-        if layer.stateful or _is_given_a_state(site):
+        if _is_given_a_state(site):
             pin(site, "its state does not start at zero")
             return
         activations = [layer.activation]
@@ -80,8 +80,8 @@ def bidirectional(site):
     if strange:
         pin(site, f"no rule for {strange[0]}")
         return
-    if layer.stateful or len({part.units for part in both}) > 1:
-        pin(site, "it is stateful, or its directions differ")
+    if len({part.units for part in both}) > 1:
+        pin(site, "its directions differ")
         return
     ends = [_child(site, part, x, site.call.inputs[0]) for part in both]
     last = len(ends[0].shape) - 1

@@ -103,6 +103,9 @@ class StripReport:
             kernel whose columns are lowered this is what stayed before.
         lowered: One `LoweringRow` per layer that had empty columns left,
             where `lowering` is not `"none"`.
+        changed: `(path, argument, what)` per initializer, regularizer and
+            constraint that is another one in the smaller layer: what was
+            cut, made anew for the new width, or dropped.
     """
 
     rows: tuple[StripRow, ...]
@@ -112,6 +115,7 @@ class StripReport:
     channels: tuple[tuple[str, int, int, str], ...] = ()
     kept: dict[str, tuple] = dataclasses.field(default_factory=dict)
     lowered: tuple[LoweringRow, ...] = ()
+    changed: tuple[tuple[str, str, str], ...] = ()
 
     @property
     def kept_channels(self) -> dict[str, tuple[int, ...]]:
@@ -154,6 +158,7 @@ class StripReport:
             for r in self.lowered
         ]
         lines += [f"left alone: {a}: {b}" for a, b in self.skipped]
+        lines += [f"changed: {': '.join(row)}" for row in self.changed]
         lines.append(
             f"stored weights: {self.weights_before:,} -> {self.weights_after:,}"
         )

@@ -42,6 +42,7 @@ def compare(maker, view, small):
         _count(small),
         tuple(_channels(live, after)),
         _kept(maker, view),
+        changed=tuple((c.path, c.argument, c.what) for c in maker.changes),
     )
 
 

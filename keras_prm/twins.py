@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
+import keras
 import numpy as np
 from keras import layers
 
+from keras_prm import attachments
+from keras_prm import config_arrays
 from keras_prm import contents
 from keras_prm import copying
 from keras_prm import holding
@@ -43,10 +46,13 @@ class Maker:
 
     Attributes:
         targets: dict from `id(variable)` to what has become of it.
+        changes: list of `attachments.Change`.
     """
 
     def __init__(self, live, lowered=None):
         self.targets = {}
+        self.changes = []
+        self._fitted = {}
         self.lowered = lowered or {}
         self.live = live
         self.trace = live.trace
@@ -88,6 +94,8 @@ class Maker:
             return Twin(twin)
         config, adapters, followers = copying.config_of(layer), (), ()
         rule = self._rule(layer)
+        if isinstance(layer, layers.Layer):
+            config.update(self._attachments(call, config, keep))
         if rule is not None:
             config.update(rule.resize(layer, self._size, shape))
             config.update(rule.configure(call, keep))
@@ -108,9 +116,10 @@ class Maker:
             config["use_bias"] = True
         if hasattr(layer, "get_vocabulary"):
             config.update(copying.vocabulary(layer))
-        # Their own would draw random numbers, or hold arrays of the old shape.
-        for name in copying.initializers(layer, config):
-            config[name] = content.initializer(layer, name)
+        # Their own would draw random numbers.
+        if not copying.records_arguments(layer):
+            for name in copying.initializers(layer, config):
+                config[name] = content.initializer(layer, name)
         twin = copying.from_config(layer, config)
         return Twin(twin, tuple(adapters), followers=tuple(followers))
 
@@ -141,11 +150,16 @@ class Maker:
             self.targets[id(source)] = target
             if id(source) not in content.given:
                 target.assign(content.array(source))
+        for source, target in copying.states(layer, twin):
+            target.assign(self._sliced(source))
         for part in topology.sublayers(twin):
             if isinstance(part, layers.Normalization):
                 part.finalize_state()
+        changed = self._fitted.get(id(layer), {})
         for name in copying.initializers(layer, copying.config_of(layer)):
-            setattr(twin, name, getattr(layer, name))
+            value = changed.get(name, getattr(layer, name))
+            setattr(twin, name, keras.initializers.get(value))
+        attachments.release_arrays(twin)
 
     def parts(self, layer):
         """A layer, or the layers that it wraps."""
@@ -186,6 +200,46 @@ class Maker:
             for axis, at in enumerate(found)
         )
 
+    def _attachments(self, call, config, keep):
+        """Arguments that have to be others for the twin of a layer."""
+        layer = call.operation
+        outputs = [self._output(call, x, keep) for x in call.outputs]
+        found = attachments.fitted(
+            layer, config, lambda v: self._extent(layer, v), outputs
+        )
+        path = self.trace.homes[id(call.outputs[0])][0].origin
+        self.changes += [
+            attachments.Change(path, name, *how)
+            for name, (_, *how) in found.items()
+        ]
+        changed = {name: value for name, (value, *_) in found.items()}
+        self._fitted[id(layer)] = changed
+        return changed
+
+    def _extent(self, layer, variable):
+        """The `Extent` of a weight of a layer."""
+        before, content = tuple(variable.shape), self._content_of(layer)
+        lowering = content.lowering
+        if lowering is not None and variable is layer.kernel:
+            after = content.array(variable).shape
+            return config_arrays.Extent(before, after, (None,) * len(before))
+        weight = self.trace.weights.get(id(variable))
+        kept = (None,) * len(before)
+        if weight is not None:
+            kept = self.kept(layer, weight)
+        return _extent_of(before, kept)
+
+    def _output(self, call, x, keep):
+        """The `Extent` of an output of a layer."""
+        kept = [
+            None if n is None else np.flatnonzero(keep(x, axis))
+            for axis, n in enumerate(x.shape)
+        ]
+        content = self._content_of(call.operation)
+        if content.narrowing is not None:
+            kept[-1] = kept[-1][content.narrowing.live]
+        return _extent_of(tuple(x.shape), kept)
+
     def _content_of(self, layer):
         """The `Contents` of a layer's twin, found once."""
         if id(layer) not in self._contents:
@@ -218,12 +272,14 @@ class Maker:
         """The part of a variable that stays, as an array."""
         array = self.live.array(variable)
         weight = self.trace.weights.get(id(variable))
+        axes = self.trace.states.get(id(variable), ())
         if weight is not None:
-            for axis, ids in enumerate(weight.ids):
-                if ids is not None:
-                    keep = self.live.keep(ids)
-                    if not keep.all():
-                        array = np.compress(keep, array, axis)
+            axes = weight.ids
+        for axis, ids in enumerate(axes):
+            if ids is not None:
+                keep = self.live.keep(ids)
+                if not keep.all():
+                    array = np.compress(keep, array, axis)
         return array
 
     def _factors(self, layer):
@@ -289,6 +345,13 @@ class Maker:
         while self._names & {f"{name}_{suffix}" for suffix in suffixes}:
             name += "_"
         return name
+
+
+def _extent_of(shape, kept):
+    after = tuple(
+        n if at is None else len(at) for n, at in zip(shape, kept, strict=True)
+    )
+    return config_arrays.Extent(shape, after, tuple(kept))
 
 
 def _seeds(layer, twin):

@@ -11,6 +11,7 @@ import numpy as np
 from keras_prm import backends
 from keras_prm import conversion
 from keras_prm import parity
+from keras_prm import round_trips
 from keras_prm import samples as samples_of
 from keras_prm import tables
 from keras_prm import topology
@@ -25,7 +26,8 @@ class Comparison:
     """How far one candidate is from the model on one set of inputs.
 
     Args:
-        candidate: `"stripped"` or `"litert"`.
+        candidate: `"stripped"`, `"litert"`, or `"saved"`: the stripped model
+            as a process of its own loads it.
         inputs: `"random"` or `"given"`.
         samples: How many samples were compared.
         max_abs_error: Largest absolute difference of any output.
@@ -33,6 +35,7 @@ class Comparison:
             largest absolute value of that output; see `parity`.
         tolerance: Largest `max_rel_error` that counts as rounding; `None`
             for a quantised file, which is not judged.
+        note: What else is to be said, such as why it could not be compared.
     """
 
     candidate: str
@@ -41,6 +44,7 @@ class Comparison:
     max_abs_error: float
     max_rel_error: float
     tolerance: float | None
+    note: str = ""
 
     @property
     def ok(self) -> bool:
@@ -63,6 +67,8 @@ class Certificate:
         after: `Costs` of the stripped model.
         keras_bytes: Bytes of `.keras` files of both, without optimizer.
         litert_bytes: Bytes of the LiteRT file; `None` without one.
+        saved_bytes: Bytes of the `.keras` file that was loaded again; `None`
+            without one.
     """
 
     comparisons: tuple[Comparison, ...]
@@ -70,6 +76,7 @@ class Certificate:
     after: Costs
     keras_bytes: tuple[int, int]
     litert_bytes: int | None
+    saved_bytes: int | None = None
 
     @property
     def ok(self) -> bool:
@@ -112,6 +119,9 @@ class Certificate:
 
     def _verdicts(self):
         names = {"stripped": "stripped model", "litert": "LiteRT file"}
+        names["saved"] = "saved model"
+        if self.saved_bytes is not None:
+            names["saved"] += f" of {self.saved_bytes:,} bytes"
         for candidate, name in names.items():
             found = [c for c in self.comparisons if c.candidate == candidate]
             if found:
@@ -121,6 +131,10 @@ class Certificate:
                     verdict, limit = "quantised", "not judged"
                 if not all(c.ok for c in found):
                     verdict = "DIFFERENT"
+                if found[0].note:
+                    limit = f"{limit}; {found[0].note}"
+                    if found[0].max_abs_error == np.inf:
+                        verdict, limit = "NOT LOADED", found[0].note
                 yield f"The {name} is {verdict} ({limit})."
 
     def _sizes(self):
@@ -136,7 +150,9 @@ class Certificate:
             yield ".tflite bytes", None, self.litert_bytes
 
 
-def verify(model, small, tflite=None, inputs=None, seed=0, tolerance=None):
+def verify(
+    model, small, tflite=None, inputs=None, seed=0, tolerance=None, saved=False
+):
     """Compares a model with its stripped form, and with a LiteRT file.
 
     Args:
@@ -154,6 +170,10 @@ def verify(model, small, tflite=None, inputs=None, seed=0, tolerance=None):
             stripped model, 1e-3 for the file, whose kernels sum otherwise,
             1e-2 for one in float16, and more for a model that computes in
             half precision. A quantised file is measured and not judged.
+        saved: Whether to save `small` as well, to load it in a process of
+            its own, on the CPU, and to compare what that one computes. It
+            takes as long as to import Keras anew. Layers of your own have to
+            be importable there. Defaults to `False`.
 
     Returns:
         A `Certificate`. It says what was found and raises nothing if the
@@ -181,19 +201,29 @@ def verify(model, small, tflite=None, inputs=None, seed=0, tolerance=None):
             limits["litert"] = None
         elif tolerance is None:
             limits["litert"] = max(limits["stripped"], own)
+    trip, limits["saved"], notes = None, limits["stripped"], {}
+    if saved:
+        trip = round_trips.once(small, list(samples.values()))
+        notes["saved"] = trip.note
     comparisons = []
-    for kind, arrays in samples.items():
+    for number, (kind, arrays) in enumerate(samples.items()):
         expected = _run(views[0], arrays)
         rows = len(arrays[0])
         results = {"stripped": _run(views[1], arrays)}
         if runner is not None:
             found = runner.predict(arrays if len(arrays) > 1 else arrays[0])
             results["litert"] = found if isinstance(found, list) else [found]
+        if trip is not None:
+            results["saved"] = trip.outputs[number] if trip.outputs else None
         for candidate, found in results.items():
-            pairs = zip(expected, found, strict=True)
-            errors = map(max, zip(*(parity.errors(*pair) for pair in pairs)))
+            errors = [np.inf] * 2  # of a model that could not be loaded
+            if found is not None:
+                pairs = zip(expected, found, strict=True)
+                each = (parity.errors(*pair) for pair in pairs)
+                errors = map(max, zip(*each))
+            limit, note = limits[candidate], notes.get(candidate, "")
             comparisons.append(
-                Comparison(candidate, kind, rows, *errors, limits[candidate])
+                Comparison(candidate, kind, rows, *errors, limit, note)
             )
     return Certificate(
         tuple(comparisons),
@@ -201,6 +231,7 @@ def verify(model, small, tflite=None, inputs=None, seed=0, tolerance=None):
         costs(small),
         (saved_bytes(model), saved_bytes(small)),
         None if tflite is None else pathlib.Path(tflite).stat().st_size,
+        None if trip is None else trip.size,
     )
 
 

@@ -5,11 +5,15 @@ Runs a few examples by pytest, and as many as one likes by
     python -m tests.fuzz_test --num_examples=1000 --seed=1
 
 A failure is shrunk and printed as a literal `Program`;
-`fuzz_test.check(Program(...))` runs it again.
+`fuzz_test.check(Program(...))` runs it again. What `strip` returns is loaded
+in another process, too, and computes the same there:
+
+    python -m tests.fuzz_test --num_saved=1000 FuzzTest.test_loads_again
 """
 
 import itertools
 import sys
+import tempfile
 import warnings
 from unittest import mock
 
@@ -23,6 +27,7 @@ from hypothesis import strategies as st
 from keras import layers
 
 from keras_prm import layer_rules
+from keras_prm import round_trips
 from keras_prm import topology
 from keras_prm.rebuild import strip
 from tests import fuzzing
@@ -33,6 +38,7 @@ from tests.fuzzing import Step
 from tests.lowering_models import Drawn
 
 flags.DEFINE_integer("num_examples", 50, "How many random models to try.")
+flags.DEFINE_integer("num_saved", 15, "How many of them to save and load.")
 flags.DEFINE_integer("seed", 0, "Which random models.")
 
 TOLERANCE = 1e-5
@@ -201,6 +207,35 @@ class FuzzTest(parameterized.TestCase):
             flag["num_examples"].value,
             flag["seed"].value,
         )
+
+    def test_loads_again(self):
+        """In one process for all, which has no keras_prm."""
+        saved = {}
+        with tempfile.TemporaryDirectory() as path:
+            folder = round_trips.Folder(path)
+
+            def test(program):
+                model, x = drawn(program)
+                small = strip(model)
+                name = f"model{len(saved)}"
+                saved[name] = program, zeros.outputs_of(small, x)
+                folder.add(name, small, [keras.tree.flatten(x)], 3)
+
+            names = [n for n in fuzzing.names() if n not in KNOWN]
+            run(
+                test,
+                fuzzing.programs(names),
+                flags.FLAGS["num_saved"].value,
+                flags.FLAGS["seed"].value,
+                shrink=False,
+            )
+            found = folder.load()
+        for name, (program, want) in saved.items():
+            with self.subTest(name):
+                trip, message = found[name], paste(program)
+                self.assertEqual(trip.note, "", message)
+                for a, b in zip(want, trip.outputs[0], strict=True):
+                    np.testing.assert_allclose(b, a, 1e-5, 1e-5, True, message)
 
     @parameterized.parameters(*MUTANTS)
     def test_finds_a_wrong_rule(self, name):

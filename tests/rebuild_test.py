@@ -1,11 +1,5 @@
 """`strip`: the same function from a smaller model, for any weights."""
 
-import os
-import pathlib
-import subprocess
-import sys
-import tempfile
-
 import keras
 import numpy as np
 from absl.testing import absltest
@@ -30,23 +24,6 @@ from tests.zeros import num_nodes
 from tests.zeros import outputs_of
 from tests.zeros import shapes
 from tests.zeros import zero_filters
-
-# Loads what the parent saved, in a Python that has no keras_prm.
-LOADER = """
-import pathlib, sys
-sys.modules["keras_prm"] = None
-import keras, numpy as np
-folder = pathlib.Path(sys.argv[1])
-for path in sorted(folder.glob("*.keras")):
-    model = keras.models.load_model(path)
-    arrays = np.load(path.with_suffix(".npz"))
-    x = [arrays[f"x{i}"] for i in range(len(model.inputs))]
-    y = model(keras.tree.pack_sequence_as(model.input, x))
-    for i, found in enumerate(keras.tree.flatten(y)):
-        found = keras.ops.convert_to_numpy(found)
-        np.testing.assert_array_equal(found, arrays[f"y{i}"])
-    print("same", path.stem)
-"""
 
 
 class ZooTest(parameterized.TestCase):
@@ -269,31 +246,6 @@ class DeathTest(parameterized.TestCase):
 
 
 class KeptTest(parameterized.TestCase):
-    def test_loads_without_keras_prm(self):
-        with tempfile.TemporaryDirectory() as folder:
-            for name in ("nested", "operators", "in_and_out", "sequence"):
-                model = zoo.make(name)
-                borders(model, None)
-                filters(model, np.random.default_rng(0))
-                small, x = strip(model), zoo.inputs_of(model)
-                path = pathlib.Path(folder, name)
-                small.save(path.with_suffix(".keras"))
-                arrays = {
-                    f"x{i}": a for i, a in enumerate(keras.tree.flatten(x))
-                }
-                for i, y in enumerate(outputs_of(small, x)):
-                    arrays[f"y{i}"] = y
-                np.savez(path.with_suffix(".npz"), **arrays)
-            done = subprocess.run(
-                [sys.executable, "-c", LOADER, folder],
-                env={**os.environ, "KERAS_BACKEND": keras.backend.backend()},
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-        self.assertEqual(done.returncode, 0, done.stderr)
-        self.assertEqual(done.stdout.count("same"), 4)
-
     def test_is_not_compiled_though_the_model_is(self):
         model = zoo.make("mlp")
         plan = SparsityPlan.uniform(model, filters=0.5)

@@ -93,8 +93,75 @@ class RecurrentTest(parameterized.TestCase):
         self.assertEqual(small.forward_layer.units, 4)
         self.assertEqual(small.backward_layer.units, 4)
 
+    @parameterized.product(
+        kind=tuple(GATES), unroll=(True, False), both=(True, False)
+    )
+    def test_a_state_is_carried(self, kind, unroll, both):
+        """Units 1 and 3 are read by nobody, yet have a state."""
+        x = inputs = keras.Input((5, 4), batch_size=3)
+        layer = kind(5, stateful=True, unroll=unroll, name="r")
+        inner = layers.Bidirectional(layer, name="r") if both else layer
+        body = keras.Model(x, inner(x), name="body")
+        model = keras.Model(inputs, layers.Dense(2, name="out")(body(inputs)))
+        zoo.randomise(model)
+        ends = [layer]
+        if both:
+            ends = [inner.forward_layer, inner.backward_layer]
+        edit(model.get_layer("out").kernel, [1, 3, 6, 8][: 2 * len(ends)])
+        for end in ends:
+            edit(end.cell.recurrent_kernel, [1, 3])
+        x = zoo.inputs_of(model)
+        model(x)
+        small = self.check_without_calls(model)
+        twin = small.get_layer("body").get_layer("r")
+        twins = [twin.forward_layer, twin.backward_layer] if both else [twin]
+        for old, new in zip(ends, twins):
+            for a, b in zip(old.states, new.states, strict=True):
+                a, b = map(keras.ops.convert_to_numpy, (a, b))
+                self.assertTrue((a[:, 1] != 0).any())
+                np.testing.assert_array_equal(b, a[:, [0, 2, 4]])
+        for _ in range(3):
+            self.assertLess(max_error(model, small, x), 1e-5)
+        for end in (*ends, *twins):
+            end.reset_state()
+        self.assertLess(max_error(model, small, x), 1e-5)
+
+    def check_without_calls(self, model):
+        small, report = strip(model, return_report=True)
+        self.assertEqual(report.skipped, ())
+        return small
+
+    def test_a_state_keeps_a_unit_from_zero(self):
+        """Nothing is written to units 1 and 3; unit 3 still holds a number."""
+        x = inputs = keras.Input((5, 4), batch_size=3)
+        layer = layers.LSTM(5, stateful=True, name="r")
+        model = keras.Model(inputs, layers.Dense(2)(layer(x)))
+        zoo.randomise(model)
+        zero_units(layer.cell, [1, 3], gate=2)
+        for state in layer.states:
+            array = np.zeros((3, 5), "float32")
+            array[:, 3] = 0.5
+            state.assign(array)
+        small = self.check_without_calls(model)
+        self.assertEqual(small.get_layer("r").units, 4)
+        x = zoo.inputs_of(model)
+        for _ in range(2):
+            self.assertLess(max_error(model, small, x), 1e-5)
+
+    def test_a_state_of_a_layer_without_a_rule(self):
+        inputs = keras.Input((3, 5, 5, 2), batch_size=2)
+        layer = layers.ConvLSTM2D(2, 2, stateful=True, name="r")
+        x = layers.Flatten()(layer(inputs))
+        model = keras.Model(inputs, layers.Dense(2)(x))
+        zoo.randomise(model)
+        x = zoo.inputs_of(model, batch=2)
+        model(x)
+        with self.assertWarnsRegex(UserWarning, "nothing to remove"):
+            small = strip(model)
+        for _ in range(2):
+            self.assertLess(max_error(model, small, x), 1e-5)
+
     @parameterized.parameters(
-        (lambda: layers.LSTM(3, stateful=True), "does not start at zero"),
         (lambda: layers.RNN(layers.LSTMCell(3)), "no rule for RNN"),
         (
             lambda: layers.Bidirectional(layers.RNN(layers.GRUCell(3))),

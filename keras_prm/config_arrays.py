@@ -1,0 +1,128 @@
+"""Numbers in configs that belong to the positions of a tensor's axes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import keras
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Extent:
+    """A tensor before and after positions of its axes went.
+
+    Args:
+        before: Its shape; `None` where a size is unknown.
+        after: Its shape afterwards.
+        kept: Per axis the positions that stay, an int array; `None` for all
+            of them, or if that is not known.
+    """
+
+    before: tuple
+    after: tuple
+    kept: tuple
+
+    @property
+    def is_same(self):
+        return self.before == self.after
+
+    @property
+    def lost(self):
+        """dict from each old size that has changed to the new one.
+
+        Without sizes that became several, or that another axis still has.
+        """
+        pairs = set(zip(self.before, self.after))
+        sizes = [n for n, _ in pairs]
+        return {n: m for n, m in pairs if n != m and sizes.count(n) == 1}
+
+    def cut(self, array):
+        """The part of an array that stays; `None` where that is ambiguous.
+
+        The array's axes are the tensor's if the shapes are equal. Else each
+        one is the tensor's only axis of its length, if there is one.
+
+        Args:
+            array: NumPy array.
+        """
+        if array.shape == self.before:
+            axes = list(range(array.ndim))
+        else:
+            axes = [self._axis(size) for size in array.shape]
+        for axis, own in enumerate(axes):
+            if own is None or self.before[own] == self.after[own]:
+                continue
+            if own < 0 or self.kept[own] is None:
+                return None
+            array = np.take(array, self.kept[own], axis)
+        return array
+
+    def _axis(self, size):
+        """The axis of a size; `None` if there is none, -1 if several."""
+        found = [i for i, n in enumerate(self.before) if n == size and n > 1]
+        changes = [i for i in found if self.before[i] != self.after[i]]
+        if not changes:
+            return None
+        return found[0] if len(found) == 1 else -1
+
+
+def holds(config, sizes=()):
+    """Whether arrays are in a config, written out as lists or not.
+
+    Args:
+        config: A structure of dicts, lists and values.
+        sizes: Lengths at which a list of whole numbers is one too.
+    """
+    found = []
+    change(config, lambda array: found.append(array) or array, sizes)
+    return bool(found)
+
+
+def change(config, function: Callable, sizes=()):
+    """A config with `function(array)` in place of each array.
+
+    An array is what has a shape and an axis, and a list of numbers unless
+    these are whole ones, as axes and shapes are; lists stay lists.
+
+    Args:
+        config: A structure of dicts, lists and values.
+        function: Maps a NumPy array to another, or to `None`.
+        sizes: Lengths at which a list of whole numbers is an array too.
+    """
+    if isinstance(config, dict):
+        return {
+            name: value if is_axis(name) else change(value, function, sizes)
+            for name, value in config.items()
+        }
+    if isinstance(config, (list, tuple)):
+        array = _numbers(config)
+        if array is None:
+            return type(config)(change(x, function, sizes) for x in config)
+        if array.dtype.kind in "iu" and array.ndim == 1:
+            if len(array) not in sizes:
+                return config
+        found = function(array)
+        return None if found is None else type(config)(found.tolist())
+    if getattr(config, "shape", None):  # `()` is that of a number
+        return function(keras.ops.convert_to_numpy(config))
+    return config
+
+
+def is_axis(name):
+    """Whether an entry of a config names axes, and no sizes."""
+    return str(name).endswith(("axis", "axes"))
+
+
+def _numbers(values):
+    """A list of numbers, nested or not, as an array; else `None`."""
+    flat = keras.tree.flatten(list(values))
+    if not flat or not all(isinstance(x, (int, float)) for x in flat):
+        return None
+    if any(isinstance(x, bool) for x in flat):
+        return None
+    try:
+        return np.asarray(values)
+    except ValueError:  # of lists of several lengths
+        return None

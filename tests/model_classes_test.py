@@ -1,0 +1,228 @@
+"""A model that trains in its own way stays one of its class."""
+
+import keras
+import numpy as np
+from absl.testing import absltest
+from absl.testing import parameterized
+from keras import layers
+
+from keras_prm import model_classes
+from keras_prm.carrying import carry_optimizer
+from keras_prm.functional_form import as_functional
+from keras_prm.plans import SparsityPlan
+from keras_prm.pruning import hard_prune
+from keras_prm.rebuild import strip
+from tests import zoo
+from tests.zeros import max_error
+
+register = keras.saving.register_keras_serializable("model_classes_test")
+
+
+class Steps:
+    """Counts the training steps that it takes part in."""
+
+    steps = 0
+
+    def train_step(self, *args):
+        self.steps += 1
+        return super().train_step(*args)
+
+
+@register
+class Mine(Steps, keras.Model):
+    pass
+
+
+@register
+class Chain(Steps, keras.Sequential):
+    pass
+
+
+@register
+class Warm(Steps, keras.Model):
+    """Takes an argument that only its config knows."""
+
+    def __init__(self, inputs, outputs, temperature, name=None):
+        super().__init__(inputs, outputs, name=name)
+        self._t = temperature
+
+    def get_config(self):
+        return super().get_config() | {"temperature": self._t}
+
+
+@register
+class Warmer(Steps, keras.Model):
+    """Takes an argument that is an attribute, and another by default."""
+
+    def __init__(self, temperature, size=3, **kwargs):
+        super().__init__(**kwargs)
+        self.temperature = temperature
+
+
+@register
+class Own(Steps, keras.Model):
+    """Makes its inputs and outputs itself."""
+
+    def __init__(self, units=8, **kwargs):
+        x = inputs = keras.Input((4,))
+        x = layers.Dense(1)(layers.Dense(units)(x))
+        super().__init__(inputs, x, **kwargs)
+
+
+@register
+class Critic(Steps, keras.Model):
+    """Needs a layer besides."""
+
+    def __init__(self, inputs, outputs, critic, **kwargs):
+        super().__init__(inputs, outputs, **kwargs)
+        self.critic = critic
+
+
+@register
+class Renamed(keras.Model):
+    """Overrides nothing of how it trains."""
+
+    def __init__(self, units=8):
+        x = inputs = keras.Input((4,))
+        super().__init__(inputs, layers.Dense(1)(layers.Dense(units)(x)))
+
+    def sample(self):
+        return None
+
+
+class Hidden(Steps, keras.Model):
+    """Has a `call` of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = layers.Dense(3)
+
+    def call(self, x):
+        return self.dense(x)
+
+
+def graph():
+    x = inputs = keras.Input((4,), name="x")
+    x = layers.Dense(8, activation="relu")(x)
+    return inputs, layers.Dense(1)(x)
+
+
+def named_graph():
+    inputs, outputs = graph()
+    return {"inputs": inputs, "outputs": outputs}
+
+
+def chain(kind=Chain):
+    parts = [keras.Input((4,), name="x"), layers.Dense(8), layers.Dense(1)]
+    return kind(parts, name="chain")
+
+
+def pruned(model):
+    zoo.randomise(model)
+    model.compile("adam", "mse")
+    hard_prune(model, SparsityPlan.uniform(model, filters=0.5))
+    return model
+
+
+DATA = np.ones((8, 4), "float32"), np.ones((8, 1), "float32")
+KEPT = {
+    "as it is": lambda: Mine(*graph(), name="net"),
+    "sequential": chain,
+    "config": lambda: Warm(*graph(), 2.0),
+    "attribute": lambda: Warmer(
+        2.0, **dict(zip(("inputs", "outputs"), graph()))
+    ),
+}
+
+
+class ModelClassesTest(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        keras.utils.set_random_seed(0)
+
+    @parameterized.parameters(*KEPT)
+    def test_is_kept(self, name):
+        model = pruned(KEPT[name]())
+        small, report = strip(model, return_report=True)
+        for found in (small, as_functional(model)):
+            self.assertIs(type(found), type(model))
+            self.assertEqual(found.name, model.name)
+            self.assertEqual(found.inputs[0].name, model.inputs[0].name)
+            self.assertLess(max_error(model, found, DATA[0]), 1e-6)
+            self.assertFalse(found.compiled)
+        self.assertLess(small.count_params(), model.count_params())
+        self.assertIs(carry_optimizer(model, small, report), small)
+        small.run_eagerly = True
+        small.fit(*DATA, epochs=3, verbose=0)
+        self.assertEqual((small.steps, model.steps), (3, 0))
+
+    def test_arguments_are_handed_on(self):
+        self.assertEqual(strip(pruned(KEPT["config"]()))._t, 2.0)
+        self.assertEqual(strip(pruned(KEPT["attribute"]())).temperature, 2.0)
+
+    def test_inside_of_another(self):
+        inputs = keras.Input((4,))
+        inner = Mine(*graph(), name="inner")
+        x = chain()(layers.Dense(4)(inner(inputs)))
+        small = strip(pruned(Mine(inputs, x)))
+        self.assertIsInstance(small, Mine)
+        self.assertIsInstance(small.get_layer("inner"), Mine)
+        self.assertIsInstance(small.get_layer("chain"), Chain)
+
+    @parameterized.parameters(
+        (Own, r"multiple values|another model"),
+        (lambda: Critic(*graph(), layers.Dense(1)), "needs the layer 'critic'"),
+    )
+    def test_what_is_lost_is_said(self, make, reason):
+        model = pruned(make())
+        remedy = (
+            f"keras.Model and no {type(model).__name__}. Lost is .* train_step"
+            rf".*let the constructor take `\(inputs, outputs, name=None\)`"
+            f".*{reason}"
+        )
+        with self.assertWarnsRegex(UserWarning, remedy):
+            small = strip(model)
+        self.assertLess(max_error(model, small, DATA[0]), 1e-6)
+        with self.assertWarnsRegex(UserWarning, remedy):
+            as_functional(model)
+
+    def test_a_call_cannot_be_kept(self):
+        model = Hidden()
+        model(DATA[0])
+        with self.assertWarnsRegex(
+            UserWarning, r"(?s)train_step.*a subclass of keras.Model without"
+        ):
+            as_functional(model)
+
+    def test_nothing_is_said_where_training_is_the_same(self):
+        small = strip(pruned(Renamed()))
+        self.assertNotIsInstance(small, Renamed)
+
+    def test_a_sequential_one_is_told_what_to_take(self):
+        class Fixed(Steps, keras.Sequential):
+            def __init__(self):
+                super().__init__([keras.Input((4,)), layers.Dense(1)])
+
+        model = Fixed()
+        with self.assertWarnsRegex(
+            UserWarning, r"constructor take `\(layers, name=None\)`"
+        ):
+            as_functional(model)
+
+    def test_overridden(self):
+        self.assertEqual(
+            model_classes.overridden(Mine(*graph())), ["train_step"]
+        )
+        self.assertEqual(model_classes.overridden(keras.Model(*graph())), [])
+        self.assertEqual(model_classes.overridden(Renamed()), [])
+
+    def test_plain_sequential_models(self):
+        model = chain(keras.Sequential)
+        self.assertEqual(
+            type(as_functional(model)), type(keras.Model(*graph()))
+        )
+        self.assertLess(max_error(model, as_functional(model), DATA[0]), 1e-6)
+
+
+if __name__ == "__main__":
+    absltest.main()

@@ -1,0 +1,161 @@
+"""What `strip` returns, saved and loaded in a process of its own."""
+
+import sys
+import tempfile
+from unittest import mock
+
+import keras
+import numpy as np
+from absl.testing import absltest
+from absl.testing import parameterized
+from keras import layers
+
+from keras_prm import round_trip_worker
+from keras_prm import round_trips
+from keras_prm import verify
+from keras_prm.rebuild import strip
+from tests import zoo
+from tests.lowering_models import Drawn
+from tests.zeros import borders
+from tests.zeros import filters
+from tests.zeros import outputs_of
+from tests.zeros import zero_filters
+
+
+@keras.saving.register_keras_serializable("round_trips_test")
+class Doubled(layers.Layer):
+    def call(self, x):
+        return x * 2
+
+
+@keras.saving.register_keras_serializable("round_trips_test")
+class Unloadable(layers.Layer):
+    """Has a config that its constructor does not take."""
+
+    def call(self, x):
+        return x * 2
+
+    def get_config(self):
+        return super().get_config() | {"secret": 1}
+
+    @classmethod
+    def from_config(cls, config):
+        if sys.argv[0] == round_trip_worker.__file__:
+            raise ValueError(f"no secret is wanted here: {'x' * 500}")
+        config.pop("secret")
+        return cls(**config)
+
+
+def model_of(*parts):
+    x = inputs = keras.Input((4,))
+    for part in (layers.Dense(6, name="a"), *parts):
+        x = part(x)
+    model = keras.Model(inputs, layers.Dense(2)(x), name="net")
+    zoo.randomise(model)
+    zero_filters(model, a=[1, 2])
+    model.get_layer("a").bias.assign(np.zeros(6))
+    return model
+
+
+class RoundTripsTest(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        keras.utils.set_random_seed(0)
+
+    def test_the_zoo_computes_the_same(self):
+        """All in one process; where layers are stock, without keras_prm."""
+        want = {}
+        with tempfile.TemporaryDirectory() as path:
+            folder = round_trips.Folder(path)
+            for number, name in enumerate(zoo.MODELS):
+                model = zoo.make(name)
+                borders(model, None)
+                filters(model, np.random.default_rng(0))
+                small = strip(model, *[Drawn()] * (number % 4 == 0))
+                x = zoo.inputs_of(model)
+                want[name] = outputs_of(small, x)
+                folder.add(name, small, [keras.tree.flatten(x)], 3)
+            found = folder.load()
+        self.assertContainsSubset(want, found)
+        for name, arrays in want.items():
+            with self.subTest(name):
+                self.assertEqual(found[name].note, "")
+                for a, b in zip(arrays, found[name].outputs[0], strict=True):
+                    np.testing.assert_allclose(b, a, 1e-6, 1e-6)
+
+    def test_what_is_added_later(self):
+        with tempfile.TemporaryDirectory() as path:
+            folder = round_trips.Folder(path)
+            self.assertEqual(folder.load(), {})
+            folder.add(
+                "a", model_of(), [[np.ones((5, 4))], [np.ones((2, 4))]], 2
+            )
+            (trip,) = folder.load().values()
+            self.assertEqual(
+                [y.shape for (y,) in trip.outputs], [(5, 2), (2, 2)]
+            )
+            self.assertEqual(folder.load(), {})
+
+    def test_a_process_that_dies(self):
+        with mock.patch.object(round_trips.sys, "executable", "false"):
+            trip = round_trips.once(model_of(), [[np.ones((2, 4))]])
+        self.assertEqual(trip.outputs, [])
+        self.assertRegex(trip.note, "ended with code 1.*-9 often a lack")
+
+
+class CertificateTest(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        keras.utils.set_random_seed(0)
+
+    def certify(self, *parts, **options):
+        model = model_of(*parts)
+        return verify(model, strip(model), saved=True, **options)
+
+    def test_is_equal(self):
+        found = self.certify(Doubled(), inputs=np.ones((3, 4)))
+        self.assertTrue(found.ok)
+        rows = [c for c in found.comparisons if c.candidate == "saved"]
+        self.assertEqual([c.inputs for c in rows], ["random", "given"])
+        self.assertLess(max(c.max_rel_error for c in rows), 1e-6)
+        self.assertIn(
+            f"saved model of {found.saved_bytes:,} bytes is equal", str(found)
+        )
+        self.assertGreater(found.saved_bytes, 5000)
+
+    def test_a_class_that_no_other_process_can_import(self):
+        @keras.saving.register_keras_serializable("round_trips_test")
+        class Inside(layers.Layer):
+            def call(self, x):
+                return x * 2
+
+        found = self.certify(Inside())
+        self.assertFalse(found.ok)
+        self.assertLess(found.max_abs_error, 1e-5)
+        self.assertRegex(
+            str(found),
+            r"NOT LOADED \(no other process can import .*Inside: move this to "
+            "the top level of a file",
+        )
+
+    def test_a_file_that_does_not_load(self):
+        found = self.certify(Unloadable())
+        self.assertFalse(found.ok)
+        self.assertRegex(
+            str(found), r"NOT LOADED \(cannot be loaded: \w+: no secret is.*xx"
+        )
+
+    def test_a_lambda(self):
+        found = self.certify(layers.Lambda(lambda x: x * 2))
+        self.assertTrue(found.ok)
+        self.assertRegex(str(found), "equal up.*loads with `safe_mode=False`")
+
+    def test_is_not_asked_for(self):
+        model = model_of()
+        found = verify(model, strip(model))
+        self.assertIsNone(found.saved_bytes)
+        self.assertNotIn("saved model", str(found))
+
+
+if __name__ == "__main__":
+    absltest.main()
