@@ -13,7 +13,7 @@ import numpy as np
 BATCH_SIZE = 32
 
 
-def batches(data):
+def batches(data, size=BATCH_SIZE):
     """A list of batches `(x, y)` or `(x, y, sample_weight)`.
 
     Args:
@@ -21,13 +21,14 @@ def batches(data):
             `keras.utils.PyDataset`, ...; or a tuple `(x, y)` or
             `(x, y, sample_weight)` of all samples, which is cut into batches
             of 32 as `fit` does.
+        size: int, or into batches of so many.
 
     Raises:
         TypeError: `data` is none of these.
         ValueError: There is no batch in it.
     """
     if isinstance(data, tuple) and data and not isinstance(data[0], tuple):
-        found = _cut(data)
+        found = _cut(data, size)
     elif isinstance(data, keras.utils.PyDataset):
         found = [data[i] for i in range(data.num_batches or 0)]
     elif hasattr(data, "__iter__") and not hasattr(data, "shape"):
@@ -39,9 +40,9 @@ def batches(data):
             raise _no_batches(f"a batch of type {type(batch).__name__}")
     if not found:
         raise ValueError(
-            "There is no batch in `data` to take gradients of. Pass at least "
-            "one batch (x, y); an iterator that is used up has none left, "
-            "so for several prunings pass a list or a data set."
+            "There is no batch in `data`. Pass at least one batch (x, y); an "
+            "iterator that is used up has none left, so for several prunings "
+            "pass a list or a data set."
         )
     return found
 
@@ -55,11 +56,17 @@ def _no_batches(received):
     )
 
 
-def _cut(data):
-    size = len(keras.tree.flatten(data[0])[0])
+def _cut(data, size):
+    data = tuple(x for x in data if x is not None)  # stands for no weights
+    rows = [len(x) for x in keras.tree.flatten(data)]
+    if len(set(rows)) > 1:
+        raise ValueError(
+            "The arrays in `data` differ in their number of samples. Pass "
+            f"one label for each sample. Received: {rows} samples"
+        )
     return [
-        keras.tree.map_structure(lambda a: a[i : i + BATCH_SIZE], data)
-        for i in range(0, size, BATCH_SIZE)
+        keras.tree.map_structure(lambda a: a[i : i + size], data)
+        for i in range(0, rows[0], size)
     ]
 
 

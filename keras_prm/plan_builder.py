@@ -31,7 +31,7 @@ def groups(model, trace, wanted, round_to, strict):
     """
     trainable = {id(v) for v in model.trainable_variables}
     found, numbers, skipped, refused = [], {}, [], {}
-    for weights in _components(trace):
+    for weights in components(trace):
         paths = sorted({w.key.rpartition("/")[0] for w in weights})
         asked = {
             p: wanted[p]["filters"]
@@ -67,10 +67,10 @@ def groups(model, trace, wanted, round_to, strict):
         size = len(free)
         keep = size - removed_count(size, next(iter(asked.values())))
         note = "" if keep < size else "too few to remove one"
-        rounded = _rounded(trace, weights, free, keep, round_to)
-        if rounded == size > keep:
+        number = rounded(trace, weights, free, keep, round_to)
+        if number == size > keep:
             note = f"rounded up to a multiple of {round_to}"
-        keep = rounded
+        keep = number
         found.append(ChannelGroup(name, len(numbers), size, keep, note))
         numbers.update({c: len(numbers) + i for i, c in enumerate(free)})
     if refused and strict:
@@ -82,16 +82,28 @@ def groups(model, trace, wanted, round_to, strict):
     return found, numbers, skipped
 
 
-def _rounded(trace, weights, free, keep, round_to):
+def rounded(trace, weights, free, keep, round_to, gone=()):
     """How many classes to keep so that all layers get round widths.
 
     A class may stand for several filters, and a layer have some that cannot
     go. Where the layers of a group do not all have all its classes, or not
     equally many filters of each, the number of classes is rounded.
+
+    Args:
+        trace: The `Trace`.
+        weights: The kernels of a group, as `components` returns them.
+        free: The classes of the group that may go.
+        keep: How many of those to keep, at least.
+        round_to: What the widths are to be multiples of.
+        gone: Classes that take no place, since they went before.
+
+    Returns:
+        int, `len(free)` where nothing less is round.
     """
     size, widths = len(free), []
     for weight in weights:
         classes = trace.classes[np.unique(weight.out_ids)]
+        classes = classes[~np.isin(classes, list(gone))]
         found, counts = np.unique(classes, return_counts=True)
         counts = counts[np.isin(found, free)]
         if len(counts) < size or len(set(counts.tolist())) > 1:
@@ -109,7 +121,7 @@ def _classes(trace, weights):
     return [int(c) for c in trace.classes[ids][np.sort(first)]]
 
 
-def _components(trace):
+def components(trace):
     """Lists of kernels whose filters share a class, in model order."""
     found = []
     for weight in trace.weights.values():

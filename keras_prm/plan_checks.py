@@ -76,6 +76,15 @@ def check_fractions(targets):
         )
 
 
+def check_round_to(round_to):
+    """Raises if widths cannot be multiples of it."""
+    if not isinstance(round_to, int) or round_to < 1:
+        raise ValueError(
+            "Expected `round_to` to be a positive integer; 1 does not round. "
+            f"Received: round_to={round_to!r}"
+        )
+
+
 def check_targets(wanted, round_to):
     """Raises if a fraction is not in [0, 1), all offenders together."""
     shapeless = {p: d for p, d in wanted.items() if not isinstance(d, dict)}
@@ -89,11 +98,7 @@ def check_targets(wanted, round_to):
         raise ValueError(
             f"Unknown targets. Expected {list(_TARGETS)}. Received: {unknown}"
         )
-    if not isinstance(round_to, int) or round_to < 1:
-        raise ValueError(
-            "Expected `round_to` to be a positive integer; 1 does not round. "
-            f"Received: round_to={round_to!r}"
-        )
+    check_round_to(round_to)
     bad = {
         path: targets
         for path, targets in wanted.items()

@@ -143,7 +143,7 @@ class ADMMProgress(keras.callbacks.Callback):
     def _print(self):
         """Prints what waits until the progress bar has ended its line."""
         for line in self._lines:
-            _print_message(line)
+            print_message(line)
         self._lines = []
 
 
@@ -203,7 +203,7 @@ def _ratio(distance, size):
     return math.inf if distance else 0.0
 
 
-def _print_message(line):
+def print_message(line):
     """Prints a line where Keras prints its own."""
     if keras.config.is_interactive_logging_enabled():
         print(line, flush=True)

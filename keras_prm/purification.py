@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import numbers
-import warnings
 
-import numpy as np
+import keras
 
 from keras_prm import graph
+from keras_prm import plan_checks
 from keras_prm import sweeping
 from keras_prm import topology
+from keras_prm.drops import FunctionScorer
+from keras_prm.held_out import DataScorer
 from keras_prm.masks import masks_of
+from keras_prm.progress import print_message
+from keras_prm.purification_search import Search
 from keras_prm.reports import PurificationReport
 from keras_prm.thresholds import Thresholds
-
-# Factors of 1.06; the search goes in coarse steps first, of 1.57.
-STRENGTHS = (0.0, *np.geomspace(1e-3, 30.0, 184))
-COARSE = 8
 
 
 def purify(
@@ -26,6 +26,12 @@ def purify(
     thresholds=None,
     sweeps="fixed_point",
     max_evaluations=100,
+    *,
+    metric=None,
+    holdout=None,
+    num_samples=None,
+    round_to=1,
+    verbose="auto",
 ):
     """Removes channels and filters that contribute almost nothing. In place.
 
@@ -37,192 +43,159 @@ def purify(
     frozen (`trainable=False`) nothing falls but with others.
 
     With `evaluate`, the thresholds rise, for all layers together and then
-    layer by layer, as far as `evaluate(model)` falls by at most `max_drop`.
-    Only states that were evaluated are ever accepted, so the budget holds on
-    whatever `evaluate` measures. The search does not go back, so a larger
-    budget does not always leave fewer weights. Measure on held-out training
-    data, not on the test data.
+    layer by layer, as far as the score falls by at most `max_drop`. Only
+    states that were evaluated are ever accepted. The search does not go
+    back, so a larger budget does not always leave fewer weights. Use
+    held-out training data, not the test data.
+
+    **Data** are the better way to say what it may cost:
+
+    ```python
+    report = keras_prm.purify(model, (x, y), max_drop=0.002)
+    ```
+
+    They are scored by the compiled metric, in small parts, so that a drop is
+    the mean of paired differences d between the model before and after, and
+    its standard error is known:
+
+        drop = mean(d),   error = sqrt(var(d) / number of parts)
+
+    A search over a hundred states finds the one that noise favours. So a
+    state is accepted only if `drop + error <= max_drop`, and half of the
+    data, `holdout`, is not shown to the search: what is reported is measured
+    on it. The data are read once and kept; they are split at random, the
+    same way each time.
+
+    A **function** is taken at its word: the budget holds on whatever it
+    measures, noise included. Where its standard error is known, it is
+    stated, and compared with `max_drop`.
+
+    A model that is no better than with all kernels at zero is refused, which
+    takes one evaluation more. An error or a `KeyboardInterrupt` leaves the
+    model as it was.
 
     Args:
         model: A built functional or Sequential model.
-        evaluate: Function from the model to a float, higher is better, such
-            as `lambda m: m.evaluate(x, y, verbose=0)[1]`, an accuracy; of a
-            loss return the negative. It must not change the model. `None`
-            applies `thresholds` as they are. The likelihood of labels will
-            not do for a model that another one taught: it is less sure than
-            it is right, and what damages it can raise that likelihood.
-        max_drop: By how much the score may fall, in its own unit, >= 0: of
-            an accuracy in [0, 1], 0.002 is a fifth of a point. Defaults to 0
-            with `evaluate`, and has no meaning without.
+        evaluate: One of:
+
+            * data with labels that come to an end: `(x, y)`,
+              `(x, y, sample_weight)`, or an iterable of such batches
+              (`tf.data.Dataset`, `keras.utils.PyDataset`, a `DataLoader`,
+              ...), for a compiled model;
+            * a function from the model to a float, higher is better, such as
+              `lambda m: m.evaluate(x, y, verbose=0)[1]`, an accuracy; of a
+              loss return the negative. It may return a tuple `(score,
+              standard error)`. It must not change the model;
+            * `None`: applies `thresholds` as they are.
+
+            The likelihood of labels will not do for a model that another one
+            taught: it is less sure than it is right, and what damages it can
+            raise that likelihood. Return the divergence from its answers
+            before, negative.
+        max_drop: By how much the score may get worse, in its own unit, >= 0:
+            of an accuracy in [0, 1], 0.002 is a fifth of a point; of a loss,
+            how much it may rise. Defaults to 0 with `evaluate`, and has no
+            meaning without.
         thresholds: `Thresholds`. With `evaluate`, the proportions that the
             search scales; defaults to `Thresholds()` then.
         sweeps: `"fixed_point"` repeats until nothing falls, `"single"` makes
             the paper's one forward sweep. Defaults to `"fixed_point"`.
-        max_evaluations: At most how often `evaluate` is called. Defaults to
+        max_evaluations: At most how often the search evaluates. Defaults to
             100.
+        metric: With data: name of the metric, as in
+            `model.evaluate(..., return_dict=True)`; `"loss"` is without
+            penalties on weights. It has to be a mean over samples. One that
+            is called an error, or rises with the loss, is better the lower.
+            Defaults to the first that is no loss, else the loss.
+        holdout: With data: the share that the search does not see, in
+            [0, 1). Defaults to 0.5; 0 reports what the search saw.
+        num_samples: With a function that returns a share in [0, 1], an
+            accuracy: of how many samples, int. Its standard error is
+            `sqrt(p * (1 - p) / num_samples)`.
+        round_to: Layers lose filters only down to a multiple of this, or
+            none, as in `SparsityPlan.uniform`. Say the plan's here too: a
+            model does not remember it. Defaults to 1.
+        verbose: `"auto"` or 1: a progress bar, with the time left at most; 2:
+            a line before and after; 0: nothing. Defaults to `"auto"`.
 
     Returns:
         A `PurificationReport`; its `masks` are to be held from then on.
 
     Raises:
-        TypeError: The model is subclassed, `evaluate` is no function,
-            `thresholds` are no `Thresholds`, or the score is no number.
-        ValueError: Neither `evaluate` nor `thresholds` is given, or
-            `max_drop` without `evaluate`; an argument is out of range, a
-            weight or the score is NaN, or the budget lets every weight go.
-            The model is as before then.
+        TypeError: The model is subclassed, `evaluate` is neither a function
+            nor data, `thresholds` are no `Thresholds`, or the score is no
+            number.
+        ValueError: Neither `evaluate` nor `thresholds` is given, or an
+            argument that has no meaning without another; an argument is out
+            of range, a weight or the score is NaN; the model is at chance
+            level, or the budget lets all of it go. The model is as before
+            then.
 
     Warns:
-        UserWarning: The budget held nothing back.
+        UserWarning: `max_drop` is below the standard error, the budget held
+            nothing back, or the drop on held-out data is above it.
 
     Reference:
         - [Ma et al., 2019](https://arxiv.org/abs/1905.00136); the formulas
           stand in [Ma et al., 2019](https://arxiv.org/abs/1908.10017).
     """
     _check(evaluate, max_drop, thresholds, sweeps, max_evaluations)
+    _check_measuring(evaluate, metric, holdout, num_samples)
+    plan_checks.check_round_to(round_to)
+    verbose = _verbosity(verbose)
     topology.finite_arrays(model)
     state = sweeping.Sweeper(
         graph.trace(model),
         model.trainable_variables,
         thresholds or Thresholds(),
         sweeps,
+        round_to,
     )
-    search = _Search(model, state, evaluate, max_drop or 0.0, max_evaluations)
+    if evaluate is None:
+        state.apply([1.0] * state.num_kernels)
+        return _report(model, state)
+    if callable(evaluate):
+        scorer = FunctionScorer(evaluate, num_samples)
+    else:
+        holdout = 0.5 if holdout is None else holdout
+        scorer = DataScorer(model, evaluate, metric, holdout)
+    search = Search(
+        *(model, state, scorer, max_drop or 0.0, max_evaluations, verbose)
+    )
     try:
         search.run()
     except BaseException:
         state.restore()
         raise
+    report = _report(model, state, search)
+    if verbose == 2:
+        print_message(f"purify: {report.summary}")
+    return report
+
+
+def _report(model, state, search=None):
+    found = {}
+    if search is not None:
+        before, after = search.reported
+        found = {
+            "metric": search.scorer.name,
+            "standard_error": search.error,
+            "num_samples": search.num_samples,
+            "is_held_out": search.scorer.num_held_out > 0,
+            "drop": search.drop.value,
+        }
+        if search.scorer.is_paired:
+            found["drop_error"] = search.drop.error
     return PurificationReport(
         tuple(state.rows()),
         state.num_weights_before,
         state.num_weights(),
-        search.score_before,
-        search.score,
-        search.evaluations,
+        before.value if search else None,
+        after.value if search else None,
+        search.evaluations if search else 0,
         masks_of(model),
+        **found,
     )
-
-
-class _Search:
-    """Finds a threshold strength per kernel within the budget."""
-
-    def __init__(self, model, state, evaluate, max_drop, max_evaluations):
-        self.model = model
-        self.state = state
-        self.function = evaluate
-        self.max_drop = max_drop
-        self.max_evaluations = max_evaluations
-        self.evaluations = 0
-        self.score_before = self.score = None
-        self.levels = [0] * state.num_kernels
-        self.seen = {}
-
-    def run(self):
-        if self.function is None:
-            self.state.apply([1.0] * self.state.num_kernels)
-            return
-        self.score_before = self.score = self._evaluate()
-        self.seen[self.state.fingerprint()] = self.score
-        if not self.state.num_kernels:
-            return
-        together = range(self.state.num_kernels)
-        high = self._raise_level(together, len(STRENGTHS), COARSE)
-        self._raise_level(together, high, 1)
-        order = self.state.largest_first()
-        highs = [self._raise_level([i], len(STRENGTHS), COARSE) for i in order]
-        for index, high in zip(order, highs):
-            self._raise_level([index], high, 1)
-        self._apply(self.levels)
-        self._check_budget()
-
-    def _check_budget(self):
-        """Whether the budget held anything back."""
-        left, before = self.state.num_weights(), self.state.num_weights_before
-        at_most = min(self.levels) == len(STRENGTHS) - 1
-        if left == before or (left and not at_most):
-            return
-        text = (
-            "The budget allows for all that purification can remove: "
-            f"{left:,} of {before:,} weights are left. Received: evaluate() = "
-            f"{self.score_before:g}, and {self.score:g} then, max_drop="
-            f"{self.max_drop:g}. Higher has to be better: of a loss return "
-            "the negative, of metrics take `m.evaluate(x, y)[1]`, where [0] "
-            "is the loss. A fall of a fifth of a point is 0.002 for an "
-            "accuracy in [0, 1]."
-        )
-        if not left:
-            raise ValueError(f"{text} The model is as before.")
-        warnings.warn(text, stacklevel=4)
-
-    def _raise_level(self, kernels, high, step):
-        """Looks for the highest level of some kernels that is allowed.
-
-        In strides that double, since most kernels can spare little; then
-        halves what lies between the last two.
-
-        Args:
-            kernels: Indices of kernels at one level.
-            high: A level that is not allowed, or that there is not.
-            step: Levels are tried in steps of this.
-
-        Returns:
-            The lowest level that was found not to be allowed, or `high`.
-        """
-        low = self.levels[kernels[0]]
-        stride = step
-        while high - low > step and self.evaluations < self.max_evaluations:
-            half = max(1, (high - low) // (2 * step)) * step
-            middle = low + min(stride, half)
-            levels = list(self.levels)
-            for i in kernels:
-                levels[i] = middle
-            if self._allowed(levels):
-                low, self.levels = middle, levels
-                stride *= 2
-            else:
-                high = middle
-                stride = high
-        return high
-
-    def _allowed(self, levels):
-        self._apply(levels)
-        fingerprint = self.state.fingerprint()
-        if fingerprint not in self.seen:
-            self.seen[fingerprint] = self._evaluate()
-        score = self.seen[fingerprint]
-        if score >= self.score_before - self.max_drop:
-            self.score = score
-            return True
-        return False
-
-    def _apply(self, levels):
-        self.state.apply([STRENGTHS[level] for level in levels])
-
-    def _evaluate(self):
-        self.evaluations += 1
-        score = self.function(self.model)
-        try:
-            score = float(score)
-        except (TypeError, ValueError) as error:
-            advice = "Does the function return something?"
-            if isinstance(score, dict):
-                advice = f"Take one of it, such as `[{list(score)[-1]!r}]`."
-            elif isinstance(score, (list, tuple)):
-                advice = (
-                    "`model.evaluate` returns a list where there are metrics; "
-                    "take one of it: `lambda m: m.evaluate(x, y)[1]`."
-                )
-            raise TypeError(
-                f"`evaluate` has to return a float. {advice} "
-                f"Received: {score!r}"
-            ) from error
-        if np.isnan(score):
-            raise ValueError(
-                "`evaluate` returned NaN. It has to return a float, higher "
-                "is better, such as an accuracy."
-            )
-        return score
 
 
 def _check(evaluate, max_drop, thresholds, sweeps, max_evaluations):
@@ -237,10 +210,14 @@ def _check(evaluate, max_drop, thresholds, sweeps, max_evaluations):
             "`evaluate` too, or leave it out to apply `thresholds` as they "
             f"are. Received: max_drop={max_drop}"
         )
-    if evaluate is not None and not callable(evaluate):
+    is_data = isinstance(evaluate, keras.utils.PyDataset) or (
+        hasattr(evaluate, "__iter__") and not hasattr(evaluate, "shape")
+    )
+    if evaluate is not None and not callable(evaluate) and not is_data:
         raise TypeError(
-            "Expected `evaluate` to be a function from the model to a float. "
-            f"Received: evaluate={evaluate!r}"
+            "Expected `evaluate` to be data with labels, such as a tuple "
+            "(x, y), or a function from the model to a float. "
+            f"Received: evaluate={evaluate!r}"[:300]
         )
     is_number = isinstance(max_drop, numbers.Real)
     if max_drop is not None and not (is_number and max_drop >= 0):
@@ -263,3 +240,42 @@ def _check(evaluate, max_drop, thresholds, sweeps, max_evaluations):
             "Expected `max_evaluations` >= 1. "
             f"Received: max_evaluations={max_evaluations}"
         )
+
+
+def _check_measuring(evaluate, metric, holdout, num_samples):
+    """How a score is measured; data and functions are told apart."""
+    is_function = callable(evaluate)
+    if is_function or evaluate is None:
+        given = {"metric": metric, "holdout": holdout}
+        given = {k: v for k, v in given.items() if v is not None}
+        if given:
+            raise ValueError(
+                f"{list(given)} are for data. Give `evaluate` data with "
+                "labels, such as (x, y), or leave them out. "
+                f"Received: {given}, evaluate={evaluate!r}"
+            )
+    if num_samples is not None and not is_function:
+        raise ValueError(
+            "`num_samples` is for a function that returns a share; data are "
+            "counted. Leave it out. "
+            f"Received: num_samples={num_samples!r}"
+        )
+    if num_samples is not None and not num_samples >= 1:
+        raise ValueError(
+            "Expected `num_samples` >= 1: how many samples `evaluate` is a "
+            f"share of. Received: num_samples={num_samples!r}"
+        )
+    if holdout is not None and not 0 <= holdout < 1:
+        raise ValueError(
+            "Expected `holdout` in [0, 1): the share of the data that the "
+            f"search does not see. Received: holdout={holdout!r}"
+        )
+
+
+def _verbosity(verbose):
+    if verbose not in ("auto", 0, 1, 2):
+        raise ValueError(
+            "Expected `verbose` to be 'auto', 0, 1 or 2, as in `evaluate`. "
+            f"Received: verbose={verbose!r}"
+        )
+    return 1 if verbose == "auto" else int(verbose)

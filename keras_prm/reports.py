@@ -200,10 +200,21 @@ class PurificationReport:
         rows: One `PurificationRow` per kernel.
         weights_before: Nonzero weights of all kernels before.
         weights_after: The same after.
-        score_before: What `evaluate` returned before; `None` without it.
-        score_after: What it returned after.
-        evaluations: How often it was called.
+        score_before: What `evaluate` returned before, or the metric of the
+            data it was given; `None` without it.
+        score_after: The same after.
+        evaluations: How often the search evaluated.
         masks: The new `Masks`.
+        metric: Name of the metric, `"evaluate"` for a function.
+        standard_error: That of `score_before`, `None` where it is not known.
+            Of a share it follows from the number of samples, and where
+            `num_samples` was not given, from what number all scores can be
+            shares of.
+        num_samples: Of how many samples both scores are, where it is known.
+        is_held_out: Whether the search has not seen these samples.
+        drop: How much worse the score is after, in its own unit.
+        drop_error: The standard error of `drop`, that of paired differences
+            between the same samples; `None` for a function.
     """
 
     rows: tuple[PurificationRow, ...]
@@ -213,6 +224,36 @@ class PurificationReport:
     score_after: float | None
     evaluations: int
     masks: object
+    metric: str | None = None
+    standard_error: float | None = None
+    num_samples: int | None = None
+    is_held_out: bool = False
+    drop: float | None = None
+    drop_error: float | None = None
+
+    @property
+    def summary(self) -> str:
+        """What was removed, and what it cost."""
+        text = f"kernel weights: {self.weights_before:,} -> "
+        text += f"{self.weights_after:,}"
+        if self.score_before is None:
+            return text
+        text += f"\n{self.metric}: {self.score_before:.4f} -> "
+        text += f"{self.score_after:.4f} in {self.evaluations} evaluations"
+        if self.standard_error is None:
+            return text
+        text += f"\nstandard error of {self.metric}: "
+        text += f"{self.standard_error:.2g}"
+        if self.num_samples:
+            text += f", on {self.num_samples:,} samples"
+        if self.is_held_out:
+            text += " that the search has not seen"
+        if self.drop_error is None:
+            return f"{text}; that of a drop on the same samples is smaller"
+        return (
+            f"{text}\ndrop: {self.drop:.2g} with a standard error of "
+            f"{self.drop_error:.2g}, sample by sample"
+        )
 
     def __str__(self):
         lines = ["channels  filters  weights that followed  strength  kernel"]
@@ -221,12 +262,4 @@ class PurificationReport:
             f"{r.strength:8.3g}  {r.key}"
             for r in self.rows
         ]
-        lines.append(
-            f"kernel weights: {self.weights_before:,} -> {self.weights_after:,}"
-        )
-        if self.score_before is not None:
-            lines.append(
-                f"evaluate: {self.score_before:.4f} -> "
-                f"{self.score_after:.4f} in {self.evaluations} evaluations"
-            )
-        return "\n".join(lines)
+        return "\n".join([*lines, self.summary])

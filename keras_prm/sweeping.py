@@ -12,6 +12,7 @@ from keras_prm import layouts
 from keras_prm import thresholds as small
 from keras_prm.liveness import Liveness
 from keras_prm.reports import PurificationRow
+from keras_prm.round_widths import RoundWidths
 
 
 class Sweeper:
@@ -23,9 +24,10 @@ class Sweeper:
             lose only what follows.
         thresholds: `Thresholds` at strength 1.
         sweeps: `"fixed_point"` or `"single"`.
+        round_to: Layers keep a multiple of so many filters, or all.
     """
 
-    def __init__(self, trace, trainable, thresholds, sweeps):
+    def __init__(self, trace, trainable, thresholds, sweeps, round_to=1):
         self.trace = trace
         self._trainable = {id(v) for v in trainable}
         self.thresholds = thresholds
@@ -49,6 +51,12 @@ class Sweeper:
             w.key: small.num_live(self._matrix(w)) for w in self.kernels
         }
         self._rows = {}
+        self._pinned = np.zeros(trace.num_classes, bool)
+        self._pinned[list(trace.pinned)] = True
+        self._stays = self._pinned
+        self._widths = None
+        if round_to > 1:
+            self._widths = RoundWidths(trace, self._arrays, round_to)
 
     @property
     def num_kernels(self):
@@ -80,10 +88,25 @@ class Sweeper:
         for weight in self.weights:
             weight.variable.assign(self._array(weight))
 
+    def blank(self):
+        """Zeroes every kernel, so that the answers are constant."""
+        there, self._arrays = self._arrays, dict(self._before)
+        for weight in self.kernels:
+            self._set(weight, np.zeros_like(self._array(weight)))
+        self._write(there)
+
     def apply(self, strengths):
         """Purifies from the start with one strength per kernel."""
         there, self._arrays = self._arrays, dict(self._before)
+        self._stays = self._pinned
         self._sweep(strengths)
+        if self._widths is not None:
+            # Once more from the start, with what fills up a width in place.
+            while len(more := self._widths.missing(self._arrays, self._stays)):
+                self._stays = self._stays.copy()
+                self._stays[more] = True
+                self._arrays = dict(self._before)
+                self._sweep(strengths)
         self._write(there)
 
     def _write(self, there):
@@ -151,6 +174,9 @@ class Sweeper:
         if not weight.prunes_columns:
             # Of an embedding, say: zeros would stay, whoever wrote them.
             falls &= self._may_fall(weight.in_ids[first])
+        else:  # one reader less, but for those that fill up a width
+            stays = self._stays & ~self._pinned
+            falls &= ~stays[self.trace.classes[weight.in_ids[first]]]
         if falls.any():
             kernel[..., falls[channel_of], :] = 0
             self._assign(weight, kernel)
@@ -178,9 +204,7 @@ class Sweeper:
 
     def _may_fall(self, ids):
         """Which positions nothing else has to keep in place, bool."""
-        pinned = np.zeros(self.trace.num_classes, bool)
-        pinned[list(self.trace.pinned)] = True
-        return ~pinned[self.trace.classes[ids]]
+        return ~self._stays[self.trace.classes[ids]]
 
     def _blank(self, classes):
         """Zeroes the vectors of classes none of whose writers is left."""

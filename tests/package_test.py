@@ -36,7 +36,7 @@ model.fit(x, y, batch_size=16, epochs=2, verbose=0, callbacks=held)
 assert keras_prm.masks_of(model) == masks
 keras_prm.recalibrate(model, x)
 y = model.predict(x, verbose=0)  # of noise nothing can be learnt
-keras_prm.purify(model, lambda m: -m.evaluate(x, y, verbose=0), 0.01)
+keras_prm.purify(model, (x, y), 0.01, verbose=0)
 small = keras_prm.strip(model)
 assert small.count_params() < 0.6 * model.count_params()
 assert keras_prm.verify(model, small).ok

@@ -1,3 +1,6 @@
+import contextlib
+import io
+import re
 import zlib
 
 import keras
@@ -154,7 +157,7 @@ class ThresholdsTest(parameterized.TestCase):
         edit(model, "b", np.s_[:, :, 1:3], 2.0)
         purify(
             model,
-            evaluate=lambda m: 1.0,
+            evaluate=is_alive,
             thresholds=Thresholds(10.0, 0.5, 10.0, 0.0),
             sweeps=sweeps,
         )
@@ -254,8 +257,7 @@ class ResidualTest(parameterized.TestCase):
 
 
 def share_of_energy(model):
-    kernels = [np.array(v) for v in model.weights if "kernel" in v.name]
-    return float(sum(np.abs(k).sum() for k in kernels)) / 1e3
+    return float(sum(np.abs(k).sum() for k in kernels_of(model))) / 1e3
 
 
 def count(model):
@@ -266,8 +268,17 @@ def checksum(model):
     return zlib.crc32(b"".join(w.tobytes() for w in model.get_weights()))
 
 
+def is_alive(model):
+    """A score that all will do for but a model without any kernel."""
+    return float(any(v.any() for v in kernels_of(model)))
+
+
+def kernels_of(model):
+    return [np.array(v) for v in model.weights if "kernel" in v.name]
+
+
 SCORES = {
-    "constant": lambda m: 0.5,
+    "constant": is_alive,
     "energy": share_of_energy,
     "steps": lambda m: float(count(m) > 150),
     "fewer_is_better": lambda m: -count(m) / 1e3,
@@ -290,8 +301,9 @@ class Recorder:
         self.seen = []
 
     def __call__(self, model):
-        self.seen.append((checksum(model), float(self.function(model))))
-        return self.function(model)
+        score = self.function(model) if is_alive(model) else -1e9
+        self.seen.append((checksum(model), float(score)))
+        return score
 
 
 class BudgetTest(parameterized.TestCase):
@@ -328,7 +340,7 @@ class BudgetTest(parameterized.TestCase):
         for old, new in zip(before, model.get_weights(), strict=True):
             np.testing.assert_array_equal(new, np.where(new == 0, 0, old))
         self.assertEqual(report.masks, masks_of(model))
-        kernels = [v for v in model.weights if "kernel" in v.name]
+        kernels = kernels_of(model)
         self.assertEqual(
             report.weights_after, sum(np.count_nonzero(k) for k in kernels)
         )
@@ -380,7 +392,7 @@ class BudgetTest(parameterized.TestCase):
             calls.append(checksum(model))
             if len(calls) == call:
                 raise error
-            return 1.0
+            return is_alive(model)
 
         with self.assertRaisesRegex(type(error), "mine"):
             purify(model, evaluate)
@@ -396,32 +408,206 @@ class BudgetTest(parameterized.TestCase):
     )
     def test_weights_come_back_after_no_score(self, bad, error, message):
         model = uneven("batch_norm")
-        before, scores = checksum(model), iter([1.0, 1.0, bad])
+        before, scores = checksum(model), iter([1.0, 0.0, bad])
         with self.assertRaisesRegex(error, message):
             purify(model, lambda m: next(scores))
         self.assertEqual(checksum(model), before)
 
-    @parameterized.parameters(0.0, 1e9)
-    def test_a_budget_for_everything_warns(self, max_drop):
+    @parameterized.parameters(
+        (0.0, "of a loss return the negative"),
+        (1e9, "Lower `max_drop`: .*max_drop=1e\\+09. The model is as before"),
+    )
+    def test_a_budget_for_everything_is_refused(self, max_drop, message):
         model = uneven("batch_norm")
-        x = zoo.inputs_of(model)
+        before, x = checksum(model), zoo.inputs_of(model)
         evaluate = error_against(model(x), x, -1 if max_drop else 1)
-        with self.assertWarnsRegex(UserWarning, "of a loss return the neg"):
+        with self.assertRaisesRegex(ValueError, message):
             purify(model, evaluate, max_drop)
+        self.assertEqual(checksum(model), before)
 
-    @parameterized.parameters(0.0, 1e9)
-    def test_a_budget_for_every_weight_is_refused(self, max_drop):
+    def test_a_budget_for_all_that_can_go_warns(self):
+        with self.assertWarnsRegex(UserWarning, "Lower `max_drop`, or the"):
+            purify(uneven("batch_norm"), is_alive)
+
+    def test_a_budget_for_every_weight_is_refused(self):
         inputs = keras.Input((3,))
         x = layers.Dense(2, name="a")(inputs)
         model = keras.Model(inputs, layers.Dense(2, name="b")(x))
         # What stays longest of one is not what stays longest of the other.
         model.get_layer("a").kernel.assign([[1, 0.1]] * 3)
         model.get_layer("b").kernel.assign([[0.1, 0.1], [1, 1]])
-        before, x = checksum(model), np.ones((1, 3))
-        evaluate = error_against(model(x), x, -1 if max_drop else 1)
+        model.get_layer("a").bias.assign([1, 1])
+        before = checksum(model)
+
+        def score(model):  # without biases all kernels may go
+            return is_alive(model) or float(count(model) == 0)
+
         with self.assertRaisesRegex(ValueError, "0 of 10 .*model is as bef"):
-            purify(model, evaluate, max_drop)
+            purify(model, score)
         self.assertEqual(checksum(model), before)
+
+    @parameterized.parameters(
+        (0.102, 0.09),  # shares of 500
+        (0.3, 0.1),
+        (0.55, 0.5, 0.05),
+        (0.5, 0.5),
+    )
+    def test_chance_level_is_refused(self, value, blank, error=None):
+        def score(model):
+            found = value if is_alive(model) else blank
+            return found if error is None else (found, error)
+
+        if (value, blank) == (0.3, 0.1):  # told apart by 100 samples
+            purify(uneven("batch_norm"), score, max_evaluations=2)
+            return
+        with self.assertRaisesRegex(ValueError, "Train it first, or measure"):
+            purify(uneven("batch_norm"), score, max_drop=1.0)
+
+
+class ErrorTest(parameterized.TestCase):
+    """What a function's score is worth, where that can be known."""
+
+    @parameterized.parameters(
+        (lambda m: (0.9 * is_alive(m), 0.003), None, "2.2 times as many samp"),
+        (lambda m: 0.9 * is_alive(m), 10_000, "as many samples, about 22,500"),
+    )
+    def test_below_the_standard_error(self, score, num_samples, advice):
+        model = uneven("batch_norm")
+        text = f"max_drop=0.002 is below .* of evaluate, 0.003: .*{advice}"
+        with self.assertWarnsRegex(UserWarning, text):
+            report = purify(
+                *(model, score, 0.002),
+                max_evaluations=3,
+                num_samples=num_samples,
+            )
+        self.assertAlmostEqual(report.standard_error, 0.003)
+        self.assertEqual(report.num_samples, num_samples)
+        self.assertIn("standard error of evaluate: 0.003", str(report))
+
+    def test_silent_above_it(self):
+        model = uneven("batch_norm")
+        score = lambda m: (0.9 * is_alive(m), 0.003)  # noqa: E731
+        purify(model, score, 0.004, max_evaluations=3)
+
+    def test_shares_tell_their_number(self):
+        model, shares = uneven("batch_norm"), iter([973, 98, 974, 972, 971])
+
+        def score(model):
+            return np.float32(next(shares) / 1000)
+
+        with self.assertWarnsRegex(UserWarning, "shares of 1,000 samples"):
+            report = purify(model, score, 0.002, max_evaluations=5)
+        self.assertEqual(report.num_samples, 1000)
+        self.assertAlmostEqual(
+            report.standard_error, (0.973 * 0.027 / 1000) ** 0.5, 6
+        )
+
+    @parameterized.parameters(
+        (98.0, 100, "Divide percent by 100"),
+        ((0.9, -0.1), None, r"Return `\(score, standard_error\)`"),
+    )
+    def test_no_error(self, answer, num_samples, message):
+        with self.assertRaisesRegex(ValueError, message):
+            purify(chain(), lambda m: answer, num_samples=num_samples)
+
+
+class VerboseTest(parameterized.TestCase):
+    @parameterized.parameters(0, 1, 2, "auto")
+    def test_says_how_far_it_is(self, verbose):
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            purify(
+                *(uneven("batch_norm"), is_alive, 0.5),
+                max_evaluations=5,
+                verbose=verbose,
+                num_samples=100,
+            )
+        text = printed.getvalue()
+        first = r"^purify: evaluate 1.0000 ± 0.0099 on 100 samples; max_drop="
+        first += r"0.5; at most 5 evaluations, about \d+ s\n"
+        self.assertEqual(bool(re.search(first, text)), verbose != 0)
+        self.assertEqual("5/5" in text, verbose in (1, "auto"))
+        self.assertEqual("purify: kernel weights" in text, verbose == 2)
+        self.assertEqual(text == "", verbose == 0)
+
+
+class RoundWidthsTest(parameterized.TestCase):
+    def widths(self, model, names):
+        small = strip(model)
+        return [small.get_layer(name).kernel.shape[-1] for name in names]
+
+    def dense(self, sizes):
+        rng = np.random.default_rng(0)
+        model = keras.Sequential([keras.Input((3,))])
+        for number, size in enumerate(sizes):
+            model.add(layers.Dense(size, activation="relu", name=f"d{number}"))
+        model.add(layers.Dense(2, name="out"))
+        for v in model.weights:
+            scale = np.exp(1.5 * rng.normal(size=v.shape[-1:]))
+            v.assign(rng.normal(size=v.shape) * scale)
+        return model
+
+    @parameterized.parameters("fixed_point", "single")
+    def test_multiples_stay(self, sweeps):
+        widths = {}
+        for round_to in (1, 4):
+            model = self.dense((24, 18, 12))
+            purify(
+                model,
+                thresholds=Thresholds(filter=0.3),
+                sweeps=sweeps,
+                round_to=round_to,
+            )
+            widths[round_to] = self.widths(model, ("d0", "d1", "d2"))
+        for before, free, whole in zip((24, 18, 12), widths[1], widths[4]):
+            self.assertLess(free, before)
+            self.assertGreaterEqual(whole, free)
+            self.assertIn(whole, {*range(4, before, 4), before})
+        self.assertLess(sum(widths[4]), 24 + 18 + 12)
+
+    def test_the_strongest_of_the_fallen_fill_up(self):
+        model = self.dense((4,))
+        model.get_layer("d0").kernel.assign([[9, 2, 1, 9]] * 3)
+        model.get_layer("out").kernel.assign(np.ones((4, 2)))
+        model.get_layer("d0").kernel.assign([[9, 0.2, 0.1, 8]] * 3)
+        purify(model, thresholds=Thresholds(), round_to=3)
+        filters = kernel_of(model, "d0").any(axis=0)
+        np.testing.assert_array_equal(filters, [True, True, False, True])
+
+    def test_a_width_that_is_not_round_stays_or_gets_round(self):
+        model = self.dense((18,))
+        purify(model, thresholds=Thresholds(filter=0.3), round_to=16)
+        self.assertIn(self.widths(model, ["d0"])[0], (16, 18))
+        model = self.dense((18,))
+        purify(model, thresholds=Thresholds(filter=0.3), round_to=19)
+        self.assertEqual(self.widths(model, ["d0"]), [18])
+
+    def test_channels_that_died_before_take_no_place(self):
+        model = self.dense((23,))
+        kernel = np.array(model.get_layer("d0").kernel)
+        kernel[:, :7] = 0
+        model.get_layer("d0").kernel.assign(kernel)
+        model.get_layer("d0").bias.assign(np.zeros(23))
+        purify(model, thresholds=Thresholds(filter=3.0), round_to=8)
+        self.assertEqual(self.widths(model, ["d0"]), [8])
+
+    @parameterized.parameters("residual", "mlp", "shared", "nested")
+    def test_holds_for_any_model(self, name):
+        model = uneven(name)
+        purify(model, thresholds=Thresholds(filter=0.5), round_to=2)
+        for old, new in zip(model.layers, strip(model).layers):
+            if hasattr(old, "filters"):
+                widths = {old.filters, *range(2, old.filters, 2)}
+                self.assertIn(new.filters, widths, name)
+
+    def test_within_a_budget(self):
+        model = self.dense((24, 16))
+        report = purify(
+            model, share_of_energy, 0.15, round_to=8, max_evaluations=30
+        )
+        self.assertLess(report.weights_after, report.weights_before)
+        for width, before in zip(self.widths(model, ("d0", "d1")), (24, 16)):
+            self.assertIn(width, range(8, before + 1, 8))
 
 
 class ReportTest(parameterized.TestCase):
@@ -439,7 +625,7 @@ class ReportTest(parameterized.TestCase):
         self.assertEqual(lines[1].split()[:3], [str(n) for n in numbers[:3]])
         self.assertIn(f"{report.weights_before:,} -> ", lines[-2])
         self.assertEqual(
-            lines[-1], "evaluate: 0.5000 -> 0.5000 in 5 evaluations"
+            lines[-1], "evaluate: 1.0000 -> 1.0000 in 5 evaluations"
         )
 
     def test_without_scores(self):
@@ -454,6 +640,12 @@ class ArgumentsTest(parameterized.TestCase):
     @parameterized.parameters(
         ({}, ValueError, "`max_drop`, or explicit `thresholds`"),
         ({"evaluate": 0.9}, TypeError, "a function from the model to a float"),
+        ({"evaluate": np.ones(3)}, TypeError, r"such as a tuple \(x, y\)"),
+        ({"metric": "loss"}, ValueError, "Give `evaluate` data with labels"),
+        ({"holdout": 0.5}, ValueError, "Give `evaluate` data with labels"),
+        ({"num_samples": 0}, ValueError, "`num_samples` >= 1"),
+        ({"round_to": 0}, ValueError, "1 does not round"),
+        ({"verbose": 3}, ValueError, "'auto', 0, 1 or 2"),
         ({"max_drop": -0.1}, ValueError, "by how much the score may fall"),
         ({"max_drop": float("nan")}, ValueError, "`max_drop` >= 0"),
         ({"thresholds": 0.1}, TypeError, r"`keras_prm.Thresholds\(...\)`"),

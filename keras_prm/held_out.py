@@ -1,0 +1,224 @@
+"""Scoring a model on data, a part of which the search does not see."""
+
+from __future__ import annotations
+
+import sys
+
+import keras
+import numpy as np
+
+from keras_prm import gradients
+from keras_prm import samples
+from keras_prm.drops import Drop
+from keras_prm.drops import Score
+
+# A standard error of so many parts is known to an eighth of itself.
+_NUM_PARTS = 32
+# What names say of a metric; others are held against the loss.
+_ERRORS = ("loss", "error", "mae", "mse", "entropy", "divergence")
+_MERITS = ("acc", "precision", "recall", "similarity", "iou", "psnr")
+
+
+class DataScorer:
+    """Scores by a compiled metric, on small parts of data with labels.
+
+    Each part is given to `model.test_on_batch`, so that every metric, loss,
+    output and `test_step` counts as in `model.evaluate`. What changes from
+    one state of the model to another is the mean of *paired* differences,
+    part by part: how hard the samples are cancels, and its standard error is
+    far below that of the score.
+
+    Args:
+        model: A compiled model.
+        data: What `gradients.batches` takes.
+        metric: Name of the metric, as in `evaluate(..., return_dict=True)`;
+            `None` for the first one that is no loss.
+        holdout: Share of the parts that the search does not see, in [0, 1).
+
+    Attributes:
+        sign: 1 where higher is better, -1 where lower is. Where its name
+            does not say, a metric that rises with the loss of its output,
+            from part to part, is an error.
+
+    Raises:
+        TypeError: `data` is no batches, and no tuple of arrays.
+        ValueError: The model is not compiled, there are too few samples, or
+            there is no such metric, or it is no mean over samples.
+    """
+
+    is_paired = True
+
+    def __init__(self, model, data, metric=None, holdout=0.5):
+        if not model.compiled:
+            raise ValueError(
+                f"The model '{model.name}' is not compiled, so there is no "
+                "metric to purify by. Call `model.compile(loss=..., "
+                "metrics=[...])`, or give a function as `evaluate`. "
+                f"Received: model={model!r}"
+            )
+        size = model.inputs[0].shape[0]
+        batches = gradients.batches(data, size=sys.maxsize)
+        parts = _parts(batches, 1 - holdout, size)
+        order = np.random.default_rng(1).permutation(len(parts))
+        held_out = round(holdout * len(parts))
+        if len(parts) - held_out < 2 or (holdout and held_out < 2):
+            raise ValueError(
+                "There are too few samples to purify by: it takes two at "
+                "least for the search, and two that are held out from it. "
+                "Pass some thousand samples, or give `evaluate` a function. "
+                f"Received: {len(parts)} parts, holdout={holdout:g}"
+            )
+        self._parts = {
+            "search": [parts[i] for i in sorted(order[held_out:])],
+            "held out": [parts[i] for i in sorted(order[:held_out])],
+        }
+        self._weights = {k: _rows(p) for k, p in self._parts.items()}
+        self.num_samples = int(self._weights["search"].sum())
+        self.num_held_out = int(self._weights["held out"].sum())
+        self._choose(model, metric)
+
+    def __call__(self, model, which="search"):
+        """The `Score` of a model on one share of the parts."""
+        logs = self._logs(model, self._parts[which])
+        return self._score(logs[self.name], which)
+
+    def drop(self, before, after, which="search"):
+        """The `Drop` from one score to another on the same parts."""
+        worse = self._score(self.sign * (before.parts - after.parts), which)
+        return Drop(worse.value, worse.error)
+
+    def _score(self, values, which):
+        """The weighted mean of parts, and its standard error."""
+        shares = self._weights[which] / self._weights[which].sum()
+        mean = float(shares @ values)
+        square = np.square(shares * (values - mean)).sum()
+        size = len(values)
+        return Score(mean, float(np.sqrt(square * size / (size - 1))), values)
+
+    def _logs(self, model, parts):
+        """dict from the name of a metric to an array, its value by part."""
+        found = []
+        for part in parts:
+            found.append(model.test_on_batch(*part, return_dict=True))
+        logs = {k: np.array([float(f[k]) for f in found]) for k in found[0]}
+        if "loss" in logs:
+            logs["loss"] -= _penalty(model)
+        return logs
+
+    def _choose(self, model, metric):
+        """Settles the metric, of what it is the mean, and what is better."""
+        parts = self._parts["search"]
+        logs = self._logs(model, parts)
+        self.name = name = _named(metric, logs)
+        whole = model.evaluate(_Batches(parts), verbose=0, return_dict=True)
+        whole = float(whole[name]) - (name == "loss") * _penalty(model)
+        if not np.isfinite(whole):
+            raise ValueError(
+                f"The metric {name!r} is {whole} on the data. Look for NaN "
+                "in the data and in the model's answers."
+            )
+        for weigh in (_rows, _sample_weights):
+            weights = weigh(parts)
+            if weights is not None and weights.sum() > 0:
+                mean = float(np.average(logs[name], weights=weights))
+                if abs(mean - whole) <= 1e-4 * (1 + abs(whole)):
+                    break
+        else:
+            raise ValueError(
+                f"The metric {name!r} is no mean over samples, so it has no "
+                "standard error: give `metric` the name of one that is, such "
+                "as 'loss' or an accuracy, or give a function as `evaluate`. "
+                f"Received: {name!r} = {whole:g}, and {mean:g} as the mean "
+                f"over parts of the data; there are {list(logs)}"
+            )
+        self._weights = {
+            k: weigh(p) if p else np.zeros(0) for k, p in self._parts.items()
+        }
+        self.sign = _sign(name, logs)
+
+
+def _sign(name, logs):
+    """1 where a metric is better the higher, -1 where the lower."""
+    for sign, words in ((-1, _ERRORS), (1, _MERITS)):
+        if any(word in name.lower() for word in words):
+            return sign
+    own = [k for k in logs if k.endswith("_loss") and name.startswith(k[:-4])]
+    loss = logs.get((own or ["loss"])[0], logs[name] * 0.0)
+    return -1 if np.cov(logs[name], loss)[0, 1] > 0 else 1
+
+
+class _Batches(keras.utils.PyDataset):
+    """Parts as a data set that `evaluate` takes."""
+
+    def __init__(self, parts):
+        super().__init__()
+        self._parts = parts
+
+    def __len__(self):
+        return len(self._parts)
+
+    def __getitem__(self, index):
+        return self._parts[index]
+
+
+def _named(metric, logs):
+    if metric is None:
+        others = [k for k in logs if k != "loss" and not k.endswith("_loss")]
+        metric = (others or list(logs))[0]
+    if metric not in logs:
+        raise ValueError(
+            f"There is no metric {metric!r}. Give one of those that the "
+            f"model is compiled with: {list(logs)}. "
+            f"Received: metric={metric!r}"
+        )
+    return metric
+
+
+def _penalty(model):
+    """What weights cost by their regularizers, which is no one's answer."""
+    return sum(
+        float(keras.ops.convert_to_numpy(v.regularizer(v)))
+        for v in model.trainable_variables
+        if v.regularizer is not None
+    )
+
+
+def _parts(batches, share, size=None):
+    """Cuts batches into parts, of which a share makes 32 or more.
+
+    Args:
+        batches: list of batches, as `gradients.batches` returns them.
+        share: How many of them have to be so many.
+        size: Rows of each part, where the model fixes them.
+    """
+    if size is None:
+        rows = share * sum(map(_num_rows, batches))
+        # A power of two, as batches are, so that all parts are alike.
+        size = 2 ** int(np.log2(max(1, rows / _NUM_PARTS)))
+    rng, parts = np.random.default_rng(0), []
+    for batch in batches:
+        batch = tuple(x for x in batch if x is not None)
+        batch = keras.tree.map_structure(samples.to_numpy, batch)
+        # Neighbours may be alike, or matched.
+        order = rng.permutation(_num_rows(batch))
+        parts += [
+            keras.tree.map_structure(lambda a: a[rows], batch)
+            for rows in np.split(order, range(size, len(order), size))
+        ]
+    return parts
+
+
+def _num_rows(batch):
+    return len(keras.tree.flatten(batch[0])[0])
+
+
+def _rows(parts):
+    return np.array([_num_rows(part) for part in parts], float)
+
+
+def _sample_weights(parts):
+    """The sum of each part's sample weights; `None` where there are none."""
+    weights = [part[2] if len(part) > 2 else None for part in parts]
+    if not all(hasattr(w, "shape") for w in weights):
+        return None
+    return np.array([float(keras.ops.sum(w)) for w in weights])
