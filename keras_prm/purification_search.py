@@ -198,6 +198,8 @@ class Search:
         """Refuses a model whose kernels might as well all be zero."""
         self.state.blank()
         blank = self._evaluate(is_any=True)
+        if self._is_blind(blank):
+            return
         drop = self.scorer.drop(self.before, blank)
         error = drop.error
         if error is None:
@@ -228,6 +230,22 @@ class Search:
                 f"accuracy in [0, 1]. {found}, max_drop={self.max_drop:g}. "
                 "The model is as before."
             )
+
+    def _is_blind(self, blank):
+        """Whether the function does not look at the model; warns of it."""
+        if self.scorer.is_paired or blank.value != self.before.value:
+            return False
+        self.state.scramble()
+        if self._evaluate(is_any=True).value != self.before.value:
+            return False
+        warnings.warn(
+            "`evaluate` does not depend on the model, so that nothing holds "
+            "the search back. Let it measure the model that it is given. "
+            f"Received: {self.before.value:g} for the model, for all kernels "
+            "at zero and for random ones.",
+            stacklevel=6,
+        )
+        return True
 
     def _check_budget(self):
         """Whether the budget held anything back."""

@@ -95,6 +95,14 @@ class Sweeper:
             self._set(weight, np.zeros_like(self._array(weight)))
         self._write(there)
 
+    def scramble(self):
+        """Fills every kernel at random, so that the answers are others."""
+        there, self._arrays = self._arrays, dict(self._before)
+        rng = np.random.default_rng(0)
+        for weight in self.kernels:
+            self._set(weight, rng.normal(size=self._array(weight).shape))
+        self._write(there)
+
     def apply(self, strengths):
         """Purifies from the start with one strength per kernel."""
         there, self._arrays = self._arrays, dict(self._before)

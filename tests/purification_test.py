@@ -446,11 +446,16 @@ class BudgetTest(parameterized.TestCase):
             purify(model, score)
         self.assertEqual(checksum(model), before)
 
+    def test_a_function_that_does_not_look_at_the_model_warns(self):
+        model = uneven("batch_norm")
+        with self.assertWarnsRegex(UserWarning, "Let it measure the model"):
+            report = purify(model, lambda m: 0.5)
+        self.assertLess(report.weights_after, report.weights_before)
+
     @parameterized.parameters(
         (0.102, 0.09),  # shares of 500
         (0.3, 0.1),
         (0.55, 0.5, 0.05),
-        (0.5, 0.5),
     )
     def test_chance_level_is_refused(self, value, blank, error=None):
         def score(model):
@@ -462,6 +467,17 @@ class BudgetTest(parameterized.TestCase):
             return
         with self.assertRaisesRegex(ValueError, "Train it first, or measure"):
             purify(uneven("batch_norm"), score, max_drop=1.0)
+
+    def test_a_model_of_one_answer_is_refused(self):
+        model = uneven("batch_norm")
+        start = checksum(model)
+
+        def score(model):  # random kernels give other answers
+            is_one_answer = checksum(model) == start or not is_alive(model)
+            return 0.1 if is_one_answer else 0.13
+
+        with self.assertRaisesRegex(ValueError, "Train it first, or measure"):
+            purify(model, score, max_drop=1.0)
 
 
 class ErrorTest(parameterized.TestCase):
