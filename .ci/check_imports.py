@@ -57,6 +57,7 @@ ORDER = (
     "optimizer_checks",
     "wrapping",
     "optimizers",
+    "trainers",
     "masks",
     "scores",
     "gradients",

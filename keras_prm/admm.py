@@ -71,7 +71,9 @@ def start(kernels, plan, rho, share=1.0) -> State:
     return state._replace(targets=sparse_parts(plan, state))
 
 
-def update(kernels, state: State, plan, rho, rescale, share=1.0) -> State:
+def update(
+    kernels, state: State, plan, rho, rescale, share=1.0, restart=False
+) -> State:
     """One update of `z` and `u`, and the change to the next `rho`.
 
     `u` is the scaled dual variable; the unscaled one, `rho * u`, is what
@@ -87,6 +89,7 @@ def update(kernels, state: State, plan, rho, rescale, share=1.0) -> State:
             afresh then. Where the old or the new `rho` is 0, nothing pulls
             `w` to `z`, `u` would only grow, and all starts afresh.
         share: How much of the plan is in force from now on, in [0, 1].
+        restart: Whether to start afresh though `rho` may stay.
 
     Returns:
         The new `State`; the old one where a kernel is not finite.
@@ -94,6 +97,7 @@ def update(kernels, state: State, plan, rho, rescale, share=1.0) -> State:
     rho, share = (ops.cast(value, "float32") for value in (rho, share))
     changed = ops.not_equal(rho, state.rho)
     afresh = ops.equal(ops.minimum(rho, state.rho), 0.0)
+    afresh = ops.logical_or(afresh, restart)
     if not rescale:
         afresh = ops.logical_or(changed, afresh)
     ratio = state.rho / ops.where(rho > 0, rho, 1.0)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import itertools
+import warnings
 
 import keras
 import numpy as np
@@ -19,9 +21,11 @@ def recalibrate(model, data, batch_size=32, max_batches=None):
 
     Pruning changes the activations that the moving means and variances
     describe. This replaces them by the average over the batches of `data`,
-    each as heavy as it has rows, with dropout and noise switched off; inside
-    of other layers, too, such as `TimeDistributed`. Weights do not change;
-    layers that are frozen (`trainable=False`) keep their statistics.
+    each as heavy as it has rows, with dropout, noise and random augmentation
+    switched off; inside of other layers, too, such as `TimeDistributed`.
+    Weights do not change. Layers that would not update their statistics in
+    training keep them: those that are frozen (`trainable=False`), called with
+    `training=False` by the layer around them, or not reached.
 
     Args:
         model: A built functional or Sequential model.
@@ -34,13 +38,17 @@ def recalibrate(model, data, batch_size=32, max_batches=None):
         max_batches: Stop after so many batches; `None` takes all.
 
     Returns:
-        Number of batches that were used.
+        Number of batches that were used; those without a row are not.
 
     Raises:
         TypeError: The model is subclassed, or `data` are no data.
         ValueError: There is no batch in `data`, `batch_size` is below 1, or
             the statistics come out NaN or infinite. The model is as before
             then.
+
+    Warns:
+        UserWarning: A layer of your own draws random numbers, and nothing
+            switches it off.
 
     Example:
 
@@ -66,10 +74,11 @@ def recalibrate(model, data, batch_size=32, max_batches=None):
             f"Expected `batch_size` >= 1. Received: batch_size={batch_size}"
         )
     count = 0
-    with _quiet(layers), _kept(model, norms), _averaging(norms):
+    with _quiet(layers, norms), _kept(model, norms), _averaging(norms):
         for x in _batches(model, data, batch_size, max_batches):
-            model(x, training=True)
-            count += 1
+            if keras.tree.flatten(x)[0].shape[0]:
+                model(x, training=True)
+                count += 1
         if not count:
             raise ValueError(
                 "There is no batch to measure on. Pass at least one batch of "
@@ -121,28 +130,46 @@ def _averaging(norms):
     """
 
     def averaged(layer):
-        call, seen = layer.call, 0
+        call, momentum, seen = layer.call, layer.momentum, 0
+        signature = inspect.signature(call)
 
         def counted(*args, **kwargs):
             nonlocal seen
+            if not signature.bind(*args, **kwargs).arguments.get("training"):
+                return call(*args, **kwargs)
+            if not seen:
+                _forget_what_is_not_finite(layer)
             rows = (args[0] if args else kwargs["inputs"]).shape[0] or 1
             layer.momentum = seen / (seen + rows)
             seen += rows
-            return call(*args, **kwargs)
+            try:
+                return call(*args, **kwargs)
+            finally:
+                layer.momentum = momentum
 
         return counted
 
-    with _restored(norms, "momentum"):
-        for layer in norms:
-            # What is there has no weight, but NaN stays NaN without any.
-            layer.moving_mean.assign(np.zeros(layer.moving_mean.shape))
-            layer.moving_variance.assign(np.ones(layer.moving_variance.shape))
-            layer.call = averaged(layer)
-        try:
-            yield
-        finally:
-            for layer in norms:
-                del vars(layer)["call"]  # and the class' is in force again
+    with _calls(norms, averaged):
+        yield
+
+
+def _forget_what_is_not_finite(layer):
+    """The first update is to have all the weight, but 0 * NaN is NaN."""
+    for variable in (layer.moving_mean, layer.moving_variance):
+        if not np.isfinite(keras.ops.convert_to_numpy(variable)).all():
+            variable.assign(np.zeros(variable.shape))
+
+
+@contextlib.contextmanager
+def _calls(layers, change):
+    """Gives layers other `call`s: what `change(layer)` returns."""
+    for layer in layers:
+        layer.call = change(layer)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del vars(layer)["call"]  # and the class' is in force again
 
 
 @contextlib.contextmanager
@@ -179,12 +206,11 @@ def _kept(model, norms):
 
 
 @contextlib.contextmanager
-def _restored(layers, name, value=None):
+def _zeroed(layers, name):
     before = [(layer, getattr(layer, name)) for layer in layers]
     try:
-        if value is not None:
-            for layer in layers:
-                setattr(layer, name, value)
+        for layer in layers:
+            setattr(layer, name, 0.0)
         yield
     finally:
         for layer, old in before:
@@ -192,15 +218,55 @@ def _restored(layers, name, value=None):
 
 
 @contextlib.contextmanager
-def _quiet(layers):
-    """Switches off whatever draws random numbers while training."""
+def _quiet(layers, norms):
+    """Switches off whatever draws random numbers while training.
+
+    By its rate where it has one, since recurrent layers read that
+    themselves; else by calling it as at inference, unless statistics inside
+    of it would then stand still.
+    """
+    random = [layer for layer in layers if _draws(layer)]
+    rated = [
+        [x for x in random if isinstance(vars(x).get(name), (int, float))]
+        for name in _NOISE
+    ]
+    done = {id(layer) for found in rated for layer in found}
+    norms = {id(layer) for layer in norms}
+    others = [layer for layer in random if id(layer) not in done]
+    at_rest = [
+        layer
+        for layer in others
+        if "training" in inspect.signature(layer.call).parameters
+        and not any(id(x) in norms for x in topology.sublayers(layer))
+    ]
+    loud = [x.name for x in others if all(x is not y for y in at_rest)]
+    if loud:
+        warnings.warn(
+            "Statistics are measured with random numbers: nothing switches "
+            f"these layers off. Received: random layers {loud}. Give their "
+            "`call` a `training` argument, or hold their randomness in a "
+            "layer of its own, such as `keras.layers.Dropout`.",
+            stacklevel=5,
+        )
     with contextlib.ExitStack() as stack:
-        for name in _NOISE:
-            noisy = [
-                layer
-                for layer in layers
-                if "seed_generator" in vars(layer)
-                and isinstance(vars(layer).get(name), (int, float))
-            ]
-            stack.enter_context(_restored(noisy, name, 0.0))
+        for name, found in zip(_NOISE, rated, strict=True):
+            stack.enter_context(_zeroed(found, name))
+        stack.enter_context(_calls(at_rest, _at_inference))
         yield
+
+
+def _draws(layer):
+    """Whether a layer has a generator of random numbers."""
+    kind = keras.random.SeedGenerator
+    return any(isinstance(value, kind) for value in vars(layer).values())
+
+
+def _at_inference(layer):
+    call, signature = layer.call, inspect.signature(layer.call)
+
+    def quiet(*args, **kwargs):
+        bound = signature.bind(*args, **kwargs)
+        bound.arguments["training"] = False
+        return call(*bound.args, **bound.kwargs)
+
+    return quiet

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+
 import keras
 
 from keras_prm import enforcing
 from keras_prm import masks as masks_module
+from keras_prm import pruning
+from keras_prm import trainers
+from keras_prm.optimizers import find_wrapper
 
 
 class StructuredMask(keras.callbacks.Callback):
@@ -20,25 +25,35 @@ class StructuredMask(keras.callbacks.Callback):
     With `keras.callbacks.SwapEMAWeights`, put this callback after it. If
     `fit` is interrupted, by an exception or by Ctrl-C, Keras does not tell
     its callbacks and the masks stay: `keras_prm.release_masks(model)` takes
-    them off, as does the next `fit` with a `StructuredMask` of its own.
+    them off, as does the next `fit` with a `StructuredMask` of its own, from
+    layers that are frozen meanwhile, too.
 
     A layer that gets other variables in mid-training, because it is built
     anew, quantised or given LoRA weights, would compute with what no mask
     holds. That is an error at the next epoch or evaluation; no weight is
     changed then, and the masks are taken off.
 
-    Under a Keras `Distiller`, `distiller.fit(callbacks=[...])`, it is the
-    student that is masked.
+    Where another model trains the network, as in a GAN, a VAE or
+    distillation, `trainer.fit(callbacks=[...])`, the network inside is
+    masked: that of `model`, or the only one that the masks fit, a Keras
+    `Distiller`'s student before all. Two networks take a callback each.
 
     Args:
         masks: The `Masks` that `hard_prune` returned; `None` takes those of
             the model's zeros when training begins.
+        model: The network that the masks are for, where `fit` is another
+            model's. Defaults to `None`, which finds it.
 
     Raises:
-        TypeError: In `fit`: `masks` are no `Masks`, or the model is
-            subclassed.
-        ValueError: In `fit`: the masks do not fit the model, or a masked
-            layer got other variables.
+        TypeError: In `fit`: `masks` are no `Masks`, `model` is no model, or
+            the network is subclassed.
+        ValueError: In `fit`: the masks do not fit the model, or several
+            networks inside of it, or a masked layer got other variables.
+
+    Warns:
+        UserWarning: In `fit`, once: an `ADMMWrapper` still trains for what
+            the masks have removed; the masks leave nothing of a kernel; or
+            something else than this `fit` changed masked weights.
 
     Example:
 
@@ -48,47 +63,91 @@ class StructuredMask(keras.callbacks.Callback):
     ```
     """
 
-    def __init__(self, masks=None):
+    def __init__(self, masks=None, model=None):
         super().__init__()
         self.masks = masks
+        self.network = model
+        self.student = None
         self._used = None
         self._held = None
         self._weights = None
+        self._warned = set()
 
     def on_train_begin(self, logs=None):
-        self._remove_leftovers()
+        left = enforcing.left_over(self.model, self.model.history)
+        if left:
+            enforcing.release_masks(self.model, left)
+        self._warned = set()
+        self.student = self._find()
         masks = self.masks
         if masks is None:
             masks = masks_module.masks_of(self.student)
         self._hold(masks)
+        self._warn_of_admm(masks)
 
-    @property
-    def student(self):
-        """The model that is masked: that of `fit`, or a `Distiller`'s."""
-        return enforcing.student_of(self.model)
+    def _find(self):
+        """The network that is masked: that of `fit`, or one inside of it."""
+        masks, own = self.masks, trainers.student_of(self.model)
+
+        def fits(model):
+            if masks is None:
+                return model is own or bool(
+                    masks_module.masks_of(model).kernels
+                )
+            return masks_module.fits(model, masks)
+
+        def is_pruned_so(model):
+            return masks is None or not enforcing.num_leaks(model, masks)
+
+        what = "have zeros" if masks is None else "fit the masks"
+        return trainers.network_of(
+            self.model, self.network, fits, what, is_pruned_so
+        )
 
     def _hold(self, masks):
         """Holds masks from now on, in place of those held so far."""
         before, self._used = self._held, masks
-        self._held = enforcing.hold(self.student, masks)
+        student = self.student
+        self._held = enforcing.hold(student, masks)
         enforcing.retrace(self.model)
-        self._weights = enforcing.weights_by_layer(self.student)
+        self._weights = enforcing.weights_by_layer(student)
         for constraint in self._held:
             constraint.training = self.model.history
         if before:
             enforcing.release_masks(self.model, before)
+        self._warn_of_dead_kernels(masks)
 
-    def _remove_leftovers(self):
-        """Takes off what a training that was interrupted left behind."""
-        left = []
-        for variable in self.student.trainable_variables:
-            link = variable.constraint
-            while isinstance(link, enforcing.MaskConstraint):
-                if link.training not in (None, self.model.history):
-                    left.append(link)
-                link = link.inner
-        if left:
-            enforcing.release_masks(self.model, left)
+    def _warn_of_admm(self, masks):
+        found = [
+            wrapper
+            for wrapper in map(find_wrapper, trainers.optimizers(self.model))
+            if wrapper is not None
+            and trainers.trains(wrapper, self.student, pruning.fits)
+        ]
+        if any(not pruning.removes_more(w.plan, masks) for w in found):
+            self._warn(
+                "The masks hold all that the plan of the ADMMWrapper removes, "
+                "and its penalty still pulls at the weights that are left, "
+                "to what they were. Compile the model with a bare optimizer "
+                "to train under masks: `model.compile("
+                "keras.optimizers.Adam(1e-3), ...)`."
+            )
+
+    def _warn_of_dead_kernels(self, masks):
+        dead = [k for k, m in masks.kernels.items() if not m.full().any()]
+        if dead:
+            self._warn(
+                "The masks leave nothing of some kernels, which stay zero. "
+                "If they are zero since they were initialised so, as the "
+                "last of a residual branch may be, let them train: "
+                "`del masks.kernels[key]`, where `masks = masks_of(model)`. "
+                f"Received: masks without an entry for {dead}"
+            )
+
+    def _warn(self, text):
+        if text not in self._warned:
+            self._warned.add(text)
+            warnings.warn(text, stacklevel=2)
 
     def _check(self):
         """Raises where a variable is no longer the one that is held."""
@@ -106,6 +165,16 @@ class StructuredMask(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self._check()
+        # Averages of weights (EMA) are taken before constraints are applied.
+        averaged = enforcing.averages(self.model)
+        if not averaged and enforcing.num_leaks(self.student, self._used):
+            self._warn(
+                "Masked weights were not zero at the end of an epoch, and are "
+                "now: something else than this `fit` changed them, such as "
+                "the training of another model that shares the layers, or "
+                "weights that a callback loaded. Mask them there, too: "
+                "`with keras_prm.enforced(model, masks, compiled=other):`."
+            )
         masks_module.apply_masks(self.student, self._used)
 
     def on_test_begin(self, logs=None):

@@ -9,8 +9,11 @@ import warnings
 import keras
 
 from keras_prm import checkpoint_files
+from keras_prm import progress
 from keras_prm import training_state
 from keras_prm.masks import Masks
+from keras_prm.masks import check_are_masks
+from keras_prm.masks import fitting
 from keras_prm.plans import SparsityPlan
 
 
@@ -79,7 +82,13 @@ class AtomicCheckpoint(keras.callbacks.Callback):
     time, say, goes on from the last file, at the begin of an epoch.
 
     What was set while training, the learning rate and a number `rho`, is the
-    file's: a script that was edited in between does not change them.
+    file's: a script that was edited in between does not change them. What it
+    says of `update_every` and `ramp` holds, with a warning where the file
+    says something else. Where a training goes on, and that all is done, is
+    printed.
+
+    A model that trains others, such as a GAN, is kept whole: with all its
+    networks and the optimizers that it holds as attributes.
 
     Args:
         path: The file, of one `fit` alone.
@@ -89,21 +98,28 @@ class AtomicCheckpoint(keras.callbacks.Callback):
             Defaults to 1.
         set_epoch: Called with each epoch's number before its data are read,
             in resumed and other trainings alike; or `None`.
+        model: The network inside of the model of `fit` that the masks are
+            for, or `None`. The file is of the whole model all the same.
 
     Raises:
         TypeError, ValueError: An argument is of no use; when training
             begins, also if the file is damaged or of another model, plan,
             optimizer or masks. Nothing is changed then.
         OSError: When training begins, if the path cannot be written to.
+
+    Warns:
+        UserWarning: The script has other settings than the file or asks for
+            fewer epochs than it is of, or a file cannot be written.
     """
 
-    def __init__(self, path, masks=None, every=1, set_epoch=None):
+    def __init__(self, path, masks=None, every=1, set_epoch=None, model=None):
         super().__init__()
         _check_arguments(masks, every, set_epoch)
         self.path = pathlib.Path(path).resolve()
         self.masks = masks
         self.every = int(every)
         self.set_epoch = set_epoch
+        self.network = model
 
     @staticmethod
     def read(path):
@@ -126,21 +142,24 @@ class AtomicCheckpoint(keras.callbacks.Callback):
         self._due = self._diverged = self._stopped = False
         self._first = None
         checkpoint_files.prepare(self.path)
-        optimizer = self.model.optimizer
-        if self.model.built and not optimizer.built:
-            optimizer.build(self.model.trainable_variables)
+        if self.masks is not None and self.network is not None:
+            fitting(self.network, self.masks)
         if self.path.exists():
             self._resume()
 
     def _resume(self):
-        if not self.model.built:
+        header, arrays = checkpoint_files.read(self.path)
+        missing = len(header["model"]) - len(self.model.variables)
+        # A model that trains others may have all weights and not be built.
+        if missing > 0 and not self.model.built:
             raise ValueError(
                 f"Cannot resume from {self.path}: the model "
-                f"{self.model.name!r} has no weights yet. Build it before "
-                "`fit`: give it a `keras.Input`, or call it on a batch."
+                f"{self.model.name!r} is not built, and {missing} variables "
+                "of the file are not there yet. Build it before `fit`: give "
+                "it a `keras.Input`, or call it on a batch."
             )
-        header, arrays = checkpoint_files.read(self.path)
         training_state.check(self.model, self.masks, header, self.path)
+        scripts = training_state.rhos(self.model)
         training_state.restore(self.model, arrays)
         training_state.set_random_state(header["random"])
         self._done = self._written = self._first = header["epoch"]
@@ -154,7 +173,43 @@ class AtomicCheckpoint(keras.callbacks.Callback):
             )
         if epochs <= header["stopped"]:
             self._first = max(self._done, epochs)
+        self._say(epochs)
+        if self._first < epochs:
+            self._compare(header, scripts)
         _begin_fit_at(self.model, self._first)
+
+    def _say(self, epochs):
+        """Says where training goes on, or that it does not."""
+        if self._first >= epochs:
+            how = " (stopped early)" * (self._done < epochs)
+            progress.print_message(
+                f"AtomicCheckpoint: all is done after {self._done} of "
+                f"{epochs} epochs{how}, by {self.path}. Nothing is trained."
+            )
+            return
+        progress.print_message(
+            f"AtomicCheckpoint: resuming at epoch {self._first + 1} of "
+            f"{epochs} from {self.path}"
+        )
+
+    def _compare(self, header, scripts):
+        """Says where the script has other settings than the file."""
+        for mine, kept in zip(scripts, training_state.rhos(self.model)):
+            if mine != kept:
+                progress.print_message(
+                    f"AtomicCheckpoint: rho={kept:g}, as in the file; the "
+                    f"script's rho={mine:g} is not used. Set "
+                    "`optimizer.rho` between epochs to change it."
+                )
+        changed = training_state.changed_settings(self.model, header)
+        if changed:
+            warnings.warn(
+                f"{self.path} was written under other settings, and training "
+                f"goes on under those of the script: {', '.join(changed)}. "
+                "Set them as they were to go on as before, or delete the "
+                "file to train from the beginning.",
+                stacklevel=2,
+            )
 
     def on_epoch_begin(self, epoch, logs=None):
         if self._first not in (None, epoch):
@@ -248,11 +303,8 @@ def _begin_fit_at(model, epoch):
 
 
 def _check_arguments(masks, every, set_epoch):
-    if masks is not None and not isinstance(masks, Masks):
-        raise TypeError(
-            "Expected `masks` as `hard_prune` or `masks_of` return them. "
-            f"Received: masks={masks!r} (of type {type(masks).__name__})"
-        )
+    if masks is not None:
+        check_are_masks(masks)
     whole = isinstance(every, numbers.Integral) and not isinstance(every, bool)
     if not whole or every < 1:
         raise ValueError(

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_prm import topology
+from keras_prm import trainers
 from keras_prm.masks import apply_masks
 from keras_prm.masks import fitting
 
@@ -40,11 +41,6 @@ class MaskConstraint(keras.constraints.Constraint):
         return w
 
 
-def student_of(model):
-    """What a Keras `Distiller` trains; any other model is its own."""
-    return getattr(model, "student", model)
-
-
 def hold(model, masks):
     """Applies masks and puts a constraint on every masked variable.
 
@@ -70,13 +66,32 @@ def release_masks(model, held=None):
     then.
 
     Args:
-        model: A built functional or Sequential model, or a Keras `Distiller`
-            of one.
+        model: A built functional or Sequential model, or one that trains it,
+            such as a Keras `Distiller`.
         held: The `MaskConstraint`s to take off; `None` takes off all.
     """
-    student = student_of(model)
-    _take_off(topology.variables_by_key(student).values(), held)
+    _take_off(model.variables, held)
     retrace(model)
+
+
+def left_over(model, training):
+    """Constraints that an interrupted `fit` has left on variables.
+
+    Args:
+        model: The model of `fit`.
+        training: The `History` of the `fit` that runs now.
+
+    Returns:
+        list of `MaskConstraint`, those of frozen layers among them.
+    """
+    found = []
+    for variable in model.variables:
+        link = getattr(variable, "constraint", None)
+        while isinstance(link, MaskConstraint):
+            if link.training not in (None, training):
+                found.append(link)
+            link = link.inner
+    return found
 
 
 def _take_off(variables, held):
@@ -191,9 +206,9 @@ def enforced(model, masks, compiled=None):
         retrace(trainer)
     check_weights(model, masks, held, before)
     # Averages of weights (EMA) are taken before constraints are applied.
-    if not _averages(trainer) and _num_leaks(model, masks):
+    if not averages(trainer) and num_leaks(model, masks):
         warnings.warn(
-            f"{_num_leaks(model, masks)} masked weights were not zero at the "
+            f"{num_leaks(model, masks)} masked weights were not zero at the "
             "end of the block, and are now. A step that was compiled outside "
             "of it does not know the masks: compile functions of your own "
             "inside, and where another model trains this one, name it, "
@@ -203,17 +218,16 @@ def enforced(model, masks, compiled=None):
     apply_masks(model, masks)
 
 
-def _averages(trainer):
-    """Whether the optimizer puts averages into the weights."""
-    optimizer = getattr(trainer, "optimizer", None)
-    while optimizer is not None:
-        if getattr(optimizer, "use_ema", False):
-            return True
-        optimizer = getattr(optimizer, "inner_optimizer", None)
-    return False
+def averages(trainer):
+    """Whether an optimizer puts averages into the weights."""
+    return any(
+        getattr(part, "use_ema", False)
+        for optimizer in trainers.all_optimizers(trainer)
+        for part in (optimizer, *trainers.parts(optimizer))
+    )
 
 
-def _num_leaks(model, masks):
+def num_leaks(model, masks):
     """How many weights are not zero under their masks."""
     found = 0
     for variable, factors in fitting(model, masks):
@@ -226,6 +240,7 @@ def _num_leaks(model, masks):
 
 
 def retrace(model):
-    """Makes a compiled model trace its training step anew."""
-    if model.compiled and model.train_function is not None:
-        model.make_train_function(force=True)
+    """Makes a model, and those inside, trace their training steps anew."""
+    for each in trainers.models(model):
+        if each.compiled and each.train_function is not None:
+            each.make_train_function(force=True)

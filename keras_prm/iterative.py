@@ -6,11 +6,12 @@ import warnings
 
 from keras import ops
 
+from keras_prm import graph
 from keras_prm import pruning
 from keras_prm import scores
+from keras_prm import trainers
 from keras_prm.callbacks import StructuredMask
-from keras_prm.masks import Masks
-from keras_prm.masks import masks_of
+from keras_prm.masks import pruned
 
 
 class IterativePruning(StructuredMask):
@@ -59,7 +60,12 @@ class IterativePruning(StructuredMask):
         data: Batches for scores that read gradients, see `hard_prune`. They
             are gone through at each pruning, so an iterator will not do.
         masks: `Masks` of what is pruned from the start, such as those that
-            `hard_prune` returned. Defaults to none.
+            `hard_prune` returned. Defaults to those of the filters and
+            columns that are zero when training begins; `Masks({})` lets
+            these grow again.
+        model: The network that the plan is for, where `fit` is another
+            model's, such as a GAN that it is a part of. Defaults to `None`,
+            which takes the only network inside that the plan fits.
 
     Attributes:
         masks: The `Masks` in force; after `fit` those that the model has.
@@ -74,17 +80,24 @@ class IterativePruning(StructuredMask):
     """
 
     def __init__(
-        self, plan, score=None, ramp=None, every=1, data=None, masks=None
+        self,
+        plan,
+        score=None,
+        ramp=None,
+        every=1,
+        data=None,
+        masks=None,
+        model=None,
     ):
         pruning.check_is_plan(plan)
         _check_arguments(ramp, every)
-        super().__init__()
+        super().__init__(model=model)
         self.plan = plan
         self.score = scores.l2_norm if score is None else score
         self.ramp = ramp
         self.every = every
         self.data = data
-        self._first_masks = Masks({}) if masks is None else masks
+        self._first_masks = masks
         self._pruned_model = None
         self._share = 0.0
 
@@ -92,6 +105,8 @@ class IterativePruning(StructuredMask):
         if self._pruned_model is not self.model:
             self._pruned_model = self.model
             self.masks = self._first_masks
+            if self.masks is None:
+                self.masks, _ = pruned(graph.trace(self._find()))
             self._share = 0.0
         super().on_train_begin(logs)
 
@@ -105,10 +120,18 @@ class IterativePruning(StructuredMask):
             )
             if not self._share and epoch:
                 # Resumed: a callback before this one has pruned already.
-                masks = masks & masks_of(self.student)
+                masks = masks & pruned(graph.trace(self.student))[0]
             self.masks = self.masks & masks
             self._hold(self.masks)
             self._share = share
+
+    def _find(self):
+        return trainers.network_of(
+            self.model,
+            self.network,
+            lambda model: pruning.fits(model, self.plan),
+            "fit the plan",
+        )
 
     def _share_at(self, epoch):
         if self.ramp is None:

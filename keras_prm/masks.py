@@ -150,26 +150,82 @@ def masks_of(model):
         ValueError: The model is not built.
     """
     trace = graph.trace(model)
-    kernels, writes = {}, np.zeros(trace.num_classes, bool)
-    writers = np.zeros(trace.num_classes, bool)
+    return _zeros(trace, _kernel_zeros(trace))
+
+
+def pruned(trace):
+    """The zeros of a model that a pruning may have left, and those it cannot.
+
+    A plan leaves a part of every kernel, so a kernel that is zero throughout
+    was initialised so and is to be trained. Nor does it prune columns that
+    are no channels, such as the rows of an `Embedding`.
+
+    Args:
+        trace: What `graph.trace` returns.
+
+    Returns:
+        `(masks, blank)`: `Masks`, and the keys of the kernels that are zero
+        throughout, which the masks leave alone.
+    """
+    kernels, blank = {}, []
+    named = {w.key: w for w in trace.weights.values()}
+    for key, mask in _kernel_zeros(trace).items():
+        weight = named[key]
+        if not mask.full().any():
+            blank.append(key)
+            continue
+        filters, columns = mask.filters, mask.columns
+        if weight.out_ids is None:
+            filters = np.ones_like(filters)
+        if weight.in_ids is None or not weight.prunes_columns:
+            columns = np.ones_like(columns)
+        kernels[key] = KernelMask(filters, columns, mask.axes)
+    masks = _zeros(trace, kernels)
+    left = {
+        key: mask
+        for key, mask in masks.kernels.items()
+        if not (mask.filters.all() and mask.columns.all())
+    }
+    return Masks(left, masks.vectors), blank
+
+
+def _kernel_zeros(trace):
+    """dict from the key of each kernel to the `KernelMask` of its zeros."""
+    found = {}
     for weight in trace.weights.values():
         if weight.role != "kernel":
             continue
         live = keras.ops.convert_to_numpy(weight.variable) != 0
         live = layouts.to_matrix(live, weight.axes)
         spatial = tuple(range(live.ndim - 1))
-        mask = KernelMask(
+        found[weight.key] = KernelMask(
             live.any(axis=spatial), live.any(axis=-1), weight.axes
         )
-        if not (mask.filters.all() and mask.columns.all()):
-            kernels[weight.key] = mask
-        axis = -1 if weight.out_ids is not None else -2
-        ids = weight.in_ids if weight.out_ids is None else weight.out_ids
+    return found
+
+
+def _zeros(trace, kernels):
+    """The `Masks` of kernels' zeros, and of the vectors that fall with them.
+
+    Args:
+        trace: What `graph.trace` returns.
+        kernels: dict from key to `KernelMask`; one that is not in it counts
+            as live.
+    """
+    found, writes = {}, np.zeros(trace.num_classes, bool)
+    writers = np.zeros(trace.num_classes, bool)
+    for weight in trace.weights.values():
+        if weight.role != "kernel":
+            continue
+        mask = kernels.get(weight.key)
+        if mask and not (mask.filters.all() and mask.columns.all()):
+            found[weight.key] = mask
+        whole = weight.out_ids is None
+        ids = weight.in_ids if whole else weight.out_ids
         if ids is not None:
-            others = tuple(i for i in range(live.ndim) if i != live.ndim + axis)
             classes = trace.classes[ids]
             writers[classes] = True
-            writes[classes[live.any(axis=others)]] = True
+            writes[classes[_live(mask, len(ids), whole)]] = True
     vectors = {}
     for key, keep in dead_vectors(trace, writers & ~writes).items():
         value = keras.ops.convert_to_numpy(
@@ -178,7 +234,16 @@ def masks_of(model):
         keep = keep | (value != 0)
         if not keep.all():
             vectors[key] = keep
-    return Masks(kernels, vectors)
+    return Masks(found, vectors)
+
+
+def _live(mask, size, by_inputs):
+    """Which channels a kernel writes: by its filters, or by its inputs."""
+    if mask is None:
+        return np.ones(size, bool)
+    if not by_inputs:
+        return mask.filters
+    return mask.columns.any(axis=tuple(range(mask.columns.ndim - 1)))
 
 
 def apply_masks(model, masks):
@@ -194,6 +259,25 @@ def apply_masks(model, masks):
         variable.assign(array)
 
 
+def fits(model, masks):
+    """Whether masks have a variable of their shape each in a model."""
+    check_are_masks(masks)
+    try:
+        fitting(model, masks)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def check_are_masks(masks):
+    """Raises a `TypeError` for what is no `Masks`."""
+    if not isinstance(masks, Masks):
+        raise TypeError(
+            "Expected `masks` as `hard_prune` or `masks_of` return them. "
+            f"Received: masks={masks!r} (of type {type(masks).__name__})"
+        )
+
+
 def fitting(model, masks):
     """Pairs of a variable and its mask factors.
 
@@ -201,11 +285,7 @@ def fitting(model, masks):
         TypeError: `masks` are no `Masks`.
         ValueError: A mask has no variable in the model, or another shape.
     """
-    if not isinstance(masks, Masks):
-        raise TypeError(
-            "Expected `masks` as `hard_prune` or `masks_of` return them. "
-            f"Received: masks={masks!r} (of type {type(masks).__name__})"
-        )
+    check_are_masks(masks)
     topology.functional(model)
     variables = topology.variables_by_key(model)
     pairs, bad = [], {}

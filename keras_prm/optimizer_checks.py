@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import numbers
+import warnings
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_prm.penalties import ResidualBalancing
+from keras_prm.penalties import RhoStages
 from keras_prm.penalties import check_rho
 from keras_prm.plans import SparsityPlan
 
@@ -110,6 +112,22 @@ def check_arguments(plan, rho, update_every, rho_change, ramp, kwargs):
             "Received: rho_change='restart'. Leave `rho_change` out."
         )
     _check_ramp(ramp)
+    _check_stages(rho, update_every)
+
+
+def _check_stages(rho, update_every):
+    """A stage begins with the first update that falls into it."""
+    if not isinstance(rho, RhoStages) or len(rho.values) == 1:
+        return
+    if rho.steps_per_stage < update_every:
+        warnings.warn(
+            "RhoStages skips stages: a stage begins with the first update "
+            "that falls into it, and updates are farther apart than stages "
+            f"are long. Received: steps_per_stage={rho.steps_per_stage}, "
+            f"update_every={update_every}. Make `steps_per_stage` several "
+            "times `update_every`.",
+            stacklevel=4,
+        )
 
 
 def _check_schedule(rho):

@@ -166,11 +166,13 @@ class ADMMWrapper(OptimizerWrapper):
         kernels = [variables[k.index] for k in self.plan.kernels]
         return ADMMVariables(self, self.plan, kernels, state)
 
+    def planned_variables(self):
+        """The kernels that the plan is about, in its order: variables."""
+        self._check_built()
+        return [self._trainable_variables[k.index] for k in self.plan.kernels]
+
     def _kernels(self):
-        variables = self._trainable_variables
-        return [
-            ops.convert_to_tensor(variables[k.index]) for k in self.plan.kernels
-        ]
+        return [ops.convert_to_tensor(v) for v in self.planned_variables()]
 
     @property
     def rho(self):
@@ -200,6 +202,15 @@ class ADMMWrapper(OptimizerWrapper):
         if self.ramp is None:
             return 1.0
         return ops.clip(self.ramp(self._num_steps()), 0.0, 1.0)
+
+    def _begins_stage(self):
+        """Whether another stage was in force at the update before."""
+        staged = isinstance(self._rho, RhoStages)
+        if not staged or self.rho_change != "restart":
+            return False
+        step = self._num_steps()
+        before = self._rho.stage(step - self.update_every)
+        return ops.not_equal(self._rho.stage(step), before)
 
     def _num_steps(self):
         """Applied steps since the wrapper was built."""
@@ -267,6 +278,7 @@ class ADMMWrapper(OptimizerWrapper):
             rho=self._next_rho(),
             rescale=self.rho_change == "rescale",
             share=self._next_share(),
+            restart=self._begins_stage(),
         )
         if isinstance(self._rho, ResidualBalancing):
             state = admm.balance(kernels, state, self.plan, self._rho)

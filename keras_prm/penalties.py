@@ -15,7 +15,8 @@ class RhoStages(keras.optimizers.schedules.LearningRateSchedule):
 
     The papers' authors raise `rho` tenfold from stage to stage, and begin
     each stage with `z` the projection of the weights and `u = 0`, which is
-    what `ADMMWrapper` does at each change of these stages.
+    what `ADMMWrapper` does at the first update of each of these stages,
+    neighbours of one value among them.
 
     Args:
         steps_per_stage: Applied steps of each stage, the last of which has
@@ -61,10 +62,13 @@ class RhoStages(keras.optimizers.schedules.LearningRateSchedule):
         self.values = [float(value) for value in values]
 
     def __call__(self, step):
-        stage = ops.cast(step, "int32") // self.steps_per_stage
-        last = len(self.values) - 1
         values = ops.convert_to_tensor(self.values, "float32")
-        return ops.take(values, ops.minimum(stage, last))
+        return ops.take(values, self.stage(step))
+
+    def stage(self, step):
+        """The number of the stage that a step is of, an int32 scalar."""
+        stage = ops.cast(step, "int32") // self.steps_per_stage
+        return ops.minimum(stage, len(self.values) - 1)
 
     def get_config(self):
         return {"steps_per_stage": self.steps_per_stage, "values": self.values}

@@ -10,7 +10,8 @@ import keras
 import numpy as np
 from absl import logging
 
-from keras_prm.optimizers import find_wrapper
+from keras_prm import pruning
+from keras_prm import trainers
 
 
 class ADMMProgress(keras.callbacks.Callback):
@@ -32,7 +33,8 @@ class ADMMProgress(keras.callbacks.Callback):
 
     Needs a model compiled with `ADMMWrapper`, be it inside of a
     `LossScaleOptimizer` or a `MultiOptimizer`, or a
-    `keras.distillation.Distiller` compiled so. Warns at the end of a
+    `keras.distillation.Distiller` compiled so, or one that holds the wrapper
+    as an attribute, such as a GAN with two optimizers. Warns at the end of a
     training that was too short for a single update.
 
     Args:
@@ -45,6 +47,9 @@ class ADMMProgress(keras.callbacks.Callback):
             that training began with, and until the plan's whole sparsity is
             in force. The dual residual is not asked for. Defaults to
             `None`.
+        model: The network whose wrapper is meant, where `fit` trains several
+            with ADMM; its name and `_` then stand before the names in the
+            logs. Defaults to `None`, the only one.
 
     Attributes:
         history: list with one dict per epoch, from kernel key to
@@ -52,9 +57,9 @@ class ADMMProgress(keras.callbacks.Callback):
             returns them: absolute ones.
 
     Raises:
-        TypeError: `tolerance` is no number.
+        TypeError: `tolerance` is no number, or `model` no model.
         ValueError: `verbose` or `tolerance` is out of range; in `fit`, the
-            model is not compiled with an `ADMMWrapper`.
+            model has no `ADMMWrapper` that trains the network, or several.
 
     Example:
 
@@ -68,12 +73,13 @@ class ADMMProgress(keras.callbacks.Callback):
           3.3.
     """
 
-    def __init__(self, verbose=0, tolerance=None):
+    def __init__(self, verbose=0, tolerance=None, model=None):
         super().__init__()
         _check_verbose(verbose)
         _check_tolerance(tolerance)
         self.verbose = verbose
         self.tolerance = tolerance
+        self.network = model
         self.history = []
         self._lines = []
         self._updates = 0
@@ -90,11 +96,12 @@ class ADMMProgress(keras.callbacks.Callback):
         residuals = wrapper.residuals()
         self.history.append(residuals)
         found = scalars(wrapper, residuals)
+        prefix = self._prefix()
         for name, value in found.items():
             if "/" in name:
-                self._add_to_history(name, value)
+                self._add_to_history(prefix + name, value)
             elif logs is not None:
-                logs[name] = value
+                logs[prefix + name] = value
         if self.verbose:
             self._lines.append(summary(wrapper, found))
         if self._is_reached(wrapper, found["primal_residual"]):
@@ -117,14 +124,21 @@ class ADMMProgress(keras.callbacks.Callback):
             )
 
     def _wrapper(self):
-        wrapper = find_wrapper(self.model.optimizer)
+        wrapper = trainers.wrapper_of(self.model, self.network, pruning.fits)
         if wrapper is None:
             raise ValueError(
                 "ADMMProgress needs a model that is compiled with "
-                "`keras_prm.ADMMWrapper(optimizer, plan)`. "
+                "`keras_prm.ADMMWrapper(optimizer, plan)`, or holds one as "
+                "an attribute. "
                 f"Received: a model with optimizer={self.model.optimizer!r}"
+                f", and model={self.network and self.network.name!r}"
             )
         return wrapper
+
+    def _prefix(self):
+        """What keeps the logs of several networks apart."""
+        several = len(trainers.wrappers(self.model)) > 1
+        return f"{self.network.name}_" if several and self.network else ""
 
     def _add_to_history(self, name, value):
         # A loop of one's own may have no `History`.
@@ -161,8 +175,12 @@ def scalars(wrapper, residuals=None):
     """
     residuals = residuals or wrapper.residuals()
     # The model may be another than the one that is pruned, as a Distiller.
-    variables = wrapper._trainable_variables
-    sizes = {k.key: _norm(variables[k.index]) for k in wrapper.plan.kernels}
+    sizes = {
+        k.key: _norm(variable)
+        for k, variable in zip(
+            wrapper.plan.kernels, wrapper.planned_variables(), strict=True
+        )
+    }
     primal = {key: r["primal"] for key, r in residuals.items()}
     dual = {key: r["dual"] for key, r in residuals.items()}
     found = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 
 import keras
@@ -15,11 +16,17 @@ from keras_prm import topology
 from keras_prm.masks import Masks
 from keras_prm.masks import apply_masks
 from keras_prm.masks import dead_vectors
+from keras_prm.masks import pruned
 from keras_prm.optimizers import find_wrapper
 from keras_prm.structures import KernelMask
 
+# Above it what the weights and ADMM's copies of them differ in is too much.
+MOST_RESIDUAL = 0.1
 
-def hard_prune(model, plan, score=None, data=None, optimizer=None):
+
+def hard_prune(
+    model, plan, score=None, data=None, optimizer=None, keep_zeros=True
+):
     """Sets what the plan removes to zero. Works in place.
 
     The structures that go are those the `ADMMWrapper` holds, where the model
@@ -28,6 +35,12 @@ def hard_prune(model, plan, score=None, data=None, optimizer=None):
     the weights. A filter that goes takes its bias and its
     BatchNormalization gamma and beta along, so that its channel is zero and
     not merely constant, and the columns that read it go too.
+
+    Filters and columns that are zero already, as an earlier pruning left
+    them, stay zero: the masks hold them too. A kernel that is zero
+    throughout was initialised so, is named in a warning and trains on; zeros
+    that make up no filter or column train on as well, since masks are of
+    structures.
 
     With a `score` those of the lowest scores go, as many as ever. Filters
     that can only fall together add up theirs, each kernel's divided by
@@ -47,7 +60,10 @@ def hard_prune(model, plan, score=None, data=None, optimizer=None):
             has to be compiled with its loss.
         optimizer: The `ADMMWrapper` that trained the model, where the model
             is not compiled with it, as in distillation. Defaults to
-            `model.optimizer`. Has no say where there is a `score`.
+            `model.optimizer`. `False` leaves the choice to the weights as
+            they are. Has no say where there is a `score`.
+        keep_zeros: Whether the masks hold filters and columns that are zero
+            before. Defaults to True.
 
     Returns:
         The `Masks`, to be held by `StructuredMask` while training on.
@@ -61,7 +77,9 @@ def hard_prune(model, plan, score=None, data=None, optimizer=None):
 
     Warns:
         UserWarning: The wrapper is for another plan, or has not come so far;
-            or the plan removes nothing.
+            the weights are far from what it found, with a relative primal
+            residual above 0.1; a kernel is zero throughout; or the plan
+            removes nothing.
 
     Example:
 
@@ -74,7 +92,7 @@ def hard_prune(model, plan, score=None, data=None, optimizer=None):
     Reference:
         - [Ma et al., 2019](https://arxiv.org/abs/1905.00136).
     """
-    masks = masks_for(model, plan, score, data, optimizer)
+    masks = masks_for(model, plan, score, data, optimizer, keep_zeros)
     if not plan.kernels:
         warnings.warn(
             "The plan removes nothing, and nothing was pruned. Give "
@@ -86,7 +104,9 @@ def hard_prune(model, plan, score=None, data=None, optimizer=None):
     return masks
 
 
-def masks_for(model, plan, score=None, data=None, optimizer=None):
+def masks_for(
+    model, plan, score=None, data=None, optimizer=None, keep_zeros=False
+):
     """As `hard_prune`, but only returns the `Masks`."""
     check_is_plan(plan)
     trace = graph.trace(model)
@@ -109,7 +129,43 @@ def masks_for(model, plan, score=None, data=None, optimizer=None):
         if weights[kernel.key].out_ids is not None:
             ids = weights[kernel.key].out_ids[~filters]
             dead[trace.classes[ids]] = True
-    return Masks(masks, dead_vectors(trace, dead))
+    masks = Masks(masks, dead_vectors(trace, dead))
+    return masks & _zeros_before(trace) if keep_zeros else masks
+
+
+def _zeros_before(trace):
+    masks, blank = pruned(trace)
+    if blank:
+        warnings.warn(
+            "Some kernels are zero throughout, as an initializer of zeros "
+            "leaves them, and are not kept so: they train on, but for what "
+            "the plan removes of them. To hold them at zero, take `masks & "
+            f"keras_prm.masks_of(model)`. Received: only zeros in {blank}",
+            stacklevel=4,
+        )
+    return masks
+
+
+def fits(model, plan):
+    """Whether a plan may have been made for a model."""
+    try:
+        trace = graph.trace(model)
+        weights = {w.key: w for w in trace.weights.values()}
+        _check_plan(plan, trace, weights)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def removes_more(plan, masks):
+    """Whether a plan would remove anything that masks keep."""
+    kept = {}
+    for kernel in plan.kernels:
+        if kernel.key not in masks.kernels:
+            return True
+        kept[kernel.key] = masks.kernels[kernel.key].full()
+    found = _nearest(plan, [keep.astype("float32") for keep in kept.values()])
+    return any((kept[key] & ~mask.full()).any() for key, mask in found.items())
 
 
 def check_is_plan(plan):
@@ -166,6 +222,8 @@ def _differently_tied(plan, trace, weights):
 
 def _wrapper(model, optimizer):
     """The `ADMMWrapper` whose support is asked for; `None` if none is."""
+    if optimizer is False:
+        return None
     if optimizer is None:
         return find_wrapper(getattr(model, "optimizer", None))
     wrapper = find_wrapper(optimizer)
@@ -173,7 +231,7 @@ def _wrapper(model, optimizer):
         raise TypeError(
             "`optimizer` must be the `ADMMWrapper` that trained the model, "
             f"or hold it. Received: optimizer={optimizer!r}. To choose by "
-            "the weights alone, leave it out."
+            "the weights alone, pass `optimizer=False`."
         )
     return wrapper
 
@@ -181,19 +239,86 @@ def _wrapper(model, optimizer):
 def _support(wrapper, plan, weights):
     """dict from key to `KernelMask`: the wrapper's support, or W's."""
     if wrapper is not None:
-        if wrapper.plan == plan and wrapper.settled:
-            return wrapper.masks()
+        reason = _not_to_be_used(wrapper, plan)
+        if not reason:
+            masks = wrapper.masks()
+            _check_agreement(wrapper, plan, weights, masks)
+            return masks
         warnings.warn(
-            "The model is compiled with ADMM, but for another plan, or not "
-            "trained for a single update, or not to the end of its ramp: "
-            "what goes is chosen by the weights alone. To use what ADMM "
-            "found, pass `model.optimizer.plan`.",
+            f"What goes is chosen by the weights alone: {reason} To choose "
+            "so without this warning, pass `optimizer=False`.",
             stacklevel=4,
         )
-    kernels = [
-        keras.ops.convert_to_tensor(weights[k.key].variable)
+    return _nearest(plan, [weights[k.key].variable for k in plan.kernels])
+
+
+def _not_to_be_used(wrapper, plan):
+    """Why the wrapper's support is not the plan's; empty if it is."""
+    if wrapper.plan != plan:
+        return (
+            "the model is compiled with ADMM for another plan. To use what "
+            "ADMM found, pass `model.optimizer.plan`."
+        )
+    if not wrapper.built or not wrapper.num_updates:
+        return (
+            "the model is compiled with ADMM, but was not trained for a "
+            f"single update, which comes after {wrapper.update_every} steps. "
+            "Train first."
+        )
+    if not wrapper.settled:
+        return (
+            "ADMM has not come to the end of its ramp: a share of "
+            f"{wrapper.current_share:.3g} of the plan is in force. Train on "
+            "until `optimizer.settled`."
+        )
+    return ""
+
+
+def _check_agreement(wrapper, plan, weights, masks):
+    """Warns where the weights are far from those that ADMM prunes well."""
+    arrays = {
+        k.key: keras.ops.convert_to_numpy(weights[k.key].variable)
         for k in plan.kernels
-    ]
+    }
+    sizes = {key: _norm(array) for key, array in arrays.items()}
+    found = {key: r["primal"] for key, r in wrapper.residuals().items()}
+    total = math.hypot(*found.values()) / (math.hypot(*sizes.values()) or 1.0)
+    if total <= MOST_RESIDUAL:
+        return
+    relative = {key: found[key] / (sizes[key] or 1.0) for key in found}
+    worst = sorted(relative, key=relative.get, reverse=True)[:3]
+    nearest = _nearest(plan, list(arrays.values()))
+    warnings.warn(
+        "The weights are not near what ADMM prunes to: the primal residual "
+        f"||W - Z|| / ||W|| is {total:.2g}, and pruning is cheap below "
+        f"{MOST_RESIDUAL}. Either ADMM has not converged, or these are not "
+        "the weights it ended with, as after `load_weights` or "
+        "`EarlyStopping(restore_best_weights=True)`. Its choice takes away "
+        f"{_share_lost(arrays, masks):.0%} of the weights' norm, one made for "
+        f"the weights as they are {_share_lost(arrays, nearest):.0%}. Train "
+        "on, with a larger `rho` or more updates, without going back to "
+        "earlier weights; or choose anew by the weights: "
+        "`hard_prune(model, plan, optimizer=False)`, on the weights as they "
+        "were before this call. Received: the largest primal residuals "
+        f"{ ({key: float(f'{relative[key]:.2g}') for key in worst}) }",
+        stacklevel=5,
+    )
+
+
+def _share_lost(arrays, masks):
+    """How much of the norm of all kernels masks take away."""
+    lost = [_norm(np.where(masks[k].full(), 0, a)) for k, a in arrays.items()]
+    whole = [_norm(array) for array in arrays.values()]
+    return math.hypot(*lost) / (math.hypot(*whole) or 1.0)
+
+
+def _norm(array):
+    return float(np.linalg.norm(array.astype("float32")))
+
+
+def _nearest(plan, kernels):
+    """dict from key to `KernelMask`: what is nearest to some kernels."""
+    kernels = [keras.ops.convert_to_tensor(kernel) for kernel in kernels]
     project = backends.compiled(
         lambda kernels: plan_projections.project_plan(kernels, plan)
     )

@@ -10,10 +10,12 @@ import time
 import keras
 import numpy as np
 
-from keras_prm import enforcing
 from keras_prm import graph
 from keras_prm import layouts
 from keras_prm import progress
+from keras_prm import pruning
+from keras_prm import trainers
+from keras_prm.masks import masks_of
 
 # Pixels along each side of an image: more are pooled, fewer enlarged.
 MOST_PIXELS = 1024
@@ -49,10 +51,14 @@ class SparsityTensorBoard(keras.callbacks.Callback):
         log_dir: The folder to write to; it is one run in TensorBoard.
         images_every: Epochs from one image of each mask to the next,
             beginning with the first; 0 writes none. Defaults to 1.
+        model: The network that is shown, where `fit` is another model's,
+            such as a GAN that it is a part of. Defaults to `None`: the one
+            that an `ADMMWrapper` trains, or the only one with zeros.
 
     Raises:
         ImportError: `tensorboard` is not installed.
-        ValueError: `images_every` is not an integer of at least 0.
+        ValueError: `images_every` is not an integer of at least 0; in
+            `fit`, several networks inside of the model would do.
 
     Example:
 
@@ -62,7 +68,7 @@ class SparsityTensorBoard(keras.callbacks.Callback):
     ```
     """
 
-    def __init__(self, log_dir, images_every=1):
+    def __init__(self, log_dir, images_every=1, model=None):
         super().__init__()
         whole = isinstance(images_every, numbers.Integral)
         if not whole or isinstance(images_every, bool) or images_every < 0:
@@ -73,21 +79,21 @@ class SparsityTensorBoard(keras.callbacks.Callback):
             )
         self.log_dir = os.fspath(log_dir)
         self.images_every = images_every
+        self.network = model
         _import_tensorboard()
         self._writer = None
         self._kernels = ()
 
     def on_train_begin(self, logs=None):
         self._close()
-        model = enforcing.student_of(self.model)
         self._kernels = ()
-        if progress.find_wrapper(self.model.optimizer) is None:
-            weights = graph.trace(model).weights.values()
+        if self._wrapper() is None:
+            weights = graph.trace(self._pruned()).weights.values()
             self._kernels = [w for w in weights if w.role == "kernel"]
         self._writer = _import_tensorboard().EventFileWriter(self.log_dir)
 
     def on_epoch_end(self, epoch, logs=None):
-        wrapper = progress.find_wrapper(self.model.optimizer)
+        wrapper = self._wrapper()
         found = {}
         if wrapper is not None:
             found = progress.scalars(wrapper)
@@ -107,6 +113,18 @@ class SparsityTensorBoard(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         self._close()
+
+    def _wrapper(self):
+        return trainers.wrapper_of(self.model, self.network, pruning.fits)
+
+    def _pruned(self):
+        return trainers.network_of(
+            self.model,
+            self.network,
+            lambda model: True,
+            "can be shown",
+            lambda model: masks_of(model).kernels,
+        )
 
     def _masks(self, wrapper):
         """Yields the key of each kernel and its mask, filters x columns."""

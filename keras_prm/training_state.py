@@ -10,8 +10,9 @@ import re
 import keras
 import numpy as np
 
+from keras_prm import trainers
 from keras_prm.masks import Masks
-from keras_prm.optimizers import find_wrapper
+from keras_prm.optimizer_checks import is_number
 from keras_prm.plans import SparsityPlan
 
 
@@ -19,20 +20,23 @@ def collect(model, masks):
     """The state of a training between two steps.
 
     Args:
-        model: A compiled model whose optimizer is built.
+        model: A compiled model, whatever it trains: its optimizers are
+            built, but for those that nothing has used.
         masks: The `Masks` it is trained under, or `None`.
 
     Returns:
         `(description, arrays)`: a dict that `json` can write, and one array
         per variable, the model's first, its seed generators among them, and
-        then the optimizer's.
+        then the optimizers'.
     """
-    plan = plan_of(model.optimizer)
+    plan = plan_of(model)
     description = {
         "model": _signatures(model.variables),
-        "optimizer": _optimizer_signatures(model.optimizer),
+        "optimizer": _optimizers_signatures(model),
         "plan": None if plan is None else plan.get_config(),
         "masks": None if masks is None else masks.to_json(),
+        "built_on": _built_on(model),
+        "settings": settings(model),
     }
     return description, [
         np.asarray(keras.ops.convert_to_numpy(v)) for v in _variables(model)
@@ -49,7 +53,8 @@ def check(model, masks, description, path):
     found = _differences(description["model"], _signatures(model.variables))
     if found:
         _refuse(path, "another model", found)
-    plan = plan_of(model.optimizer)
+    _build(model, description.get("built_on"))
+    plan = plan_of(model)
     received = None if plan is None else plan.get_config()
     stored = description["plan"]
     if stored is not None:
@@ -57,9 +62,10 @@ def check(model, masks, description, path):
         stored = SparsityPlan.from_config(stored).get_config()
     if _unnumbered(json.dumps(stored)) != _unnumbered(json.dumps(received)):
         _refuse(path, "another plan", _plans_differ(stored, received))
-    found = _differences(
-        description["optimizer"], _optimizer_signatures(model.optimizer)
-    )
+    received = _optimizers_signatures(model)
+    if "built_on" not in description:  # of a version that kept one alone
+        received = _optimizer_signatures(model.optimizer)
+    found = _differences(description["optimizer"], received)
     if found:
         _refuse(path, "another optimizer", found)
     stored = description["masks"] and Masks.from_json(description["masks"])
@@ -72,10 +78,13 @@ def restore(model, arrays):
     """Assigns what `collect` collected. Works in place on `model`.
 
     Args:
-        model: The compiled model; its optimizer is built.
-        arrays: One array per variable of the model and of its optimizer.
+        model: The compiled model; `check` has built its optimizers.
+        arrays: One array per variable of the model and of its optimizers.
     """
-    for variable, array in zip(_variables(model), arrays, strict=True):
+    variables = _variables(model)
+    if len(arrays) < len(variables):  # of a version that kept one optimizer
+        variables = [*model.variables, *model.optimizer.variables]
+    for variable, array in zip(variables, arrays, strict=True):
         variable.assign(array)
 
 
@@ -113,14 +122,112 @@ def set_random_state(state):
         torch.set_rng_state(torch.tensor(state["torch"], dtype=torch.uint8))
 
 
-def plan_of(optimizer):
-    """The plan of the `ADMMWrapper` in an optimizer; `None` if none is."""
-    wrapper = find_wrapper(optimizer)
-    return None if wrapper is None else wrapper.plan
+def plan_of(model):
+    """The plan of the first `ADMMWrapper` of a model; `None` if none is."""
+    found = trainers.wrappers(model)
+    return found[0].plan if found else None
+
+
+def settings(model):
+    """What a script says of ADMM and its file does not hold.
+
+    Returns:
+        list with a dict per `ADMMWrapper`, of what `json` can write.
+    """
+    return [
+        {
+            "update_every": wrapper.update_every,
+            "rho_change": wrapper.rho_change,
+            "ramp": _config(wrapper.ramp),
+            "rho": _config(wrapper.rho),
+        }
+        for wrapper in trainers.wrappers(model)
+    ]
+
+
+def rhos(model):
+    """The numbers `rho` that are set, of each `ADMMWrapper` that has one."""
+    found = [wrapper.rho for wrapper in trainers.wrappers(model)]
+    return [float(rho) for rho in found if is_number(rho)]
+
+
+def changed_settings(model, description):
+    """What differs from the `settings` of a file, in words."""
+    found = []
+    pairs = zip(description.get("settings", ()), settings(model))
+    for stored, received in pairs:
+        for name, value in stored.items():
+            # A number is among the variables, and may have been set anew.
+            if name == "rho" and is_number(value):
+                continue
+            if _plain(value) != _plain(received[name]):
+                one, other = _brief(value), _brief(received[name])
+                found.append(f"{name}={other} (in the file {one})")
+    return found
+
+
+def _config(value):
+    """What `json` can write of a number, a rule or a schedule."""
+    try:
+        config = keras.saving.serialize_keras_object(value)
+    except NotImplementedError:  # a schedule that nobody can save
+        return type(value).__name__
+    return json.loads(json.dumps(config, default=_number))
+
+
+def _number(value):
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return type(value).__name__
+
+
+def _plain(value):
+    return json.dumps(value, sort_keys=True)
+
+
+def _brief(value):
+    if isinstance(value, dict) and "class_name" in value:
+        config = value.get("config") or {}
+        inside = ", ".join(f"{k}={v}" for k, v in config.items() if k != "name")
+        return f"{value['class_name']}({inside})"
+    return repr(value)
+
+
+def _built_on(model):
+    """On which variables each optimizer is built, by their positions."""
+    places = {id(v): i for i, v in enumerate(model.variables)}
+    return [
+        [places[id(v)] for v in x._trainable_variables if id(v) in places]
+        if x.built
+        else None
+        for x in trainers.all_optimizers(model)
+    ]
+
+
+def _build(model, built_on):
+    """Builds what a step would build first. Does nothing to what is built.
+
+    Args:
+        model: The compiled model.
+        built_on: What `_built_on` returned; `None` of older files.
+    """
+    variables = model.variables
+    optimizers = trainers.all_optimizers(model)
+    if built_on is None:
+        built_on = [None] * len(optimizers)
+        if not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)
+    for optimizer, places in zip(optimizers, built_on):
+        if places is not None and not optimizer.built:
+            optimizer.build([variables[i] for i in places])
 
 
 def _variables(model):
-    return [*model.variables, *model.optimizer.variables]
+    return [
+        *model.variables,
+        *(v for x in trainers.all_optimizers(model) for v in x.variables),
+    ]
 
 
 def _signatures(variables):
@@ -128,6 +235,11 @@ def _signatures(variables):
     return [
         [_unnumbered(v.path), list(v.shape), str(v.dtype)] for v in variables
     ]
+
+
+def _optimizers_signatures(model):
+    found = trainers.all_optimizers(model)
+    return [row for x in found for row in _optimizer_signatures(x)]
 
 
 def _optimizer_signatures(optimizer):

@@ -55,6 +55,31 @@ def dataset(x, y=False):
     return tf.data.Dataset.from_tensor_slices(parts).batch(8)
 
 
+class Inside(layers.Layer):
+    """Has statistics that no training moves, and some nobody reads."""
+
+    def __init__(self):
+        super().__init__()
+        self.frozen = layers.BatchNormalization()
+        self.idle = layers.BatchNormalization()
+
+    def build(self, shape):
+        self.frozen.build(shape)
+        self.idle.build(shape)
+
+    def call(self, x):
+        return self.frozen(x, training=False)
+
+
+class AlwaysNoisy(layers.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.generator = keras.random.SeedGenerator(1)
+
+    def call(self, x):
+        return x + keras.random.normal(keras.ops.shape(x), seed=self.generator)
+
+
 class RecalibrateTest(parameterized.TestCase):
     def assert_statistics(self, model, parts):
         parts = [2 * part + 1 for part in parts]
@@ -87,6 +112,11 @@ class RecalibrateTest(parameterized.TestCase):
         model, x = make_model(), make_data(20)
         self.assertEqual(recalibrate(model, x, batch_size=8), 3)
         self.assert_statistics(model, [x[:8], x[8:16], x[16:]])
+
+    def test_batches_without_a_row_do_not_count(self):
+        model, x = make_model(), make_data(16)
+        self.assertEqual(recalibrate(model, [x[:8], x[:0], x[8:]]), 2)
+        self.assert_statistics(model, [x[:8], x[8:]])
 
     @parameterized.parameters((1, 1), (2, 2), (9, 3))
     def test_number_of_batches(self, limit, used):
@@ -123,6 +153,47 @@ class RecalibrateTest(parameterized.TestCase):
             recalibrate(model, x)
         for old, new in zip(found[0], model.weights):
             np.testing.assert_array_equal(old, new)
+
+    def test_what_makes_no_update_is_left_alone(self):
+        """Called for inference, or not called at all; NaN goes all the same."""
+        x = inputs = keras.Input((3,))
+        x = Inside()(x)
+        x = layers.BatchNormalization(name="bn")(x)
+        model = keras.Model(inputs, x)
+        zoo.randomise(model)
+        inside, bn = model.layers[1], model.layers[2]
+        before = [np.array(w) for w in inside.weights]
+        bn.moving_mean.assign(np.full(3, np.nan))
+        x = make_data()
+        recalibrate(model, x, batch_size=8)
+        for old, new in zip(before, inside.weights):
+            np.testing.assert_array_equal(old, new, new.path)
+        parts = np.array(inside(x)).reshape(3, 8, 3)
+        np.testing.assert_allclose(
+            bn.moving_mean, parts.mean((0, 1)), rtol=1e-4
+        )
+        # A second time nothing counts of the first.
+        recalibrate(model, x, batch_size=8, max_batches=1)
+        np.testing.assert_allclose(bn.moving_mean, parts[0].mean(0), rtol=1e-4)
+
+    def test_random_augmentation_is_off(self):
+        x = inputs = keras.Input((4, 4, 3))
+        x = layers.RandomFlip(seed=1)(x)
+        x = layers.RandomBrightness(0.5, value_range=(0.0, 1.0), seed=2)(x)
+        model = keras.Model(inputs, layers.BatchNormalization(name="bn")(x))
+        rng = np.random.default_rng(0)
+        x = rng.uniform(size=(8, 4, 4, 3)).astype("float32")
+        recalibrate(model, x)
+        bn = find(model, "bn")
+        np.testing.assert_allclose(bn.moving_mean, x.mean((0, 1, 2)), rtol=1e-4)
+        self.assertNotIn("call", vars(model.layers[1]))
+
+    def test_what_nothing_switches_off(self):
+        x = inputs = keras.Input((3,))
+        x = layers.BatchNormalization()(AlwaysNoisy(name="noisy")(x))
+        model = keras.Model(inputs, x)
+        with self.assertWarnsRegex(UserWarning, "noisy.*`training` argument"):
+            recalibrate(model, make_data())
 
     def test_what_changes_in_training_is_brought_back(self):
         x = inputs = keras.Input((5,))

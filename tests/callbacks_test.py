@@ -13,6 +13,7 @@ from keras_prm.callbacks import StructuredMask
 from keras_prm.enforcing import release_masks
 from keras_prm.masks import apply_masks
 from keras_prm.masks import masks_of
+from keras_prm.optimizers import ADMMWrapper
 from keras_prm.plans import SparsityPlan
 from keras_prm.pruning import hard_prune
 from tests import zoo
@@ -195,6 +196,58 @@ class StructuredMaskTest(parameterized.TestCase):
         self.assertNotEqual(more, masks)
         train(model, callback)
         self.assertEqual(leaks(model, more), [])
+
+    def test_leftovers_on_a_layer_that_is_frozen_meanwhile(self):
+        model = make()
+        masks = self.prune(model)
+        stop = Change("on_train_batch_end", lambda layer: 1 / 0)
+        model.compile(sgd(), "mse", jit_compile=JIT)
+        with self.assertRaises(ZeroDivisionError):
+            train(model, StructuredMask(masks), stop)
+        model.get_layer("a").trainable = False
+        model.compile(sgd(), "mse", jit_compile=JIT)
+        train(model, StructuredMask(masks_module.Masks({})))
+        self.assertTrue(all(v.constraint is None for v in model.weights))
+
+    def test_admm_that_goes_on_pulling(self):
+        model = make()
+        plan = SparsityPlan.uniform(model, filters=0.5)
+        model.compile(ADMMWrapper(sgd(), plan), "mse", jit_compile=JIT)
+        masks = hard_prune(model, plan, optimizer=False)
+        with self.assertWarnsRegex(UserWarning, "with a bare optimizer"):
+            train(model, StructuredMask(masks))
+        # Towards more sparsity under the masks of a stage before: no word.
+        more = SparsityPlan.uniform(model, filters=0.75)
+        model.compile(ADMMWrapper(sgd(), more), "mse", jit_compile=JIT)
+        train(model, StructuredMask(masks))
+        self.assertEqual(leaks(model, masks), [])
+
+    def test_kernels_that_are_masked_whole(self):
+        model = make()
+        model.get_layer("b").kernel.assign(np.zeros((8, 6)))
+        model.compile(sgd(), "mse", jit_compile=JIT)
+        message = r"initialised so.*`del masks.kernels\[key\]`.*b/kernel"
+        with self.assertWarnsRegex(UserWarning, message):
+            train(model, StructuredMask(), epochs=1)
+
+    def test_what_another_training_does_to_a_shared_layer(self):
+        model = make()
+        masks = self.prune(model)
+        model.compile(sgd(), "mse", jit_compile=JIT)
+        x = keras.Input((6,))
+        other = keras.Model(x, model.get_layer("a")(x))
+        other.compile(sgd(), "mse", jit_compile=JIT)
+        batch = np.ones((4, 6)), np.ones((4, 8))
+        other.train_on_batch(*batch)  # compiled before there are masks
+        masks_module.apply_masks(model, masks)
+
+        class Other(keras.callbacks.Callback):
+            def on_epoch_end(self, epoch, logs=None):
+                other.train_on_batch(*batch)
+
+        with self.assertWarnsRegex(UserWarning, "compiled=other"):
+            train(model, Other(), StructuredMask(masks))
+        self.assertEqual(leaks(model, masks), [])
 
     def test_constraints_of_the_user_go_on(self):
         norm = keras.constraints.MaxNorm(0.3)

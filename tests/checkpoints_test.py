@@ -15,6 +15,7 @@ from keras import layers
 
 from keras_prm import checkpoint_files
 from keras_prm import checkpoints
+from keras_prm import progress
 from keras_prm.callbacks import StructuredMask
 from keras_prm.checkpoints import AtomicCheckpoint
 from keras_prm.optimizers import ADMMWrapper
@@ -341,6 +342,55 @@ class ResumeTest(CheckpointTestCase):
         )
         # On torch one without a seed of its own draws from torch's generator.
         self.assertEqual(seeds[1].tolist(), [7, STEPS])
+
+    def test_it_says_where_it_goes_on(self):
+        """Epochs count from 1, and what is done is said to be done."""
+        for epochs, message in (
+            (1, ""),
+            (2, f"resuming at epoch 2 of 2 from {self.path}"),
+            (2, "all is done after 2 of 2 epochs"),
+        ):
+            with mock.patch.object(progress, "print_message") as said:
+                fit(compiled(), AtomicCheckpoint(self.path), epochs=epochs)
+            lines = " ".join(call.args[0] for call in said.call_args_list)
+            self.assertIn(message, lines)
+            self.assertEqual(bool(message), bool(lines))
+
+    def test_other_settings_are_said(self):
+        fit(compiled(admm), AtomicCheckpoint(self.path), epochs=1)
+        model = compiled(admm)
+        plan = model.optimizer.plan
+        ramp = keras.optimizers.schedules.PolynomialDecay(0.0, 9, 1.0)
+        model.compile(
+            ADMMWrapper("adam", plan, rho=0.2, update_every=3, ramp=ramp),
+            "mse",
+            **HOW,
+        )
+        message = r"update_every=3 \(in the file 2\), ramp=Poly.*Set them as"
+        with mock.patch.object(progress, "print_message") as said:
+            with self.assertWarnsRegex(UserWarning, message):
+                fit(model, AtomicCheckpoint(self.path))
+        lines = " ".join(call.args[0] for call in said.call_args_list)
+        self.assertIn("rho=0.1, as in the file", lines)
+        self.assertAlmostEqual(model.optimizer.rho, 0.1, places=6)
+
+    def test_a_file_of_before_there_were_several_optimizers(self):
+        fit(compiled(admm), AtomicCheckpoint(self.path), epochs=1)
+        header, arrays = checkpoint_files.read(self.path)
+        for name in ("built_on", "settings", "arrays"):
+            del header[name]
+        checkpoint_files.write(self.path, header, arrays)
+        model = compiled(admm)
+        fit(model, AtomicCheckpoint(self.path))
+        whole = compiled(admm)
+        fit(whole)
+        self.assert_same(state(model), state(whole))
+
+    def test_masks_of_another_network(self):
+        model, masks = pruned()
+        other = keras.Sequential([keras.Input((3,)), layers.Dense(2)])
+        with self.assertRaisesRegex(ValueError, "masks do not fit the model"):
+            fit(model, AtomicCheckpoint(self.path, masks, model=other))
 
     def test_a_training_that_diverges_leaves_the_good_file(self):
         class Diverge(keras.callbacks.Callback):

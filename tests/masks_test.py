@@ -1,5 +1,6 @@
 import os
 import tempfile
+import warnings
 
 import keras
 import numpy as np
@@ -95,7 +96,7 @@ class HardPruneTest(MasksTestCase):
     def test_an_optimizer_without_admm(self):
         model = conv_model()
         plan = SparsityPlan.uniform(model, filters=0.5)
-        with self.assertRaisesRegex(TypeError, "leave it out"):
+        with self.assertRaisesRegex(TypeError, "pass `optimizer=False`"):
             hard_prune(model, plan, optimizer=keras.optimizers.SGD())
 
     @parameterized.parameters(*MODELS)
@@ -228,6 +229,98 @@ class HardPruneTest(MasksTestCase):
                 for key, mask in held.items()
             )
         )
+
+    def compiled(self, **kwargs):
+        """A model whose wrapper has settled on the support of its weights."""
+        model = conv_model()
+        plan = SparsityPlan.uniform(model, 0.5, 0.3)
+        wrapper = ADMMWrapper(keras.optimizers.SGD(1e-3), plan, **kwargs)
+        wrapper.build(model.trainable_variables)
+        wrapper.iterations.assign(wrapper.update_every)
+        model.compile(wrapper, "mse")
+        return model, plan, wrapper
+
+    def test_weights_that_admm_did_not_end_with(self):
+        model, plan, wrapper = self.compiled()
+        held = wrapper.masks()
+        zoo.randomise(model, seed=5)
+        weights = model.get_weights()
+        message = r"restore_best_weights.*optimizer=False.*kernel"
+        with self.assertWarnsRegex(UserWarning, message):
+            masks = hard_prune(model, plan)
+        for key, mask in held.items():
+            np.testing.assert_array_equal(
+                masks.kernels[key].full(), mask.full()
+            )
+        model.set_weights(weights)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            nearest = hard_prune(model, plan, optimizer=False)
+        model.set_weights(weights)
+        model.compile("sgd", "mse")
+        self.assertEqual(nearest, hard_prune(model, plan))
+        self.assertNotEqual(nearest, masks)
+
+    def test_weights_near_the_set_prune_without_a_word(self):
+        model, plan, wrapper = self.compiled()
+        before = model.get_weights()
+        hard_prune(model, plan, optimizer=False)
+        model.set_weights(
+            [w + 0.05 * (b - w) for w, b in zip(model.get_weights(), before)]
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            hard_prune(model, plan)
+
+    def test_zeros_that_were_there_are_held(self):
+        model = conv_model()
+        first = hard_prune(model, SparsityPlan.uniform(model, columns=0.5))
+        plan = SparsityPlan.uniform(model, filters=0.25)
+        weights = model.get_weights()
+        both = hard_prune(model, plan)
+        for key, mask in first.kernels.items():
+            self.assertFalse(
+                np.any(both.kernels[key].full() & ~mask.full()), key
+            )
+        model.set_weights(weights)
+        alone = hard_prune(model, plan, keep_zeros=False)
+        self.assertNotEqual(alone, both)
+        self.assertEqual(alone & masks_of(model), both)
+
+    def test_kernels_of_zeros_and_single_zeros_train_on(self):
+        """A residual branch that begins at zero, with its bias."""
+        x = inputs = keras.Input((4,))
+        y = keras.layers.Dense(8, name="a")(x)
+        y = keras.layers.Dense(
+            4, name="zero", kernel_initializer="zeros", bias_initializer="zeros"
+        )(y)
+        y = keras.layers.Dense(6, name="b")(keras.layers.add([x, y]))
+        model = keras.Model(inputs, keras.layers.Dense(1, name="out")(y))
+        kernel = np.ones((4, 6), "float32")
+        kernel[0, 0] = 0
+        model.get_layer("b").kernel.assign(kernel)
+        plan = SparsityPlan.explicit(model, {"b": {"filters": 0.5}})
+        message = "initializer of zeros.*masks_of.*zero/kernel"
+        with self.assertWarnsRegex(UserWarning, message):
+            masks = hard_prune(model, plan)
+        self.assertNotIn("zero/kernel", masks.kernels)
+        self.assertNotIn("zero/bias", masks.vectors)
+        self.assertTrue(masks.kernels["b/kernel"].columns.all())
+
+    def test_rows_of_an_embedding_are_no_columns(self):
+        model = keras.Sequential(
+            [
+                keras.Input((3,), dtype="int32"),
+                keras.layers.Embedding(5, 4, name="words"),
+                keras.layers.Flatten(),
+                keras.layers.Dense(2, name="out"),
+            ]
+        )
+        table = np.ones((5, 4), "float32")
+        table[0] = 0
+        model.get_layer("words").embeddings.assign(table)
+        plan = SparsityPlan.explicit(model, {"out": {"columns": 0.5}})
+        self.assertEqual([*hard_prune(model, plan).kernels], ["out/kernel"])
 
     def test_wrapper_that_is_not_built_holds_nothing(self):
         model = conv_model()

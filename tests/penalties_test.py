@@ -40,6 +40,32 @@ class RhoStagesTest(parameterized.TestCase):
             dual = ops.convert_to_numpy(target)[~mask.full()]
             np.testing.assert_array_equal(dual, 0)
 
+    @parameterized.parameters(((0.1, 0.1),), ((0.1, 0.2, 0.2),))
+    def test_equal_neighbours_are_two_stages(self, values):
+        """The last of them begins with the last update, and with u = 0."""
+        steps = 8 // (len(values) - 1)
+        model = build(rho=RhoStages(steps, values), update_every=2)
+        train(model, 1)
+        for target, mask in zip(
+            model.optimizer._admm.targets, model.optimizer.masks().values()
+        ):
+            dual = ops.convert_to_numpy(target)[~mask.full()]
+            np.testing.assert_array_equal(dual, 0)
+
+    def test_the_last_stage_has_no_end(self):
+        """Steps after its own go on with u."""
+        model = build(rho=RhoStages(4, (0.1, 0.1)), update_every=2)
+        train(model, 1)
+        target, mask = (
+            model.optimizer._admm.targets[0],
+            model.optimizer.masks()["first/kernel"],
+        )
+        self.assertTrue(np.any(ops.convert_to_numpy(target)[~mask.full()]))
+
+    def test_stages_that_no_update_falls_into(self):
+        with self.assertWarnsRegex(UserWarning, "several times `update_every`"):
+            wrapper(functional(), rho=RhoStages(5), update_every=6)
+
     def test_round_trip(self):
         optimizer = wrapper(functional(), rho=RhoStages(7, [0.1, 0.3]))
         copy = keras.optimizers.deserialize(

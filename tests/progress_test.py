@@ -15,9 +15,9 @@ from absl.testing import parameterized
 from keras import layers
 
 from keras_prm.optimizers import ADMMWrapper
+from keras_prm.optimizers import find_wrapper
 from keras_prm.plans import SparsityPlan
 from keras_prm.progress import ADMMProgress
-from keras_prm.progress import find_wrapper
 from keras_prm.progress import scalars
 from keras_prm.progress import summary
 from tests import zoo

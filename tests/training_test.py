@@ -352,7 +352,8 @@ class ModelTest(parameterized.TestCase):
             np.testing.assert_array_equal(mask.full(), support[key].full())
         # The student is masked, though another model trains it.
         for callbacks in ([StructuredMask(masks)], [StructuredMask()]):
-            train(distiller, 1, callbacks=callbacks)
+            with self.assertWarnsRegex(UserWarning, "with a bare optimizer"):
+                train(distiller, 1, callbacks=callbacks)
             self.assert_masked(student, masks)
         with enforced(student, masks, compiled=distiller):
             train(distiller, 1)

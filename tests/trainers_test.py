@@ -1,0 +1,305 @@
+"""Networks that are trained inside of other models."""
+
+import os
+import tempfile
+
+import keras
+import numpy as np
+from absl.testing import absltest
+from absl.testing import parameterized
+from keras import layers
+
+from keras_prm import trainers
+from keras_prm.callbacks import StructuredMask
+from keras_prm.checkpoints import AtomicCheckpoint
+from keras_prm.enforcing import release_masks
+from keras_prm.iterative import IterativePruning
+from keras_prm.optimizers import ADMMWrapper
+from keras_prm.plans import SparsityPlan
+from keras_prm.progress import ADMMProgress
+from keras_prm.pruning import hard_prune
+from keras_prm.tensorboard import SparsityTensorBoard
+from tests.training import ON_TENSORFLOW
+from tests.watching import JIT
+from tests.watching import leaks
+
+
+def net(units=8, name=None):
+    """From 4 numbers to 1, over a hidden layer."""
+    return keras.Sequential(
+        [
+            keras.Input((4,)),
+            layers.Dense(units, activation="relu", name="hidden"),
+            layers.Dense(1, name="out"),
+        ],
+        name=name,
+    )
+
+
+class Trainer(keras.Model):
+    """Holds models in whatever way, and trains some of them."""
+
+    def __init__(self, *trained, **held):
+        super().__init__(name="trainer")
+        for name, value in held.items():
+            setattr(self, name, value)
+        self._trained = list(trained)
+
+    def call(self, x):
+        return sum(model(x) for model in self._trained)
+
+
+def pair(model, other=None):
+    other = other or net(6)
+    return Trainer(model, other, nets=[other, model])
+
+
+def in_dict(model):
+    other = net(6)
+    return Trainer(model, other, nets={"g": model, "other": other})
+
+
+def two_levels(model):
+    return Trainer(Trainer(model, inner=model))
+
+
+def functional(model):
+    """A functional model, of which the network is a layer."""
+    x = keras.Input((4,))
+    return keras.Model(x, layers.Dense(1, name="head")(model(x)))
+
+
+def beside_a_copy(model):
+    """A copy that does not train, as in BYOL, has the same masks."""
+    copy = keras.models.clone_model(model)
+    copy.trainable = False
+    return Trainer(model, copy=copy, pair=(model, copy))
+
+
+HOLDERS = {
+    "attribute": lambda model: Trainer(model, net=model),
+    "list": pair,
+    "dict": in_dict,
+    "two_levels": two_levels,
+    "functional": functional,
+    "beside_a_copy": beside_a_copy,
+}
+
+
+def data():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(16, 4)).astype("float32")
+    return x, x.sum(1, keepdims=True)
+
+
+def fit(trainer, *callbacks, epochs=1, **kwargs):
+    return trainer.fit(
+        *data(),
+        batch_size=8,
+        epochs=epochs,
+        callbacks=[*callbacks],
+        verbose=0,
+        shuffle=False,
+        **kwargs,
+    )
+
+
+def compiled(trainer, optimizer="adam"):
+    trainer.compile(optimizer, "mse", jit_compile=JIT)
+    return trainer
+
+
+def num_zeros(model):
+    return sum(
+        int((keras.ops.convert_to_numpy(layer.kernel) == 0).sum())
+        for layer in model.layers
+    )
+
+
+class TrainersTest(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        keras.utils.set_random_seed(0)
+        self.net = net()
+        self.plan = SparsityPlan.uniform(self.net, filters=0.5)
+
+    @parameterized.named_parameters(
+        (f"{name}_{named}", name, named)
+        for name in HOLDERS
+        for named in (False,) + (True,) * (name == "dict")
+    )
+    def test_masks_hold(self, name, named):
+        trainer = compiled(HOLDERS[name](self.net))
+        masks = hard_prune(self.net, self.plan)
+        before = self.net.get_weights()
+        callback = StructuredMask(masks, model=self.net if named else None)
+        fit(trainer, callback, epochs=2)
+        self.assertIs(callback.student, self.net)
+        self.assertEqual(leaks(self.net, masks), [])
+        self.assertFalse(np.array_equal(before[0], self.net.get_weights()[0]))
+        self.assertTrue(all(v.constraint is None for v in trainer.weights))
+
+    def test_zeros_are_those_of_the_only_network_that_has_some(self):
+        trainer = compiled(pair(self.net))
+        masks = hard_prune(self.net, self.plan)
+        fit(trainer, StructuredMask())
+        self.assertEqual(leaks(self.net, masks), [])
+
+    @parameterized.parameters(False, True)
+    def test_pruning_while_training(self, named):
+        trainer = compiled(pair(self.net))
+        model = self.net if named else None
+        fit(trainer, IterativePruning(self.plan, model=model))
+        # 4 of 8 filters of 4 inputs, and their inputs to the next kernel.
+        self.assertEqual(num_zeros(self.net), 4 * 4 + 4)
+
+    def test_two_networks_take_two_callbacks(self):
+        other = net(6)
+        trainer = compiled(pair(self.net, other))
+        pairs = [
+            (model, hard_prune(model, SparsityPlan.uniform(model, filters=0.5)))
+            for model in (self.net, other)
+        ]
+        fit(trainer, *(StructuredMask(masks) for _, masks in pairs))
+        for model, masks in pairs:
+            self.assertEqual(leaks(model, masks), [])
+
+    def test_several_that_fit(self):
+        twin = net(name="twin")
+        trainer = compiled(Trainer(self.net, twin, net=self.net, twin=twin))
+        message = r"2 of them fit the plan. Name it with `model=`.*trainer.twin"
+        with self.assertRaisesRegex(ValueError, message):
+            fit(trainer, IterativePruning(self.plan))
+        masks = hard_prune(self.net, self.plan)
+        fit(trainer, StructuredMask(masks))  # only one has the zeros
+        self.assertEqual(leaks(self.net, masks), [])
+
+    def test_none_that_fits(self):
+        masks = hard_prune(self.net, self.plan)
+        other = net(6)
+        trainer = compiled(Trainer(other, other=other))
+        with self.assertRaisesRegex(ValueError, "none of them.*`model=`"):
+            fit(trainer, StructuredMask(masks))
+
+    @parameterized.parameters(
+        StructuredMask, ADMMProgress, lambda model: IterativePruning(None)
+    )
+    def test_what_is_no_model(self, make):
+        with self.assertRaisesRegex(TypeError, "Expected"):
+            fit(compiled(Trainer(self.net)), make(model="net"))
+
+    def test_release_masks_of_a_trainer(self):
+        class Stop(keras.callbacks.Callback):
+            def on_train_batch_end(self, batch, logs=None):
+                raise KeyboardInterrupt
+
+        masks = hard_prune(self.net, self.plan)
+        trainer = compiled(Trainer(self.net))
+        with self.assertRaises(KeyboardInterrupt):
+            fit(trainer, StructuredMask(masks), Stop())
+        self.assertIsNotNone(self.net.layers[0].kernel.constraint)
+        release_masks(trainer)
+        self.assertIsNone(self.net.layers[0].kernel.constraint)
+
+    def test_optimizers_are_found_wherever_they_are(self):
+        trainer = Trainer(self.net)
+        sgd, adam, rms = (
+            keras.optimizers.get(n) for n in ("sgd", "adam", "rmsprop")
+        )
+        trainer.pair = {"a": [ADMMWrapper(adam, self.plan)], "inner": adam}
+        trainer.b_optimizer = rms
+        trainer.compile(sgd, "mse")
+        found = trainers.optimizers(trainer)
+        self.assertEqual(found, [sgd, rms, trainer.pair["a"][0]])
+
+
+if ON_TENSORFLOW:
+    import tensorflow as tf
+
+    class TwoSteps(Trainer):
+        """Trains two networks with an optimizer each, as a GAN does."""
+
+        def compile(self, g_optimizer, d_optimizer):
+            super().compile(loss="mse", jit_compile=False)
+            self.g_optimizer = g_optimizer
+            self.d_optimizers = [d_optimizer]
+
+        def train_step(self, data):
+            x, y = data
+            for model, optimizer in (
+                (self.g, self.g_optimizer),
+                (self.d, self.d_optimizers[0]),
+            ):
+                with tf.GradientTape() as tape:
+                    loss = tf.reduce_mean((model(x, training=True) - y) ** 2)
+                variables = model.trainable_variables
+                gradients = tape.gradient(loss, variables)
+                optimizer.apply_gradients(zip(gradients, variables))
+            return {"loss": loss}
+
+
+@absltest.skipUnless(ON_TENSORFLOW, "The train steps are TensorFlow's.")
+class TwoOptimizersTest(parameterized.TestCase):
+    def make(self, both=False):
+        keras.utils.set_random_seed(0)
+        g, d = net(name="g"), net(name="d")
+        trainer = TwoSteps(g, g=g, d=d)
+        admm = [
+            ADMMWrapper(
+                keras.optimizers.Adam(1e-2),
+                SparsityPlan.uniform(model, filters=0.5),
+                rho=0.5,
+                update_every=2,
+            )
+            for model in (g, d)
+        ]
+        trainer.compile(admm[0], admm[1] if both else keras.optimizers.SGD())
+        return trainer
+
+    def test_the_only_wrapper_is_found(self):
+        trainer, progress = self.make(), ADMMProgress()
+        with tempfile.TemporaryDirectory() as folder:
+            board = SparsityTensorBoard(folder, images_every=0)
+            history = fit(trainer, progress, board, epochs=2).history
+        self.assertLen(history["primal_residual"], 2)
+        self.assertEqual(trainer.g_optimizer.num_updates, 2)
+
+    def test_several_wrappers(self):
+        trainer = self.make(both=True)
+        with self.assertRaisesRegex(ValueError, "with `model=`"):
+            fit(trainer, ADMMProgress())
+        # The twins can be told apart once their first step has built them.
+        both = [ADMMProgress(model=m) for m in (trainer.g, trainer.d)]
+        history = fit(trainer, *both).history
+        for name in ("g", "d"):
+            self.assertIn(f"{name}_primal_residual", history)
+        self.assertNotEqual(
+            history["g_primal_residual"], history["d_primal_residual"]
+        )
+
+    def test_a_wrapper_of_another_network(self):
+        trainer = self.make()
+        fit(trainer)
+        with self.assertRaisesRegex(ValueError, "holds one as an attribute"):
+            fit(trainer, ADMMProgress(model=trainer.d))
+
+    def test_a_killed_training_is_resumed_whole(self):
+        whole = self.make(both=True)
+        fit(whole, epochs=3)
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "gan.ckpt")
+            fit(self.make(both=True), AtomicCheckpoint(path), epochs=2)
+            resumed = self.make(both=True)
+            fit(resumed, AtomicCheckpoint(path, model=resumed.g), epochs=3)
+        optimizers = [whole.g_optimizer, resumed.g_optimizer]
+        self.assertEqual(*(o.num_updates for o in optimizers))
+        for one, other in zip(
+            [*whole.variables, *optimizers[0].variables],
+            [*resumed.variables, *optimizers[1].variables],
+            strict=True,
+        ):
+            np.testing.assert_array_equal(one, other, one.path)
+
+
+if __name__ == "__main__":
+    absltest.main()
