@@ -13,6 +13,7 @@ import sys
 
 ORDER = (
     "version",
+    "argument_checks",
     "tables",
     "layouts",
     "structures",
@@ -21,6 +22,7 @@ ORDER = (
     "backends",
     "topology",
     "mixed_precision",
+    "float_inputs",
     "samples",
     "reshaping",
     "windows",
@@ -90,6 +92,7 @@ ORDER = (
     "lowering_search",
     "parity",
     "tflite_schema",
+    "tflite_tensors",
     "litert_runtime",
     "litert",
     "timing",

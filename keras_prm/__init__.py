@@ -18,8 +18,8 @@ from keras_prm.enforcing import enforced
 from keras_prm.enforcing import release_masks
 from keras_prm.explanation import Explanation
 from keras_prm.explanation import explain
-from keras_prm.export import ExportReport
 from keras_prm.export import export_litert
+from keras_prm.export_report import ExportReport
 from keras_prm.functional_form import as_functional
 from keras_prm.iterative import IterativePruning
 from keras_prm.layer_rules import register_rule

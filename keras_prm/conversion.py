@@ -11,8 +11,13 @@ import warnings
 import keras
 import numpy as np
 
+from keras_prm import float_inputs
+from keras_prm import parity
 from keras_prm import tflite_schema
+from keras_prm import tflite_tensors
 from keras_prm import topology
+
+_NUM_COMPARED = 16  # samples, of a model and its twin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,13 +27,14 @@ class Settings:
     Args:
         mode: A key of `parity.FILE_TOLERANCES`.
         batch_size: The number of rows that the file takes; None: any.
-        int8_io: Whether inputs and outputs are int8 as well.
+        int8_io: What inputs and outputs are in an int8 file: `"int8"`,
+            `"uint8"` or `""`, float32.
         metadata: What is noted in the file, a dict.
     """
 
     mode: str = "float32"
     batch_size: int | None = None
-    int8_io: bool = False
+    int8_io: str = ""
     metadata: dict = dataclasses.field(default_factory=dict)
 
 
@@ -65,9 +71,22 @@ def convert(view, path, settings, samples):
 
     Raises:
         ValueError: The converter refuses the model, or can make of it only
-            what LiteRT's builtins cannot run.
+            what LiteRT's builtins cannot run, or what casts integers to
+            floating point where integers alone are wanted.
         OSError: The disk is full, say.
     """
+    _write(view, path, settings, samples)
+    numeric = _cast_inputs(view, path) if settings.int8_io else []
+    if any(numeric):
+        twin = _float_twin(view, numeric, samples)
+        samples = float_inputs.samples(samples, numeric)
+        _write(twin, path, settings, samples)
+        _check_integers(view, path, numeric)
+    check_builtins(path, view.name)
+    tflite_schema.add_metadata(path, settings.metadata)
+
+
+def _write(view, path, settings, samples):
     signature = [
         keras.InputSpec(
             dtype=x.dtype, shape=(settings.batch_size, *x.shape[1:]), name=name
@@ -95,8 +114,57 @@ def convert(view, path, settings, samples):
             f"Cannot export to LiteRT: the model '{view.name}' was refused by "
             f"the converter. {_reason(str(error), view)}"
         ) from error
-    check_builtins(path, view.name)
-    tflite_schema.add_metadata(path, settings.metadata)
+
+
+def _cast_inputs(view, path):
+    """Which integer inputs a file makes floating-point numbers, bools."""
+    with tflite_schema.mapped(path) as content:
+        cast = tflite_tensors.cast_inputs(content)
+    return [name in cast for name in input_names(view)]
+
+
+def _float_twin(view, numeric, samples):
+    """The model with float32 inputs, which computes the same numbers."""
+    rows = view.inputs[0].shape[0] or min(len(samples[0]), _NUM_COMPARED)
+    x = [a[np.arange(rows) % len(a)] for a in samples]
+    try:
+        twin = float_inputs.twin(view, numeric)
+        as_floats = [
+            a.astype("float32") if is_cast else a
+            for a, is_cast in zip(x, numeric)
+        ]
+        pairs = zip(
+            keras.tree.flatten(view(x, training=False)),
+            keras.tree.flatten(twin(as_floats, training=False)),
+            strict=True,
+        )
+        arrays = [map(keras.ops.convert_to_numpy, pair) for pair in pairs]
+        errors = [parity.errors(*pair)[1] for pair in arrays]
+    except (TypeError, ValueError) as error:
+        raise _no_integers(view, numeric, str(error)[:200]) from error
+    if max(errors) > parity.MODEL_TOLERANCES["float32"]:
+        raise _no_integers(view, numeric, "its integer arithmetic wraps around")
+    return twin
+
+
+def _check_integers(view, path, numeric):
+    """Refuses a file that takes integers and computes in floating point."""
+    with tflite_schema.mapped(path) as content:
+        found = tflite_tensors.float_operations(content)
+    if found:
+        raise _no_integers(view, numeric, f"{sorted(found)} stay float32")
+
+
+def _no_integers(view, numeric, reason):
+    pairs = zip(input_names(view), view.inputs, numeric)
+    names = {name: x.dtype for name, x, is_cast in pairs if is_cast}
+    return ValueError(
+        f"Cannot export to LiteRT: the model '{view.name}' makes its integer "
+        "inputs floating-point numbers, and no file can be made of it that "
+        f"computes with them in integers alone ({reason}). Received: {names}. "
+        "Give the model float32 inputs, as `keras.Input(shape)` does, which "
+        "int8_io then quantises, or pass int8_io=False."
+    )
 
 
 def _check_no_loops(view, signature):
@@ -158,8 +226,8 @@ def _options(view, settings, samples):
             input_names(view), samples, settings.batch_size or 1
         )
     if settings.int8_io:
-        options["inference_input_type"] = tf.int8
-        options["inference_output_type"] = tf.int8
+        options["inference_input_type"] = getattr(tf, settings.int8_io)
+        options["inference_output_type"] = getattr(tf, settings.int8_io)
     return options
 
 

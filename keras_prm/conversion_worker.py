@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_prm import conversion
+from keras_prm import mixed_precision
 
 MODEL = "model.keras"
 SAMPLES = "samples.npz"
@@ -30,12 +31,10 @@ def main(folder):
         view = _load(folder / MODEL, request)
         with np.load(folder / SAMPLES) as arrays:
             samples = [arrays[name] for name in arrays.files]
-        conversion.convert(
-            view,
-            request["path"],
-            conversion.Settings(**request["settings"]),
-            samples,
-        )
+        settings = conversion.Settings(**request["settings"])
+        # A `.keras` file keeps layers in float64, not how they compute.
+        with mixed_precision.in_float32(view):
+            conversion.convert(view, request["path"], settings, samples)
     except (ValueError, OSError) as error:
         kind = "OSError" if isinstance(error, OSError) else "ValueError"
         text = json.dumps({"type": kind, "args": list(map(_plain, error.args))})

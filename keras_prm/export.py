@@ -16,12 +16,13 @@ from keras_prm import backends
 from keras_prm import conversion
 from keras_prm import conversion_process
 from keras_prm import export_checks
+from keras_prm import export_report
+from keras_prm import float_inputs
 from keras_prm import litert
 from keras_prm import litert_runtime
 from keras_prm import mixed_precision
 from keras_prm import parity
 from keras_prm import samples as samples_of
-from keras_prm.export_report import ExportReport
 from keras_prm.file_scores import Evaluation
 from keras_prm.version import __version__
 
@@ -45,11 +46,11 @@ def export_litert(
     """Writes a model as a LiteRT (`.tflite`) file and checks the file.
 
     The file needs nothing but LiteRT's builtin operations. Layers of a mixed
-    policy compute in float32 in it, and while it is made. It is converted
-    and checked next to its destination and moved there last: if anything
-    fails, an older file stays as it was. TensorFlow converts it: here, or,
-    where Keras runs on another backend, in a process of its own. It passes
-    if, for each output `y` of the model under its own backend,
+    policy or in float64 compute in float32 in it, and while it is made. It is
+    converted and checked next to its destination and moved there last: if
+    anything fails, an older file stays as it was. TensorFlow converts it:
+    here, or, where Keras runs on another backend, in a process of its own. It
+    passes if, for each output `y` of the model under its own backend,
 
         max |file - y| <= tolerance * max |y|
 
@@ -70,8 +71,14 @@ def export_litert(
         check: bool, whether to compare the file with the model.
         tolerance: float. Default 1e-3 for float32, 1e-2 for float16, none
             for the others, of which only finite outputs are demanded.
-        int8_io: bool, whether the inputs and outputs of an `"int8"` file are
-            int8 too. Default False: float32.
+        int8_io: What the inputs and outputs of an `"int8"` file are: False,
+            the default: float32; `"int8"` or True; or `"uint8"`, as camera
+            images are. Integers that the model computes with, such as an
+            `Input(dtype="uint8")` in front of a `Rescaling`, are then
+            quantised like others, a uint8 input to `"uint8"` with a scale of
+            1: its bytes stay what they are. Integers that are indices, as of
+            an `Embedding`, stay as they are. The report has the types and
+            scales.
         batch_size: int, the one number of rows that the file takes. Default
             None: any number, or the model's own.
         evaluation_data: `(x, y)` arrays, or an iterable of such batches, to
@@ -88,7 +95,7 @@ def export_litert(
 
     Raises:
         TypeError: `model` is not a functional or Sequential model, or
-            `metric` or `report` is of a wrong type.
+            another argument is of a wrong type.
         ValueError: An argument is wrong, the destination cannot be written,
             LiteRT has no builtin for an operation, or the file fails the
             check.
@@ -106,7 +113,9 @@ def export_litert(
     ))
     ```
     """
-    path, mode = pathlib.Path(path), quantize or "float32"
+    export_checks.check_types(path, check)
+    path = pathlib.Path(path)
+    mode = "float32" if quantize is None else quantize
     export_checks.check_arguments(
         path, mode, representative_data, tolerance, int8_io
     )
@@ -127,13 +136,16 @@ def export_litert(
         others = evaluation and evaluation.inputs
         samples_of.check_calibration(view, samples, others)
     metadata = _metadata(view, mode, report)
+    int8_io = export_checks.int8_type(int8_io)
     settings = conversion.Settings(mode, batch_size, int8_io, metadata)
     target = path.resolve()  # links stay, and what they name is replaced
     with _folder_beside(target) as folder, mixed_precision.in_float32(view):
+        view = float_inputs.in_single(view)
+        samples = [x.astype(y.dtype) for x, y in zip(samples, view.inputs)]
         temporary = pathlib.Path(folder) / "model.tflite"
         with _writing(path):
             _convert(view, temporary, settings, samples)
-        result = ExportReport(str(path), mode, temporary.stat().st_size)
+        result = export_report.of_file(path, mode, temporary)
         if check:
             samples = [x[:_NUM_CHECKED_SAMPLES] for x in samples]
             result = _compared(result, view, temporary, samples, tolerance)

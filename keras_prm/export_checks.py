@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import numbers
+import os
 
 import keras
 
+from keras_prm import argument_checks
 from keras_prm import mixed_precision
 from keras_prm import parity
 from keras_prm import reports
@@ -25,7 +26,7 @@ def check_arguments(path, mode, data, tolerance, int8_io):
             f"expected the path of a file. Received: path={str(path)!r}. "
             "Choose a path that ends in `.tflite` and is no folder."
         )
-    elif mode not in parity.FILE_TOLERANCES:
+    elif not parity.is_mode(mode):
         problem = (
             f"unknown quantization. Received: quantize={mode!r}. Choose None "
             f"or one of {list(parity.FILE_TOLERANCES)}."
@@ -35,13 +36,19 @@ def check_arguments(path, mode, data, tolerance, int8_io):
             "int8 activations must be calibrated. Received: "
             "representative_data=None. Pass some hundred typical samples."
         )
+    elif int8_type(int8_io) is None:
+        problem = (
+            "unknown type of inputs and outputs. Received: "
+            f"int8_io={int8_io!r}. Choose False, for float32, 'int8' (or "
+            "True) or 'uint8'."
+        )
     elif int8_io and mode != "int8":
         problem = (
             "int8 inputs and outputs belong to int8 files. Received: "
-            f"int8_io=True, quantize={mode!r}. Pass quantize='int8'."
+            f"int8_io={int8_io!r}, quantize={mode!r}. Pass quantize='int8'."
         )
     elif tolerance is not None and not (
-        isinstance(tolerance, numbers.Real) and tolerance >= 0
+        argument_checks.is_real(tolerance) and tolerance >= 0
     ):
         problem = (
             "expected a number >= 0. Received: "
@@ -49,6 +56,32 @@ def check_arguments(path, mode, data, tolerance, int8_io):
         )
     if problem:
         raise ValueError(f"Cannot export to LiteRT: {problem}")
+
+
+def check_types(path, check):
+    """Refuses what no path and no bool is.
+
+    Raises:
+        TypeError: `path` or `check` is something else.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(
+            "Cannot export to LiteRT: expected the path of a file. Received: "
+            f"path={path!r}. Choose a path that ends in `.tflite`."
+        )
+    if not argument_checks.is_bool(check):
+        raise TypeError(
+            "Cannot export to LiteRT: expected True or False. Received: "
+            f"check={check!r}. Pass False to write the file unseen."
+        )
+
+
+def int8_type(int8_io):
+    """`"int8"`, `"uint8"`, `""` for neither, or None for a wrong argument."""
+    if isinstance(int8_io, bool):
+        return "int8" if int8_io else ""
+    known = isinstance(int8_io, str) and int8_io in ("int8", "uint8")
+    return int8_io if known else None
 
 
 def check_evaluation(data, metric):
@@ -116,8 +149,8 @@ def batch_size(view, size):
         ValueError: `size` is no positive int, or not the model's own.
     """
     own = view.inputs[0].shape[0]
-    is_int = isinstance(size, numbers.Integral) and size is not True
-    if size is not None and not (is_int and size > 0 and own in (None, size)):
+    is_size = argument_checks.is_whole(size) and own in (None, size)
+    if size is not None and not is_size:
         raise ValueError(
             "Cannot export to LiteRT: expected an int above 0, or the "
             f"model's own batch size, which is {own}. Received: "
@@ -132,8 +165,8 @@ def functional(model):
     Raises:
         TypeError: `model` is not a functional or Sequential model, or has a
             `call` of its own.
-        ValueError: It has no weights yet, they are not finite, or in half
-            precision.
+        ValueError: It has no weights yet, they are not finite, in half
+            precision, or quantised by Keras.
     """
     if not isinstance(model, keras.Model):
         raise TypeError(
@@ -152,6 +185,19 @@ def functional(model):
         raise ValueError(
             f"Cannot export to LiteRT: the model '{model.name}' has no "
             "weights yet. Call `model.build(input_shape)` first."
+        )
+    quantised = {
+        path: part.quantization_mode
+        for path, layer in topology.layer_paths(model)
+        for part in topology.sublayers(layer)
+        if getattr(part, "quantization_mode", None)
+    }
+    if quantised:
+        raise ValueError(
+            "Cannot export to LiteRT: layers that `model.quantize` has "
+            "quantised have no form there. Received, by layer: "
+            f"{quantised}. Export the model as it was before, with "
+            "quantize='int8' for instance."
         )
     _, half = mixed_precision.in_half(model)
     if half:

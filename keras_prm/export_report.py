@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 
+from keras_prm import tflite_schema
+from keras_prm import tflite_tensors
 from keras_prm.file_scores import Scores
+from keras_prm.tflite_tensors import Port
+from keras_prm.tflite_tensors import Weight
+
+# What each mode is to store weights as.
+_WANTED = {"float16": "float16", "dynamic_range": "int8", "int8": "int8"}
+# Entries below which TensorFlow's converter leaves a weight of a
+# dynamic-range file as it is.
+_DYNAMIC_RANGE_ENTRIES = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +33,11 @@ class ExportReport:
             by the largest absolute value of that output.
         tolerance: The tolerance that was kept; None if there was none.
         scores: `Scores` on `evaluation_data`; None without.
+        weights: What the file stores its weights as, tuple of `Weight`.
+        inputs: What the file takes, tuple of `Port`.
+        outputs: What it returns, tuple of `Port`.
+        float_operations: Operations that compute in floating point, dict
+            from name to their number; see `LiteRTModel.float_operations`.
     """
 
     path: str
@@ -32,6 +48,10 @@ class ExportReport:
     max_rel_error: float | None = None
     tolerance: float | None = None
     scores: Scores | None = None
+    weights: tuple[Weight, ...] = ()
+    inputs: tuple[Port, ...] = ()
+    outputs: tuple[Port, ...] = ()
+    float_operations: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def metric(self) -> str | None:
@@ -50,7 +70,36 @@ class ExportReport:
 
     def __str__(self):
         text = f"{self.path}: {self.quantize}, {self.num_bytes / 1e3:,.1f} kB"
-        return f"{text}, {self._errors()}{self._scores()}"
+        lines = [f"{text}, {self._errors()}{self._scores()}"]
+        if self.quantize != "float32" and self.weights:
+            lines.append(f"  weights: {self._weights()}")
+        if self.quantize == "int8":
+            for name, ports in (("in", self.inputs), ("out", self.outputs)):
+                lines.append(f"  {name}puts: {', '.join(map(str, ports))}")
+            lines.append(f"  {self._arithmetic()}")
+        return "\n".join(lines)
+
+    def _weights(self):
+        """How many weights are stored as what, and why not as asked."""
+        counts = collections.Counter(w.dtype for w in self.weights)
+        wanted = _WANTED[self.quantize]
+        parts = [f"{counts.pop(wanted, 0)} of {len(self.weights)} in {wanted}"]
+        parts += [f"{n} in {dtype}" for dtype, n in sorted(counts.items())]
+        text = ", ".join(parts)
+        others = [w for w in self.weights if w.dtype != wanted]
+        small = [w for w in others if w.size < _DYNAMIC_RANGE_ENTRIES]
+        if self.quantize == "dynamic_range" and small:
+            text += (
+                f" ({len(small)} of under {_DYNAMIC_RANGE_ENTRIES:,} entries, "
+                "which this mode leaves; quantize='int8' stores them in int8)"
+            )
+        return text
+
+    def _arithmetic(self):
+        if not self.float_operations:
+            return "integers only, between the inputs and the outputs"
+        names = [f"{name} ({n})" for name, n in self.float_operations.items()]
+        return f"not integer-only: {', '.join(names)} in floating point"
 
     def _errors(self):
         if not self.num_samples:
@@ -68,4 +117,25 @@ class ExportReport:
         return (
             f"; {self.metric} of the model {self.model_score:.4f}, of the "
             f"file {self.file_score:.4f} on {self.scores.num_samples} samples"
+        )
+
+
+def of_file(path, mode, file):
+    """The `ExportReport` of a file, as it says itself, not compared yet.
+
+    Args:
+        path: Path that the report names.
+        mode: How it was to be quantised.
+        file: `pathlib.Path` where it lies.
+    """
+    with tflite_schema.mapped(file) as content:
+        inputs, outputs = tflite_tensors.ports(content)
+        return ExportReport(
+            str(path),
+            mode,
+            len(content),
+            weights=tflite_tensors.weights(content),
+            inputs=inputs,
+            outputs=outputs,
+            float_operations=tflite_tensors.float_operations(content),
         )

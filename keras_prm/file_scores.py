@@ -9,6 +9,7 @@ import itertools
 import keras
 import numpy as np
 
+from keras_prm import argument_checks
 from keras_prm import samples
 
 _BATCH_SIZE = 32
@@ -128,6 +129,12 @@ def _batches(model, data):
         data = _slices(_without_none(data))
     elif isinstance(data, keras.utils.PyDataset):
         data = map(data.__getitem__, range(len(data)))
+    if not argument_checks.is_iterable(data):
+        raise TypeError(
+            "Cannot export to LiteRT: expected evaluation_data to be arrays "
+            "(x, y), or batches of them. Received: evaluation_data of type "
+            f"{type(data).__name__}. Pass a tuple of arrays."
+        )
     for batch in data:
         if isinstance(batch, (tuple, list)):
             batch = _without_none(batch)

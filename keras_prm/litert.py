@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import operator
+import os
 import pathlib
 
 import numpy as np
 
+from keras_prm import argument_checks
 from keras_prm import litert_runtime
 from keras_prm import tflite_schema
+from keras_prm import tflite_tensors
 
 
 class LiteRTModel:
@@ -31,7 +34,9 @@ class LiteRTModel:
     Raises:
         ImportError: `ai-edge-litert` is not installed.
         FileNotFoundError: There is no such file.
-        ValueError: This is no LiteRT model, or it has other inputs.
+        TypeError: `source` is neither a path nor bytes.
+        ValueError: This is no LiteRT model, it has other inputs, or
+            `num_threads` is no whole number above 0.
 
     Example:
 
@@ -42,6 +47,7 @@ class LiteRTModel:
     """
 
     def __init__(self, source, num_threads=1, input_names=None):
+        _check_opening(source, num_threads)
         # The interpreter reads from this buffer as long as it lives.
         self._content = source
         if not isinstance(source, bytes):
@@ -61,11 +67,15 @@ class LiteRTModel:
         )
         self.is_ordered = len(self._inputs) == 1 or input_names is not None
         self._shapes = None
-        names = list(input_names or self._inputs)
-        if sorted(names) != sorted(self._inputs):
+        is_list = isinstance(input_names, (list, tuple))
+        names = list(input_names) if is_list else [input_names]
+        if input_names is None:
+            names = list(self._inputs)
+        if sorted(map(str, names)) != sorted(self._inputs):
             raise ValueError(
                 "Cannot order the inputs of a LiteRT model. Expected each of: "
-                f"{sorted(self._inputs)}. Received: input_names={names}"
+                f"{sorted(self._inputs)}. Received: input_names="
+                f"{input_names!r}"
             )
         self._inputs = {name: self._inputs[name] for name in names}
         self._fixed_batch = self.input_shapes[names[0]][0]
@@ -125,9 +135,38 @@ class LiteRTModel:
 
         `"int8"` where any weight or activation has a quantisation scale, else
         `"float16"` where any is stored so, else `"float32"`. Integers without
-        a scale, such as images in uint8, are exact and do not count.
+        a scale, such as images in uint8, are exact and do not count. Single
+        weights may be finer: `weight_dtypes` has each.
         """
-        return litert_runtime.precision(self._interpreter)
+        return tflite_tensors.precision(self._content)
+
+    @property
+    def weight_dtypes(self):
+        """Types that the weights are stored in: dict from name to str.
+
+        Of constants with two or more axes, such as kernels; more of each is
+        in `weights`. The names are those in the file.
+        """
+        found = {}
+        for number, weight in enumerate(self.weights):
+            taken = weight.name in found  # in another subgraph
+            name = f"{weight.name}_{number}" if taken else weight.name
+            found[name] = weight.dtype
+        return found
+
+    @property
+    def weights(self):
+        """The constants of two or more axes, see `tflite_tensors.Weight`."""
+        return tflite_tensors.weights(self._content)
+
+    @property
+    def float_operations(self):
+        """Operations that compute in floating point: dict to their number.
+
+        `{}` where all the file computes in integers; what quantises its float
+        inputs, or dequantises its outputs, is not counted.
+        """
+        return tflite_tensors.float_operations(self._content)
 
     def __call__(self, inputs):
         """Runs all rows in one go; see `predict`."""
@@ -150,10 +189,10 @@ class LiteRTModel:
             ValueError: The inputs do not match those of the file, or the
                 batch size is below 1.
         """
-        if batch_size is not None and batch_size < 1:
+        if batch_size is not None and not argument_checks.is_whole(batch_size):
             raise ValueError(
                 "Cannot run a LiteRT model. Expected a batch size of at least "
-                f"1, or None. Received: batch_size={batch_size}"
+                f"1, or None. Received: batch_size={batch_size!r}"
             )
         arrays, portions = self._as_arrays(inputs), []
         rows = len(arrays[0])
@@ -214,6 +253,13 @@ class LiteRTModel:
                 f"Expected: {expected}, with the same number of rows, at "
                 f"least one, in each. Received: {dict(zip(expected, shapes))}"
             )
+        dtypes = [str(x.dtype) for x in arrays if x.dtype.kind in "OSUMmc"]
+        if dtypes:
+            raise ValueError(
+                "Cannot run a LiteRT model on what holds no real numbers. "
+                f"Received: arrays of {dtypes}. Convert them, to float32 for "
+                "instance."
+            )
         return arrays
 
     def _in_order(self, inputs):
@@ -248,6 +294,22 @@ class LiteRTModel:
         for index, array in tensors.items():
             self._interpreter.set_tensor(index, array)
         return tensors
+
+
+def _check_opening(source, num_threads):
+    """Refuses what is no file, and no number of threads."""
+    if not isinstance(source, (bytes, str, os.PathLike)):
+        raise TypeError(
+            "Cannot open a LiteRT model. Expected the path of a `.tflite` "
+            "file, or its content as bytes. Received: source of type "
+            f"{type(source).__name__}. `export_litert` makes a file of a "
+            "Keras model."
+        )
+    if not argument_checks.is_whole(num_threads):
+        raise ValueError(
+            "Cannot open a LiteRT model. Expected a whole number of threads, "
+            f"at least 1. Received: num_threads={num_threads!r}"
+        )
 
 
 def _fits(shape, expected):  # whatever the number of rows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 import os
 import pathlib
 import platform
@@ -10,6 +9,7 @@ import tempfile
 
 import numpy as np
 
+from keras_prm import argument_checks
 from keras_prm import benchmark_sources
 from keras_prm import litert_runtime
 from keras_prm import samples
@@ -147,9 +147,7 @@ def _check_numbers(threads, runs, warmup, batch_size):
     wrong = [
         f"{name}={value!r}"
         for name, value, least in wanted
-        if not isinstance(value, numbers.Integral)
-        or isinstance(value, bool)
-        or value < least
+        if not argument_checks.is_whole(value, least)
     ]
     if not threads:
         wrong.append("num_threads=()")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 
-import numpy as np
-
 
 def version():
     """The version of LiteRT that is installed, `""` without one."""
@@ -49,12 +47,3 @@ def signature(interpreter, output_names=None):
     if set(names) != set(outputs):
         names = sorted(outputs)
     return runner.get_input_details(), [outputs[name] for name in names]
-
-
-def precision(interpreter):
-    """`"int8"`, `"float16"` or `"float32"`; see `LiteRTModel.precision`."""
-    details = interpreter.get_tensor_details()
-    if any(len(d["quantization_parameters"]["scales"]) for d in details):
-        return "int8"
-    is_half = any(d["dtype"] is np.float16 for d in details)
-    return "float16" if is_half else "float32"

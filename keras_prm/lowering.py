@@ -12,6 +12,7 @@ from keras_prm import channel_order
 from keras_prm import graph
 from keras_prm import lowering_search
 from keras_prm import lowerings
+from keras_prm import parity
 from keras_prm import topology
 from keras_prm.lowering_timing import AutoLowering
 
@@ -22,17 +23,36 @@ LOWERERS = {
 }
 
 
-def lowerer(lowering):
+def lowerer(lowering, quantize=None):
     """The `Lowerer` that a user means, `None` for `"none"`.
 
+    Args:
+        lowering: A name, or a `Lowerer`.
+        quantize: How the file will be quantised, as `export_litert` is told;
+            None: not at all, or as a `Lowerer` says itself.
+
     Raises:
-        ValueError: There is none of this name.
+        ValueError: There is none of this name, `quantize` is unknown, or a
+            `Lowerer` says something else.
     """
+    if quantize is not None and not parity.is_mode(quantize):
+        raise ValueError(
+            "Unknown quantization of the file. Expected None or one of "
+            f"{list(parity.FILE_TOLERANCES)}. Received: quantize={quantize!r}"
+        )
     if isinstance(lowering, lowering_search.Lowerer):
+        own = getattr(lowering, "quantize", None)
+        if quantize not in (None, own):
+            raise ValueError(
+                "A lowering of one's own says itself how the file will be "
+                f"quantised. Received: lowering={lowering!r}, quantize="
+                f"{quantize!r}. Pass quantize to the lowering alone, as "
+                f"`AutoLowering(quantize={quantize!r})`."
+            )
         return lowering
     if isinstance(lowering, str) and lowering in LOWERERS:
-        return LOWERERS[lowering]()
-    if lowering != "none":
+        return LOWERERS[lowering](quantize=quantize or "float32")
+    if not isinstance(lowering, str) or lowering != "none":
         raise ValueError(
             f"Unknown lowering. Expected one of {['none', *LOWERERS]}, or an "
             f"`AutoLowering(...)`. Received: lowering={lowering!r}"

@@ -9,10 +9,58 @@ import numpy as np
 
 from keras_prm import column_runs
 
-_FLOAT = 4  # bytes
-_OPERATION = 400  # bytes of an operation with its tensors' names, roughly
 _BLOCK = 16  # filters that are computed together
 _COUNTS = ("convolutions", "slices", "gathers")
+
+
+@dataclasses.dataclass(frozen=True)
+class FileCosts:
+    """Bytes of what a lowering adds to a file, an upper bound.
+
+    Those of `FILES` are the largest that were met in files of one lowered
+    3x3, strided or one-dimensional convolution (TensorFlow 2.21), rounded up.
+
+    Args:
+        entry: Of an entry of a kernel.
+        least: Entries below which a kernel stays float32.
+        channel: Of a channel that a convolution puts out, beyond its bias:
+            scales and zero points.
+        bias: Of an entry of a bias, which every convolution has.
+        convolution: Of a convolution with its tensors and their names.
+        reshape: Of what a one-dimensional convolution has beside it.
+        gather: Of a gather.
+        slice: Of a slice, padding or operand of a concatenation.
+    """
+
+    entry: int
+    least: int
+    channel: int
+    bias: int
+    convolution: int
+    reshape: int
+    gather: int
+    slice: int
+
+    def kernel(self, size):
+        """Bytes of a kernel of so many entries."""
+        return size * (_FLOAT if size < self.least else self.entry)
+
+    def one_hot(self, size, channels):
+        """Bytes of a convolution's kernel and bias that pick channels."""
+        scales = 0 if size < self.least else self.channel * channels
+        return self.kernel(size) + scales + self.bias * channels
+
+
+_FLOAT = 4  # bytes
+_INDEX = 4
+_NAME = 11  # letters of the key of the kernel that `FILES` was measured with
+_NUM_NAMES = 3  # of an operation's tensors
+FILES = {
+    "float32": FileCosts(4, 0, 0, 4, 480, 400, 420, 320),
+    "float16": FileCosts(2, 0, 0, 2, 640, 420, 520, 380),
+    "dynamic_range": FileCosts(1, 1024, 12, 4, 480, 400, 420, 320),
+    "int8": FileCosts(1, 0, 24, 4, 560, 480, 560, 420),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,21 +129,35 @@ def operations(site, lowering=None):
     return {n: v if n in _COUNTS else v / 1e6 for n, v in sizes.items()}
 
 
-def file_bytes(site, lowering=None):
-    """Bytes that a layer takes in a float32 file, its bias aside."""
+def file_bytes(site, lowering=None, quantize="float32"):
+    """Bytes that a layer takes in a file, its bias aside, at the most.
+
+    Args:
+        site: The `ColumnSite`.
+        lowering: A `Lowering`, or `None` for the dense kernel, whose bytes
+            are exact.
+        quantize: How the file is quantised, a key of `FILES`.
+    """
+    costs = FILES[quantize]
     if lowering is None:
-        return _FLOAT * site.array.size
+        return costs.kernel(site.array.size)
     sizes = dict.fromkeys(_NAMES, 0.0)
     _gather(sizes, site, lowering, ((1,), (1,)))
-    total = lowering.kernel(site.array).size
+    total = costs.kernel(lowering.kernel(site.array).size)
     number, channels = len(lowering.columns), site.array.shape[-2]
     if not lowering.keeps_window and lowering.method != "patches":
-        total += number * math.prod(site.window)
+        total += costs.one_hot(number * math.prod(site.window), number)
     if lowering.method in ("gather", "patches"):
-        total += number
+        total += _INDEX * number
     if lowering.method == "pointwise":
-        total += number * channels
-    return int(_FLOAT * total + _OPERATION * sum(map(sizes.get, _COUNTS)))
+        total += costs.one_hot(number * channels, number)
+    # Names of tensors are as long as the path of the layer.
+    names = _NUM_NAMES * max(0, len(site.key) - _NAME)
+    reshape = costs.reshape if len(site.window) == 1 else 0
+    total += sizes["convolutions"] * (costs.convolution + reshape + names)
+    total += sizes["gathers"] * (costs.gather + names)
+    total += sizes["slices"] * (costs.slice + names)
+    return int(total)
 
 
 def _convolve(sizes, space, shape):

@@ -13,6 +13,9 @@ from keras_prm import lowerings
 # predictions err, and what is nearly as fast is not worth a custom layer.
 _PREDICTED = 0.7
 _NUM_TIMED = 4
+_UNMODELLED = (
+    "the cost model is one of float32: lowering='auto' measures other files"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,18 +57,38 @@ class Lowerer:
         return ""
 
 
+@dataclasses.dataclass(frozen=True)
 class SmallestLowering(Lowerer):
-    """The smallest in a file; of equals, what the model finds fastest."""
+    """The smallest in a file; of equals, what the model finds fastest.
+
+    Args:
+        quantize: How the file will be quantised.
+    """
+
+    quantize: str = "float32"
 
     def choose_one(self, site):
-        best = min([None, *lowerings.candidates(site)], key=_size(site))
+        key = _size(site, self.quantize)
+        best = min([None, *lowerings.candidates(site)], key=key)
         return Choice(site, best, reason="smallest")
 
 
+@dataclasses.dataclass(frozen=True)
 class ModelLowering(Lowerer):
-    """What the cost model finds fastest, clearly, on one thread and on two."""
+    """What the cost model finds fastest, clearly, on one thread and on two.
+
+    It knows of convolutions in float32 alone, as which float16 runs as well.
+    Of files that multiply in int8 nothing is lowered.
+
+    Args:
+        quantize: How the file will be quantised.
+    """
+
+    quantize: str = "float32"
 
     def choose_one(self, site):
+        if self.quantize not in ("float32", "float16"):
+            return Choice(site, None, reason=_UNMODELLED)
         if None in site.space:
             return undecided(site)
         options = lowerings.candidates(site)
@@ -87,10 +110,10 @@ def _worst_ratio(site, option):
     )
 
 
-def _size(site):
+def _size(site, quantize):
     def key(option):
         time = 0.0 if None in site.space else predicted(site, option)
-        return lowering_costs.file_bytes(site, option), time
+        return lowering_costs.file_bytes(site, option, quantize), time
 
     return key
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import numbers
 import os
 import pathlib
 import platform
@@ -14,6 +13,7 @@ import time
 import keras
 import numpy as np
 
+from keras_prm import argument_checks
 from keras_prm import conversion
 from keras_prm import export
 from keras_prm import layer_files
@@ -73,18 +73,16 @@ class AutoLowering(lowering_search.Lowerer):
 
     def __post_init__(self):
         whole = all(
-            isinstance(number, numbers.Integral)
-            and not isinstance(number, bool)
-            and number > 0
-            for number in (self.num_threads, self.runs)
+            map(argument_checks.is_whole, (self.num_threads, self.runs))
         )
-        if not whole or not self.seconds > 0:  # nor NaN
+        is_time = argument_checks.is_real(self.seconds) and self.seconds > 0
+        if not whole or not is_time:
             raise ValueError(
                 "Cannot measure lowerings. Expected whole numbers of threads "
                 "and runs, and seconds, all of them above 0. Received: "
                 f"{self}"
             )
-        if self.quantize not in parity.FILE_TOLERANCES:
+        if not parity.is_mode(self.quantize):
             raise ValueError(
                 "Cannot measure lowerings: unknown quantization. Expected one "
                 f"of {list(parity.FILE_TOLERANCES)}. Received: "

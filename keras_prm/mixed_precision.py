@@ -1,12 +1,24 @@
-"""Computing in float32 what was trained in mixed precision."""
+"""Computing in float32 what was trained in mixed or double precision."""
 
 from __future__ import annotations
 
 import contextlib
 
+import keras
+
 from keras_prm import topology
 
 _HALF = ("float16", "bfloat16")
+_DOUBLE = "float64"
+
+
+@keras.saving.register_keras_serializable(package="keras_prm")
+class ComputeInFloat32(keras.DTypePolicy):
+    """The policy of weights of any type that are cast to float32 when read."""
+
+    @property
+    def compute_dtype(self):
+        return "float32"
 
 
 def in_half(model):
@@ -27,12 +39,22 @@ def in_half(model):
     return list(dict.fromkeys(mixed)), list(dict.fromkeys(other))
 
 
+def in_double(model):
+    """Paths of the layers that compute in float64, a list of str."""
+    return [
+        path
+        for path, layer in topology.layer_paths(model)
+        if any(x.compute_dtype == _DOUBLE for x in topology.sublayers(layer))
+    ]
+
+
 @contextlib.contextmanager
 def in_float32(model):
-    """A context in which layers of a mixed policy compute in float32.
+    """A context in which layers of mixed and double policies use float32.
 
-    Their weights are float32 anyway. It changes the layers for as long as it
-    lasts, and not what Keras has compiled before.
+    The weights of a mixed policy are float32 anyway; those in float64 are
+    cast. It changes the layers for as long as it lasts, and not what Keras
+    has compiled before.
 
     Args:
         model: A functional or Sequential model.
@@ -41,12 +63,14 @@ def in_float32(model):
         part
         for _, layer in topology.layer_paths(model)
         for part in topology.sublayers(layer)
-        if part.compute_dtype in _HALF and _is_mixed(part)
+        if _is_mixed(part) or part.compute_dtype == _DOUBLE
     ]
     before = [(layer, layer.dtype_policy) for layer in layers]
     try:
-        for layer in layers:
-            layer.dtype_policy = "float32"
+        for layer, policy in before:
+            layer.dtype_policy = (
+                "float32" if _is_mixed(layer) else ComputeInFloat32(_DOUBLE)
+            )
         yield
     finally:
         for layer, policy in before:

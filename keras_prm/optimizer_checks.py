@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_prm import plan_forms
 from keras_prm.penalties import ResidualBalancing
 from keras_prm.penalties import RhoStages
 from keras_prm.penalties import check_rho
@@ -89,8 +90,7 @@ def check_arguments(plan, rho, update_every, rho_change, ramp, kwargs):
     if not plan.kernels:
         raise ValueError(
             "The plan removes nothing, so there is nothing to train for. "
-            "Give `SparsityPlan.uniform` or `explicit` fractions above 0. "
-            f"Received: a plan that leaves alone {plan.skipped}"
+            f"{plan_forms.advice(plan)}"
         )
     _check_schedule(rho)
     whole = isinstance(update_every, numbers.Integral)

@@ -30,6 +30,11 @@ FILE_TOLERANCES = {
 _SMALLEST_PEAK = 1e-6
 
 
+def is_mode(quantize):
+    """Whether it names a way to store weights, a key of `FILE_TOLERANCES`."""
+    return isinstance(quantize, str) and quantize in FILE_TOLERANCES
+
+
 def errors(expected, actual):
     """How far one output is from what it should be.
 

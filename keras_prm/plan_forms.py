@@ -12,6 +12,12 @@ from keras_prm.column_patterns import check_patterns
 from keras_prm.structures import ChannelGroup
 from keras_prm.structures import KernelPlan
 
+# By a word of why filters stay: what to do about it.
+_WAYS = {
+    "no rule": "give layers without a rule one by `keras_prm.register_rule`",
+    "quantised": "make the plan before `model.quantize`",
+    "not trainable": "set `trainable = True` before the plan is made",
+}
 # What names a kernel or a group, and asks for nothing.
 _NAMES = ("key", "name", "note")
 # Left out, so that state that was saved before there were patterns loads.
@@ -105,3 +111,27 @@ def _pattern(kernel):
         return f": {kernel.column_pattern}, {kernel.note}"
     free = kernel.column_pattern == "free"
     return "" if free else f": {kernel.column_pattern}"
+
+
+def advice(plan):
+    """What to do about a plan that removes nothing, and why it does not."""
+    if not plan.skipped:
+        return (
+            "Give `SparsityPlan.uniform` or `explicit` fractions above 0. "
+            "Received: a plan without kernels"
+        )
+    whys = " ".join(why for _, why, _ in plan.skipped)
+    ways = [way for word, way in _WAYS.items() if word in whys]
+    ways.append(
+        "ask for `columns`, fractions above 0, where layers have any that "
+        "can go"
+    )
+    rows = "; ".join(
+        f"'{layers}' ({number} filters): {why}"
+        for layers, why, number in plan.skipped
+    )
+    text = ", or ".join(ways)
+    return (
+        f"For it to remove something, {text}. Received: a plan that leaves "
+        f"alone {rows}"
+    )

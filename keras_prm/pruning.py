@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_prm import backends
 from keras_prm import graph
+from keras_prm import plan_forms
 from keras_prm import plan_projections
 from keras_prm import ranking
 from keras_prm import topology
@@ -95,9 +96,8 @@ def hard_prune(
     masks = masks_for(model, plan, score, data, optimizer, keep_zeros)
     if not plan.kernels:
         warnings.warn(
-            "The plan removes nothing, and nothing was pruned. Give "
-            "`SparsityPlan.uniform` or `explicit` fractions above 0. "
-            f"The plan leaves alone: {plan.skipped}",
+            "The plan removes nothing, and nothing was pruned. "
+            f"{plan_forms.advice(plan)}",
             stacklevel=2,
         )
     apply_masks(model, masks)

@@ -14,7 +14,7 @@ from keras_prm import topology
 from keras_prm.liveness import Liveness
 
 
-def strip(model, lowering="none", return_report=False):
+def strip(model, lowering="none", return_report=False, *, quantize=None):
     """Rebuilds a model without everything that does not reach its outputs.
 
     A channel goes where no reader multiplies it by a weight other than zero,
@@ -48,11 +48,14 @@ def strip(model, lowering="none", return_report=False):
             layer by layer, and the whole model is too; `"model"` where a cost
             model of float32 files says so, which measures nothing;
             `"smallest"` wherever the `.tflite` file gets smaller.
-            `AutoLowering(...)` is `"auto"` with options, such as
-            `quantize="int8"` for models that are to be quantised. Where a
-            layer is lowered, channels between layers may get another order;
-            the report's `kept` has it.
+            `AutoLowering(...)` is `"auto"` with options. Where a layer is
+            lowered, channels between layers may get another order; the
+            report's `kept` has it.
         return_report: Whether to return a `StripReport` as well.
+        quantize: How the file will be quantised, as `export_litert` will be
+            told, for `lowering` to go by: None (float32), `"float16"`,
+            `"dynamic_range"` or `"int8"`. `"model"` leaves the zeros where
+            they are in the last two, of which it knows nothing.
 
     Returns:
         A new functional model, not compiled; its layers keep their names.
@@ -63,8 +66,8 @@ def strip(model, lowering="none", return_report=False):
     Raises:
         TypeError: The model is subclassed.
         ValueError: It is not built, a weight is NaN or infinite, or
-            `lowering` is unknown, or `"auto"` on a backend other than
-            TensorFlow, whose converter it needs.
+            `lowering` or `quantize` is unknown, or `"auto"` on a backend
+            other than TensorFlow, whose converter it needs.
         ImportError: `"auto"` without `ai-edge-litert` installed.
 
     Warns:
@@ -84,7 +87,7 @@ def strip(model, lowering="none", return_report=False):
     Reference:
         - [Ma et al., 2019](https://arxiv.org/abs/1905.00136), P-RM.
     """
-    lowerer = lowering_pass.lowerer(lowering)
+    lowerer = lowering_pass.lowerer(lowering, quantize)
     if lowerer is not None:
         lowerer.check()
     view = topology.functional(model)

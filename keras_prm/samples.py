@@ -8,6 +8,8 @@ from functools import partial
 import keras
 import numpy as np
 
+from keras_prm import argument_checks
+
 NUM_SAMPLES = 256
 _NUM_RANDOM_SAMPLES = 8
 _UNKNOWN_SIZE = 32
@@ -57,11 +59,18 @@ def representative(model, data):
         list of arrays, one per input of the model, at most 256 rows.
 
     Raises:
+        TypeError: `data` is none of these.
         ValueError: There are none, they do not fit, or are not finite.
     """
     name, parts, num = "representative_data", [], 0
     if isinstance(data, types.FunctionType | types.MethodType | partial):
         data = data()
+    if not argument_checks.is_iterable(data):
+        raise TypeError(
+            "Cannot export to LiteRT: expected samples, or a function that "
+            "returns some. Received: representative_data of, or returning, "
+            f"{type(data).__name__}. Pass an array, or batches of arrays."
+        )
     for batch in batches(data, len(model.inputs)):
         previous = parts[0] if parts else None
         parts.append(as_arrays(model, batch, name, previous, NUM_SAMPLES))

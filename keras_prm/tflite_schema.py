@@ -43,23 +43,52 @@ def operations(content):
         `(names, others)`, sorted lists of str: all operations, such as
         `"CONV_2D"`, and those of them that LiteRT has no builtin for.
     """
-    schema = _schema(_READERS)
-    model = schema.Model.GetRootAs(content, 0)
-    builtins = {
-        number: name
-        for name, number in vars(schema.BuiltinOperator).items()
-        if isinstance(number, int)
+    model = root(content)
+    names = operation_names(model)
+    custom = _schema(_READERS).BuiltinOperator.CUSTOM
+    others = {
+        name
+        for i, name in enumerate(names)
+        if _code_number(model.OperatorCodes(i)) == custom
     }
-    names, others = set(), set()
+    return sorted(set(names)), sorted(others)
+
+
+def root(content):
+    """The schema's `Model` of a file, as bytes or `mapped`."""
+    return _schema(_READERS).Model.GetRootAs(content, 0)
+
+
+def type_names():
+    """From the number of a tensor's type to its name, such as `"INT8"`."""
+    return _names_of(_schema(_READERS).TensorType)
+
+
+def operation_names(model):
+    """Names of the operator codes of a `root`, in order."""
+    schema, found = _schema(_READERS), []
+    builtins = _names_of(schema.BuiltinOperator)
     for i in range(model.OperatorCodesLength()):
         code = model.OperatorCodes(i)
-        # Codes above 127 do not fit into the older of the two fields.
-        number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
+        number = _code_number(code)
         if number == schema.BuiltinOperator.CUSTOM:
-            others.add((code.CustomCode() or b"CUSTOM").decode())
+            found.append((code.CustomCode() or b"CUSTOM").decode())
         else:
-            names.add(builtins.get(number, str(number)))
-    return sorted(names | others), sorted(others)
+            found.append(builtins.get(number, str(number)))
+    return found
+
+
+def _code_number(code):
+    # Codes above 127 do not fit into the older of the two fields.
+    return max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
+
+
+def _names_of(enumeration):
+    return {
+        number: name
+        for name, number in vars(enumeration).items()
+        if isinstance(number, int)
+    }
 
 
 def metadata(content):
@@ -71,7 +100,7 @@ def metadata(content):
     Returns:
         dict; `{}` if `export_litert` noted nothing.
     """
-    model = _schema(_READERS).Model.GetRootAs(content, 0)
+    model = root(content)
     for i in range(model.MetadataLength()):
         entry = model.Metadata(i)
         if entry.Name() == METADATA_NAME.encode():

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import operator
 import time
 
 import numpy as np
 
+from keras_prm import argument_checks
 from keras_prm.litert import LiteRTModel
 
 
@@ -64,8 +64,8 @@ def latency(models, inputs, runs=50, warmup=5, num_threads=1):
     Raises:
         ImportError: `ai-edge-litert` is not installed.
         FileNotFoundError: There is no such file.
-        ValueError: `models` is not a list, there are no runs, or the inputs
-            do not match those of a model.
+        ValueError: `models` is not a list, `runs` or `warmup` is no whole
+            number or too small, or the inputs do not match those of a model.
 
     Example:
 
@@ -73,13 +73,18 @@ def latency(models, inputs, runs=50, warmup=5, num_threads=1):
     dense, pruned = latency(["dense.tflite", "pruned.tflite"], images[:1])
     ```
     """
-    if not isinstance(models, (list, tuple)) or runs < 1:
+    if (
+        not isinstance(models, (list, tuple))
+        or not argument_checks.is_whole(runs)
+        or not argument_checks.is_whole(warmup, 0)
+    ):
         raise ValueError(
             "Cannot measure latency. Expected a list of models and at least "
-            f"one run. Received: models of type {type(models).__name__}, "
-            f"runs={runs}. For one model pass `[model]`."
+            "one run, whole numbers of runs and of those to warm up. "
+            f"Received: models of type {type(models).__name__}, "
+            f"runs={runs!r}, warmup={warmup!r}. For one model pass `[model]`."
         )
-    runs, warmup = operator.index(runs), operator.index(warmup)
+    runs, warmup = int(runs), int(warmup)
     opened = [
         model
         if isinstance(model, LiteRTModel)

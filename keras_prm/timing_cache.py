@@ -8,7 +8,17 @@ import pathlib
 
 
 def check(path):
-    """Raises a `ValueError` unless measurements can be kept in a file."""
+    """Raises unless measurements can be kept in a file.
+
+    Raises:
+        TypeError: `path` is no path.
+        ValueError: It is a folder, in none, or the file of something else.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(
+            "Cannot keep what lowerings took. Expected the path of a file, or "
+            f"None. Received: cache={path!r}"
+        )
     path = pathlib.Path(path)
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise ValueError(

@@ -21,7 +21,7 @@ class ArgumentsTest(exporting.ExportTestCase):
         }.items():
             self.assert_refused(message, model, *args)
 
-    @parameterized.parameters(-1.0, np.nan, "0.1")
+    @parameterized.parameters(-1.0, np.nan, "0.1", True)
     def test_tolerance(self, tolerance):
         self.assert_refused(
             "Pass None for the default",
@@ -29,6 +29,30 @@ class ArgumentsTest(exporting.ExportTestCase):
             self.path,
             tolerance=tolerance,
         )
+
+    def test_types(self):
+        for message, kwargs in {
+            "path=3. Choose a path": {"path": 3},
+            "path=b'a'. Choose a path": {"path": b"a"},
+            "Pass False to write": {"path": self.path, "check": "no"},
+            "Pass an array, or batches": {
+                "path": self.path,
+                "representative_data": 5,
+            },
+            "Pass a tuple of arrays": {
+                "path": self.path,
+                "evaluation_data": 5,
+            },
+        }.items():
+            self.assert_refused(
+                message, dense_model(), error=TypeError, **kwargs
+            )
+
+    def test_quantize(self):
+        for mode in ("", "INT8", 8, ["int8"], True):
+            self.assert_refused(
+                "Choose None or one", dense_model(), self.path, mode
+            )
 
     def test_batch_size_of_numpy(self):
         size = export_checks.batch_size(dense_model(), np.int64(4))

@@ -155,6 +155,37 @@ class LiteRTModelTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, "batch_size=-1"):
             model.predict(ROWS, batch_size=-1)
 
+    @parameterized.parameters("3", 2.5, True, 0)
+    def test_batch_size_is_no_whole_number(self, size):
+        model = litert.LiteRTModel(file_of(double, spec(None, 3)))
+        with self.assertRaisesRegex(ValueError, "at least 1, or None"):
+            model.predict(ROWS, batch_size=size)
+
+    @parameterized.parameters("1", None, 0, -1, 1.5, True)
+    def test_wrong_numbers_of_threads(self, num_threads):
+        with self.assertRaisesRegex(ValueError, "a whole number of threads"):
+            litert.LiteRTModel(b"", num_threads)
+
+    @parameterized.parameters((None,), (3,), (["a.tflite"],))
+    def test_what_is_no_file(self, source):
+        with self.assertRaisesRegex(TypeError, "`export_litert` makes a file"):
+            litert.LiteRTModel(source)
+
+    @parameterized.parameters(
+        (ROWS.astype("complex64"),),
+        (ROWS.astype(str),),
+        (np.full((2, 3), None),),
+    )
+    def test_what_holds_no_numbers(self, rows):
+        model = litert.LiteRTModel(file_of(double, spec(None, 3)))
+        with self.assertRaisesRegex(ValueError, "Convert them, to float32"):
+            model(rows)
+
+    @parameterized.parameters(5, "x", [[]])
+    def test_names_that_are_no_list(self, names):
+        with self.assertRaisesRegex(ValueError, "Expected each of: .*apple"):
+            litert.LiteRTModel(two_inputs(), input_names=names)
+
     def test_wrong_names(self):
         with self.assertRaisesRegex(ValueError, "Expected each of: .*apple"):
             litert.LiteRTModel(two_inputs(), input_names=["zebra", "bear"])

@@ -88,18 +88,51 @@ class OperationsTest(parameterized.TestCase):
 
 class BytesTest(parameterized.TestCase):
     @parameterized.parameters(
-        (None, 0, 27 * 16),
-        ("columns by gather", 2, 4 * 16 + 4 * 9 + 4),
-        ("columns by pointwise", 2, 4 * 16 + 4 * 9 + 3 * 4),
-        ("columns by slices", 6, 4 * 16 + 4 * 9),
-        ("columns by patches", 8, 4 * 16 + 4),
+        (None, "float32", 4 * 27 * 16),
+        (None, "float16", 2 * 27 * 16),
+        (None, "dynamic_range", 4 * 27 * 16),  # of under 1,024 entries
+        (None, "int8", 27 * 16),
+        # The kernel, the depthwise one, its bias, indices; operations.
+        (
+            "columns by gather",
+            "float32",
+            4 * (4 * 16 + 4 * 9 + 4 + 4) + 480 + 420,
+        ),
+        (
+            "columns by pointwise",
+            "float32",
+            4 * (4 * 16 + 4 * 9 + 4 + 3 * 4 + 4) + 2 * 480,
+        ),
+        (
+            "columns by slices",
+            "float32",
+            4 * (4 * 16 + 4 * 9 + 4) + 2 * 480 + 4 * 320,
+        ),
+        ("columns by patches", "float32", 4 * (4 * 16 + 4) + 8 * 320),
+        # In int8 each channel of the depthwise one has scales as well.
+        (
+            "columns by gather",
+            "int8",
+            4 * 16 + 4 * 9 + 4 * (4 + 24) + 4 * 4 + 560 + 560,
+        ),
     )
-    def test_columns(self, name, num_operations, num_entries):
+    def test_columns(self, name, quantize, expected):
         where = two_levels()
         option = None if name is None else lowering(where, name)
         self.assertEqual(
-            lowering_costs.file_bytes(where, option),
-            4 * num_entries + 400 * num_operations,
+            lowering_costs.file_bytes(where, option, quantize), expected
+        )
+
+    def test_long_names_take_bytes(self):
+        where = two_levels()
+        longer = lowerings.ColumnSite(
+            where.layer, "twenty/letters/here", where.array, where.space
+        )
+        option = lowering(where, "columns by gather")
+        self.assertEqual(
+            lowering_costs.file_bytes(longer, option)
+            - lowering_costs.file_bytes(where, option),
+            2 * 3 * (19 - 11),
         )
 
     def test_microseconds_are_linear(self):

@@ -168,6 +168,10 @@ class AutoTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, "a folder that exists"):
             strip(self.model, AutoLowering(cache="/no/such/folder/x.json"))
 
+    def test_cache_that_is_no_path(self):
+        with self.assertRaisesRegex(TypeError, "path of a file, or None"):
+            strip(self.model, AutoLowering(cache=5))
+
     def test_a_cache_that_many_write_to_at_once(self):
         rows = {str(i): [i + 0.5] * 20 for i in range(400)}
         with tempfile.TemporaryDirectory() as folder:
@@ -267,6 +271,8 @@ class RaiseTest(parameterized.TestCase):
         {"num_threads": True},
         {"seconds": 0},
         {"seconds": float("nan")},
+        {"seconds": "60"},
+        {"seconds": True},
         {"runs": -1},
     )
     def test_numbers(self, **options):

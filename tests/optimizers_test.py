@@ -536,6 +536,21 @@ class PlanRefusalTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, "fractions above 0.*output"):
             ADMMWrapper("sgd", plan)
 
+    @parameterized.parameters(
+        ((), "Give `SparsityPlan.uniform` or `explicit` fractions"),
+        (
+            [("c", "no rule for Own", 3), ("d", "an output", 2)],
+            r"one by `keras_prm.register_rule`, or ask for `columns`.*"
+            r"'c' \(3 filters\): no rule for Own; 'd' \(2 filters\)",
+        ),
+        ([("c", "['c'] is not trainable", 3)], "set `trainable = True` before"),
+        ([("c", "it is quantised", 3)], "before `model.quantize`"),
+    )
+    def test_the_advice_fits_what_was_met(self, skipped, message):
+        plan = SparsityPlan((), (), (), skipped)
+        with self.assertRaisesRegex(ValueError, message):
+            ADMMWrapper("sgd", plan)
+
 
 if __name__ == "__main__":
     absltest.main()

@@ -59,7 +59,7 @@ class RoundsTest(parameterized.TestCase):
         np.testing.assert_allclose(timed(jobs, 2), [[1], [2]])
 
 
-class LatencyTest(absltest.TestCase):
+class LatencyTest(parameterized.TestCase):
     def setUp(self):
         super().setUp()
         if keras.backend.backend() != "tensorflow":
@@ -86,6 +86,13 @@ class LatencyTest(absltest.TestCase):
         for models, runs in ((b"abc", 5), ([b"abc"], 0)):
             with self.assertRaisesRegex(ValueError, r"pass `\[model\]`"):
                 timing.latency(models, np.zeros((1, 3)), runs=runs)
+
+    @parameterized.parameters(
+        {"runs": "5"}, {"runs": 2.5}, {"runs": True}, {"warmup": -1}
+    )
+    def test_numbers_that_are_not_whole(self, **numbers):
+        with self.assertRaisesRegex(ValueError, "whole numbers of runs"):
+            timing.latency([b"abc"], np.zeros((1, 3)), **numbers)
 
 
 if __name__ == "__main__":

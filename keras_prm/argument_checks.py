@@ -1,0 +1,30 @@
+"""What counts as a number among the arguments of public functions."""
+
+from __future__ import annotations
+
+import numbers
+
+
+def is_whole(value, least=1):
+    """Whether it is an int of Python's or NumPy's, no bool, and not below."""
+    is_int = isinstance(value, numbers.Integral) and not is_bool(value)
+    return bool(is_int and value >= least)
+
+
+def is_real(value):
+    """Whether it is a real number, and no bool."""
+    return isinstance(value, numbers.Real) and not is_bool(value)
+
+
+def is_bool(value):
+    """Whether it is True or False."""
+    return isinstance(value, bool)
+
+
+def is_iterable(value):
+    """Whether one can go through it."""
+    try:
+        iter(value)
+    except TypeError:
+        return False
+    return True

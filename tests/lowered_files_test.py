@@ -1,0 +1,99 @@
+"""Files of lowered models are never larger than those with the zeros in."""
+
+import keras
+import numpy as np
+from absl.testing import absltest
+from absl.testing import parameterized
+from keras import layers
+
+from keras_prm import export
+from keras_prm import lowering
+from keras_prm import lowering_search
+from keras_prm import lowerings
+from keras_prm import rebuild
+from keras_prm.lowering_timing import AutoLowering
+from tests import exporting
+from tests import lowering_models
+
+
+def keywords():
+    """A network whose kernels int8 makes too small for any more operations."""
+    x = inputs = keras.Input((25, 10, 1))
+    for width in (16, 32, 32):
+        x = layers.Conv2D(width, 3, padding="same", activation="relu")(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    model = keras.Model(inputs, layers.Dense(4)(x))
+    return lowering_models.empty_columns(exporting.randomise(model), 0.3)
+
+
+def num_lowered(report):
+    return sum(row.name != "dense" for row in report.lowered)
+
+
+class FilesTest(exporting.ExportTestCase):
+    @parameterized.parameters("float32", "dynamic_range", "int8")
+    def test_smallest_is_never_larger(self, mode):
+        self.needs_tensorflow()
+        model, sizes = keywords(), {}
+        (data,) = exporting.data_for(model).values()
+        for name in ("none", "smallest"):
+            small = rebuild.strip(model, name, quantize=mode)
+            sizes[name] = export.export_litert(
+                small, self.path, mode, data, check=False
+            ).num_bytes
+        self.assertLessEqual(sizes["smallest"], sizes["none"])
+        if mode == "float32":
+            self.assertLess(sizes["smallest"], 0.7 * sizes["none"])
+
+
+class ArgumentTest(parameterized.TestCase):
+    def test_fewer_layers_pay_in_int8(self):
+        numbers = [
+            num_lowered(
+                rebuild.strip(
+                    keywords(), "smallest", return_report=True, quantize=mode
+                )[1]
+            )
+            for mode in (None, "int8")
+        ]
+        self.assertGreater(numbers[0], numbers[1])
+
+    def test_the_cost_model_knows_nothing_of_int8(self):
+        """Sixteen columns of 576, of channels in a row."""
+        kernel = np.zeros((3, 3, 64, 64), "float32")
+        kernel[1, 1, :16] = 1.0
+        layer = layers.Conv2D(64, 3, padding="same")
+        site = lowerings.ColumnSite(layer, "k", kernel, (16, 16))
+        for mode in ("float32", "float16"):
+            lowerer = lowering.lowerer("model", mode)
+            self.assertIsNotNone(lowerer.choose_one(site).lowering)
+        for mode in ("dynamic_range", "int8"):
+            choice = lowering.lowerer("model", mode).choose_one(site)
+            self.assertIsNone(choice.lowering)
+            self.assertIn("lowering='auto' measures", choice.reason)
+
+    def test_auto_is_told(self):
+        self.assertEqual(lowering.lowerer("auto", "int8").quantize, "int8")
+        self.assertEqual(lowering.lowerer("auto").quantize, "float32")
+
+    @parameterized.parameters("INT8", "int4", 8, True, [["int8"]])
+    def test_unknown_quantization(self, quantize):
+        for name in ("none", "smallest", "auto"):
+            with self.assertRaisesRegex(ValueError, "None or one of.*'int8'"):
+                lowering.lowerer(name, quantize)
+
+    @parameterized.parameters(
+        AutoLowering(quantize="int8"), lowering_models.Drawn()
+    )
+    def test_a_lowering_that_says_something_else(self, lowerer):
+        with self.assertRaisesRegex(ValueError, "Pass quantize to the lower"):
+            lowering.lowerer(lowerer, "float16")
+
+    def test_a_lowering_that_says_the_same(self):
+        lowerer = lowering_search.SmallestLowering("int8")
+        self.assertIs(lowering.lowerer(lowerer, "int8"), lowerer)
+        self.assertEqual(lowering.lowerer("smallest", "int8"), lowerer)
+
+
+if __name__ == "__main__":
+    absltest.main()
