@@ -10,6 +10,7 @@ import keras
 
 from keras_prm import conversion
 from keras_prm import export
+from keras_prm import input_domains
 from keras_prm import samples
 from keras_prm.litert import LiteRTModel
 
@@ -114,6 +115,26 @@ def by_file_names(models, inputs):
             if arrays:
                 return dict(zip(conversion.input_names(model), arrays))
     return inputs
+
+
+def domains(models, names):
+    """What the first layers of a Keras model among others take of each input.
+
+    Args:
+        models: See `keras_prm.benchmark`.
+        names: Names of the inputs in a file.
+
+    Returns:
+        list of `input_domains.Domain` or None, in the order of `names`.
+    """
+    for model in _named(models).values():
+        if isinstance(model, keras.Model):
+            own = conversion.input_names(model)
+            found = dict(zip(own, input_domains.of(model)))
+            if len(names) == len(own) == 1:
+                return [*found.values()]
+            return [found.get(name) for name in names]
+    return [None] * len(names)
 
 
 def _named(models):

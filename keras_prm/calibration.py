@@ -10,6 +10,7 @@ import warnings
 import keras
 import numpy as np
 
+from keras_prm import model_state
 from keras_prm import samples
 from keras_prm import topology
 
@@ -183,6 +184,7 @@ def _kept(model, norms):
         v for layer in norms for v in (layer.moving_mean, layer.moving_variance)
     ]
     others = {id(v): v for v in model.variables}
+    others |= {id(v): v for v in model_state.states(model)}
     for variable in statistics:
         del others[id(variable)]
     before = [

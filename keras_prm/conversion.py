@@ -251,15 +251,45 @@ def _reason(text, view):
         f"{name} ({', '.join(layers[name])})" if name in layers else name
         for name in sorted(found)
     ]
-    hint = ""
+    hint = "Use others."
     if any(name.startswith("TensorList") for name in found):
         hint = (
-            "; for recurrent layers, pass `batch_size=1`, or set `unroll=True`"
+            "Use others; for recurrent layers, pass `batch_size=1`, or set "
+            "`unroll=True`."
         )
-    return (
-        f"LiteRT has no builtin for the operations (layers) {named}. Use "
-        f"others{hint}."
-    )
+    elif any("String" in name for name in found):
+        hint = (
+            "Turn strings into numbers outside of the file, and export what "
+            f"comes after: {_after_strings(view)}."
+        )
+    elif "f64>" in text:
+        hint = (
+            "They are in float64, and LiteRT computes in float32: build the "
+            "model in float32, and give it the weights: "
+            "`keras.config.set_floatx('float32')`, "
+            "`new.set_weights(model.get_weights())`."
+        )
+    return f"LiteRT has no builtin for the operations (layers) {named}. {hint}"
+
+
+def _after_strings(view):
+    """How to make a model of all that follows the last strings, as code."""
+    readers = {
+        call.operation.name: call.operation
+        for call in topology.calls(view)
+        if any(x.dtype == "string" for x in call.inputs)
+        and not any(x.dtype == "string" for x in call.outputs)
+    }
+    if not readers or any(map(topology.is_model, readers.values())):
+        return "`keras.Model(first_numbers, model.outputs)`"
+    found = [f"model.get_layer({name!r}).output" for name in readers]
+    found += [
+        f"model.inputs[{number}]"
+        for number, x in enumerate(view.inputs)
+        if x.dtype != "string"
+    ]
+    first = found[0] if len(found) == 1 else f"[{', '.join(found)}]"
+    return f"`keras.Model({first}, model.outputs)`"
 
 
 def _layers(text, view):

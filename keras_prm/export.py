@@ -8,6 +8,7 @@ import errno
 import os
 import pathlib
 import tempfile
+import warnings
 
 import keras
 import numpy as np
@@ -17,16 +18,20 @@ from keras_prm import conversion
 from keras_prm import conversion_process
 from keras_prm import export_checks
 from keras_prm import export_report
+from keras_prm import file_runs
 from keras_prm import float_inputs
 from keras_prm import litert
 from keras_prm import litert_runtime
 from keras_prm import mixed_precision
+from keras_prm import model_state
 from keras_prm import parity
+from keras_prm import probing
 from keras_prm import samples as samples_of
 from keras_prm.file_scores import Evaluation
 from keras_prm.version import __version__
 
 _NUM_CHECKED_SAMPLES = 64
+_NUM_RANDOM_SAMPLES = 8
 
 
 def export_litert(
@@ -42,6 +47,7 @@ def export_litert(
     evaluation_data=None,
     metric=None,
     report=None,
+    inputs=None,
 ):
     """Writes a model as a LiteRT (`.tflite`) file and checks the file.
 
@@ -67,7 +73,9 @@ def export_litert(
             arrays; or a `tf.data.Dataset` or other iterable of such batches,
             `(x, y)` tuples included; or a function that returns these, as
             TensorFlow's converter wants it. The first 256 samples are used,
-            64 of them to check. Default: 8 random ones in [-1, 1) to check.
+            64 of them to check. Default: 8 random ones to check, in the
+            range that the first layers of the model take, or as many as have
+            every index of a table.
         check: bool, whether to compare the file with the model.
         tolerance: float. Default 1e-3 for float32, 1e-2 for float16, none
             for the others, of which only finite outputs are demanded.
@@ -88,6 +96,7 @@ def export_litert(
             integer or one-hot labels.
         report: `StripReport` that `strip` returned with `model`, to note in
             the file which of the original channels are left.
+        inputs: Samples to check the file on instead, in any of these forms.
 
     Returns:
         An `ExportReport`. What the file says of itself is read back by
@@ -98,10 +107,18 @@ def export_litert(
             another argument is of a wrong type.
         ValueError: An argument is wrong, the destination cannot be written,
             LiteRT has no builtin for an operation, or the file fails the
-            check.
+            check, or cannot be checked, as the model's outputs are not finite.
         OSError: The disk is full, or the old file cannot be replaced.
         ImportError: TensorFlow is not installed; or `ai-edge-litert`, with
             `check` or `evaluation_data`.
+
+    Warns:
+        UserWarning: The file is written but fails on a row of zeros, such as
+            a black image or an empty sequence; or was not tested, as the
+            model's outputs are the same whatever the input.
+
+    The file begins at the reset state of stateful layers, and goes on from
+    call to call like the model, whose own state stays as it was.
 
     Example:
 
@@ -125,10 +142,14 @@ def export_litert(
     export_checks.check_report(report, view)
     if check or evaluation_data is not None:
         litert_runtime.interpreter_class()
-    if representative_data is None:
-        samples = samples_of.random(view)
-    else:
+    samples = compared = None
+    if representative_data is not None:
         samples = samples_of.representative(model, representative_data)
+        compared = samples
+    if inputs is not None:
+        compared = samples_of.first_rows(
+            model, inputs, "inputs", "export to LiteRT", is_finite=False
+        )
     evaluation = None
     if evaluation_data is not None:
         evaluation = Evaluation(model, evaluation_data, metric)
@@ -139,22 +160,34 @@ def export_litert(
     int8_io = export_checks.int8_type(int8_io)
     settings = conversion.Settings(mode, batch_size, int8_io, metadata)
     target = path.resolve()  # links stay, and what they name is replaced
-    with _folder_beside(target) as folder, mixed_precision.in_float32(view):
+    with (
+        _folder_beside(target) as folder,
+        mixed_precision.in_float32(view),
+        model_state.kept(view),
+    ):
         view = float_inputs.in_single(view)
-        samples = [x.astype(y.dtype) for x, y in zip(samples, view.inputs)]
+        samples, compared = (
+            None if x is None else _in_types_of(view, x)
+            for x in (samples, compared)
+        )
         temporary = pathlib.Path(folder) / "model.tflite"
+        model_state.reset(view)
         with _writing(path):
-            _convert(view, temporary, settings, samples)
+            _convert(view, temporary, settings, samples or [])
         result = export_report.of_file(path, mode, temporary)
         if check:
-            samples = [x[:_NUM_CHECKED_SAMPLES] for x in samples]
-            result = _compared(result, view, temporary, samples, tolerance)
+            result = _compared(result, view, temporary, compared, tolerance)
         if evaluation:
+            model_state.reset(view)
             names = conversion.input_names(view)
             file = litert.LiteRTModel(temporary, input_names=names)
             result = dataclasses.replace(result, scores=evaluation.run(file))
         with _writing(path):
             os.replace(temporary, target)
+    for problem in result.problems:
+        warnings.warn(
+            f"The file '{path}' was written, but {problem}", stacklevel=2
+        )
     return result
 
 
@@ -178,6 +211,14 @@ def _convert(view, path, settings, samples):
     if keras.backend.backend() != "tensorflow":
         where = conversion_process
     where.convert(view, path, settings, samples)
+
+
+def _in_types_of(view, arrays):
+    """Arrays in the types of a model's inputs; words stay as they are."""
+    return [
+        array if x.dtype == "string" else array.astype(x.dtype)
+        for array, x in zip(arrays, view.inputs)
+    ]
 
 
 def _folder_beside(path):
@@ -211,8 +252,31 @@ def _compared(result, view, path, samples, tolerance):
     """The report with errors, if they are acceptable."""
     if tolerance is None:
         tolerance = parity.FILE_TOLERANCES[result.quantize]
+
+    def compute(arrays):
+        return _outputs(view, arrays)
+
+    if samples is None:
+        probe = probing.of_random(view, compute, _NUM_RANDOM_SAMPLES)
+    else:
+        samples = [x[:_NUM_CHECKED_SAMPLES] for x in samples]
+        probe = probing.of_given(view, compute, samples)
+    if parity.why_undefined(probe.outputs):
+        raise ValueError(
+            "Cannot export to LiteRT: the file cannot be compared with the "
+            f"model '{view.name}'. Received: {probe.problem} on {probe}. "
+            "Nothing was written. Mend the model, or pass typical `inputs`."
+        )
+    file = file_runs.FileRuns(path, conversion.input_names(view))
+    probe, found, failure = file_runs.without_failing_zeros(file, probe)
+    if isinstance(found, str):
+        raise ValueError(
+            f"Cannot export to LiteRT: the file of the model '{view.name}' "
+            f"fails: {found}. Received: {probe}. Nothing was written. Pass "
+            "typical `inputs`, or another `quantize`."
+        )
     errors, problems = [], []
-    for i, (y, z) in enumerate(_outputs(view, path, samples)):
+    for i, (y, z) in enumerate(zip(probe.outputs, found, strict=True)):
         absolute, relative = parity.errors(y, z)
         errors.append((absolute, relative))
         limit = np.inf if tolerance is None else tolerance
@@ -236,22 +300,26 @@ def _compared(result, view, path, samples, tolerance):
     absolute, relative = map(max, zip(*errors))
     return dataclasses.replace(
         result,
-        num_samples=len(samples[0]),
+        num_samples=len(probe.arrays[0]),
         max_abs_error=absolute,
         max_rel_error=relative,
         tolerance=tolerance,
+        compared_on=str(probe),
+        problems=tuple(file_runs.problems(probe, failure)),
     )
 
 
-def _outputs(view, path, samples):
-    """Pairs of what the model and the file compute for each output."""
+def _outputs(view, samples):
+    """What the model computes for each output, from its reset state."""
     fixed, parts = view.inputs[0].shape[0], []
+    model_state.reset(view)
     for x, rows in samples_of.portions(samples, fixed or 16, bool(fixed)):
         with backends.full_precision():
-            outputs = keras.tree.flatten(view(x, training=False))
-        parts.append([keras.ops.convert_to_numpy(y)[:rows] for y in outputs])
-    expected = [np.concatenate(ys) for ys in zip(*parts)]
-    names = conversion.input_names(view)
-    file = litert.LiteRTModel(path, input_names=names)
-    actual = file.predict(samples, batch_size=16)
-    return list(zip(expected, [actual] if len(expected) == 1 else actual))
+            outputs = view([*map(probing.tensor, x)], training=False)
+        parts.append(
+            [
+                np.asarray(keras.ops.convert_to_numpy(y))[:rows]
+                for y in keras.tree.flatten(outputs)
+            ]
+        )
+    return [np.concatenate(ys) for ys in zip(*parts)]

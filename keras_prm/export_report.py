@@ -38,6 +38,10 @@ class ExportReport:
         outputs: What it returns, tuple of `Port`.
         float_operations: Operations that compute in floating point, dict
             from name to their number; see `LiteRTModel.float_operations`.
+        compared_on: What the file was compared on, for people; `""` if it was
+            not.
+        problems: tuple of str, what the comparison cannot vouch for, of which
+            `export_litert` has warned.
     """
 
     path: str
@@ -52,6 +56,8 @@ class ExportReport:
     inputs: tuple[Port, ...] = ()
     outputs: tuple[Port, ...] = ()
     float_operations: dict[str, int] = dataclasses.field(default_factory=dict)
+    compared_on: str = ""
+    problems: tuple[str, ...] = ()
 
     @property
     def metric(self) -> str | None:
@@ -108,7 +114,8 @@ class ExportReport:
         return (
             f"max error {self.max_abs_error:.2g} (relative "
             f"{self.max_rel_error:.2g}, tolerance {kept}) on "
-            f"{self.num_samples} samples"
+            f"{self.compared_on or f'{self.num_samples} samples'}"
+            f"{''.join(f'; {problem}' for problem in self.problems)}"
         )
 
     def _scores(self):

@@ -235,6 +235,19 @@ class LiteRTModel:
         """
         self._interpreter.invoke()
 
+    def failure(self, inputs):
+        """What fails on a batch, for people; `""` if the file takes it.
+
+        Args:
+            inputs: As in `load`.
+        """
+        try:
+            self._load(self._as_arrays(inputs))
+            self._interpreter.invoke()
+        except RuntimeError as error:
+            return litert_runtime.failure(error)
+        return ""
+
     def _result(self, detail):
         array = self._interpreter.get_tensor(detail["index"])
         scale, zero_point = detail["quantization"]

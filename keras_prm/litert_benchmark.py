@@ -11,8 +11,8 @@ import numpy as np
 
 from keras_prm import argument_checks
 from keras_prm import benchmark_sources
+from keras_prm import drawing
 from keras_prm import litert_runtime
-from keras_prm import samples
 from keras_prm import timing
 from keras_prm.benchmark_report import BenchmarkReport
 from keras_prm.benchmark_report import summary
@@ -58,8 +58,9 @@ def benchmark(
         inputs: Array `(rows, ...)`, at least `batch_size` rows of which the
             first are timed; for several inputs a dict from name or key to
             array, or a list in the order of the Keras models' inputs.
-            Default: random numbers in [-1, 1), and integers 0 and 1; the
-            same each time.
+            Default: random ones, the same each time, in the range that the
+            first layers of a Keras model take, or in one on which no file
+            fails.
         num_threads: int or tuple of int, threads of LiteRT. Default 1.
         runs: int, rounds that are timed. Default 50.
         warmup: int, rounds before them that are not. Default 5.
@@ -77,8 +78,8 @@ def benchmark(
         ImportError: `ai-edge-litert` is not installed.
         TypeError: A model is none of these.
         ValueError: There are no models, a number is too small, the models
-            take different inputs, `inputs` do not fit, or a Keras model
-            cannot be exported.
+            take different inputs, `inputs` do not fit, a Keras model
+            cannot be exported, or a file fails on the inputs.
 
     Example:
 
@@ -103,7 +104,9 @@ def benchmark(
         opened = {file.name: file.open(1) for file in files}
         _check_inputs(opened, batch_size)
         if batch is None:
-            batch = _random(opened[files[0].name], batch_size)
+            batch = _random(models, opened, batch_size)
+        else:
+            _check_runs(opened, batch)
         del opened
         for number in dict.fromkeys(threads):
             rows += _rows(files, batch, number, runs, warmup, memory)
@@ -213,8 +216,36 @@ def _signature(model):
     return [x[1:] for x in found] if len(found) == 1 else found
 
 
-def _random(model, batch_size):
-    shapes, dtypes = model.input_shapes, model.input_dtypes
+def _random(models, opened, batch_size):
+    """Random inputs that all files take, as `drawing` tries them in turn."""
+    first = next(iter(opened.values()))
+    shapes, dtypes = first.input_shapes, first.input_dtypes
     specs = [(shape, dtypes[name]) for name, shape in shapes.items()]
-    arrays = samples.uniform(specs, batch_size)
-    return arrays if len(arrays) == 1 else dict(zip(shapes, arrays))
+    domains = benchmark_sources.domains(models, [*shapes])
+    batch = None
+    for drawn in drawing.of_specs(specs, [*shapes], domains, batch_size + 1):
+        # The last row is zeros, on which some files fail.
+        arrays = [x[:batch_size] for x in drawn.arrays]
+        batch = arrays if len(arrays) == 1 else dict(zip(shapes, arrays))
+        failures = _failures(opened, batch)
+        if not failures:
+            return batch
+    raise ValueError(
+        "Cannot benchmark: files fail on all random inputs that were tried. "
+        f"Received: {failures}. Pass typical `inputs`."
+    )
+
+
+def _check_runs(opened, batch):
+    failures = _failures(opened, batch)
+    if failures:
+        raise ValueError(
+            "Cannot benchmark: files fail on the inputs given. Received: "
+            f"{failures}. Pass others."
+        )
+
+
+def _failures(opened, batch):
+    """What fails on a batch, by the names of the files."""
+    found = {name: model.failure(batch) for name, model in opened.items()}
+    return {name: failure for name, failure in found.items() if failure}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 
 
 def version():
@@ -47,3 +48,12 @@ def signature(interpreter, output_names=None):
     if set(names) != set(outputs):
         names = sorted(outputs)
     return runner.get_input_details(), [outputs[name] for name in names]
+
+
+def failure(error):
+    """What failed in a file, from what its interpreter raised, for people."""
+    text = str(error)
+    found = re.search(r"Node number (\d+) \((\w+)\)", text)
+    if not found:
+        return f"LiteRT says: {text[:300]}"
+    return f"its operation {found[2]} (node {found[1]}) does not run"

@@ -15,13 +15,13 @@ import numpy as np
 
 from keras_prm import argument_checks
 from keras_prm import conversion
+from keras_prm import drawing
 from keras_prm import export
 from keras_prm import layer_files
 from keras_prm import litert
 from keras_prm import litert_runtime
 from keras_prm import lowering_search
 from keras_prm import parity
-from keras_prm import samples
 from keras_prm import timing
 from keras_prm import timing_cache
 from keras_prm.lowering_search import Choice
@@ -140,7 +140,7 @@ class AutoLowering(lowering_search.Lowerer):
 
     def _whole(self, *models, batch_size):
         """Seconds that whole models need for one sample, a list."""
-        inputs = samples.random(models[0])
+        inputs = drawing.random(models[0], 8)
         names = conversion.input_names(models[0])
         with tempfile.TemporaryDirectory() as folder:
             files = []

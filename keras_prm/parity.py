@@ -28,6 +28,8 @@ FILE_TOLERANCES = {
 }
 
 _SMALLEST_PEAK = 1e-6
+_ROUNDING = 1e-6  # between rows, of one and the same thing
+_WORDS = "OSU"
 
 
 def is_mode(quantize):
@@ -43,8 +45,9 @@ def errors(expected, actual):
         actual: Array `z`.
 
     Returns:
-        `(max |z - y|, max |z - y| / max |y|)`, floats. Both are infinite
-        where the shapes differ or either array holds NaN or infinity.
+        `(max |z - y|, max |z - y| / max |y|)`, floats. NaN in both at one
+        place is agreement there, as is infinity of one sign; both figures are
+        infinite where only one array is so, or the shapes differ.
 
     Example:
 
@@ -54,9 +57,84 @@ def errors(expected, actual):
     """
     if expected.shape != actual.shape:
         return np.inf, np.inf
-    if not (np.isfinite(expected).all() and np.isfinite(actual).all()):
+    if expected.dtype.kind in _WORDS or actual.dtype.kind in _WORDS:
+        same = _words(expected) == _words(actual)
+        return (0.0, 0.0) if np.all(same) else (np.inf, np.inf)
+    wide = complex if "c" in expected.dtype.kind + actual.dtype.kind else float
+    expected, actual = expected.astype(wide), actual.astype(wide)
+    finite = np.isfinite(expected) & np.isfinite(actual)
+    alike = (expected == actual) | (np.isnan(expected) & np.isnan(actual))
+    if not (finite | alike).all():
         return np.inf, np.inf
-    expected = expected.astype(float)
-    absolute = float(np.abs(actual.astype(float) - expected).max(initial=0))
+    expected, actual = expected[finite], actual[finite]
+    absolute = float(np.abs(actual - expected).max(initial=0))
     peak = float(np.abs(expected).max(initial=0))
     return absolute, absolute / max(peak, _SMALLEST_PEAK)
+
+
+def is_finite(output):
+    """Where an output is finite, a boolean array; words are."""
+    if output.dtype.kind in _WORDS:
+        return np.ones(output.shape, bool)
+    return np.isfinite(output)
+
+
+def undefined(outputs):
+    """How many numbers of some outputs are NaN or infinite, for people."""
+    total = sum(y.size for y in outputs)
+    found = [y[~is_finite(y)] for y in outputs]
+    number, kinds = sum(y.size for y in found), []
+    if any(np.isnan(y).any() for y in found if y.size):
+        kinds.append("NaN")
+    if any(np.isinf(y).any() for y in found if y.size):
+        kinds.append("infinite")
+    if not number:
+        return ""
+    return f"{number} of {total} outputs are {' or '.join(kinds)} in both"
+
+
+def why_untested(outputs):
+    """Why agreement with some outputs would say nothing; `""` if it would.
+
+    Args:
+        outputs: list of arrays `(rows, ...)`, what a model computes.
+    """
+    found = why_undefined(outputs)
+    if found or any(_reacts(y) for y in outputs):
+        return found
+    return "the outputs are the same for all of these inputs"
+
+
+def why_undefined(outputs):
+    """The part of `why_untested` that is true of a single row as well."""
+    undefined = [
+        number
+        for number, y in enumerate(outputs)
+        if y.size and not is_finite(y).any()
+    ]
+    if not undefined:
+        return ""
+    one = f"output {undefined[0]} is" if len(outputs) > 1 else "the output is"
+    return f"{one} NaN or infinite throughout"
+
+
+def _reacts(output):
+    """Whether an output is not the same for all rows, but for rounding."""
+    if output.ndim == 0 or not output.size:
+        return False
+    if output.dtype.kind in _WORDS:
+        return bool((output != output[:1]).any())
+    array = output.astype(complex if output.dtype.kind == "c" else float)
+    array = np.where(np.isfinite(array), array, np.nan)
+    with np.errstate(invalid="ignore"):
+        spread = np.abs(array - array[:1])
+        peak = max(np.nanmax(np.abs(array), initial=0), _SMALLEST_PEAK)
+    return bool(np.nanmax(spread, initial=0) > _ROUNDING * peak)
+
+
+def _words(array):
+    return np.vectorize(_text, otypes=[object])(array)
+
+
+def _text(word):
+    return word.decode(errors="replace") if isinstance(word, bytes) else word

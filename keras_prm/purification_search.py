@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_prm import drops
+from keras_prm import model_state
 from keras_prm.progress import print_message
 
 # Factors of 1.06; the search goes in coarse steps first, of 1.57.
@@ -155,7 +156,8 @@ class Search:
     def _evaluate(self, is_any=False):
         """The score of the model; NaN is refused, unless any will do."""
         self.evaluations += 1
-        score = self.scorer(self.model)
+        with model_state.kept(self.model, which=model_state.states):
+            score = self.scorer(self.model)
         if np.isnan(score.value) and not is_any:
             raise ValueError(
                 f"`{self.scorer.name}` returned NaN. It has to return a "

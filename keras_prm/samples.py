@@ -11,16 +11,9 @@ import numpy as np
 from keras_prm import argument_checks
 
 NUM_SAMPLES = 256
-_NUM_RANDOM_SAMPLES = 8
 _UNKNOWN_SIZE = 32
 # Mean magnitudes of calibration and evaluation may differ by this factor.
 _LARGEST_RATIO = 10.0
-
-
-def random(model):
-    """Eight random samples: list of arrays, one per input of the model."""
-    specs = [(x.shape, x.dtype) for x in model.inputs]
-    return uniform(specs, _NUM_RANDOM_SAMPLES)
 
 
 def uniform(specs, num_rows):
@@ -48,12 +41,26 @@ def uniform(specs, num_rows):
 
 
 def representative(model, data):
+    """The first samples of a user's data to calibrate with; see `first_rows`.
+
+    Args:
+        model: A functional model.
+        data: See `first_rows`.
+    """
+    purpose = "export to LiteRT"
+    return first_rows(model, data, "representative_data", purpose)
+
+
+def first_rows(model, data, name, purpose, is_finite=True):
     """The first samples of a user's data, checked.
 
     Args:
         model: A functional model.
         data: Array, dict or list of arrays, an iterable of batches, or a
             function that returns one of these.
+        name: The argument that it comes from, for errors.
+        purpose: What it is for, after "Cannot", for errors.
+        is_finite: bool, whether NaN and infinity are refused.
 
     Returns:
         list of arrays, one per input of the model, at most 256 rows.
@@ -62,7 +69,7 @@ def representative(model, data):
         TypeError: `data` is none of these.
         ValueError: There are none, they do not fit, or are not finite.
     """
-    name, parts, num = "representative_data", [], 0
+    parts, num = [], 0
     if isinstance(data, types.FunctionType | types.MethodType | partial):
         data = data()
     if not argument_checks.is_iterable(data):
@@ -73,13 +80,17 @@ def representative(model, data):
         )
     for batch in batches(data, len(model.inputs)):
         previous = parts[0] if parts else None
-        parts.append(as_arrays(model, batch, name, previous, NUM_SAMPLES))
+        parts.append(
+            as_arrays(
+                model, batch, name, previous, NUM_SAMPLES, purpose, is_finite
+            )
+        )
         num += len(parts[-1][0])
         if num >= NUM_SAMPLES:
             break
     if not num:
         raise ValueError(
-            "Cannot export to LiteRT: representative_data is empty. Pass "
+            f"Cannot {purpose}: {name} is empty. Pass "
             "some hundred typical samples; a generator can be read only once."
         )
     return [np.concatenate(x)[:NUM_SAMPLES] for x in zip(*parts)]
@@ -145,7 +156,15 @@ def batches(data, num_inputs):
     return (x[0] if isinstance(x, pairs) and x else x for x in data)
 
 
-def as_arrays(model, batch, what, previous=None, limit=None):
+def as_arrays(
+    model,
+    batch,
+    what,
+    previous=None,
+    limit=None,
+    purpose="export to LiteRT",
+    is_finite=True,
+):
     """One batch of inputs as arrays, checked.
 
     Args:
@@ -154,9 +173,12 @@ def as_arrays(model, batch, what, previous=None, limit=None):
         what: Name of the argument that the batch comes from, for errors.
         previous: An earlier batch, whose unknown sizes this one must have.
         limit: int, rows after which it is cut off; None: nowhere.
+        purpose: What it is for, after "Cannot", for errors.
+        is_finite: bool, whether NaN and infinity are refused.
 
     Returns:
-        list of arrays of the inputs' dtypes, one per input of the model.
+        list of arrays of the inputs' dtypes, one per input of the model;
+        of Python's objects for words.
 
     Raises:
         ValueError: They do not fit, are no numbers, or are not finite.
@@ -171,12 +193,12 @@ def as_arrays(model, batch, what, previous=None, limit=None):
         or len({shape[0] for shape in shapes}) > 1
     ):
         raise ValueError(
-            f"Cannot export to LiteRT: {what} does not fit the inputs "
+            f"Cannot {purpose}: {what} does not fit the inputs "
             f"{[x.name for x in model.inputs]}. Expected shapes, rows "
             f"first: {expected}. Received: {shapes}. Pass batches: arrays, "
             "or dicts or lists of arrays."
         )
-    return _cast(model, arrays, what)
+    return _cast(model, arrays, what, purpose, is_finite)
 
 
 def in_order(model, batch):
@@ -199,33 +221,48 @@ def in_order(model, batch):
     return [batch[name] for name in names]
 
 
-def _cast(model, arrays, what):
+def _cast(model, arrays, what, purpose, is_finite):
     """The arrays in the dtypes of the model's inputs, which can hold them."""
     dtypes = {x.name: str(y.dtype) for x, y in zip(model.inputs, arrays)}
-    if any(x.dtype.kind in "OSUMmc" for x in arrays):
+    words = [x.dtype == "string" for x in model.inputs]
+    if any(
+        (x.dtype.kind not in "OSU") if word else x.dtype.kind in "OSUMmc"
+        for x, word in zip(arrays, words)
+    ):
+        expected = "no strings" if all(words) else "no real numbers"
+        if any(words) and not all(words):
+            expected = "no real numbers, or no strings where they are expected"
         raise ValueError(
-            f"Cannot export to LiteRT: {what} holds no real numbers. "
+            f"Cannot {purpose}: {what} holds {expected}. "
             f"Received: dtypes {dtypes}. Convert it as for "
             "`model.predict`, to float32 for instance."
         )
     with np.errstate(all="ignore"):  # what they warn of is refused below
         cast = [
-            x.astype(y.dtype, copy=False) for x, y in zip(arrays, model.inputs)
+            x.astype(object if word else y.dtype, copy=False)
+            for x, y, word in zip(arrays, model.inputs, words)
         ]
-    if not all(np.isfinite(x).all() for x in (*arrays, *cast)):
+    numbers = [
+        (x.name, x.dtype, y, z)
+        for x, y, z, word in zip(model.inputs, arrays, cast, words)
+        if not word
+    ]
+    if is_finite and not all(
+        np.isfinite(array).all() for *_, y, z in numbers for array in (y, z)
+    ):
         raise ValueError(
-            f"Cannot export to LiteRT: {what} holds NaN or infinite values, "
+            f"Cannot {purpose}: {what} holds NaN or infinite values, "
             f"or has them as {[x.dtype for x in model.inputs]}. Remove the "
             "samples that have them."
         )
     cut = {
-        x.name: x.dtype
-        for x, y, z in zip(model.inputs, arrays, cast)
-        if "int" in x.dtype and not (y == z).all()
+        name: dtype
+        for name, dtype, y, z in numbers
+        if "int" in dtype and not (y == z).all()
     }
     if cut:
         raise ValueError(
-            f"Cannot export to LiteRT: {what} holds fractions, or numbers out "
+            f"Cannot {purpose}: {what} holds fractions, or numbers out "
             f"of range, where integers are expected: {cut}. Received: dtypes "
             f"{dtypes}. Pass integers that fit."
         )

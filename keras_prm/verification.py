@@ -5,20 +5,20 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 
-import keras
 import numpy as np
 
-from keras_prm import backends
 from keras_prm import conversion
+from keras_prm import file_runs
+from keras_prm import model_state
 from keras_prm import parity
+from keras_prm import probing
 from keras_prm import round_trips
-from keras_prm import samples as samples_of
+from keras_prm import samples
 from keras_prm import tables
 from keras_prm import topology
 from keras_prm.costs import Costs
 from keras_prm.costs import costs
 from keras_prm.costs import saved_bytes
-from keras_prm.litert import LiteRTModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,14 +28,18 @@ class Comparison:
     Args:
         candidate: `"stripped"`, `"litert"`, or `"saved"`: the stripped model
             as a process of its own loads it.
-        inputs: `"random"` or `"given"`.
+        inputs: `"random"` or `"given"`; `"zeros"` where a file fails on a
+            row of zeros and on no other.
         samples: How many samples were compared.
         max_abs_error: Largest absolute difference of any output.
         max_rel_error: The largest of each output's error, divided by the
             largest absolute value of that output; see `parity`.
         tolerance: Largest `max_rel_error` that counts as rounding; `None`
             for a quantised file, which is not judged.
-        note: What else is to be said, such as why it could not be compared.
+        note: What else there is to say, such as where both are NaN.
+        untested: Why agreement says nothing; `""` where it does.
+        failure: Which operation of the file failed, or why the saved model
+            could not be loaded; `""` if nothing did.
     """
 
     candidate: str
@@ -45,12 +49,20 @@ class Comparison:
     max_rel_error: float
     tolerance: float | None
     note: str = ""
+    untested: str = ""
+    failure: str = ""
 
     @property
     def ok(self) -> bool:
+        """Whether it was tested and is no more than `tolerance` off."""
+        return self.is_equal and not self.untested
+
+    @property
+    def is_equal(self) -> bool:
         """Whether the error is one of rounding, or not judged but finite.
 
-        It is infinite where shapes differ, or outputs are NaN or infinite.
+        It is infinite where shapes differ, where one is NaN or infinite and
+        the other is not, and where the file fails.
         """
         if self.tolerance is None:
             return bool(np.isfinite(self.max_rel_error))
@@ -69,6 +81,7 @@ class Certificate:
         litert_bytes: Bytes of the LiteRT file; `None` without one.
         saved_bytes: Bytes of the `.keras` file that was loaded again; `None`
             without one.
+        inputs: What the models were compared on, for people.
     """
 
     comparisons: tuple[Comparison, ...]
@@ -77,10 +90,11 @@ class Certificate:
     keras_bytes: tuple[int, int]
     litert_bytes: int | None
     saved_bytes: int | None = None
+    inputs: str = ""
 
     @property
     def ok(self) -> bool:
-        """Whether everything equals the model up to rounding.
+        """Whether everything was tested and equals the model up to rounding.
 
         A quantised LiteRT file is only held to be of finite error.
         """
@@ -99,15 +113,22 @@ class Certificate:
         return self.ok
 
     def __str__(self):
-        lines = [
-            *self._verdicts(),
-            "candidate  inputs   samples  max abs error  max rel error",
-        ]
-        lines += [
-            f"{c.candidate:10} {c.inputs:7}  {c.samples:7}  "
-            f"{c.max_abs_error:13.2e}  {c.max_rel_error:13.2e}"
-            for c in self.comparisons
-        ]
+        lines = [*self._verdicts()]
+        if self.inputs:
+            lines.append(f"Compared on {self.inputs}.")
+        lines.append(
+            "candidate  inputs   samples  max abs error  max rel error"
+        )
+        for c in self.comparisons:
+            errors = f"{c.max_abs_error:13.2e}  {c.max_rel_error:13.2e}"
+            if c.failure:
+                errors = f"fails: {c.failure}"
+            lines.append(
+                f"{c.candidate:10} {c.inputs:7}  {c.samples:7}  {errors}"
+            )
+        lines += dict.fromkeys(
+            f"Note: {c.note}." for c in self.comparisons if c.note
+        )
         lines.append("                       before         after  ratio")
         for name, before, after in self._sizes():
             ratio = f"{before / after:5.1f}x" if before and after else ""
@@ -125,17 +146,7 @@ class Certificate:
         for candidate, name in names.items():
             found = [c for c in self.comparisons if c.candidate == candidate]
             if found:
-                verdict = "equal up to rounding"
-                limit = f"tolerance {found[0].tolerance}, relative"
-                if found[0].tolerance is None:
-                    verdict, limit = "quantised", "not judged"
-                if not all(c.ok for c in found):
-                    verdict = "DIFFERENT"
-                if found[0].note:
-                    limit = f"{limit}; {found[0].note}"
-                    if found[0].max_abs_error == np.inf:
-                        verdict, limit = "NOT LOADED", found[0].note
-                yield f"The {name} is {verdict} ({limit})."
+                yield f"The {name} {_verdict(found)}."
 
     def _sizes(self):
         yield "parameters", self.before.parameters, self.after.parameters
@@ -150,6 +161,27 @@ class Certificate:
             yield ".tflite bytes", None, self.litert_bytes
 
 
+def _verdict(comparisons):
+    """What is said of one candidate."""
+    limit = f"tolerance {comparisons[0].tolerance}, relative"
+    verdict = "is equal up to rounding"
+    if comparisons[0].tolerance is None:
+        verdict, limit = "is quantised", "not judged"
+    failed = [c for c in comparisons if c.failure]
+    if failed and failed[0].candidate == "saved":
+        return f"is NOT LOADED: {failed[0].failure}"
+    if failed:
+        places = {"random": "random inputs", "given": "the inputs given"}
+        where = places.get(failed[0].inputs, "a row of zeros")
+        return f"FAILS on {where}: {failed[0].failure}"
+    if not all(c.is_equal for c in comparisons):
+        verdict = "is DIFFERENT"
+    elif any(c.untested for c in comparisons):
+        reason = next(c.untested for c in comparisons if c.untested)
+        return f"is UNTESTED: {reason}. Pass other `inputs`"
+    return f"{verdict} ({limit})"
+
+
 def verify(
     model, small, tflite=None, inputs=None, seed=0, tolerance=None, saved=False
 ):
@@ -160,10 +192,14 @@ def verify(
             were pruned.
         small: The model after it.
         tflite: Path of the LiteRT file made from `small`, or `None`.
-        inputs: Real inputs to compare on besides random ones: an array, or a
-            structure of arrays as the model takes it. The first 256 samples
-            are used. Defaults to `None`: random ones alone, which are 32
-            samples, uniform in [-1, 1), integers 0 and 1.
+        inputs: Real inputs to compare on instead of random ones: an array,
+            a structure of arrays as the model takes it, an iterable of such
+            batches, `(x, y)` tuples included, or a function that returns one
+            of these. The first 256 samples are used. Defaults to `None`:
+            32 random samples, or as many as have every index of a table,
+            in the range that the first layers of the model take. One of them
+            is zeros. Where no layer tells the range it is [-1, 1), or
+            another one in which the outputs are finite.
         seed: Seed of the random inputs. Defaults to 0.
         tolerance: Largest error that counts as rounding, of each output,
             relative to its largest absolute value. `None` takes 1e-4 for the
@@ -177,54 +213,44 @@ def verify(
 
     Returns:
         A `Certificate`. It says what was found and raises nothing if the
-        models differ; test it with `if certificate:` or `certificate.ok`.
+        models differ; test it with `if certificate:` or `certificate.ok`. A
+        model whose outputs do not react to the inputs is neither equal nor
+        different but untested, and not `ok`.
 
     Raises:
         TypeError: A model is subclassed.
         ValueError: The models' inputs or outputs have different shapes, or
-            `inputs` do not fit them.
+            `inputs` do not fit them, or none of the random ones do.
         FileNotFoundError: There is no such `tflite`.
         ImportError: `ai-edge-litert` is not installed, with `tflite`.
+
+    Stateful layers begin in both at their reset state, and are left as they
+    were.
     """
     views = topology.plain(model), topology.plain(small)
     _check_signatures(*views)
-    samples = {"random": _random_inputs(views[0], seed)}
     if inputs is not None:
-        samples["given"] = _first(views[0], inputs)
-    limits, runner = _limits(model, tolerance), None
+        inputs = samples.first_rows(
+            views[0], inputs, "inputs", "compare the models", is_finite=False
+        )
+    limits, file = _limits(model, tolerance), None
     if tflite is not None:
         several = len(views[0].inputs) > 1
         names = conversion.input_names(small) if several else None
-        runner = LiteRTModel(tflite, input_names=names)
-        own = parity.FILE_TOLERANCES[runner.precision]
+        file = file_runs.FileRuns(tflite, names)
+        own = parity.FILE_TOLERANCES[file.precision]
         if own is None:
             limits["litert"] = None
         elif tolerance is None:
             limits["litert"] = max(limits["stripped"], own)
-    trip, limits["saved"], notes = None, limits["stripped"], {}
-    if saved:
-        trip = round_trips.once(small, list(samples.values()))
-        notes["saved"] = trip.note
-    comparisons = []
-    for number, (kind, arrays) in enumerate(samples.items()):
-        expected = _run(views[0], arrays)
-        rows = len(arrays[0])
-        results = {"stripped": _run(views[1], arrays)}
-        if runner is not None:
-            found = runner.predict(arrays if len(arrays) > 1 else arrays[0])
-            results["litert"] = found if isinstance(found, list) else [found]
-        if trip is not None:
-            results["saved"] = trip.outputs[number] if trip.outputs else None
-        for candidate, found in results.items():
-            errors = [np.inf] * 2  # of a model that could not be loaded
-            if found is not None:
-                pairs = zip(expected, found, strict=True)
-                each = (parity.errors(*pair) for pair in pairs)
-                errors = map(max, zip(*each))
-            limit, note = limits[candidate], notes.get(candidate, "")
-            comparisons.append(
-                Comparison(candidate, kind, rows, *errors, limit, note)
-            )
+    trip, limits["saved"] = None, limits["stripped"]
+    with model_state.kept(model, small):
+        probe = _probe(views[0], inputs, seed, file)
+        comparisons = [*_comparisons(probe, views[1], file, limits)]
+        if saved:
+            model_state.reset(small)
+            trip = round_trips.once(small, [probe.arrays])
+            comparisons.append(_of_trip(trip, probe, limits))
     return Certificate(
         tuple(comparisons),
         costs(model),
@@ -232,6 +258,65 @@ def verify(
         (saved_bytes(model), saved_bytes(small)),
         None if tflite is None else pathlib.Path(tflite).stat().st_size,
         None if trip is None else trip.size,
+        str(probe),
+    )
+
+
+def _probe(view, inputs, seed, file):
+    def compute(arrays):
+        return _run(view, arrays)
+
+    if inputs is not None:
+        return probing.of_given(view, compute, inputs)
+    runs = file and file.takes
+    return probing.of_random(view, compute, seed=seed, runs=runs)
+
+
+def _run(view, arrays):
+    model_state.reset(view)
+    return probing.run(view, arrays)
+
+
+def _comparisons(probe, small, file, limits):
+    found = _run(small, probe.arrays)
+    yield _comparison("stripped", probe, found, limits)
+    if file is None:
+        return
+    probe, found, failure = file_runs.without_failing_zeros(file, probe)
+    if probe.is_random and failure:
+        errors, limit = (np.inf, np.inf), limits["litert"]
+        yield Comparison("litert", "zeros", 1, *errors, limit, failure=failure)
+    yield _comparison("litert", probe, found, limits)
+
+
+def _of_trip(trip, probe, limits):
+    """The comparison with what another process has loaded and run."""
+    if not trip.outputs:
+        return _comparison("saved", probe, trip.note, limits)
+    found = _comparison("saved", probe, trip.outputs[0], limits)
+    notes = [text for text in (found.note, trip.note) if text]
+    return dataclasses.replace(found, note="; ".join(notes))
+
+
+def _comparison(candidate, probe, found, limits):
+    kind = "random" if probe.is_random else "given"
+    rows, failure, note = len(probe.arrays[0]), "", ""
+    if isinstance(found, str):
+        errors, failure = (np.inf, np.inf), found
+    else:
+        pairs = [*zip(probe.outputs, found, strict=True)]
+        errors = [*map(max, zip(*(parity.errors(*pair) for pair in pairs)))]
+        if np.isfinite(errors[0]):
+            note = parity.undefined(probe.outputs)
+    return Comparison(
+        candidate,
+        kind,
+        rows,
+        *errors,
+        limits[candidate],
+        note=note,
+        untested=probe.problem,
+        failure=failure,
     )
 
 
@@ -243,48 +328,6 @@ def _limits(model, tolerance):
     found = [limit for name, limit in by_type.items() if name in used]
     limit = max(found, default=by_type["float32"])
     return {"stripped": limit}
-
-
-def _run(view, arrays):
-    structure = keras.tree.pack_sequence_as(view.input, arrays)
-    size = view.inputs[0].shape[0] or 32
-    with backends.full_precision():
-        outputs = view.predict(structure, batch_size=size, verbose=0)
-    return [np.asarray(x) for x in keras.tree.flatten(outputs)]
-
-
-def _random_inputs(view, seed, samples=32):
-    rng = np.random.default_rng(seed)
-    samples = view.inputs[0].shape[0] or samples
-    arrays = []
-    for x in view.inputs:
-        shape = (samples, *(n or 32 for n in x.shape[1:]))
-        if "int" in x.dtype:
-            arrays.append(rng.integers(0, 2, shape).astype(x.dtype))
-        else:
-            array = rng.uniform(-1, 1, shape).astype(x.dtype)
-            if len(shape) == 3:  # steps of zeros, which layers may mask
-                array[samples // 2 :, shape[1] // 2 :] = 0
-            arrays.append(array)
-    return arrays
-
-
-def _first(view, inputs, samples=256):
-    arrays = [
-        samples_of.to_numpy(x)[:samples]
-        for x in samples_of.in_order(view, inputs)
-    ]
-    expected = [tuple(x.shape[1:]) for x in view.inputs]
-    if len(arrays) != len(expected) or any(
-        len(a.shape) - 1 != len(e)
-        or any(m not in (None, n) for n, m in zip(a.shape[1:], e))
-        for a, e in zip(arrays, expected)
-    ):
-        raise ValueError(
-            f"The inputs do not fit the model. Expected shapes {expected} "
-            f"after the batch axis. Received: {[a.shape for a in arrays]}"
-        )
-    return arrays
 
 
 def _check_signatures(view, small):

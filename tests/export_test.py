@@ -331,6 +331,81 @@ class CheckTest(exporting.ExportTestCase):
         data = np.linspace(0, 1, 32).reshape(2, 4, 4)
         self.assert_refused("Mend the model", model, self.path, mode, data)
 
+    def test_inputs_instead_of_random_ones(self):
+        """Logarithms of what is given, where random inputs are not it."""
+        model = exporting.lambda_model(lambda x: keras.ops.log(x - 100.0))
+        x = np.linspace(101, 102, 96).reshape(6, 4, 4)
+        report = export.export_litert(model, self.path, inputs=x)
+        self.assertEqual(report.num_samples, 6)
+        self.assertIn("on 6 samples given", str(report))
+        self.assert_refused("typical `inputs`", model, self.path, inputs=x - 9)
+        self.assert_refused("Pass some", model, self.path, inputs=x[:0])
+
+    def test_random_inputs_are_in_range(self):
+        x = inputs = keras.Input((9,), dtype="int32")
+        x = keras.layers.Embedding(20, 4, mask_zero=True)(x)
+        x = keras.layers.GlobalAveragePooling1D()(x)
+        report = export.export_litert(keras.Model(inputs, x), self.path)
+        self.assertIn("integers 0 to 19, zeros at the end", str(report))
+
+    def test_a_dead_model_is_untested(self):
+        model = dense_model()
+        model.set_weights([np.zeros((3, 3)), np.ones(3)])
+        with self.assertWarnsRegex(UserWarning, "untested.*Pass other"):
+            report = export.export_litert(model, self.path)
+        self.assertLen(report.problems, 1)
+        self.assertTrue(self.path.exists())
+
+    def test_a_file_that_fails_on_what_is_given(self):
+        model, images = exporting.standardising()
+        images[3] = 0
+        self.assert_refused(
+            "DIV.*Pass typical", model, self.path, "int8", images
+        )
+
+    @parameterized.parameters(True, False)
+    def test_strings(self, check):
+        inputs = keras.Input((1,), dtype="string")
+        x = keras.layers.TextVectorization(
+            vocabulary=["a", "b"], output_sequence_length=4, name="words"
+        )(inputs)
+        x = keras.layers.Embedding(5, 8)(x)
+        model = keras.Model(inputs, x)
+        code = r"keras.Model\(model.get_layer\('words'\).output, model.outputs"
+        self.assert_refused(code, model, self.path, check=check)
+        rest = keras.Model(model.get_layer("words").output, model.outputs)
+        export.export_litert(rest, self.path)
+        inputs = keras.Input((2,), dtype="string")
+        x = keras.layers.StringLookup(vocabulary=["a", "b"])(inputs)
+        model = keras.Model(inputs, keras.layers.Embedding(5, 8)(x))
+        report = export.export_litert(model, self.path, check=check)
+        self.assertEqual(report.num_samples, 8 * check)
+
+    def test_float64(self):
+        inputs = keras.Input((3,), dtype="float64")
+        y = keras.layers.Dense(2, dtype="float64")(inputs)
+        model = keras.Model(inputs, y)
+        self.assert_refused("float64.*set_floatx", model, self.path)
+
+    def test_a_file_begins_at_the_reset_state(self):
+        inputs = keras.Input(batch_shape=(1, 4, 6))
+        layer = keras.layers.GRU(8, stateful=True, unroll=True)
+        model = keras.Model(inputs, keras.layers.Dense(2)(layer(inputs)))
+        x = np.random.default_rng(0).normal(size=(5, 4, 6)).astype("float32")
+        expected = model.predict(x, verbose=0, batch_size=1)
+        layer.states[0].assign(np.full((1, 8), 0.5))
+        data = x, x[:, 0, 0]
+
+        def summed(y, predictions):
+            return keras.ops.sum(predictions, -1)
+
+        for kwargs in ({}, {"evaluation_data": data, "metric": summed}):
+            export.export_litert(model, self.path, **kwargs)
+            np.testing.assert_array_equal(layer.states[0], np.full((1, 8), 0.5))
+            found = LiteRTModel(self.path).predict(x)
+            np.testing.assert_allclose(found, expected, atol=1e-5)
+        self.assertTrue(verification.verify(model, model, self.path).ok)
+
     @parameterized.parameters(*MODES)
     def test_scores(self, mode):
         model = conv_model()

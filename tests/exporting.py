@@ -33,6 +33,17 @@ def conv_model():
     return randomise(keras.Model(image, keras.layers.Dense(4)(x)))
 
 
+def standardising():
+    """A model whose int8 file divides by 0 on a black image, and images."""
+    image = keras.Input((8, 8, 3))
+    mean = keras.ops.mean(image, axis=(1, 2, 3), keepdims=True)
+    deviation = keras.ops.std(image, axis=(1, 2, 3), keepdims=True)
+    x = keras.layers.Conv2D(4, 3)((image - mean) / (deviation + 1e-3))
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    images = np.random.default_rng(0).uniform(0, 255, (64, 8, 8, 3))
+    return randomise(keras.Model(image, x)), images.astype("float32")
+
+
 def dict_model():
     """Names chosen so that no order of them is the order of creation."""
     zebra = keras.Input((6, 6, 3), name="zebra")

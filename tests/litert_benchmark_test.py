@@ -1,5 +1,6 @@
 """Models side by side on LiteRT; no test depends on real time."""
 
+import collections
 import json
 import pathlib
 import platform
@@ -13,11 +14,13 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
+from keras_prm import export
 from keras_prm import litert_benchmark
 from keras_prm import rebuild
 from keras_prm import timing
 from keras_prm.litert import LiteRTModel
 from keras_prm.litert_benchmark import benchmark
+from tests import exporting
 from tests.litert_files import double
 from tests.litert_files import file_of
 from tests.litert_files import spec
@@ -146,6 +149,24 @@ class BenchmarkTest(parameterized.TestCase):
         for (array,) in (*arrays, by_name.values()):
             np.testing.assert_array_equal(array, ROWS[:2])
         self.assertEqual(list(by_name), ["x"])
+
+    def test_random_inputs_are_what_the_files_take(self):
+        """Of [-1, 1) this one makes a division by zero."""
+        model, images = exporting.standardising()
+        with self.assertWarnsRegex(UserWarning, "a row of zeros"):
+            export.export_litert(model, self.paths[0], "int8", images)
+        found = benchmark(self.paths[0], runs=1, warmup=0, memory=False)
+        self.assertLen(found.rows, 1)
+        with self.assertRaisesRegex(ValueError, "DIV.*Pass others"):
+            benchmark(self.paths[0], np.zeros((1, 8, 8, 3)), runs=1)
+
+    def test_random_inputs_are_in_the_range_of_first_layers(self):
+        inputs = keras.Input((40,))
+        model = keras.Model(inputs, layers.Rescaling(1 / 255)(inputs))
+        self.stage.seconds = collections.defaultdict(lambda: 1.0)
+        self.stage.benchmark(model, runs=1)
+        (batch,) = self.stage.loaded[0]
+        self.assertBetween(np.max(batch), 200, 255)
 
     def test_random_inputs(self):
         self.stage.benchmark(self.paths[:2], batch_size=5)

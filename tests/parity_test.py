@@ -31,14 +31,63 @@ class ErrorsTest(parameterized.TestCase):
         self.assertEqual(parity.errors(y > 0, y < 1), (1, 1))
 
     @parameterized.parameters(np.nan, np.inf, -np.inf)
-    def test_what_is_not_finite_is_no_parity(self, value):
+    def test_what_is_not_finite_agrees_with_its_like_alone(self, value):
         y, z = np.array([1.0, value]), np.array([1.0, 1.0])
-        for pair in ((y, z), (z, y), (y, y)):
-            self.assertEqual(parity.errors(*pair), (np.inf, np.inf))
+        for pair in ((y, z), (z, y), (y, np.array([1.0, -np.inf + value]))):
+            if not np.array_equal(*pair, equal_nan=True):
+                self.assertEqual(parity.errors(*pair), (np.inf, np.inf))
+        self.assertEqual(parity.errors(y, y), (0.0, 0.0))
+        absolute, relative = parity.errors(y, np.array([1.5, value]))
+        self.assertEqual((absolute, relative), (0.5, 0.5))
+
+    def test_what_is_undefined_is_counted(self):
+        y = np.ones((32, 3))
+        self.assertEqual(parity.undefined([y]), "")
+        y[4] = np.nan
+        found = parity.undefined([y])
+        self.assertEqual(found, "3 of 96 outputs are NaN in both")
+        y[5, 0] = -np.inf
+        self.assertStartsWith(
+            parity.undefined([y, y[:1]]), "4 of 99 outputs are NaN or infinite"
+        )
+
+    def test_words(self):
+        y, z = np.array([["a"], ["b"]], object), np.array([[b"a"], [b"b"]])
+        self.assertEqual(parity.errors(y, z), (0, 0))
+        self.assertEqual(parity.errors(y, z[::-1]), (np.inf, np.inf))
 
     def test_nor_are_other_shapes(self):
         y, z = np.ones((2, 1)), np.ones((2, 3))
         self.assertEqual(parity.errors(y, z), (np.inf, np.inf))
+
+
+class UntestedTest(parameterized.TestCase):
+    @parameterized.named_parameters(
+        ("zeros", np.zeros((4, 2)), "the same for all"),
+        ("saturated", np.tile([0.0, 1.0], (4, 1)), "the same for all"),
+        ("rounding", 1 + 1e-9 * np.arange(4.0)[:, None], "the same for all"),
+        ("nan", np.full((4, 2), np.nan), "NaN or infinite throughout"),
+        ("labels", np.full(4, 7), "the same for all"),
+        ("words", np.full(4, "a"), "the same for all"),
+        ("some_nan", np.array([[np.nan, 1.0]] * 4), "the same for all"),
+    )
+    def test_dead(self, output, message):
+        self.assertRegex(parity.why_untested([output]), message)
+
+    @parameterized.named_parameters(
+        ("small", 1e-4 * np.arange(4.0)[:, None]),
+        ("labels", np.array([7, 7, 7, 8])),
+        ("words", np.array(["a", "b"])),
+        ("some_nan", np.array([[np.nan, 1.0], [np.nan, 2.0]])),
+    )
+    def test_alive(self, output):
+        self.assertEqual(parity.why_untested([output]), "")
+        # One output that reacts is enough.
+        self.assertEqual(parity.why_untested([np.ones((2, 1)), output]), "")
+
+    def test_no_output_may_be_undefined(self):
+        outputs = [np.arange(4.0), np.full(4, np.inf)]
+        self.assertRegex(parity.why_untested(outputs), "output 1 is NaN or inf")
 
 
 if __name__ == "__main__":

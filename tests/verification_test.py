@@ -9,9 +9,11 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
+from keras_prm import probing
 from keras_prm.export import export_litert
 from keras_prm.rebuild import strip
 from keras_prm.verification import verify
+from tests import exporting
 from tests import zoo
 
 
@@ -22,6 +24,11 @@ def pruned(name="mlp"):
     kernel[..., ::2] = 0
     layer.kernel.assign(kernel)
     return model
+
+
+def strip_of(model):
+    """Stripped, whatever there is to strip."""
+    return strip(model, return_report=True)[0]
 
 
 class VerifyTest(parameterized.TestCase):
@@ -75,7 +82,7 @@ class VerifyTest(parameterized.TestCase):
         """By what LiteRT's kernels are off on deep models."""
         inputs = keras.Input((3,))
         model = keras.Model(inputs, layers.Dense(2, name="a")(inputs))
-        model.get_layer("a").kernel.assign(np.zeros((3, 2)))
+        model.get_layer("a").kernel.assign(np.full((3, 2), 1e-3))
         other = strip(model)
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder) / "other.tflite"
@@ -135,7 +142,7 @@ class VerifyTest(parameterized.TestCase):
         self.assertFalse(found.ok)
         self.assertEqual(
             [(c.inputs, c.samples) for c in found.comparisons],
-            [("random", 32), ("given", 256)],
+            [("given", 256)],
         )
         self.assertEqual(found.max_abs_error, 9.0 - 5.0)
 
@@ -143,7 +150,7 @@ class VerifyTest(parameterized.TestCase):
         model = pruned("in_and_out")
         found = verify(model, strip(model), inputs=zoo.inputs_of(model))
         self.assertTrue(found.ok)
-        self.assertLen(found.comparisons, 2)
+        self.assertLen(found.comparisons, 1)
 
     def test_given_inputs_by_name(self):
         """Keras takes a dict by the names of inputs, whatever their order."""
@@ -156,8 +163,9 @@ class VerifyTest(parameterized.TestCase):
         given = {"a": np.full((3, 2), 1e12), "b": np.ones((3, 2))}
         found = verify(model, other, inputs=given)
         # Of so large outputs it is nothing.
-        self.assertEqual([c.ok for c in found.comparisons], [False, True])
-        with self.assertRaisesRegex(ValueError, "do not fit"):
+        self.assertEqual([c.is_equal for c in found.comparisons], [True])
+        self.assertFalse(verify(model, other).ok)
+        with self.assertRaisesRegex(ValueError, "does not fit"):
             verify(model, other, inputs={"a": given["a"], "c": given["b"]})
 
     def test_a_quantised_file_of_another_model(self):
@@ -188,8 +196,6 @@ class VerifyTest(parameterized.TestCase):
         self.assertEqual(
             [(c.candidate, c.inputs) for c in found.comparisons],
             [
-                ("stripped", "random"),
-                ("litert", "random"),
                 ("stripped", "given"),
                 ("litert", "given"),
             ],
@@ -221,6 +227,169 @@ class VerifyTest(parameterized.TestCase):
         self.assertIn("MACs", str(found))
 
 
+class InputsTest(parameterized.TestCase):
+    """What is compared, and when it says something."""
+
+    def assert_equal(self, model, *lines, **kwargs):
+        found = verify(model, strip_of(model), **kwargs)
+        text = str(found)
+        self.assertTrue(found.ok, text)
+        for line in lines:
+            self.assertIn(line, text)
+        return found
+
+    def test_logarithms(self):
+        inputs = keras.Input((5, 4))
+        x = keras.ops.log(inputs + 1e-6)
+        model = keras.Model(inputs, layers.Dense(3)(layers.Flatten()(x)))
+        self.assert_equal(model, "32 random samples, one of them zeros: [0, 1)")
+        inputs = keras.Input((4,))
+        model = keras.Model(inputs, keras.ops.log(inputs))
+        self.assert_equal(
+            model, "none of them zeros, on which the model is not finite"
+        )
+
+    def test_empty_sequences(self):
+        inputs = keras.Input((9,), dtype="int32")
+        x = layers.Embedding(20, 4, mask_zero=True)(inputs)
+        x = layers.GlobalAveragePooling1D()(x)
+        model = keras.Model(inputs, layers.Dense(3)(x))
+        self.assert_equal(model, "integers 0 to 19, zeros at the end")
+        given = np.random.default_rng(0).integers(1, 20, (32, 9))
+        given[7] = 0
+        self.assert_equal(
+            model, "Note: 3 of 96 outputs are NaN in both.", inputs=given
+        )
+
+    def test_rows_of_a_table_that_differ(self):
+        inputs = keras.Input((4,), dtype="int32")
+        x = layers.Flatten()(layers.Embedding(300, 2, name="table")(inputs))
+        model = keras.Model(inputs, layers.Dense(3)(x))
+        other = strip_of(model)
+        table = keras.ops.convert_to_numpy(model.get_layer("table").embeddings)
+        for row in (2, 157, 299):
+            changed = np.array(table)
+            changed[row] += 1
+            other.get_layer("table").embeddings.assign(changed)
+            self.assertFalse(verify(model, other).ok)
+
+    @parameterized.named_parameters(
+        ("dead", 0.0, [0.0, 0.0]),
+        ("saturated", 1.0, [900.0, 0.0]),
+    )
+    def test_untested(self, scale, bias):
+        inputs = keras.Input((3,))
+        y = layers.Dense(2, activation="softmax")(inputs)
+        model = keras.Model(inputs, y)
+        model.set_weights([np.full((3, 2), scale), np.array(bias)])
+        for given in (None, np.ones((4, 3)), np.ones((1, 3))):
+            found = verify(model, strip_of(model), inputs=given)
+            self.assertFalse(found.ok)
+            self.assertIn(
+                "is UNTESTED: the outputs are the same for all of these "
+                "inputs. Pass other `inputs`.",
+                str(found),
+            )
+
+    def test_nothing_but_nan_is_untested(self):
+        inputs = keras.Input((3,))
+        model = keras.Model(inputs, keras.ops.log(inputs))
+        found = verify(model, strip_of(model), inputs=np.full((4, 3), -1.0))
+        self.assertFalse(found.ok)
+        self.assertIn("UNTESTED: the output is NaN or inf", str(found))
+
+    def test_one_row_of_a_model_that_reacts(self):
+        inputs = keras.Input((1,))
+        model = keras.Model(inputs, layers.Dense(1)(inputs))
+        zoo.randomise(model)
+        self.assert_equal(
+            model, "Compared on 1 samples given.", inputs=np.ones((1, 1))
+        )
+
+    @parameterized.named_parameters(
+        ("batches", lambda x: (x[i : i + 2] for i in range(4)), 8),
+        ("with_labels", lambda x: [(x, np.ones(6))], 6),
+        ("function", lambda x: lambda: [x], 6),
+        ("dict", lambda x: {"x": x}, 6),
+        ("many", lambda x: np.repeat(x, 60, 0), 256),
+    )
+    def test_forms(self, form, num):
+        inputs = keras.Input((12,), name="x")
+        model = keras.Model(inputs, layers.Dense(2)(inputs))
+        x = np.random.default_rng(0).normal(size=(6, 12))
+        found = self.assert_equal(model, inputs=form(x))
+        self.assertEqual(found.comparisons[0].samples, num)
+
+    def test_a_batch_size_of_its_own(self):
+        inputs = keras.Input((3,), batch_size=5)
+        model = keras.Model(inputs, layers.Dense(2)(inputs))
+        found = self.assert_equal(model)
+        self.assertEqual(found.comparisons[0].samples, 32)
+
+    def test_open_sizes_are_what_the_model_can_do_with(self):
+        x = inputs = keras.Input((None, None, 1))
+        for _ in range(5):
+            x = layers.MaxPooling2D()(layers.Conv2D(1, 3)(x))
+        model = keras.Model(inputs, layers.GlobalAveragePooling2D()(x))
+        self.assert_equal(model, "open sizes are 128")
+
+    def test_no_random_inputs_will_do(self):
+        class Picky(layers.Layer):
+            def call(self, x):
+                if x.shape[0] is not None:
+                    raise TypeError("not these")
+                return x
+
+        inputs = keras.Input((3,))
+        view = keras.Model(inputs, layers.Dense(2)(inputs))
+        with self.assertRaisesRegex(ValueError, "not these.*real ones as"):
+            probing.of_random(view, lambda arrays: Picky()(arrays[0]))
+
+    def test_strings(self):
+        if keras.backend.backend() != "tensorflow":
+            self.skipTest("TensorFlow alone has strings")
+        inputs = keras.Input((1,), dtype="string")
+        x = layers.TextVectorization(
+            vocabulary=["a", "b", "c"], output_sequence_length=4
+        )(inputs)
+        x = layers.Flatten()(layers.Embedding(5, 8)(x))
+        model = keras.Model(inputs, layers.Dense(1)(x))
+        self.assert_equal(model, "texts of its words")
+        words = np.array([["a b"], ["c"]])
+        for given in (words, words.astype(object), words.astype("S")):
+            self.assert_equal(model, "2 samples given", inputs=given)
+        given = keras.ops.convert_to_tensor(words)
+        self.assert_equal(model, "2 samples given", inputs=given)
+        with self.assertRaisesRegex(ValueError, "no strings.*Convert it"):
+            verify(model, model, inputs=np.ones((2, 1)))
+
+    def test_a_file_that_fails_on_zeros(self):
+        if keras.backend.backend() != "tensorflow":
+            self.skipTest("One backend is enough.")
+        model, images = exporting.standardising()
+        path = pathlib.Path(
+            self.enterContext(tempfile.TemporaryDirectory()), "m.tflite"
+        )
+        with self.assertWarnsRegex(UserWarning, "zeros.*DIV.*Keep such"):
+            export_litert(model, path, "int8", images)
+        found = verify(model, strip_of(model), path)
+        self.assertFalse(found.ok)
+        self.assertEqual(
+            [(c.candidate, c.inputs, c.is_equal) for c in found.comparisons],
+            [
+                ("stripped", "random", True),
+                ("litert", "zeros", False),
+                ("litert", "random", True),
+            ],
+        )
+        self.assertRegex(
+            str(found), "LiteRT file FAILS on a row of zeros: .*DIV"
+        )
+        given = np.zeros((1, 8, 8, 3))
+        found = verify(model, strip_of(model), path, inputs=given)
+        self.assertRegex(str(found), "FAILS on the inputs given: .*DIV")
+
+
 class RaiseTest(parameterized.TestCase):
     def test_other_signatures(self):
         x = keras.Input((12,))
@@ -233,11 +402,11 @@ class RaiseTest(parameterized.TestCase):
     @parameterized.parameters(
         (np.ones((4, 11)),),
         (np.ones((4, 12, 1)),),
-        ([np.ones((4, 12)), np.ones((4, 12))],),
+        ({"a": np.ones((4, 12)), "b": np.ones((4, 12))},),
     )
     def test_inputs_that_do_not_fit(self, inputs):
         model = pruned()
-        message = r"Expected shapes \[\(12,\)\].*Received"
+        message = r"Expected shapes.*\[\(None, 12\)\].*Pass batches"
         with self.assertRaisesRegex(ValueError, message):
             verify(model, model, inputs=inputs)
 

@@ -1,0 +1,106 @@
+"""What a model remembers from call to call, kept while others look at it."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+
+import keras
+import numpy as np
+
+from keras_prm import topology
+
+
+def states(model):
+    """The part of `variables` that Keras does not list, such as RNNs' states.
+
+    Args:
+        model: A functional or Sequential model.
+
+    Returns:
+        list of `keras.Variable`, each once.
+    """
+    listed = {id(v) for v in model.variables}
+    return [v for v in variables(model) if id(v) not in listed]
+
+
+def variables(model):
+    """Every variable of a model that is no trainable weight.
+
+    Keras lists neither the states of recurrent layers nor what else a layer
+    holds in a list of its own, so the layers' attributes are read as well.
+
+    Args:
+        model: A functional or Sequential model.
+
+    Returns:
+        list of `keras.Variable`, each once.
+    """
+    found = {id(v): v for v in model.non_trainable_variables}
+    for layer in topology.sublayers(model):
+        for variable in _held([*vars(layer).values()]):
+            found[id(variable)] = variable
+    for variable in model.trainable_variables:
+        found.pop(id(variable), None)
+    return [*found.values()]
+
+
+def _held(values):
+    """The variables in a list, and in lists, tuples and dicts inside of it."""
+    for value in values:
+        if isinstance(value, keras.Variable):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _held(value)
+        elif isinstance(value, dict):
+            yield from _held([*value.values()])
+
+
+@contextlib.contextmanager
+def kept(*models, which=variables):
+    """A context that leaves the variables of models as they were.
+
+    Args:
+        models: Functional or Sequential models.
+        which: Function from a model to those meant. Default: `variables`,
+            which are states of recurrent layers and of random generators, and
+            moving statistics, but no trainable weights.
+    """
+    before = [
+        (variable, np.array(topology.array_of(variable)))
+        for model in models
+        for variable in which(model)
+    ]
+    try:
+        yield
+    finally:
+        for variable, old in before:
+            if not np.array_equal(topology.array_of(variable), old):
+                variable.assign(old)
+
+
+def reset(*models):
+    """Sets the states of stateful layers to where a sequence begins.
+
+    Args:
+        models: Functional or Sequential models. Layers of one's own are
+            reset by their `reset_state()` or `reset_states()`, as Keras'.
+    """
+    for model in models:
+        for layer in topology.sublayers(model):
+            if not getattr(layer, "stateful", True):  # `Bidirectional` raises
+                continue
+            for name in ("reset_state", "reset_states"):
+                function = getattr(layer, name, None)
+                if callable(function) and not _needs(function):
+                    function()
+                    break
+
+
+def _needs(function):
+    """Whether a function has arguments without defaults."""
+    kinds = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+    return any(
+        p.default is p.empty and p.kind not in kinds
+        for p in inspect.signature(function).parameters.values()
+    )

@@ -1,0 +1,101 @@
+"""What looks at a model leaves its state alone."""
+
+import keras
+import numpy as np
+from absl.testing import absltest
+from absl.testing import parameterized
+from keras import layers
+
+import keras_prm
+from keras_prm import model_state
+
+
+class Counter(layers.Layer):
+    """Counts its calls."""
+
+    def build(self, shape):
+        self.counts = [keras.Variable(0.0, trainable=False)]
+
+    def call(self, x):
+        self.counts[0].assign_add(1.0)
+        return x + self.counts[0]
+
+    def reset_state(self):
+        self.counts[0].assign(0.0)
+
+
+def stateful(layer=layers.GRU, batch_size=2):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input(batch_shape=(batch_size, 4, 6))
+    x = layer(8, stateful=True, unroll=True)(inputs)
+    model = keras.Model(inputs, layers.Dense(2)(x))
+    for variable in model_state.states(model):
+        variable.assign(np.full(variable.shape, 0.5))
+    return model
+
+
+def values(model):
+    return [
+        keras.ops.convert_to_numpy(v).copy() for v in model_state.states(model)
+    ]
+
+
+X = np.random.default_rng(0).normal(size=(6, 4, 6)).astype("float32")
+
+
+class KeptTest(parameterized.TestCase):
+    @parameterized.parameters(layers.GRU, layers.LSTM, layers.SimpleRNN)
+    def test_kept(self, layer):
+        model = stateful(layer)
+        before = values(model)
+        self.assertNotEmpty(before)
+        with model_state.kept(model):
+            model_state.reset(model)
+            for value in values(model):
+                self.assertEqual(np.abs(value).max(), 0)
+        np.testing.assert_array_equal(values(model), before)
+        with self.assertRaisesRegex(KeyError, "inside"):
+            with model_state.kept(model):
+                model_state.reset(model)
+                raise KeyError("inside")
+        np.testing.assert_array_equal(values(model), before)
+
+    def test_layers_of_ones_own(self):
+        inputs = keras.Input((3,))
+        counter = Counter()
+        inner = keras.Sequential([keras.Input((3,)), counter])
+        model = keras.Model(inputs, inner(inputs))
+        counter.counts[0].assign(7.0)
+        with model_state.kept(model):
+            model_state.reset(model)
+            self.assertEqual(float(counter.counts[0]), 0.0)
+        self.assertEqual(float(counter.counts[0]), 7.0)
+
+    def test_layers_without_state(self):
+        """`Bidirectional.reset_state` raises unless it is stateful."""
+        inputs = keras.Input((4, 6))
+        x = layers.Bidirectional(layers.LSTM(3))(inputs)
+        model = keras.Model(inputs, layers.LSTM(3)(layers.RepeatVector(2)(x)))
+        model_state.reset(model)
+        self.assertEmpty(model_state.states(model))
+
+    def test_looking(self):
+        model = stateful()
+        before = values(model)
+        small = keras_prm.strip(model, return_report=True)[0]
+        certificate = keras_prm.verify(model, small, inputs=X)
+        self.assertTrue(certificate.ok)
+        self.assertTrue(keras_prm.verify(model, model))
+        keras_prm.explain(model)
+        keras_prm.purify(
+            model,
+            evaluate=lambda m: float(m.predict(X, 2, 0).max() > -99),
+            max_drop=0.0,
+            max_evaluations=2,
+        )
+        keras_prm.recalibrate(model, X, batch_size=2)
+        np.testing.assert_array_equal(values(model), before)
+
+
+if __name__ == "__main__":
+    absltest.main()
