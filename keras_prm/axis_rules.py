@@ -155,10 +155,19 @@ def expand_dims(site):
 
 def squeeze(site):
     x = site.inputs[0]
-    axes = site.layer.axis
+    _drop_or_add(site, _squeezed(site.call), len(x.shape), add=False)
+
+
+def _squeezed(call):
+    axes = call.operation.axis
     if axes is None:
-        axes = [i for i, n in enumerate(x.shape) if n == 1]
-    _drop_or_add(site, axes, len(x.shape), add=False)
+        axes = [i for i, n in enumerate(call.inputs[0].shape) if n == 1]
+    return axes
+
+
+def configure_squeeze(call, keep):
+    """The axes by number: one that has become 1 long stays."""
+    return {"axis": _squeezed(call)}
 
 
 def _drop_or_add(site, axes, rank, add):

@@ -12,6 +12,7 @@ from keras_prm import conversion
 from keras_prm import export
 from keras_prm import input_domains
 from keras_prm import samples
+from keras_prm import topology
 from keras_prm.litert import LiteRTModel
 
 _KINDS = (keras.Model, str, os.PathLike, bytes, LiteRTModel)
@@ -169,6 +170,8 @@ def _check(models, quantize, data):
             "Cannot benchmark: there are no models. Received: models of "
             "length 0. Pass a Keras model or the path of a `.tflite` file."
         )
+    for model in models.values():
+        topology.check_is_new(model)
     wrong = {
         name: type(model).__name__
         for name, model in models.items()

@@ -9,11 +9,14 @@ import numpy as np
 from keras import layers
 from keras import tree
 
+from keras_prm import coincidences
+from keras_prm import graph
 from keras_prm import holding
 from keras_prm import layer_rules
 from keras_prm import model_classes
 from keras_prm import topology
 from keras_prm import twins
+from keras_prm.liveness import Liveness
 
 
 class Builder:
@@ -159,6 +162,7 @@ class Builder:
         rule = layer_rules.rule_for(call.operation)
         if rule is not None and rule.rewrite is not None:
             args, kwargs = rule.rewrite(call, args, kwargs, self._keep)
+        args = coincidences.safe(call, args)
         twin = self._twin(call)
         for adapter in twin.adapters:
             args = (adapter(args[0]), *args[1:])
@@ -224,10 +228,7 @@ class Builder:
     def _shape(self, x):
         """The shape that the analysis predicts for the twin of a tensor."""
         value = self.trace.homes[id(x)][0]
-        return tuple(
-            n if ids is None else int(self.live.keep(ids).sum())
-            for n, ids in zip(x.shape, value.ids)
-        )
+        return value.shape_of(self.live.keep, x.shape)
 
     def _check_shape(self, call, x, new):
         if tuple(new.shape) != self._shape(x):
@@ -240,12 +241,26 @@ class Builder:
             )
 
 
+def with_safe_sums(view):
+    """A model whose sums TensorFlow adds as this backend adds those of `view`.
+
+    Whatever the batch; see `coincidences`.
+
+    Args:
+        view: A functional model.
+
+    Returns:
+        `view` where its sums are safe as they are, else a copy.
+    """
+    if all(map(coincidences.is_safe, topology.all_calls(view))):
+        return view
+    trace = graph.trace(view, reason="it is copied as it is")
+    return Builder(Liveness(trace)).model(view, is_root=True)
+
+
 def _is_sum(call):
-    kind = type(call.operation)
-    if kind is layers.Add:
-        return True
     return (
-        kind.__name__ == "Add"
-        and kind.__module__.startswith("keras.src.ops.")
-        and len(call.inputs) == 2
+        coincidences.is_sum(call)
+        and type(call.operation) is not layers.Average
+        and (type(call.operation) is layers.Add or len(call.inputs) == 2)
     )

@@ -246,16 +246,16 @@ def _reason(text, view):
         found.update(name.strip() for name in names.split(","))
     if not found:
         return text[:500]
-    layers = _layers(text, view)
+    layers = {**_operators(view, found), **_layers(text, view)}
     named = [
         f"{name} ({', '.join(layers[name])})" if name in layers else name
         for name in sorted(found)
     ]
-    hint = "Use others."
+    hint = "Use others, or compute them outside of the model."
     if any(name.startswith("TensorList") for name in found):
         hint = (
-            "Use others; for recurrent layers, pass `batch_size=1`, or set "
-            "`unroll=True`."
+            "Use others, or compute them outside of the model; for recurrent "
+            "layers, pass `batch_size=1`, or set `unroll=True`."
         )
     elif any("String" in name for name in found):
         hint = (
@@ -290,6 +290,33 @@ def _after_strings(view):
     ]
     first = found[0] if len(found) == 1 else f"[{', '.join(found)}]"
     return f"`keras.Model({first}, model.outputs)`"
+
+
+def _operators(view, names):
+    """From an operation's name to the operators of the model that make it.
+
+    TensorFlow knows the names of layers alone.
+    """
+    found = {}
+    for call in topology.all_calls(view):
+        if not isinstance(call.operation, keras.Layer):
+            for name in names & _computed_by(call):
+                found.setdefault(name, []).append(call.operation.name)
+    return found
+
+
+def _computed_by(call):
+    """The kinds of TensorFlow's operations that a call consists of."""
+    import tensorflow as tf
+
+    def run(*tensors):
+        tensors = dict(zip(map(id, call.inputs), tensors))
+        args, kwargs = call.arguments.fill_in(tensors)
+        return call.operation(*args, **kwargs)
+
+    specs = [tf.TensorSpec(x.shape, x.dtype) for x in call.inputs]
+    graph = tf.function(run).get_concrete_function(*specs).graph
+    return {operation.type for operation in graph.get_operations()}
 
 
 def _layers(text, view):

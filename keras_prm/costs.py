@@ -44,6 +44,7 @@ class Costs:
             included; what `GatherColumns` needs to move columns is not
             counted. `None` where the input's size is not fixed, or a layer
             that `strip` does not look into has a kernel.
+        macs_note: Why `macs` is `None`; `""` where it is known.
     """
 
     conv_weights: int
@@ -51,6 +52,7 @@ class Costs:
     parameters: int
     conv_parameters: int
     macs: int | None
+    macs_note: str = ""
 
 
 def costs(model):
@@ -81,6 +83,7 @@ def costs(model):
         sum(map(_size, model.weights)),
         sum(map(_size, convolutions)),
         trace.macs,
+        trace.macs_note,
     )
 
 

@@ -53,6 +53,7 @@ class Explanation:
         weights: Stored weights of the model.
         prunable: Those of them that belong to a class that can be removed.
         macs: Multiply-accumulates per sample; `None` where not known.
+        macs_note: Why they are not; `""` where they are.
     """
 
     rows: tuple[ClassRow, ...]
@@ -60,6 +61,7 @@ class Explanation:
     weights: int
     prunable: int
     macs: int | None
+    macs_note: str = ""
 
     @property
     def fixed(self):
@@ -82,6 +84,8 @@ class Explanation:
             f"stored weights: {self.weights:,}, of which {self.prunable:,} "
             f"({self._share(self.prunable)}) are in classes that can go"
         )
+        if self.macs_note:
+            lines.append(f"MACs are unknown: {self.macs_note}.")
         return "\n".join(lines)
 
     def _free_lines(self):
@@ -154,6 +158,7 @@ def explain(model):
         sum(math.prod(v.shape) for v in model.weights),
         table.free(),
         table.trace.macs,
+        table.trace.macs_note,
     )
 
 

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 from keras_prm import backends
+from keras_prm import building
 from keras_prm import conversion
 from keras_prm import conversion_process
 from keras_prm import export_checks
@@ -115,7 +116,8 @@ def export_litert(
     Warns:
         UserWarning: The file is written but fails on a row of zeros, such as
             a black image or an empty sequence; or was not tested, as the
-            model's outputs are the same whatever the input.
+            model's outputs are the same whatever the input; or layers are
+            called with `training=True`, which the file does not keep.
 
     The file begins at the reset state of stateful layers, and goes on from
     call to call like the model, whose own state stays as it was.
@@ -140,6 +142,7 @@ def export_litert(
     view = export_checks.functional(model)
     batch_size = export_checks.batch_size(view, batch_size)
     export_checks.check_report(report, view)
+    export_checks.warn_of_training(view)
     if check or evaluation_data is not None:
         litert_runtime.interpreter_class()
     samples = compared = None
@@ -207,7 +210,7 @@ def _metadata(view, mode, report):
 
 
 def _convert(view, path, settings, samples):
-    where = conversion
+    view, where = building.with_safe_sums(view), conversion
     if keras.backend.backend() != "tensorflow":
         where = conversion_process
     where.convert(view, path, settings, samples)
@@ -291,6 +294,7 @@ def _compared(result, view, path, samples, tolerance):
                 f"output {i}: error {absolute:.3g}, relative {relative:.3g}"
             )
     if problems:
+        _check_not_random(view, probe.arrays)
         raise ValueError(
             "Cannot export to LiteRT: the file disagrees with the model "
             f"'{view.name}'. Received (model and file): {problems}, "
@@ -307,6 +311,16 @@ def _compared(result, view, path, samples, tolerance):
         compared_on=str(probe),
         problems=tuple(file_runs.problems(probe, failure)),
     )
+
+
+def _check_not_random(view, arrays):
+    if parity.is_random(lambda: _outputs(view, arrays), 1e-3):
+        raise ValueError(
+            "Cannot export to LiteRT: the file cannot be compared with the "
+            f"model '{view.name}', which is random at inference: it does not "
+            "compute the same twice. Nothing was written. Let the model take "
+            "the random numbers as an input, or pass check=False."
+        )
 
 
 def _outputs(view, samples):

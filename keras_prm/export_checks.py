@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 
 import keras
 
@@ -11,6 +12,7 @@ from keras_prm import mixed_precision
 from keras_prm import parity
 from keras_prm import reports
 from keras_prm import topology
+from keras_prm import training_argument
 
 
 def check_arguments(path, mode, data, tolerance, int8_io):
@@ -98,6 +100,16 @@ def check_evaluation(data, metric):
         )
 
 
+def warn_of_training(view):
+    """Says what a file loses of layers that are called as in training."""
+    if paths := training_argument.called_in_training(view):
+        warnings.warn(
+            f"export_litert: {training_argument.note(paths)} If the file is "
+            "to draw random numbers, let the model take them as an input.",
+            stacklevel=3,
+        )
+
+
 def check_report(report, view):
     """Refuses what is no report of this model's stripping.
 
@@ -168,6 +180,7 @@ def functional(model):
         ValueError: It has no weights yet, they are not finite, in half
             precision, or quantised by Keras.
     """
+    topology.check_is_new(model)
     if not isinstance(model, keras.Model):
         raise TypeError(
             "Cannot export to LiteRT: expected a keras.Model; one that is in "

@@ -76,6 +76,7 @@ def as_functional(model, inputs=None):
     plan = keras_prm.SparsityPlan.uniform(model, filters=0.5)
     ```
     """
+    topology.check_is_new(model)
     if not isinstance(model, keras.Model):
         raise TypeError(
             "Expected a keras.Model. "

@@ -8,6 +8,7 @@ together *ties* their ids. The classes of tied ids are what can be removed.
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import keras
@@ -15,6 +16,7 @@ import numpy as np
 
 from keras_prm import layer_rules
 from keras_prm import topology
+from keras_prm import training_argument
 from keras_prm.products import Mix
 from keras_prm.products import Recurrence
 from keras_prm.recording import Recording
@@ -34,6 +36,8 @@ class Trace(Recording):
             nested model one per call of that model.
         firsts: dict from `id(operation)` to its first `topology.Call`, of
             all but nested models.
+        training: What the model or wrapper around is told of training, or
+            `None`.
     """
 
     def __init__(self, model):
@@ -42,6 +46,7 @@ class Trace(Recording):
         self.inner = {}
         self.homes = {}
         self.firsts = {}
+        self.training = None
         self.classes = None
         self.pinned = {}
         self._tied = {}
@@ -84,6 +89,16 @@ class Trace(Recording):
             tensors[id(x)] = value
             self.homes.setdefault(id(x), []).append(value)
         return outputs
+
+    @contextlib.contextmanager
+    def told(self, call):
+        """What a call is told of training goes for what is inside."""
+        before = self.training
+        self.training = training_argument.effective(call, before)
+        try:
+            yield
+        finally:
+            self.training = before
 
     def held(self, layer):
         """The layers inside of an opaque one that the model calls as well.
@@ -133,7 +148,8 @@ class Trace(Recording):
         tensors = dict(zip(map(id, view.inputs), inputs))
         for x, value in zip(view.inputs, inputs):
             self.homes.setdefault(id(x), []).append(value)
-        self.walk(view, tensors, path + "/", reason)
+        with self.told(call):
+            self.walk(view, tensors, path + "/", reason)
         return [tensors[id(x)] for x in view.outputs]
 
     def finish(self):
@@ -169,20 +185,31 @@ class Trace(Recording):
         `None` where a size is not known, or a layer that is not looked into
         has a kernel.
         """
-        known = {id(k) for step in self.products for k in step.kernels}
-        others = [
-            weight
-            for layer in self.opaque.values()
-            for weight in getattr(layer, "weights", ())
-            if len(weight.shape) > 1 and id(weight) not in known
-        ]
-        macs = [step.macs for step in self.products]
-        if others or None in macs:
+        if self.macs_note:
             return None
         return sum(
             step.macs * sum(math.prod(k.shape) for k in step.kernels)
             for step in self.products
         )
+
+    @property
+    def macs_note(self):
+        """Why `macs` is not known, `""` where it is."""
+        known = {id(k) for step in self.products for k in step.kernels}
+        hidden = [
+            self.opaque_paths[number]
+            for number, layer in self.opaque.items()
+            if any(
+                len(weight.shape) > 1 and id(weight) not in known
+                for weight in getattr(layer, "weights", ())
+            )
+        ]
+        causes = []
+        if hidden:
+            causes.append(f"no rule says what {hidden} compute")
+        if any(step.macs is None for step in self.products):
+            causes.append("the model takes inputs of any size")
+        return " and ".join(causes)
 
     @property
     def mixes(self):

@@ -7,12 +7,15 @@ pinned, and the trace says so.
 
 from __future__ import annotations
 
+import dataclasses
+
 import keras
 from keras import layers
 
 from keras_prm import attention_rules
 from keras_prm import axis_rules
 from keras_prm import channel_rules
+from keras_prm import coincidences
 from keras_prm import column_rules
 from keras_prm import constants
 from keras_prm import kernel_rules
@@ -38,9 +41,29 @@ def apply(site, reason=None):
         mask = site.call.arguments.kwargs.get("mask")
         if isinstance(mask, keras.KerasTensor):
             site.read_all(site.value_of(mask), "it is a mask")
-        rule.trace(site)
+        if site.is_in_training():
+            site = _behind_noise(site)
+        with site.trace.told(site.call):
+            rule.trace(site)
     else:
         pin(site, reason)
+
+
+def _behind_noise(site):
+    """The site of a layer that computes as in training, or not.
+
+    In `model(x)` it does, in `predict` it does not: what is constant to one
+    need not be to the other. Dropout keeps zeros at any rate.
+    """
+    drops = isinstance(site.layer, (layers.Dropout, layers.GaussianDropout))
+    combine = constants.zero_stays if drops else constants.unknown
+    found = []
+    for x in site.inputs:
+        noisy = site.trace.value(x.shape, site.path)
+        for axis in range(1, len(x.shape)):
+            site.move((x, axis), (noisy, axis), combine)
+        found.append(noisy)
+    return dataclasses.replace(site, inputs=found)
 
 
 def rule_for(operation):
@@ -90,6 +113,8 @@ def register_rule(layer_class, rule):
 
 def _why_opaque(site, rule):
     layer = site.layer
+    if isinstance(layer, layers.TFSMLayer):
+        return "it runs a SavedModel, whose inside cannot be seen"
     if rule is None:
         reason = f"no rule for {type(layer).__name__}"
         if is_block(layer):
@@ -99,9 +124,15 @@ def _why_opaque(site, rule):
     parts = topology.sublayers(layer) if is_layer else ()
     if any(getattr(part, "lora_enabled", False) for part in parts):
         return "LoRA is enabled"
+    if site.is_in_training() and not type(layer).__module__.startswith(
+        "keras."
+    ):
+        return "it is called with training=True"
     if any(getattr(part, "quantization_mode", None) for part in parts):
         return "it is quantised"
-    return unknown_argument(site.call, rule.arguments)
+    return coincidences.reason(site.call) or unknown_argument(
+        site.call, rule.arguments
+    )
 
 
 def unknown_argument(call, rule_knows=()):
@@ -111,7 +142,7 @@ def unknown_argument(call, rule_knows=()):
         if {*rule_knows} <= {*_MASK} and any(x is not None for x in more):
             return "it is called with several arguments"
         known = {
-            "training": (None, False),
+            "training": (None, False, True),  # `apply` looks at it
             "mask": (None,),
             "initial_state": (None,),
             "return_attention_scores": (False,),

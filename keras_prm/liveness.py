@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from keras_prm import coincidences
 from keras_prm import topology
 
 
@@ -133,7 +134,7 @@ class Liveness:
             used = self._used_classes(removed)
             left = removed & ~used
             self._keep_one_of_each_axis(left)
-            if (left == removed).all():
+            if (left == removed).all() and not self._part_from_biases(left):
                 return removed, ~used
             removed = left
 
@@ -158,3 +159,32 @@ class Liveness:
                     classes = self.trace.classes[ids]
                     if removed[classes].all():
                         removed[classes[0]] = False
+
+    def _part_from_biases(self, removed):
+        """Revives a class where a bias would go along another axis.
+
+        Returns:
+            Whether it did.
+        """
+        self.removed = removed
+        revived = False
+        for mix in self.trace.mixes if coincidences.is_followed() else ():
+            value, axes = mix.targets[0][0], [axis for _, axis in mix.targets]
+            shapes = value.shape, value.shape_of(self.keep)
+            was, is_now = (
+                coincidences.bias_may_go_astray(shape, axes) for shape in shapes
+            )
+            if is_now and not was:
+                if mix.bias is not None or self.folded_bias(mix).any():
+                    revived |= self._widen(removed, value)
+        return revived
+
+    def _widen(self, removed, value):
+        """Revives the first class that is gone from one of its axes."""
+        for ids in value.ids:
+            classes = self.trace.classes[ids] if ids is not None else ()
+            gone = [number for number in classes if removed[number]]
+            if gone:
+                removed[gone[0]] = False
+                return True
+        return False

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from keras_prm import axis_rules
+from keras_prm import coincidences
 from keras_prm import constants
 from keras_prm.channel_rules import concatenate
 from keras_prm.channel_rules import elementwise
@@ -73,6 +74,7 @@ def _operands(call):
     """The two operands of a call, in order, arrays as float64."""
     arguments = call.arguments
     given = [*arguments.args, *arguments.kwargs.values()][:2]
+    given = coincidences.placed(call, given)
     return [
         x
         if isinstance(x, keras.KerasTensor)
@@ -131,6 +133,7 @@ def _slice_array(call, args, kwargs, keep):
                 array = np.compress(keep(x, of_tensor), array, axis)
         return value if array.shape == whole.shape else array
 
+    args = coincidences.placed(call, args)
     return [cut(a) for a in args], {k: cut(a) for k, a in kwargs.items()}
 
 
@@ -164,7 +167,7 @@ OPERATIONS = {
     "Swapaxes": axis_rules.transposition(axis_rules.swapped),
     "Moveaxis": axis_rules.transposition(axis_rules.moved_axes),
     "ExpandDims": Rule(axis_rules.expand_dims),
-    "Squeeze": Rule(axis_rules.squeeze),
+    "Squeeze": Rule(axis_rules.squeeze, configure=axis_rules.configure_squeeze),
     "Reshape": Rule(reshape, configure=axis_rules.configure_reshape),
     "Pad": Rule(axis_rules.pad),
     "Mean": axis_rules.reduction(constants.same),

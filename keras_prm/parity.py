@@ -138,3 +138,15 @@ def _words(array):
 
 def _text(word):
     return word.decode(errors="replace") if isinstance(word, bytes) else word
+
+
+def is_random(compute, limit):
+    """Whether a model does not compute the same twice.
+
+    Args:
+        compute: Computes its outputs, a list of arrays, of the same inputs at
+            each call.
+        limit: Largest relative error that counts as rounding.
+    """
+    pairs = zip(compute(), compute(), strict=True)
+    return any(limit < errors(*pair)[1] < np.inf for pair in pairs)

@@ -6,6 +6,7 @@ import collections
 
 import numpy as np
 
+from keras_prm import topology
 from keras_prm.plan_checks import misfit
 from keras_prm.plan_checks import prunes_columns
 from keras_prm.projections import removed_count
@@ -144,11 +145,29 @@ def unreached(trace):
     reasons, found = dict(trace.skipped), []
     for number, layer in trace.opaque.items():
         path = trace.opaque_paths[number]
-        weights = getattr(layer, "weights", ())
-        filters = sum(w.shape[-1] for w in weights if len(w.shape) > 1)
+        parts = topology.sublayers(layer) if hasattr(layer, "weights") else ()
+        filters = sum(map(_num_filters, parts))
         if filters:
             found.append((path, reasons[path], filters))
     return found
+
+
+def _num_filters(layer):
+    """How many filters a layer has, those inside of it left out."""
+    inside = topology.sublayers(layer)[1:]
+    others = {id(w) for part in inside for w in part.weights}
+    shapes = [
+        w.shape
+        for w in layer.weights
+        if len(w.shape) > 1 and id(w) not in others
+    ]
+    if not shapes:
+        return 0
+    names = ("filters", "units", "output_dim")
+    known = [getattr(layer, name, None) for name in names]
+    if getattr(layer, "depth_multiplier", None) and not any(known):
+        return shapes[0][-2] * shapes[0][-1]
+    return next(filter(None, known), shapes[0][-1])
 
 
 def kernels(model, trace, wanted, numbers):

@@ -7,6 +7,7 @@ import math
 import keras
 import numpy as np
 
+from keras_prm import coincidences
 from keras_prm import constants
 from keras_prm import layouts
 from keras_prm.products import Mix
@@ -172,6 +173,12 @@ class Recording:
         self.weight(kernel, kernel_ids, "kernel", in_out, prunes_columns)
         if bias is not None:
             self.weight(bias, out_ids, "vector")
+        if _goes_astray(targets):
+            options["inside"] = None  # nothing can be taken into the bias
+            if bias is not None:
+                bias, options["activation"] = None, constants.unknown
+                for ids in out_ids:
+                    self.fix(ids, f"'{site.path}' has as many as positions")
         if macs is None:
             macs = _positions(targets)
         macs = self._repeated(macs)
@@ -280,6 +287,13 @@ class Recording:
         self.skipped.append((path, reason))
         self.opaque[id(layer)] = layer
         self.opaque_paths.setdefault(id(layer), path)
+
+
+def _goes_astray(targets):
+    """Whether the backend adds a bias of these axes along others."""
+    shape, axes = targets[0][0].shape, [axis for _, axis in targets]
+    is_odd = coincidences.bias_goes_astray(shape, axes)
+    return is_odd and coincidences.is_followed()
 
 
 def _positions(targets):

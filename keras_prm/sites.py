@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_prm import constants
+from keras_prm import training_argument
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +50,11 @@ class Site:
         if len(arguments.args) > position:
             return arguments.args[position]
         return None
+
+    def is_in_training(self):
+        """Whether the layer is told to compute as in training, and can."""
+        told = training_argument.effective(self.call, self.trace.training)
+        return bool(told) and training_argument.depends_on_training(self.layer)
 
     def read_all(self, value, why):
         """Pins all axes of a tensor."""

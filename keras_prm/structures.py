@@ -129,6 +129,18 @@ class Value:
     ids: list[np.ndarray | None]
     origin: str
 
+    def shape_of(self, keep, shape=None):
+        """Its shape with those positions that `keep(ids)` keeps.
+
+        Args:
+            keep: Maps an array of ids to a bool array.
+            shape: Its shape, where more is known of it in one place.
+        """
+        return tuple(
+            n if ids is None else int(keep(ids).sum())
+            for n, ids in zip(shape or self.shape, self.ids)
+        )
+
 
 @dataclasses.dataclass(eq=False)
 class Weight:

@@ -49,6 +49,7 @@ def functional(model):
         TypeError: `model` is neither.
         ValueError: It has no weights yet.
     """
+    check_is_new(model)
     if not isinstance(model, keras.Model):
         raise TypeError(
             "Expected a keras.Model. To prune single layers, put them into "
@@ -74,6 +75,25 @@ def functional(model):
             f"Received: model of type {type(model).__name__}"
         )
     return model
+
+
+def check_is_new(model):
+    """Refuses models of Keras 2, which looks alike and is another library.
+
+    Raises:
+        TypeError: `model` is one.
+    """
+    for kind in type(model).__mro__:
+        package = kind.__module__.split(".")[0]
+        if package == "tf_keras" or kind.__module__.startswith(
+            "tensorflow.python.keras."
+        ):
+            raise TypeError(
+                "Expected a model of Keras 3. Build the same network with "
+                "`import keras` and hand the weights on: "
+                "`new.set_weights(old.get_weights())`. Received: a model of "
+                f"{package}, which is Keras 2: {type(model).__name__}"
+            )
 
 
 def plain(model):
@@ -104,6 +124,15 @@ def calls(view):
         for node in view._nodes_by_depth[depth]:
             if not node.is_input:
                 found.append(_call_at(node))
+    return found
+
+
+def all_calls(view):
+    """As `calls`, with those inside of nested models instead of these."""
+    found = []
+    for call in calls(view):
+        is_nested = is_model(call.operation)
+        found += all_calls(functional(call.operation)) if is_nested else [call]
     return found
 
 

@@ -33,6 +33,52 @@ def depends_on_training(operation):
     )
 
 
+def effective(call, around=None):
+    """What a call is told of training where its model is told nothing.
+
+    Args:
+        call: A `topology.Call`.
+        around: What the model that it belongs to is told, or `None`.
+
+    Returns:
+        bool or `None`. What a nested model is told goes before what its
+        calls pass.
+    """
+    return _of(call) if around is None else around
+
+
+def called_in_training(view, around=None, prefix=""):
+    """Layers that are told to compute as in training, and do otherwise then.
+
+    Args:
+        view: A functional model.
+        around: What it is told itself, or `None`.
+        prefix: Path of the model in the hierarchy, `""` or `"a/b/"`.
+
+    Returns:
+        list of paths.
+    """
+    found = []
+    for call in topology.calls(view):
+        layer, told = call.operation, effective(call, around)
+        path = prefix + layer.name
+        if topology.is_model(layer):
+            inner = topology.functional(layer)
+            found += called_in_training(inner, told, path + "/")
+        elif told and depends_on_training(layer):
+            found.append(path)
+    return list(dict.fromkeys(found))
+
+
+def note(paths):
+    """What it means that layers are called with `training=True`."""
+    return (
+        f"{paths} are called with training=True, which holds in `model(x)` "
+        "alone: `predict` and a LiteRT file compute with training=False, "
+        "without random numbers and with the statistics that were learned."
+    )
+
+
 def _has_an_effect(part):
     """Whether the `training` of a layer, not of those inside, matters."""
     if isinstance(part, layers.BatchNormalization):

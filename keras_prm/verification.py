@@ -16,6 +16,7 @@ from keras_prm import round_trips
 from keras_prm import samples
 from keras_prm import tables
 from keras_prm import topology
+from keras_prm import training_argument
 from keras_prm.costs import Costs
 from keras_prm.costs import costs
 from keras_prm.costs import saved_bytes
@@ -82,6 +83,8 @@ class Certificate:
         saved_bytes: Bytes of the `.keras` file that was loaded again; `None`
             without one.
         inputs: What the models were compared on, for people.
+        remarks: What else one has to know of the model, sentences.
+        is_random: Whether the model itself does not compute the same twice.
     """
 
     comparisons: tuple[Comparison, ...]
@@ -91,6 +94,8 @@ class Certificate:
     litert_bytes: int | None
     saved_bytes: int | None = None
     inputs: str = ""
+    remarks: tuple[str, ...] = ()
+    is_random: bool = False
 
     @property
     def ok(self) -> bool:
@@ -134,8 +139,9 @@ class Certificate:
             ratio = f"{before / after:5.1f}x" if before and after else ""
             before, after = tables.number(before), tables.number(after)
             lines.append(f"{name:15} {before:>13} {after:>13} {ratio}".rstrip())
-        if None in (self.before.macs, self.after.macs):
-            lines.append("MACs are unknown where layers of your own compute.")
+        if note := self.before.macs_note or self.after.macs_note:
+            lines.append(f"MACs are unknown: {note}.")
+        lines += [f"Note: {remark}" for remark in self.remarks]
         return "\n".join(lines)
 
     def _verdicts(self):
@@ -146,7 +152,8 @@ class Certificate:
         for candidate, name in names.items():
             found = [c for c in self.comparisons if c.candidate == candidate]
             if found:
-                yield f"The {name} {_verdict(found)}."
+                verdict = _verdict(found, self.is_random)
+                yield f"The {name} {verdict}."
 
     def _sizes(self):
         yield "parameters", self.before.parameters, self.after.parameters
@@ -161,7 +168,7 @@ class Certificate:
             yield ".tflite bytes", None, self.litert_bytes
 
 
-def _verdict(comparisons):
+def _verdict(comparisons, is_random):
     """What is said of one candidate."""
     limit = f"tolerance {comparisons[0].tolerance}, relative"
     verdict = "is equal up to rounding"
@@ -176,6 +183,8 @@ def _verdict(comparisons):
         return f"FAILS on {where}: {failed[0].failure}"
     if not all(c.is_equal for c in comparisons):
         verdict = "is DIFFERENT"
+        if is_random:
+            verdict = "is not comparable: random at inference"
     elif any(c.untested for c in comparisons):
         reason = next(c.untested for c in comparisons if c.untested)
         return f"is UNTESTED: {reason}. Pass other `inputs`"
@@ -259,7 +268,27 @@ def verify(
         None if tflite is None else pathlib.Path(tflite).stat().st_size,
         None if trip is None else trip.size,
         str(probe),
+        *_remarks(views[0], probe, comparisons, limits["stripped"]),
     )
+
+
+def _remarks(view, probe, comparisons, limit):
+    """`(remarks, is_random)` of a `Certificate`."""
+    remarks, is_random = [], False
+    if paths := training_argument.called_in_training(view):
+        remarks.append(training_argument.note(paths))
+    if not all(c.is_equal for c in comparisons):
+        with model_state.kept(view):
+            is_random = parity.is_random(
+                lambda: _run(view, probe.arrays), limit
+            )
+    if is_random:
+        remarks.append(
+            "The model does not compute the same twice, from the same inputs "
+            "and with training=False. To compare it, give its random layers a "
+            "seed, or let it take the random numbers as inputs."
+        )
+    return tuple(remarks), is_random
 
 
 def _probe(view, inputs, seed, file):
@@ -318,6 +347,27 @@ def _comparison(candidate, probe, found, limits):
         untested=probe.problem,
         failure=failure,
     )
+
+
+def _remarks(view, arrays, comparisons, limit):
+    """`(remarks, is_random)` of a `Certificate`."""
+    remarks, is_random = [], False
+    if paths := training_argument.called_in_training(view):
+        remarks.append(training_argument.note(paths))
+    if not all(c.ok for c in comparisons) and not _is_stateful(view):
+        is_random = parity.is_random(lambda: _run(view, arrays), limit)
+    if is_random:
+        remarks.append(
+            "The model does not compute the same twice, from the same inputs "
+            "and with training=False. To compare it, give its random layers a "
+            "seed, or let it take the random numbers as inputs."
+        )
+    return tuple(remarks), is_random
+
+
+def _is_stateful(view):
+    layers = (layer for _, layer in topology.layer_paths(view))
+    return any(getattr(layer, "stateful", False) for layer in layers)
 
 
 def _limits(model, tolerance):

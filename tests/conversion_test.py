@@ -35,7 +35,7 @@ class ConversionTest(exporting.ExportTestCase):
     def test_only_recurrent_layers_are_told_to_unroll(self):
         text = "error: 'tf.Erfinv' op is neither a custom op nor a flex op"
         model = exporting.dense_model()
-        self.assertEndsWith(conversion._reason(text, model), "Use others.")
+        self.assertEndsWith(conversion._reason(text, model), "of the model.")
         text = text.replace("Erfinv", "TensorListReserve")
         self.assertEndsWith(conversion._reason(text, model), "`unroll=True`.")
 

@@ -512,6 +512,33 @@ class FailureTest(exporting.ExportTestCase):
         model = exporting.lambda_model(keras.ops.erfinv)
         self.assert_refused(r"Erfinv \(inner\).*Use others", model, self.path)
 
+    def test_an_operator_is_named_by_what_the_model_calls(self):
+        inputs = keras.Input((4,))
+        model = keras.Model(
+            inputs, keras.ops.argmax(keras.layers.Dense(3)(inputs), -1)
+        )
+        self.assert_refused(r"BitwiseAnd \(argmax", model, self.path)
+
+    def test_what_training_true_loses_is_said(self):
+        x = inputs = keras.Input((4,))
+        x = keras.layers.Dropout(0.5, name="drop")(x, training=True)
+        model = keras.Model(inputs, keras.layers.Dense(3)(x))
+        with self.assertWarnsRegex(UserWarning, "'drop'.*as an input"):
+            export.export_litert(model, self.path)
+
+    def test_random_at_inference(self):
+        def noisy(x):
+            import tensorflow as tf  # whose random numbers LiteRT has too
+
+            return x + tf.random.normal(tf.shape(x))
+
+        inputs = keras.Input((4,))
+        x = keras.layers.Lambda(noisy, output_shape=(4,))(inputs)
+        model = keras.Model(inputs, keras.layers.Dense(3)(x))
+        self.assert_refused(
+            "random at inference.*as an input", model, self.path
+        )
+
     def test_report_of_another_model(self):
         row = reports.StripRow("no/kernel", (3, 3), (3, 2), 0, 0)
         kept = {"no/kernel": (None, (0, 2))}

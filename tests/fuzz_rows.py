@@ -92,7 +92,7 @@ def one_of(*values):
 
 
 FLAG = st.booleans()
-WIDTH = one_of(4, 2, 3, 5, 6, 7)
+WIDTH = one_of(4, 2, 3, 5, 6, 7, 1)
 SMALL = one_of(1, 2, 3)
 KERNEL = one_of(1, 2, 3, (3, 1), (1, 2))
 PADDING = one_of("valid", "same")
@@ -277,6 +277,33 @@ def vector(shape, kind, whole):
         lambda x: ops.maximum(x, array - 1),
     )
     return calls[kind]
+
+
+def array(shape, kind, axis):
+    """A constant array along one axis, or whole; it has a zero in it."""
+    axis = axis % (len(shape) + 1)
+    sizes = [n if axis in (i, len(shape)) else 1 for i, n in enumerate(shape)]
+    values = np.arange(np.prod(sizes), dtype="float32").reshape(sizes)
+    calls = (
+        lambda x: x + values,
+        lambda x: ops.add(values[None], x),
+        lambda x: x - values[None],
+        lambda x: values - x,
+        lambda x: x * values,
+        lambda x: ops.minimum(values, x),
+    )
+    return calls[kind]
+
+
+def centred(shape, axis, first):
+    """A sum with an average, which one of the axes is lost in."""
+    axis = 1 + axis % len(shape)
+
+    def call(x):
+        average = ops.mean(x, axis=axis, keepdims=True)
+        return average + x if first else x + average
+
+    return call
 
 
 def number(shape, kind):
@@ -559,6 +586,9 @@ SHAPES = {
     ),
     "ops.expand_dims": function(ops.expand_dims, 2, 3, axis=one_of(-1, 1, 2)),
     "ops.squeeze": Row(squeeze, (3, 4, 5)),
+    "ops.squeeze of all": Row(
+        lambda shape: squeeze(shape) and ops.squeeze, (3, 4, 5)
+    ),
     "reduce": Row(reduce, (2, 3, 4), REDUCE, weight=2),
     "cut": Row(cut, (2, 3, 4), {"kind": st.integers(0, 7)}, weight=2),
     "split": Row(split, (2, 3, 4), {"at": one_of(1, 2)}),
@@ -598,6 +628,15 @@ JOINS = {
     "ops.matmul": operator(lambda x, y: ops.matmul(x, ops.swapaxes(y, -1, -2))),
     "vector": Row(
         vector, (2, 3, 4), {"kind": st.integers(0, 3), "whole": FLAG}
+    ),
+    "array": Row(
+        array,
+        (2, 3, 4),
+        {"kind": st.integers(0, 5), "axis": st.integers(0, 3)},
+        weight=3,
+    ),
+    "centred": Row(
+        centred, (2, 3, 4), {"axis": st.integers(0, 2), "first": FLAG}
     ),
     "number": Row(number, (2, 3, 4), {"kind": st.integers(0, 11)}, weight=3),
     **{

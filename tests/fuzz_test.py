@@ -62,6 +62,7 @@ def check(program):
     _check_untouched(model, weights, config)
     _check_structure(model, small)
     _check_outputs(model, small, x)
+    _check_batches(model, small, x)
     lowered = strip(model, Drawn())
     _check_structure(model, lowered)
     _check_outputs(model, lowered, x)
@@ -118,6 +119,32 @@ def _check_outputs(model, small, x):
         hypothesis.assume(_inner_tensors_are_finite(model, x))
         allowed = TOLERANCE + 30 * _rounding(model, x)
         assert error < allowed, f"off by {error:.2g}, allowed {allowed:.2g}"
+
+
+def _check_batches(model, small, x, sizes=(1, 2, 3, 5)):
+    """Where the size of the batch does not matter to a model, it never does."""
+    for size in sizes:
+        rows = keras.tree.map_structure(lambda a: a[:size], x)
+        old, new = (_change(m, x, rows) for m in (model, small))
+        assert old > TOLERANCE or new < 10 * TOLERANCE, (
+            f"of {size} samples it is off by {new:.2g}"
+        )
+
+
+def _change(model, x, rows):
+    """How far what a model makes of some rows depends on the others."""
+    try:
+        found = zeros.outputs_of(model, rows)
+    except Exception:  # it squeezes a batch of one away, say
+        return np.inf
+    pairs = [*zip(zeros.outputs_of(model, x), found)]
+    if any(a[: len(b)].shape != b.shape for a, b in pairs):
+        return np.inf
+    scaled = [
+        np.abs(a[: len(b)] - b).max() / max(1.0, np.abs(a).max())
+        for a, b in pairs
+    ]
+    return max(scaled)
 
 
 def _inner_tensors_are_finite(model, x):

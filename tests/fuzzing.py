@@ -345,8 +345,12 @@ def write_zeros(model, names, seed):
         ZEROS[names[i % len(names)]](weights, rng)
 
 
-def arrays(program, model, batch=3):
-    """Random inputs; the last step of the first sequence is masked."""
+def arrays(program, model, batch=11):
+    """Random inputs; the last step of the first sequence is masked.
+
+    The batch is larger than widths are: backends may take another way where
+    it is as large as one of them.
+    """
     rng = np.random.default_rng(program.seed)
 
     def array(x):

@@ -1,5 +1,7 @@
 """Channel classes of known models."""
 
+from unittest import mock
+
 import keras
 import numpy as np
 from absl.testing import absltest
@@ -8,6 +10,8 @@ from keras import layers
 from keras import ops
 
 from keras_prm import graph
+from keras_prm import layer_rules
+from keras_prm import training_argument
 from tests import zoo
 
 _NORM = "it normalises over all channels"
@@ -189,10 +193,6 @@ class PinTest(parameterized.TestCase):
         (lambda x: layers.Softmax()(x), "no rule for Softmax"),
         (lambda x: layers.Activation("softmax")(x), "reads every channel"),
         (lambda x: x + np.ones((2, 5, 4), "float32"), "of more axes"),
-        (
-            lambda x: layers.BatchNormalization()(x, training=True),
-            "called with training=True",
-        ),
     )
     def test_with_a_reason(self, make, reason):
         of = self.pinned(lambda x: layers.Dense(2, name="b")(make(x)))
@@ -205,16 +205,37 @@ class PinTest(parameterized.TestCase):
         of = self.pinned(lambda x: layers.Dense(2)(norm(x, training=False)))
         self.assertIsNone(of.reason("a/kernel", 1))
 
-    def test_training_of_a_nested_model_pins_its_inside(self):
+    @parameterized.parameters(
+        layers.BatchNormalization,
+        lambda: layers.Dropout(0.5),
+        lambda: layers.GaussianNoise(0.5),
+        lambda: keras.Sequential([layers.Dropout(0.5)]),
+        lambda: layers.TimeDistributed(layers.Dropout(0.5)),
+    )
+    def test_training_true_does_not(self, make):
+        of = self.pinned(lambda x: layers.Dense(2)(make()(x, training=True)))
+        self.assertIsNone(of.reason("a/kernel", 1))
+
+    def test_training_true_of_a_layer_of_ones_own(self):
+        class Own(layers.Dropout):
+            pass
+
+        rule = layer_rules.RULES[layers.Dropout]
+        with mock.patch.dict(layer_rules.RULES, {Own: rule}):
+            make = Own(0.5)
+            of = self.pinned(lambda x: layers.Dense(2)(make(x, training=True)))
+        reason = of.reason("a/kernel", 1)
+        self.assertIn("called with training=True", reason)
+
+    def test_a_nested_model_hands_training_on(self):
         i = keras.Input((5, 4))
-        x = layers.BatchNormalization(name="bn")(i)
-        body = keras.Model(i, layers.Dense(3, name="d")(x), name="body")
-        of = self.pinned(lambda x: layers.Dense(2)(body(x, training=True)))
-        self.assertIn("training=True", of.reason("a/kernel", 1))
-        self.assertNotIn("body/d/kernel", of.weights)
-        self.assertEqual(
-            [path for path, _ in of.trace.skipped], ["body/bn", "body/d"]
-        )
+        body = keras.Model(i, layers.Dropout(0.5, name="drop")(i, training=1))
+        inputs = keras.Input((5, 4))
+        view = keras.Model(inputs, body(inputs, training=False))
+        found = training_argument.called_in_training
+        self.assertEqual(found(body), ["drop"])
+        self.assertEqual(found(view), [])
+        self.assertEqual(found(view, True), [f"{body.name}/drop"])
 
     def test_a_layer_with_one_unknown_call_keeps_its_weights(self):
         norm = layers.BatchNormalization(name="bn")

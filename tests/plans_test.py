@@ -453,5 +453,27 @@ class RefusalTest(parameterized.TestCase):
                 SparsityPlan.load(path)
 
 
+class UnreachedTest(parameterized.TestCase):
+    @parameterized.parameters(
+        (lambda: layers.ConvLSTM2D(8, 3, name="a"), (4, 8, 8, 1), 8),
+        (lambda: _Separable(6, 3, name="a"), (8, 8, 2), 6),
+        (lambda: _Depthwise(3, depth_multiplier=2, name="a"), (8, 8, 2), 4),
+    )
+    def test_counts_filters(self, make, shape, filters):
+        inputs = keras.Input(shape)
+        model = keras.Model(inputs, layers.Conv2D(2, 1)(make()(inputs)))
+        plan = SparsityPlan.uniform(model, filters=0.5)
+        found = [size for name, _, size in plan.skipped if name == "a"]
+        self.assertEqual(found, [filters])
+
+
+class _Separable(layers.SeparableConv2D):
+    """Without a rule, as a subclass."""
+
+
+class _Depthwise(layers.DepthwiseConv2D):
+    """Without a rule, as a subclass."""
+
+
 if __name__ == "__main__":
     absltest.main()

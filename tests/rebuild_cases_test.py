@@ -827,7 +827,7 @@ class BreakTest(parameterized.TestCase):
 
     @parameterized.parameters(True, False)
     def test_training_inside_a_nested_model(self, nested):
-        """Statistics of the batch are nothing that strip knows of."""
+        """Statistics of the batch tell another constant than those learned."""
         norm = layers.BatchNormalization()
         if nested:
             i = keras.Input((6,))

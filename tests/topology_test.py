@@ -6,6 +6,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
+import keras_prm
 from keras_prm import topology
 from tests import zoo
 
@@ -151,6 +152,25 @@ class FiniteTest(parameterized.TestCase):
         message = r"checkpoint.*in \['d1/bias', 'out/kernel'\]"
         with self.assertRaisesRegex(ValueError, message):
             topology.finite_arrays(model)
+
+
+class OtherKerasTest(parameterized.TestCase):
+    @parameterized.parameters(
+        keras_prm.explain,
+        keras_prm.costs,
+        keras_prm.strip,
+        keras_prm.as_functional,
+        keras_prm.masks_of,
+        keras_prm.benchmark,
+        lambda model: keras_prm.export_litert(model, "a.tflite"),
+        lambda model: keras_prm.verify(model, model),
+        lambda model: keras_prm.SparsityPlan.uniform(model, filters=0.5),
+    )
+    def test_a_model_of_keras_2(self, function):
+        fields = {"__module__": "tf_keras.src.engine.functional"}
+        model = type("Functional", (), fields)()
+        with self.assertRaisesRegex(TypeError, "Keras 3.*set_weights"):
+            function(model)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,11 @@ import numpy as np
 from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
+from keras import ops
 
 from keras_prm import probing
+from keras_prm.costs import costs
+from keras_prm.explanation import explain
 from keras_prm.export import export_litert
 from keras_prm.rebuild import strip
 from keras_prm.verification import verify
@@ -416,6 +419,40 @@ class RaiseTest(parameterized.TestCase):
 
         with self.assertRaisesRegex(TypeError, "Rewrite it as a functional"):
             verify(zoo.make("mlp"), Model())
+
+
+class RemarksTest(parameterized.TestCase):
+    def test_why_macs_are_unknown(self):
+        free = keras.Input((None, None, 3))
+        model = keras.Model(free, layers.Conv2D(2, 3)(free))
+        self.assertIn("inputs of any size", str(verify(model, model)))
+        self.assertIn("inputs of any size", str(explain(model)))
+
+        class Mine(layers.Conv2D):
+            pass
+
+        fixed = keras.Input((8, 8, 3))
+        model = keras.Model(fixed, Mine(2, 3, name="mine")(fixed))
+        self.assertIn("no rule says what ['mine']", costs(model).macs_note)
+        model = keras.Model(fixed, layers.Conv2D(2, 3)(fixed))
+        self.assertEqual(costs(model).macs_note, "")
+
+    def test_layers_that_are_called_in_training(self):
+        x = inputs = keras.Input((4,))
+        x = layers.Dropout(0.5, name="drop")(layers.Dense(8)(x), training=True)
+        model = keras.Model(inputs, layers.Dense(3)(x))
+        found = verify(model, model)
+        self.assertTrue(found.ok)
+        self.assertIn("['drop'] are called with training=True", str(found))
+
+    def test_a_model_that_is_random_at_inference(self):
+        inputs = keras.Input((4,))
+        x = layers.Lambda(lambda t: t + keras.random.normal(ops.shape(t)))
+        model = keras.Model(inputs, layers.Dense(3)(x(inputs)))
+        found = verify(model, model)
+        self.assertFalse(found.ok)
+        self.assertIn("not comparable: random at inference", str(found))
+        self.assertIn("give its random layers a seed", str(found))
 
 
 if __name__ == "__main__":
