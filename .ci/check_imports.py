@@ -21,6 +21,7 @@ ORDER = (
     "reports",
     "backends",
     "topology",
+    "signatures",
     "mixed_precision",
     "float_inputs",
     "samples",

@@ -106,9 +106,9 @@ class StructuredMask(keras.callbacks.Callback):
 
     def _hold(self, masks):
         """Holds masks from now on, in place of those held so far."""
-        before, self._used = self._held, masks
-        student = self.student
+        before, student = self._held, self.student
         self._held = enforcing.hold(student, masks)
+        self._used = masks = masks.named_as(student)
         enforcing.retrace(self.model)
         self._weights = enforcing.weights_by_layer(student)
         for constraint in self._held:
@@ -124,7 +124,9 @@ class StructuredMask(keras.callbacks.Callback):
             if wrapper is not None
             and trainers.trains(wrapper, self.student, pruning.fits)
         ]
-        if any(not pruning.removes_more(w.plan, masks) for w in found):
+        if any(
+            not pruning.removes_more(self.student, w.plan, masks) for w in found
+        ):
             self._warn(
                 "The masks hold all that the plan of the ADMMWrapper removes, "
                 "and its penalty still pulls at the weights that are left, "

@@ -10,6 +10,7 @@ import keras
 
 from keras_prm import checkpoint_files
 from keras_prm import progress
+from keras_prm import trainers
 from keras_prm import training_state
 from keras_prm.masks import Masks
 from keras_prm.masks import check_are_masks
@@ -144,6 +145,9 @@ class AtomicCheckpoint(keras.callbacks.Callback):
         checkpoint_files.prepare(self.path)
         if self.masks is not None and self.network is not None:
             fitting(self.network, self.masks)
+        for wrapper in trainers.wrappers(self.model):
+            if wrapper.built:
+                wrapper.check_attached(self.network or self.model)
         if self.path.exists():
             self._resume()
 

@@ -197,6 +197,7 @@ def enforced(model, masks, compiled=None):
     """
     trainer = model if compiled is None else compiled
     held = hold(model, masks)
+    masks = masks.named_as(model)
     retrace(trainer)
     before = weights_by_layer(model)
     try:

@@ -6,7 +6,6 @@ import warnings
 
 from keras import ops
 
-from keras_prm import graph
 from keras_prm import pruning
 from keras_prm import scores
 from keras_prm import trainers
@@ -72,8 +71,12 @@ class IterativePruning(StructuredMask):
 
     Raises:
         TypeError: `plan` is no `SparsityPlan`, or `ramp` no function.
-        ValueError: `every` is below 1; in `fit`, the ramp leaves [0, 1], or
-            what `hard_prune` raises.
+        ValueError: `every` is below 1; when `fit` begins, the ramp leaves
+            [0, 1] in one of its epochs, or what `hard_prune` raises.
+
+    Warns:
+        UserWarning: Kernels of the plan are frozen; or at the end of `fit`
+            the ramp had not come to its end.
 
     Reference:
         - [Zhu and Gupta, 2017](https://arxiv.org/abs/1710.01878), the ramp.
@@ -100,18 +103,33 @@ class IterativePruning(StructuredMask):
         self._first_masks = masks
         self._pruned_model = None
         self._share = 0.0
+        self._begins = False
 
     def on_train_begin(self, logs=None):
         if self._pruned_model is not self.model:
             self._pruned_model = self.model
             self.masks = self._first_masks
             if self.masks is None:
-                self.masks, _ = pruned(graph.trace(self._find()))
+                self.masks, _ = pruned(self._find())
             self._share = 0.0
+        self._check_plan(self._find())
+        self._begins = True
         super().on_train_begin(logs)
+
+    def _check_plan(self, network):
+        """Raises now what a pruning of a later epoch would raise."""
+        plan = pruning.fitted(network, self.plan)
+        keys = [kernel.key for kernel in plan.kernels]
+        pruning.warn_of_frozen(network, keys, stacklevel=2)
+        if self.data is None:
+            pruning.masks_for(network, self.plan, self.score, keep_zeros=False)
 
     def on_epoch_begin(self, epoch, logs=None):
         super().on_epoch_begin(epoch, logs)
+        if self._begins:
+            self._begins = False
+            for later in range(epoch, self.params["epochs"]):
+                self._share_at(later)
         # Not only at its multiples: a resumed `fit` may begin in between.
         share = self._share_at(epoch - epoch % self.every)
         if share > self._share:
@@ -120,7 +138,7 @@ class IterativePruning(StructuredMask):
             )
             if not self._share and epoch:
                 # Resumed: a callback before this one has pruned already.
-                masks = masks & pruned(graph.trace(self.student))[0]
+                masks = masks & pruned(self.student)[0]
             self.masks = self.masks & masks
             self._hold(self.masks)
             self._share = share

@@ -10,8 +10,12 @@ import numpy as np
 
 from keras_prm import graph
 from keras_prm import layouts
+from keras_prm import signatures
 from keras_prm import topology
+from keras_prm.signatures import Signature
 from keras_prm.structures import KernelMask
+
+PARTS = ("kernels", "vectors")
 
 
 class Masks:
@@ -25,11 +29,45 @@ class Masks:
         vectors: dict from key to a bool array in the variable's shape: the
             biases and BatchNormalization's gamma and beta, False where the
             channel is dead.
+        weights: tuple of `Signature`, one per weight of the model they are
+            of, by which they fit another build of the same network; without,
+            they go by names.
     """
 
-    def __init__(self, kernels, vectors=None):
+    def __init__(self, kernels, vectors=None, weights=()):
         self.kernels = dict(kernels)
         self.vectors = dict(vectors or {})
+        self.weights = tuple(weights)
+
+    def named_as(self, model):
+        """The masks under the keys that their weights have in a model.
+
+        Raises:
+            ValueError: The model is another than the one that they are of.
+        """
+        keys = [*self.kernels, *self.vectors]
+        if not self.weights:
+            return self
+        names, difference = signatures.known_as(self.weights, model, keys)
+        if difference:
+            raise ValueError(
+                "The masks are of another model. Use masks made for this "
+                "network; `masks_of(model)` reads them from its zeros. "
+                f"Received masks of a model that differs: {difference}"
+            )
+        return self._renamed(names, signatures.signatures(model))
+
+    def _renamed(self, names, weights):
+        return Masks(
+            {names.get(key, key): mask for key, mask in self.kernels.items()},
+            {names.get(key, key): mask for key, mask in self.vectors.items()},
+            weights,
+        )
+
+    def _as_named_in(self, other):
+        """The masks by the keys of `other`, where the models are alike."""
+        names, difference = signatures.alike(self.weights, other.weights)
+        return self if difference else self._renamed(names, other.weights)
 
     def factors(self):
         """The masks as arrays that broadcast against their variables.
@@ -59,6 +97,7 @@ class Masks:
                     key: mask.astype(int).tolist()
                     for key, mask in self.vectors.items()
                 },
+                "weights": [row.to_list() for row in self.weights],
             }
         )
 
@@ -70,7 +109,8 @@ class Masks:
             ValueError: There are no masks in it.
         """
         data = json.loads(text)
-        if not isinstance(data, dict) or {*data} != {"kernels", "vectors"}:
+        parts = {*data} if isinstance(data, dict) else set()
+        if parts - {"weights"} != {*PARTS}:
             raise ValueError(
                 "These are no masks. Expected what `Masks.save` wrote. "
                 f"Received: {text[:80]!r}"
@@ -86,7 +126,8 @@ class Masks:
         vectors = {
             key: np.array(mask, bool) for key, mask in data["vectors"].items()
         }
-        return cls(kernels, vectors)
+        weights = [Signature.from_list(r) for r in data.get("weights", ())]
+        return cls(kernels, vectors, weights)
 
     def save(self, path):
         """Writes the masks to `path` as JSON."""
@@ -104,6 +145,9 @@ class Masks:
 
     def __and__(self, other):
         """The masks that keep what both keep."""
+        other = other._as_named_in(self)
+        models = {m.weights for m in (self, other) if m.kernels or m.vectors}
+        weights = models.pop() if len(models) == 1 else ()
         kernels = {**self.kernels, **other.kernels}
         vectors = {**self.vectors, **other.vectors}
         for key in self.kernels.keys() & other.kernels.keys():
@@ -113,13 +157,17 @@ class Masks:
             )
         for key in self.vectors.keys() & other.vectors.keys():
             vectors[key] = self.vectors[key] & other.vectors[key]
-        return Masks(kernels, vectors)
+        return Masks(kernels, vectors, weights)
 
     def __eq__(self, other):
         if not isinstance(other, Masks):
             return False
+        mine, others = (
+            json.loads(masks.to_json())
+            for masks in (self, other._as_named_in(self))
+        )
         # Parsed again, since the order of the keys means nothing.
-        return json.loads(self.to_json()) == json.loads(other.to_json())
+        return all(mine[part] == others[part] for part in PARTS)
 
     __hash__ = None
 
@@ -150,10 +198,10 @@ def masks_of(model):
         ValueError: The model is not built.
     """
     trace = graph.trace(model)
-    return _zeros(trace, _kernel_zeros(trace))
+    return _zeros(model, trace, _kernel_zeros(trace))
 
 
-def pruned(trace):
+def pruned(model, trace=None):
     """The zeros of a model that a pruning may have left, and those it cannot.
 
     A plan leaves a part of every kernel, so a kernel that is zero throughout
@@ -161,12 +209,14 @@ def pruned(trace):
     are no channels, such as the rows of an `Embedding`.
 
     Args:
-        trace: What `graph.trace` returns.
+        model: A built functional or Sequential model.
+        trace: What `graph.trace` returns, if it is at hand.
 
     Returns:
         `(masks, blank)`: `Masks`, and the keys of the kernels that are zero
         throughout, which the masks leave alone.
     """
+    trace = trace or graph.trace(model)
     kernels, blank = {}, []
     named = {w.key: w for w in trace.weights.values()}
     for key, mask in _kernel_zeros(trace).items():
@@ -180,13 +230,13 @@ def pruned(trace):
         if weight.in_ids is None or not weight.prunes_columns:
             columns = np.ones_like(columns)
         kernels[key] = KernelMask(filters, columns, mask.axes)
-    masks = _zeros(trace, kernels)
+    masks = _zeros(model, trace, kernels)
     left = {
         key: mask
         for key, mask in masks.kernels.items()
         if not (mask.filters.all() and mask.columns.all())
     }
-    return Masks(left, masks.vectors), blank
+    return Masks(left, masks.vectors, masks.weights), blank
 
 
 def _kernel_zeros(trace):
@@ -204,10 +254,11 @@ def _kernel_zeros(trace):
     return found
 
 
-def _zeros(trace, kernels):
+def _zeros(model, trace, kernels):
     """The `Masks` of kernels' zeros, and of the vectors that fall with them.
 
     Args:
+        model: The model.
         trace: What `graph.trace` returns.
         kernels: dict from key to `KernelMask`; one that is not in it counts
             as live.
@@ -234,7 +285,7 @@ def _zeros(trace, kernels):
         keep = keep | (value != 0)
         if not keep.all():
             vectors[key] = keep
-    return Masks(found, vectors)
+    return Masks(found, vectors, signatures.signatures(model))
 
 
 def _live(mask, size, by_inputs):
@@ -287,6 +338,7 @@ def fitting(model, masks):
     """
     check_are_masks(masks)
     topology.functional(model)
+    masks = masks.named_as(model)
     variables = topology.variables_by_key(model)
     pairs, bad = [], {}
     for key, factors in masks.factors().items():

@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_prm import plan_forms
+from keras_prm import signatures
 from keras_prm.penalties import ResidualBalancing
 from keras_prm.penalties import RhoStages
 from keras_prm.penalties import check_rho
@@ -197,14 +198,23 @@ def _check_kwargs(kwargs):
 
 
 def check_variables(variables, plan):
-    """Names and shapes, in order, must be those the plan was made for.
+    """The variables must be those the plan was made for, or built alike.
 
-    Paths would not do: they collide between nested models, and a reloaded
-    `Sequential` has others.
+    A plan of an earlier version knows no more than names and shapes.
     """
+    if plan.weights:
+        found = signatures.trained_otherwise(plan.weights, variables)
+    else:
+        found = _other_shapes(variables, plan)
+    if found:
+        raise ValueError(
+            "The plan was made for other variables than the optimizer is "
+            f"built on: {found}."
+        )
+
+
+def _other_shapes(variables, plan):
     received = tuple((v.name, tuple(v.shape)) for v in variables)
-    if received == plan.variables:
-        return
     differences = [
         f"#{i}: expected {expected}, received {got}"
         for i, (expected, got) in enumerate(
@@ -212,13 +222,34 @@ def check_variables(variables, plan):
         )
         if expected != got
     ]
-    raise ValueError(
-        "The plan was made for other variables than the optimizer is built "
-        f"on; {len(differences)} differ. {'; '.join(differences[:3])}. Make "
-        "the plan from the model that is trained, after setting `trainable` "
-        "on its layers. ADMMWrapper takes all trainable variables: put a "
-        "MultiOptimizer inside it, not around."
+    if not differences:
+        return ""
+    return (
+        f"{len(differences)} differ. {'; '.join(differences[:3])}. Make the "
+        "plan from the model that is trained, after setting `trainable` on "
+        "its layers. ADMMWrapper takes all trainable variables: put a "
+        "MultiOptimizer inside it, not around"
     )
+
+
+def check_attached(trained, keys, variables):
+    """The variables that are trained must be those that the keys name.
+
+    Args:
+        trained: list of variables.
+        keys: The keys that a plan names them by, in the same order.
+        variables: dict from key to variable, of the model.
+    """
+    names = {id(variable): key for key, variable in variables.items()}
+    pairs = zip(keys, (names.get(id(v)) for v in trained), strict=True)
+    moved = {planned: found for planned, found in pairs if planned != found}
+    if moved:
+        raise ValueError(
+            "ADMM trains other kernels than the plan names, of equal shapes: "
+            "`trainable` was set otherwise when the plan was made. Make the "
+            "plan anew, with `trainable` as it is in training. "
+            f"Received, planned and trained: {moved}"
+        )
 
 
 def check_finite(kernels, plan):

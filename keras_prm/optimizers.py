@@ -8,8 +8,11 @@ from keras import ops
 
 from keras_prm import admm
 from keras_prm import backends
+from keras_prm import signatures
+from keras_prm import topology
 from keras_prm.admm_variables import ADMMVariables
 from keras_prm.optimizer_checks import check_arguments
+from keras_prm.optimizer_checks import check_attached
 from keras_prm.optimizer_checks import check_finite
 from keras_prm.optimizer_checks import check_inner
 from keras_prm.optimizer_checks import check_same_kind
@@ -20,6 +23,9 @@ from keras_prm.optimizer_checks import is_number
 from keras_prm.penalties import ResidualBalancing
 from keras_prm.penalties import RhoStages
 from keras_prm.wrapping import OptimizerWrapper
+
+# Keras shows the begin of the config where it does not know the class.
+NEEDS = "`import keras_prm` before loading"
 
 
 @keras.saving.register_keras_serializable(package="keras_prm")
@@ -134,7 +140,8 @@ class ADMMWrapper(OptimizerWrapper):
         self._first_step = None
 
     def build(self, variables):
-        if self.built:
+        # Keras builds what it reads from `.h5` on no variables at all.
+        if self.built or not variables:
             return
         check_variables(variables, self.plan)
         kernels = [variables[k.index] for k in self.plan.kernels]
@@ -170,6 +177,31 @@ class ADMMWrapper(OptimizerWrapper):
         """The kernels that the plan is about, in its order: variables."""
         self._check_built()
         return [self._trainable_variables[k.index] for k in self.plan.kernels]
+
+    def kernels(self):
+        """The variables it trains: dict from kernel key to variable."""
+        keys = [kernel.key for kernel in self.plan.kernels]
+        return dict(zip(keys, self.planned_variables(), strict=True))
+
+    def check_attached(self, model):
+        """Raises if the plan names other kernels of a model than it trains.
+
+        An optimizer is given variables and no model. Where a plan of another
+        build left some frozen, it cannot always tell which.
+
+        Args:
+            model: The model that is trained. One that is built otherwise
+                than the one that the plan was made for, or trains another
+                one inside, is left alone.
+        """
+        if not (self.built and topology.is_model(model)):
+            return
+        own = signatures.signatures(model)
+        names, difference = signatures.alike(self.plan.weights, own)
+        if not difference:
+            keys = [names[key] for key in self.kernels()]
+            variables = {row.key: row.source() for row in own}
+            check_attached(self.planned_variables(), keys, variables)
 
     def _kernels(self):
         return [ops.convert_to_tensor(v) for v in self.planned_variables()]
@@ -343,6 +375,7 @@ class ADMMWrapper(OptimizerWrapper):
     def get_config(self):
         serialize = keras.saving.serialize_keras_object
         return {
+            "needs": NEEDS,
             "name": self.name,
             "inner_optimizer": serialize(self.inner_optimizer),
             "plan": serialize(self.plan),
@@ -363,7 +396,7 @@ class ADMMWrapper(OptimizerWrapper):
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        config = dict(config)
+        config = {k: v for k, v in config.items() if k != "needs"}
         for name in ("inner_optimizer", "plan", "rho", "ramp"):
             config[name] = keras.saving.deserialize_keras_object(
                 config[name], custom_objects=custom_objects

@@ -9,6 +9,7 @@ import math
 import pathlib
 
 from keras_prm.column_patterns import check_patterns
+from keras_prm.signatures import Signature
 from keras_prm.structures import ChannelGroup
 from keras_prm.structures import KernelPlan
 
@@ -31,6 +32,7 @@ def to_config(plan):
         "groups": [dataclasses.asdict(g) for g in plan.groups],
         "variables": [[n, list(s)] for n, s in plan.variables],
         "skipped": [list(row) for row in plan.skipped],
+        "weights": [row.to_list() for row in plan.weights],
     }
 
 
@@ -51,7 +53,34 @@ def from_config(config):
     ]
     check_patterns({kernel.key: kernel.column_pattern for kernel in kernels})
     groups = [ChannelGroup(**group) for group in config["groups"]]
-    return kernels, groups, config["variables"], config.get("skipped", ())
+    skipped, weights = config.get("skipped", ()), config.get("weights", ())
+    weights = [Signature.from_list(row) for row in weights]
+    return kernels, groups, config["variables"], skipped, weights
+
+
+def renamed(plan, names):
+    """A plan with other names for its kernels and groups.
+
+    Args:
+        plan: A `SparsityPlan`.
+        names: dict from the key of each of its kernels to the new one.
+
+    Returns:
+        A plan that goes by these names alone.
+    """
+    layers = {
+        old.rpartition("/")[0]: new.rpartition("/")[0]
+        for old, new in names.items()
+    }
+    kernels = [dataclasses.replace(k, key=names[k.key]) for k in plan.kernels]
+    groups = [
+        dataclasses.replace(
+            group,
+            name="+".join(layers.get(x, x) for x in group.name.split("+")),
+        )
+        for group in plan.groups
+    ]
+    return type(plan)(kernels, groups, plan.variables, plan.skipped)
 
 
 def read(path):

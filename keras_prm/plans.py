@@ -13,6 +13,7 @@ from keras_prm import graph
 from keras_prm import plan_builder
 from keras_prm import plan_checks
 from keras_prm import plan_forms
+from keras_prm import signatures
 from keras_prm.projections import removed_count
 
 
@@ -35,6 +36,10 @@ class SparsityPlan:
             it with what it is built on.
         skipped: tuple of `(layers, reason, number of filters)`: filters that
             are left alone, all of the layers' or those that cannot go.
+        weights: tuple of `Signature`, one per weight of the model the plan
+            was made for: what finds its kernels again in another build of
+            the same network. Empty in a plan of an earlier version, which
+            goes by names.
 
     Example:
 
@@ -46,11 +51,12 @@ class SparsityPlan:
     ```
     """
 
-    def __init__(self, kernels, groups, variables, skipped=()):
+    def __init__(self, kernels, groups, variables, skipped=(), weights=()):
         self.kernels = tuple(kernels)
         self.groups = tuple(groups)
         self.variables = tuple((n, tuple(s)) for n, s in variables)
         self.skipped = tuple((a, b, size) for a, b, size in skipped)
+        self.weights = tuple(weights)
 
     @classmethod
     def uniform(
@@ -158,7 +164,8 @@ class SparsityPlan:
             plan_checks.check_pattern_layers(trace, wanted)
         kernels = plan_builder.kernels(model, trace, wanted, numbers)
         variables = [(v.name, v.shape) for v in model.trainable_variables]
-        return cls(kernels, groups, variables, skipped)
+        weights = signatures.signatures(model)
+        return cls(kernels, groups, variables, skipped, weights)
 
     @property
     def num_classes(self):
@@ -208,7 +215,8 @@ class SparsityPlan:
             dataclasses.replace(kernel, columns=kernel.columns * share)
             for kernel in self.kernels
         ]
-        return SparsityPlan(kernels, groups, self.variables, self.skipped)
+        rest = self.variables, self.skipped, self.weights
+        return SparsityPlan(kernels, groups, *rest)
 
     def get_config(self):
         return plan_forms.to_config(self)

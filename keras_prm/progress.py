@@ -86,7 +86,9 @@ class ADMMProgress(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self._lines = []
-        self._updates = self._wrapper().num_updates
+        wrapper = self._wrapper()
+        self._updates = wrapper.num_updates
+        wrapper.check_attached(self.network or self.model)
 
     def on_epoch_begin(self, epoch, logs=None):
         self._print()

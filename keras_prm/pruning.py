@@ -13,16 +13,23 @@ from keras_prm import graph
 from keras_prm import plan_forms
 from keras_prm import plan_projections
 from keras_prm import ranking
+from keras_prm import signatures
 from keras_prm import topology
 from keras_prm.masks import Masks
 from keras_prm.masks import apply_masks
 from keras_prm.masks import dead_vectors
 from keras_prm.masks import pruned
+from keras_prm.optimizer_checks import check_attached
 from keras_prm.optimizers import find_wrapper
 from keras_prm.structures import KernelMask
 
 # Above it what the weights and ADMM's copies of them differ in is too much.
 MOST_RESIDUAL = 0.1
+
+_OTHER_MODEL = (
+    "The plan was made for another model. Make one for this model with "
+    "`SparsityPlan.uniform(model, ...)`. Received a plan with"
+)
 
 
 def hard_prune(
@@ -51,7 +58,8 @@ def hard_prune(
 
     Args:
         model: A built functional or Sequential model.
-        plan: The `SparsityPlan`, made for this model.
+        plan: The `SparsityPlan`, made for this model or for another build
+            of the same network.
         score: A function of `keras_prm.scores`, or one of your own; `None`
             leaves the choice to ADMM or to the nearest kernel.
         data: Batches `(x, y)` or `(x, y, sample_weight)` for a score that
@@ -72,14 +80,15 @@ def hard_prune(
     Raises:
         TypeError: `plan` is no plan, `score` no function, `data` no batches,
             `optimizer` no ADMMWrapper, or the model is subclassed.
-        ValueError: The plan was made for another model, a weight is NaN or
-            infinite, or the score cannot be computed. Nothing has been
-            changed then.
+        ValueError: The plan was made for another model, the wrapper trained
+            another model or other kernels, a weight is NaN or infinite, or
+            the score cannot be computed. Nothing has been changed then.
 
     Warns:
-        UserWarning: The wrapper is for another plan, or has not come so far;
-            the weights are far from what it found, with a relative primal
-            residual above 0.1; a kernel is zero throughout; or the plan
+        UserWarning: The wrapper is for another plan, has made no update yet
+            or is within its ramp; the weights are far from what it found,
+            with a relative primal residual above 0.1; a kernel is zero
+            throughout; kernels were frozen after planning; or the plan
             removes nothing.
 
     Example:
@@ -100,6 +109,7 @@ def hard_prune(
             f"{plan_forms.advice(plan)}",
             stacklevel=2,
         )
+    warn_of_frozen(model, masks.kernels, stacklevel=2)
     apply_masks(model, masks)
     return masks
 
@@ -110,8 +120,8 @@ def masks_for(
     """As `hard_prune`, but only returns the `Masks`."""
     check_is_plan(plan)
     trace = graph.trace(model)
+    plan = fitted(model, plan, trace)
     weights = {w.key: w for w in trace.weights.values()}
-    _check_plan(plan, trace, weights)
     topology.finite_arrays(model)
     if score is None and data is not None:
         raise ValueError(
@@ -120,7 +130,8 @@ def masks_for(
             "Received: score=None"
         )
     if score is None:
-        masks = _support(_wrapper(model, optimizer), plan, weights)
+        wrapper, place = _wrapper(model, optimizer)
+        masks = _support(wrapper, place, plan, weights)
     else:
         masks = ranking.support(model, trace, plan, score, data)
     dead = np.zeros(trace.num_classes, bool)
@@ -129,12 +140,13 @@ def masks_for(
         if weights[kernel.key].out_ids is not None:
             ids = weights[kernel.key].out_ids[~filters]
             dead[trace.classes[ids]] = True
-    masks = Masks(masks, dead_vectors(trace, dead))
-    return masks & _zeros_before(trace) if keep_zeros else masks
+    vectors = dead_vectors(trace, dead)
+    masks = Masks(masks, vectors, signatures.signatures(model))
+    return masks & _zeros_before(model, trace) if keep_zeros else masks
 
 
-def _zeros_before(trace):
-    masks, blank = pruned(trace)
+def _zeros_before(model, trace):
+    masks, blank = pruned(model, trace)
     if blank:
         warnings.warn(
             "Some kernels are zero throughout, as an initializer of zeros "
@@ -149,17 +161,15 @@ def _zeros_before(trace):
 def fits(model, plan):
     """Whether a plan may have been made for a model."""
     try:
-        trace = graph.trace(model)
-        weights = {w.key: w for w in trace.weights.values()}
-        _check_plan(plan, trace, weights)
+        fitted(model, plan)
     except (TypeError, ValueError):
         return False
     return True
 
 
-def removes_more(plan, masks):
-    """Whether a plan would remove anything that masks keep."""
-    kept = {}
+def removes_more(model, plan, masks):
+    """Whether a plan would remove anything of a model that masks keep."""
+    plan, kept = fitted(model, plan), {}
     for kernel in plan.kernels:
         if kernel.key not in masks.kernels:
             return True
@@ -178,21 +188,45 @@ def check_is_plan(plan):
         )
 
 
-def _check_plan(plan, trace, weights):
+def fitted(model, plan, trace=None):
+    """A plan under the keys that its kernels have in a model.
+
+    Args:
+        model: The model.
+        plan: A `SparsityPlan`, made for it or for one that is built alike.
+        trace: The model's `Trace`, if it is at hand.
+
+    Returns:
+        The plan, with keys that are in the trace.
+
+    Raises:
+        ValueError: The plan was made for another model.
+    """
+    trace = trace or graph.trace(model)
+    names = {kernel.key: kernel.key for kernel in plan.kernels}
+    if plan.weights:
+        names, difference = signatures.known_as(plan.weights, model, names)
+        if difference:
+            raise ValueError(f"{_OTHER_MODEL} other weights: {difference}")
+    plan = plan_forms.renamed(plan, names)
+    weights = {w.key: w for w in trace.weights.values()}
     bad = [
         (k.key, k.shape)
         for k in plan.kernels
         if k.key not in weights
         or tuple(weights[k.key].variable.shape) != tuple(k.shape)
     ]
-    if not bad:
-        bad = _differently_tied(plan, trace, weights)
     if bad:
         raise ValueError(
-            "The plan was made for another model. Make one for this model "
-            "with `SparsityPlan.uniform(model, ...)`. Received a plan with "
-            f"kernels that the model does not have so: {bad}"
+            f"{_OTHER_MODEL} kernels that the model does not have so: {bad}"
         )
+    bad = _differently_tied(plan, trace, weights)
+    if bad:
+        raise ValueError(
+            f"{_OTHER_MODEL} kernels whose channels are tied to other ones "
+            f"in the model: {bad}"
+        )
+    return plan
 
 
 def _differently_tied(plan, trace, weights):
@@ -221,27 +255,44 @@ def _differently_tied(plan, trace, weights):
 
 
 def _wrapper(model, optimizer):
-    """The `ADMMWrapper` whose support is asked for; `None` if none is."""
+    """The `ADMMWrapper` whose support is asked for, and where it is.
+
+    Returns:
+        `(wrapper, place)`: `None` if there is none; what a user would write
+        to get at it.
+    """
+    place = "optimizer"
     if optimizer is False:
-        return None
+        return None, ""
     if optimizer is None:
-        return find_wrapper(getattr(model, "optimizer", None))
-    wrapper = find_wrapper(optimizer)
-    if wrapper is None:
-        raise TypeError(
-            "`optimizer` must be the `ADMMWrapper` that trained the model, "
-            f"or hold it. Received: optimizer={optimizer!r}. To choose by "
-            "the weights alone, pass `optimizer=False`."
-        )
-    return wrapper
+        place = "model.optimizer"
+        optimizer = getattr(model, "optimizer", None)
+        wrapper = find_wrapper(optimizer)
+    else:
+        wrapper = find_wrapper(optimizer)
+        if wrapper is None:
+            raise TypeError(
+                "`optimizer` must be the `ADMMWrapper` that trained the "
+                f"model, or hold it. Received: optimizer={optimizer!r}. To "
+                "choose by the weights alone, pass `optimizer=False`."
+            )
+    while wrapper is not None and optimizer is not wrapper:
+        inner = getattr(optimizer, "inner_optimizer", None)
+        if inner is None:
+            return wrapper, "wrapper"  # one of several
+        optimizer, place = inner, f"{place}.inner_optimizer"
+    return wrapper, place
 
 
-def _support(wrapper, plan, weights):
+def _support(wrapper, place, plan, weights):
     """dict from key to `KernelMask`: the wrapper's support, or W's."""
     if wrapper is not None:
-        reason = _not_to_be_used(wrapper, plan)
+        _check_trained(wrapper, plan, weights)
+        reason = _not_held(wrapper, plan, place)
         if not reason:
-            masks = wrapper.masks()
+            # Its own plan may be of another build, with other names.
+            keys = [kernel.key for kernel in plan.kernels]
+            masks = dict(zip(keys, wrapper.masks().values(), strict=True))
             _check_agreement(wrapper, plan, weights, masks)
             return masks
         warnings.warn(
@@ -252,28 +303,6 @@ def _support(wrapper, plan, weights):
     return _nearest(plan, [weights[k.key].variable for k in plan.kernels])
 
 
-def _not_to_be_used(wrapper, plan):
-    """Why the wrapper's support is not the plan's; empty if it is."""
-    if wrapper.plan != plan:
-        return (
-            "the model is compiled with ADMM for another plan. To use what "
-            "ADMM found, pass `model.optimizer.plan`."
-        )
-    if not wrapper.built or not wrapper.num_updates:
-        return (
-            "the model is compiled with ADMM, but was not trained for a "
-            f"single update, which comes after {wrapper.update_every} steps. "
-            "Train first."
-        )
-    if not wrapper.settled:
-        return (
-            "ADMM has not come to the end of its ramp: a share of "
-            f"{wrapper.current_share:.3g} of the plan is in force. Train on "
-            "until `optimizer.settled`."
-        )
-    return ""
-
-
 def _check_agreement(wrapper, plan, weights, masks):
     """Warns where the weights are far from those that ADMM prunes well."""
     arrays = {
@@ -281,7 +310,8 @@ def _check_agreement(wrapper, plan, weights, masks):
         for k in plan.kernels
     }
     sizes = {key: _norm(array) for key, array in arrays.items()}
-    found = {key: r["primal"] for key, r in wrapper.residuals().items()}
+    primal = [r["primal"] for r in wrapper.residuals().values()]
+    found = dict(zip(arrays, primal, strict=True))
     total = math.hypot(*found.values()) / (math.hypot(*sizes.values()) or 1.0)
     if total <= MOST_RESIDUAL:
         return
@@ -332,3 +362,59 @@ def _nearest(plan, kernels):
             kernel.axes,
         )
     return found
+
+
+def _check_trained(wrapper, plan, weights):
+    """Raises if a wrapper trained other kernels than those of a plan."""
+    if not wrapper.built:
+        return
+    trained = wrapper.kernels()
+    own = {id(weight.variable) for weight in weights.values()}
+    foreign = [key for key, v in trained.items() if id(v) not in own]
+    if foreign:
+        raise ValueError(
+            "The ADMMWrapper trained another model. Pass the optimizer that "
+            "trained this one, or compile this one anew to choose by its "
+            f"weights alone. Received: optimizer={wrapper.name!r}, which "
+            f"trained kernels that the model does not have: {foreign}"
+        )
+    if wrapper.plan.digest() == plan.digest():
+        keys = [kernel.key for kernel in plan.kernels]
+        variables = {w.key: w.variable for w in weights.values()}
+        check_attached(trained.values(), keys, variables)
+
+
+def _not_held(wrapper, plan, place):
+    """Why a wrapper has no support for a plan; `""` if it has."""
+    if wrapper.plan.digest() != plan.digest():
+        return (
+            "ADMM trained for another plan. To use what it found, pass "
+            f"`{place}.plan`."
+        )
+    if not wrapper.built or not wrapper.num_updates:
+        return (
+            "ADMM has made no update yet. Train for at least "
+            f"{wrapper.update_every} applied steps, or give ADMMWrapper a "
+            "smaller `update_every`."
+        )
+    if not wrapper.settled:
+        return (
+            f"ADMM's ramp has come to a share of {wrapper.current_share:.3g} "
+            "of the plan. Train to the end of the ramp, or make it shorter."
+        )
+    return ""
+
+
+def warn_of_frozen(model, keys, stacklevel):
+    """Warns where kernels that are pruned are not trained any more."""
+    trainable = {id(v) for v in model.trainable_variables}
+    variables = topology.variables_by_key(model)
+    frozen = [key for key in keys if id(variables[key]) not in trainable]
+    if frozen:
+        warnings.warn(
+            "The plan prunes kernels that were frozen after it was made. To "
+            "leave them as they are, make the plan anew, now that "
+            "`trainable` is set. "
+            f"Received: {frozen} that are not trainable",
+            stacklevel=stacklevel + 1,
+        )

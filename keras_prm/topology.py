@@ -266,12 +266,25 @@ def variables_by_key(model):
         dict from key to `keras.Variable`; a variable that several layers
         share appears once, under the first.
     """
+    return {key: variable for key, (variable, _) in owned(model).items()}
+
+
+def owned(model):
+    """Every weight by its key, and the first layer that holds it.
+
+    Args:
+        model: A functional or Sequential model.
+
+    Returns:
+        dict from key to `(variable, layer)`.
+    """
     found, seen = {}, set()
     for path, layer in layer_paths(model):
         for variable in layer.weights:
             if id(variable) not in seen:
                 seen.add(id(variable))
-                found[_free_key(found, path, layer, variable)] = variable
+                key = _free_key(found, path, layer, variable)
+                found[key] = variable, layer
     return found
 
 

@@ -10,6 +10,7 @@ import re
 import keras
 import numpy as np
 
+from keras_prm import signatures
 from keras_prm import trainers
 from keras_prm.masks import Masks
 from keras_prm.optimizer_checks import is_number
@@ -55,17 +56,15 @@ def check(model, masks, description, path):
         _refuse(path, "another model", found)
     _build(model, description.get("built_on"))
     plan = plan_of(model)
-    received = None if plan is None else plan.get_config()
-    stored = description["plan"]
-    if stored is not None:
-        # Defaults for what the plans of older files do not have.
-        stored = SparsityPlan.from_config(stored).get_config()
-    if _unnumbered(json.dumps(stored)) != _unnumbered(json.dumps(received)):
-        _refuse(path, "another plan", _plans_differ(stored, received))
+    stored = description["plan"] and SparsityPlan.from_config(
+        description["plan"]
+    )
+    if (stored and stored.digest()) != (plan and plan.digest()):
+        _refuse(path, "another plan", _plans_differ(stored, plan))
     received = _optimizers_signatures(model)
     if "built_on" not in description:  # of a version that kept one alone
         received = _optimizer_signatures(model.optimizer)
-    found = _differences(description["optimizer"], received)
+    found = _differences(description["optimizer"], received, separator="_")
     if found:
         _refuse(path, "another optimizer", found)
     stored = description["masks"] and Masks.from_json(description["masks"])
@@ -259,19 +258,50 @@ def _unnumbered(text):
 
 
 def _text(masks):
-    return masks and _unnumbered(masks.to_json())
+    if masks is None:
+        return None
+    return _unnumbered(Masks(masks.kernels, masks.vectors).to_json())
 
 
-def _differences(stored, received):
-    """The first three variables that differ, in words; empty if none do."""
+def _differences(stored, received, separator="/"):
+    """The first three variables that differ, in words; empty if none do.
+
+    Other names of layers do not count, unless they tell that layers have
+    changed places.
+    """
+    rows = list(itertools.zip_longest(stored, received))
+    differing = [
+        i
+        for i, (a, b) in enumerate(rows)
+        if _without_layer(a, separator) != _without_layer(b, separator)
+    ]
+    if not differing:
+        differing = _moved(rows)
     found = [
-        f"#{i}: expected {_in_words(a)}, received {_in_words(b)}"
-        for i, (a, b) in enumerate(itertools.zip_longest(stored, received))
-        if a != b
+        f"#{i}: expected {_in_words(rows[i][0])}, "
+        f"received {_in_words(rows[i][1])}"
+        for i in differing
     ]
     if not found:
         return ""
     return f"{len(found)} variables differ. {'; '.join(found[:3])}"
+
+
+def _without_layer(signature, separator):
+    if signature is None:
+        return None
+    name, shape, dtype = signature
+    return name.split(separator)[-1], list(shape), dtype
+
+
+def _moved(rows):
+    """The first variable of a layer that changed places; or an empty list."""
+    owners = [[row[0].split("/")[-2:-1] for row in pair] for pair in rows]
+    expected, received = (
+        ["/".join(pair[side]) for pair in owners] for side in (0, 1)
+    )
+    place = signatures.moved(expected, received, expected)
+    return [] if place is None else [place]
 
 
 def _in_words(signature):

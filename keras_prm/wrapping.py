@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import keras
+import numpy as np
+
+from keras_prm import backends
 
 
 class OptimizerWrapper(keras.optimizers.Optimizer):
@@ -19,12 +22,28 @@ class OptimizerWrapper(keras.optimizers.Optimizer):
     def __init__(self, inner_optimizer, name=None):
         super().__init__(learning_rate=0.0, name=name)
         self.inner_optimizer = inner_optimizer
+        self._given_weights = None
+
+    def build(self, variables):
+        super().build(variables)
+        if self._given_weights is not None:
+            with backends.outside_of_graphs():
+                self.set_weights(self._given_weights)
+            self._given_weights = None
 
     @property
     def variables(self):
         return self._variables + self.inner_optimizer.variables
 
     def set_weights(self, weights):
+        """Sets all variables, or keeps the weights until there are some.
+
+        Keras gives an optimizer in an `.h5` file its weights before it knows
+        the variables it will train.
+        """
+        if not self.built:
+            self._given_weights = [_array_of(w) for w in weights]
+            return
         num = len(self._variables)
         super().set_weights(weights[:num])
         self.inner_optimizer.set_weights(weights[num:])
@@ -68,3 +87,10 @@ class OptimizerWrapper(keras.optimizers.Optimizer):
 
     def finalize_variable_values(self, var_list):
         self.inner_optimizer.finalize_variable_values(var_list)
+
+
+def _array_of(weight):
+    """A copy: what is read from a file is gone when the file is closed."""
+    if isinstance(weight, keras.Variable):
+        return keras.ops.convert_to_numpy(weight)
+    return np.array(weight)

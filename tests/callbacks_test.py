@@ -143,7 +143,10 @@ class StructuredMaskTest(parameterized.TestCase):
         train(model)
         masks = self.prune(model)
         watch = Watch(masks)
-        with mock.patch.object(enforcing, "retrace"):
+        with (
+            mock.patch.object(enforcing, "retrace"),
+            self.assertWarnsRegex(UserWarning, "Mask them there, too"),
+        ):
             train(model, StructuredMask(masks), watch)
         self.assertNotEmpty(watch.found)
 

@@ -216,7 +216,10 @@ class IterativePruningTest(parameterized.TestCase):
             self.skipTest("Seen on TensorFlow only.")
         self.compile(run_eagerly=False)
         train(self.model)
-        with absltest.mock.patch.object(enforcing, "retrace"):
+        with (
+            absltest.mock.patch.object(enforcing, "retrace"),
+            self.assertWarnsRegex(UserWarning, "Mask them there, too"),
+        ):
             _, watch = self.prune()
         self.assertNotEmpty(watch.found)
 

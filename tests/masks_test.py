@@ -215,7 +215,8 @@ class HardPruneTest(MasksTestCase):
         for variable, array in zip(model.weights, weights, strict=True):
             variable.assign(array)
         other = SparsityPlan.uniform(model, 0.5, 0.25)
-        with self.assertWarnsRegex(UserWarning, "pass `model.optimizer.plan`"):
+        place = "model.optimizer" + ".inner_optimizer" * loss_scale
+        with self.assertWarnsRegex(UserWarning, f"pass `{place}.plan`"):
             projected = hard_prune(model, other).kernels
         for variable, array in zip(model.weights, weights, strict=True):
             variable.assign(array)
@@ -326,13 +327,13 @@ class HardPruneTest(MasksTestCase):
         model = conv_model()
         plan = SparsityPlan.uniform(model, 0.5)
         model.compile(ADMMWrapper("sgd", plan), "mse")
-        with self.assertWarnsRegex(UserWarning, "not trained for a single"):
+        with self.assertWarnsRegex(UserWarning, "no update yet. Train for"):
             masks = hard_prune(model, plan)
         self.assert_masked(model, masks)
 
     @parameterized.parameters(
         ("residual", "made for another model. Make one for this model"),
-        ("batch_norm", "Received a plan with kernels that the model does not"),
+        ("batch_norm", "Received a plan with other weights: expected kernel"),
     )
     def test_plan_for_another_model(self, other, message):
         plan = SparsityPlan.uniform(zoo.make(other), 0.5)
