@@ -262,13 +262,6 @@ def _reason(text, view):
             "Turn strings into numbers outside of the file, and export what "
             f"comes after: {_after_strings(view)}."
         )
-    elif "f64>" in text:
-        hint = (
-            "They are in float64, and LiteRT computes in float32: build the "
-            "model in float32, and give it the weights: "
-            "`keras.config.set_floatx('float32')`, "
-            "`new.set_weights(model.get_weights())`."
-        )
     return f"LiteRT has no builtin for the operations (layers) {named}. {hint}"
 
 

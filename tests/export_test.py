@@ -381,12 +381,6 @@ class CheckTest(exporting.ExportTestCase):
         report = export.export_litert(model, self.path, check=check)
         self.assertEqual(report.num_samples, 8 * check)
 
-    def test_float64(self):
-        inputs = keras.Input((3,), dtype="float64")
-        y = keras.layers.Dense(2, dtype="float64")(inputs)
-        model = keras.Model(inputs, y)
-        self.assert_refused("float64.*set_floatx", model, self.path)
-
     def test_a_file_begins_at_the_reset_state(self):
         inputs = keras.Input(batch_shape=(1, 4, 6))
         layer = keras.layers.GRU(8, stateful=True, unroll=True)
