@@ -266,7 +266,12 @@ class LiteRTModel:
                 f"Expected: {expected}, with the same number of rows, at "
                 f"least one, in each. Received: {dict(zip(expected, shapes))}"
             )
-        dtypes = [str(x.dtype) for x in arrays if x.dtype.kind in "OSUMmc"]
+        dtypes = [
+            str(x.dtype)
+            for x, detail in zip(arrays, self._inputs.values())
+            if x.dtype.kind in "OSUMmc"
+            and np.dtype(detail["dtype"]).kind not in "OSU"  # takes words
+        ]
         if dtypes:
             raise ValueError(
                 "Cannot run a LiteRT model on what holds no real numbers. "
