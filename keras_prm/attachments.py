@@ -101,6 +101,8 @@ def fit(value, extents, runs):
         `(new value, what, is_sure)`, see `Change`; `None` if it can stay.
     """
     extents = [extent for extent in extents if not extent.is_same]
+    if not extents:
+        return None  # what it is for stays as it was
     if not all(runs(value, extent.before) for extent in extents):
         return None  # nothing can be said of it
     smaller, is_cut, is_guess = _smaller(_config_of(value), extents)

@@ -158,7 +158,8 @@ def _kinds(view):
     keys = "class_name|registered_name|config"
     named = set(re.findall(rf'"(?:{keys})": "([^"]+)"', config))
     found = {}
-    for layer in (*view.operations, *topology.sublayers(view)):
+    operations = getattr(view, "operations", ())  # a Sequential has layers
+    for layer in (*operations, *topology.sublayers(view)):
         for value in (layer, *keras.tree.flatten([*vars(layer).values()])):
             is_function = isinstance(value, types.FunctionType)
             kind = value if is_function else type(value)

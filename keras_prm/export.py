@@ -13,7 +13,6 @@ import warnings
 import keras
 import numpy as np
 
-from keras_prm import backends
 from keras_prm import building
 from keras_prm import conversion
 from keras_prm import conversion_process
@@ -323,17 +322,7 @@ def _check_not_random(view, arrays):
         )
 
 
-def _outputs(view, samples):
+def _outputs(view, arrays):
     """What the model computes for each output, from its reset state."""
-    fixed, parts = view.inputs[0].shape[0], []
     model_state.reset(view)
-    for x, rows in samples_of.portions(samples, fixed or 16, bool(fixed)):
-        with backends.full_precision():
-            outputs = view([*map(probing.tensor, x)], training=False)
-        parts.append(
-            [
-                np.asarray(keras.ops.convert_to_numpy(y))[:rows]
-                for y in keras.tree.flatten(outputs)
-            ]
-        )
-    return [np.concatenate(ys) for ys in zip(*parts)]
+    return probing.run(view, arrays)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from keras_prm import litert_runtime
+from keras_prm import parity
 from keras_prm.litert import LiteRTModel
 
 
@@ -46,15 +47,26 @@ def without_failing_zeros(file, probe):
         on the row of zeros, `""` if nothing does.
     """
     found = file.run(probe.arrays)
-    if probe.zeros is None or (probe.has_zeros and not isinstance(found, str)):
+    if probe.zeros is None:
         return probe, found, ""
-    zeros = file.run(probe.zeros)
-    if not isinstance(zeros, str):
-        return probe, found, ""
-    if probe.has_zeros:
+    failure = _failure_on_zeros(file, probe, found)
+    if failure and probe.has_zeros:
         probe = probe.without_zeros()
         found = file.run(probe.arrays)
-    return probe, found, zeros
+    return probe, found, failure
+
+
+def _failure_on_zeros(file, probe, found):
+    """What fails on the row of zeros alone, `""` if nothing does."""
+    if probe.has_zeros and not isinstance(found, str):
+        zeros = [y[-1:] for y in found]
+    else:
+        zeros = file.run(probe.zeros)
+    if isinstance(zeros, str):
+        return zeros
+    if probe.is_finite_on_zeros and parity.undefined(zeros):
+        return "it returns NaN or infinity, and the model does not"
+    return ""
 
 
 def problems(probe, failure):

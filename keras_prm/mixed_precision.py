@@ -39,15 +39,6 @@ def in_half(model):
     return list(dict.fromkeys(mixed)), list(dict.fromkeys(other))
 
 
-def in_double(model):
-    """Paths of the layers that compute in float64, a list of str."""
-    return [
-        path
-        for path, layer in topology.layer_paths(model)
-        if any(x.compute_dtype == _DOUBLE for x in topology.sublayers(layer))
-    ]
-
-
 @contextlib.contextmanager
 def in_float32(model):
     """A context in which layers of mixed and double policies use float32.

@@ -47,6 +47,7 @@ def alike(model, small):
             options = {"inputs": small.input, "outputs": small.output}
         found = kind(**_arguments(model, options, small.name))
         _check(found, small)
+        _copy_own_weights(model, found)
     except Exception as error:
         return small, f"{type(error).__name__}: {error}"
     return found, ""
@@ -184,3 +185,17 @@ def _check(found, small):
     own = {id(v) for v in small.weights}
     if specs[0] != specs[1] or not own.issubset(id(v) for v in found.weights):
         raise TypeError("the constructor makes another model of it")
+
+
+def _copy_own_weights(model, found):
+    """Gives a model the values of weights that no layer of it holds."""
+    pairs = [_own_weights(model), _own_weights(found)]
+    if [v.shape for v in pairs[0]] != [v.shape for v in pairs[1]]:
+        raise TypeError("the constructor makes other weights of its own")
+    for source, target in zip(*pairs):
+        target.assign(source)
+
+
+def _own_weights(model):
+    held = {id(v) for layer in model.layers for v in layer.weights}
+    return [v for v in model.weights if id(v) not in held]

@@ -11,6 +11,7 @@ from keras_prm import backends
 from keras_prm import drawing
 from keras_prm import number_checks
 from keras_prm import parity
+from keras_prm import samples
 
 _BATCH_SIZE = 32
 
@@ -27,6 +28,7 @@ class Probe:
         zeros: list of arrays, one row of zeros; None where the model itself
             does not run on it.
         has_zeros: Whether that row is the last one of `arrays`.
+        is_finite_on_zeros: Whether the model's outputs are finite there.
         problem: Why agreement on these says nothing, or `""`.
     """
 
@@ -36,6 +38,7 @@ class Probe:
     is_random: bool = False
     zeros: list | None = None
     has_zeros: bool = False
+    is_finite_on_zeros: bool = False
     problem: str = ""
 
     def __str__(self):
@@ -69,16 +72,20 @@ def run(view, arrays):
         arrays: list of arrays, one per input; of any number of rows, whatever
             the model's batch size is.
     """
-    fixed, rows = view.inputs[0].shape[0], len(arrays[0])
-    size = fixed or (_BATCH_SIZE if rows <= 256 else 8 * _BATCH_SIZE)
-    if fixed:
-        picked = np.minimum(np.arange(-(-rows // fixed) * fixed), rows - 1)
-        arrays = [x[picked] for x in arrays]
-    inputs = [tensor(x) for x in arrays]
-    structure = keras.tree.pack_sequence_as(view.input, inputs)
-    with backends.full_precision():
-        found = view.predict(structure, batch_size=size, verbose=0)
-    return [np.asarray(x)[:rows] for x in keras.tree.flatten(found)]
+    fixed, parts = view.inputs[0].shape[0], []
+    for x, rows in samples.portions(arrays, fixed or _BATCH_SIZE, bool(fixed)):
+        structure = keras.tree.pack_sequence_as(view.input, [*map(tensor, x)])
+        with backends.full_precision():
+            # Not by `predict`, whose compiler may take NaN for 0, and which
+            # on JAX forgets states.
+            found = view(structure, training=False)
+        parts.append(
+            [
+                np.asarray(keras.ops.convert_to_numpy(y))[:rows]
+                for y in keras.tree.flatten(found)
+            ]
+        )
+    return [np.concatenate(ys) for ys in zip(*parts)]
 
 
 def tensor(array):
@@ -160,9 +167,13 @@ def _probe(drawn, compute):
     except Exception:
         arrays, has_zeros, zeros = [x[:-1] for x in arrays], False, None
         outputs = compute(arrays)
-    probe = Probe(arrays, outputs, drawn.text, True, zeros, has_zeros)
+    probe = Probe(
+        arrays, outputs, drawn.text, True, zeros, has_zeros, has_zeros
+    )
     if has_zeros and _finite([y[-1:] for y in outputs]) < 1:
-        probe = probe.without_zeros()
+        probe = dataclasses.replace(
+            probe.without_zeros(), is_finite_on_zeros=False
+        )
     problem = parity.why_untested(probe.outputs)
     return dataclasses.replace(probe, problem=problem)
 
@@ -190,8 +201,16 @@ def of_given(model, compute, arrays):
         except ValueError:
             problem = ""
         problem = parity.why_undefined(outputs) or problem
-    text = f"{len(arrays[0])} samples given"
-    return Probe(arrays, outputs, text, False, _zeros(arrays), problem=problem)
+    text, zeros = f"{len(arrays[0])} samples given", _zeros(arrays)
+    try:
+        is_finite = _finite(compute(zeros)) == 1
+    except Exception:  # such as a model without a batch of its own
+        zeros, is_finite = None, False
+    return Probe(
+        *(arrays, outputs, text, False, zeros),
+        is_finite_on_zeros=is_finite,
+        problem=problem,
+    )
 
 
 def _zeros(arrays):

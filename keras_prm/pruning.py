@@ -315,6 +315,8 @@ def _check_agreement(wrapper, plan, weights, masks):
     total = math.hypot(*found.values()) / (math.hypot(*sizes.values()) or 1.0)
     if total <= MOST_RESIDUAL:
         return
+    if not _share_lost(arrays, masks):
+        return  # what ADMM has chosen is zero already
     relative = {key: found[key] / (sizes[key] or 1.0) for key in found}
     worst = sorted(relative, key=relative.get, reverse=True)[:3]
     nearest = _nearest(plan, list(arrays.values()))

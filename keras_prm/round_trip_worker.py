@@ -79,10 +79,15 @@ def _outputs(keras, model, arrays, batch_size):
     """The outputs as NumPy arrays, computed batch by batch."""
     import numpy as np
 
-    parts = []
-    for start in range(0, len(arrays[0]), batch_size):
+    parts, rows = [], len(arrays[0])
+    is_fixed = model.inputs[0].shape[0] is not None
+    for start in range(0, rows, batch_size):
+        picked = np.arange(start, start + batch_size)
+        kept = int((picked < rows).sum())
+        # The last row fills up the last batch, where it has to be whole.
+        picked = np.minimum(picked, rows - 1) if is_fixed else picked[:kept]
         batch = [
-            _tensor(keras, array[start : start + batch_size], x.dtype)
+            _tensor(keras, array[picked], x.dtype)
             for array, x in zip(arrays, model.inputs, strict=True)
         ]
         if not isinstance(model, keras.Sequential):
@@ -90,7 +95,7 @@ def _outputs(keras, model, arrays, batch_size):
         else:
             (batch,) = batch
         results = keras.tree.flatten(model(batch, training=False))
-        parts.append([_array(keras, y) for y in results])
+        parts.append([_array(keras, y)[:kept] for y in results])
     return [np.concatenate(ys) for ys in zip(*parts)]
 
 
@@ -104,9 +109,14 @@ def _tensor(keras, array, dtype):
 
 def _array(keras, y):
     """A result as an array that a file can hold."""
+    import numpy as np
+
     if keras.backend.standardize_dtype(y.dtype) == "bfloat16":
         y = keras.ops.cast(y, "float32")
-    return keras.ops.convert_to_numpy(y)
+    array = keras.ops.convert_to_numpy(y)
+    if array.dtype.kind == "O":  # words
+        return np.vectorize(bytes.decode, otypes=[str])(array)
+    return array
 
 
 def _text(error):

@@ -74,8 +74,8 @@ def first_rows(model, data, name, purpose, is_finite=True):
         data = data()
     if not argument_checks.is_iterable(data):
         raise TypeError(
-            "Cannot export to LiteRT: expected samples, or a function that "
-            "returns some. Received: representative_data of, or returning, "
+            f"Cannot {purpose}: expected samples, or a function that "
+            f"returns some. Received: {name} of, or returning, "
             f"{type(data).__name__}. Pass an array, or batches of arrays."
         )
     for batch in batches(data, len(model.inputs)):

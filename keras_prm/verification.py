@@ -315,7 +315,12 @@ def _comparisons(probe, small, file, limits):
     if probe.is_random and failure:
         errors, limit = (np.inf, np.inf), limits["litert"]
         yield Comparison("litert", "zeros", 1, *errors, limit, failure=failure)
-    yield _comparison("litert", probe, found, limits)
+    compared = _comparison("litert", probe, found, limits)
+    if failure and not compared.failure and not probe.is_random:
+        note = f"the file fails on a row of zeros: {failure}"
+        notes = "; ".join(filter(None, (compared.note, note)))
+        compared = dataclasses.replace(compared, note=notes)
+    yield compared
 
 
 def _of_trip(trip, probe, limits):
@@ -347,27 +352,6 @@ def _comparison(candidate, probe, found, limits):
         untested=probe.problem,
         failure=failure,
     )
-
-
-def _remarks(view, arrays, comparisons, limit):
-    """`(remarks, is_random)` of a `Certificate`."""
-    remarks, is_random = [], False
-    if paths := training_argument.called_in_training(view):
-        remarks.append(training_argument.note(paths))
-    if not all(c.ok for c in comparisons) and not _is_stateful(view):
-        is_random = parity.is_random(lambda: _run(view, arrays), limit)
-    if is_random:
-        remarks.append(
-            "The model does not compute the same twice, from the same inputs "
-            "and with training=False. To compare it, give its random layers a "
-            "seed, or let it take the random numbers as inputs."
-        )
-    return tuple(remarks), is_random
-
-
-def _is_stateful(view):
-    layers = (layer for _, layer in topology.layer_paths(view))
-    return any(getattr(layer, "stateful", False) for layer in layers)
 
 
 def _limits(model, tolerance):

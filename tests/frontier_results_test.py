@@ -163,12 +163,12 @@ class ResultsTest(parameterized.TestCase):
             results.result("tfmot", "half")
         network = networks.NETWORKS[results.recipe.network]
         weights = network((28, 28, 1), 3).get_weights()
-        weights[0][:] = 0
+        weights[0][..., 1:] = 0  # all but one filter of 5 x 5
         path = results.path("tfmot", "half")
         path.mkdir(parents=True)
         np.savez(path / "weights.npz", *weights)
         settings = results.settings("tfmot", "half")
         result_files.write_json(path / "settings.json", {"settings": settings})
         summary = results.result("tfmot", "half")
-        self.assertEqual(summary["conv_weights"], 25_000)
+        self.assertEqual(summary["conv_weights"], 25_000 + 25)
         self.assertEqual(summary["stored_ratio"], 1.0)
