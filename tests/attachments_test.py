@@ -44,6 +44,20 @@ class Pretrained(keras.initializers.Initializer):
 
 
 @register
+class Weighted(keras.regularizers.Regularizer):
+    """Has a list of numbers that is made for no width."""
+
+    def __init__(self, weights):
+        self.weights = weights
+
+    def __call__(self, x):
+        return sum(self.weights) * ops.sum(ops.square(x))
+
+    def get_config(self):
+        return {"weights": self.weights}
+
+
+@register
 class Eye(keras.initializers.Initializer):
     """Makes one shape, whichever it is asked for."""
 
@@ -430,6 +444,15 @@ class RegularizersTest(parameterized.TestCase):
         )
         self.assertEqual(new, old)
         self.assertEqual(report.changed, ())
+
+    def test_a_list_on_a_layer_that_stays_as_it_is(self):
+        model = keras.Sequential(
+            [keras.Input((8,)), layers.Dense(6), layers.Dense(3)]
+        )
+        model.layers[1].bias_regularizer = Weighted([0.1, 0.2])
+        small = strip(strip(model))
+        kept = small.layers[-1].bias_regularizer
+        self.assertEqual(kept.get_config(), {"weights": [0.1, 0.2]})
 
     def test_what_fails_on_the_model_itself_is_left_alone(self):
         def fails(x):

@@ -28,6 +28,20 @@ class Steps:
         return super().train_step(*args)
 
 
+@keras.saving.register_keras_serializable("model_classes_test")
+class Tempered(keras.Model):
+    """Has a weight that no layer holds."""
+
+    def __init__(self, inputs, outputs, name=None):
+        super().__init__(inputs, outputs, name=name)
+        self.temperature = self.add_weight(
+            shape=(), initializer="ones", name="temperature"
+        )
+
+    def train_step(self, data):
+        return super().train_step(data)
+
+
 @register
 class Mine(Steps, keras.Model):
     pass
@@ -159,6 +173,15 @@ class ModelClassesTest(parameterized.TestCase):
     def test_arguments_are_handed_on(self):
         self.assertEqual(strip(pruned(KEPT["config"]()))._t, 2.0)
         self.assertEqual(strip(pruned(KEPT["attribute"]())).temperature, 2.0)
+
+    def test_weights_of_the_model_s_own(self):
+        inputs = keras.Input((4,))
+        x = layers.Dense(2)(layers.Dense(8, activation="relu")(inputs))
+        model = Tempered(inputs, x)
+        model.temperature.assign(7.0)
+        small = strip(model)
+        self.assertIsInstance(small, Tempered)
+        self.assertEqual(float(small.temperature), 7.0)
 
     def test_inside_of_another(self):
         inputs = keras.Input((4,))
