@@ -32,12 +32,15 @@ def batches(data, size=BATCH_SIZE):
     elif isinstance(data, keras.utils.PyDataset):
         found = [data[i] for i in range(data.num_batches or 0)]
     elif hasattr(data, "__iter__") and not hasattr(data, "shape"):
+        _check_ends(data)
         found = list(data)
     else:
         raise _no_batches(f"{data!r} (of type {type(data).__name__})"[:200])
     for batch in found:
         if not isinstance(batch, (tuple, list)) or not 2 <= len(batch) <= 3:
             raise _no_batches(f"a batch of type {type(batch).__name__}")
+        if not all(map(np.ndim, keras.tree.flatten(batch[0]))):
+            raise _no_batches("single samples; call `data.batch(32)`")
     if not found:
         raise ValueError(
             "There is no batch in `data`. Pass at least one batch (x, y); an "
@@ -45,6 +48,17 @@ def batches(data, size=BATCH_SIZE):
             "pass a list or a data set."
         )
     return found
+
+
+def _check_ends(data):
+    """Refuses a `tf.data.Dataset` that is known to go on forever."""
+    cardinality = getattr(data, "cardinality", None)
+    if callable(cardinality) and int(cardinality()) == -1:
+        raise ValueError(
+            "The data never end. Pass a part of them, such as "
+            "`data.take(100)`, or leave out `repeat()`. "
+            f"Received: a {type(data).__name__} of infinite cardinality"
+        )
 
 
 def _no_batches(received):
@@ -58,6 +72,8 @@ def _no_batches(received):
 
 def _cut(data, size):
     data = tuple(x for x in data if x is not None)  # stands for no weights
+    if not all(map(np.ndim, keras.tree.flatten(data))):
+        raise _no_batches("lists of numbers; make arrays of them")
     rows = [len(x) for x in keras.tree.flatten(data)]
     if len(set(rows)) > 1:
         raise ValueError(

@@ -144,7 +144,12 @@ class Masks:
         return cls.from_json(pathlib.Path(path).read_text())
 
     def __and__(self, other):
-        """The masks that keep what both keep."""
+        """The masks that keep what both keep.
+
+        Raises:
+            ValueError: They are of different models.
+        """
+        self._check_same_model(other)
         other = other._as_named_in(self)
         models = {m.weights for m in (self, other) if m.kernels or m.vectors}
         weights = models.pop() if len(models) == 1 else ()
@@ -158,6 +163,17 @@ class Masks:
         for key in self.vectors.keys() & other.vectors.keys():
             vectors[key] = self.vectors[key] & other.vectors[key]
         return Masks(kernels, vectors, weights)
+
+    def _check_same_model(self, other):
+        if not (self.weights and other.weights):
+            return  # of a file of before: they go by names
+        difference = signatures.alike(self.weights, other.weights)[1]
+        if difference:
+            raise ValueError(
+                "The masks are of different models, and hold for none "
+                "together. Combine masks of one network. "
+                f"Received masks of models that differ: {difference}"
+            )
 
     def __eq__(self, other):
         if not isinstance(other, Masks):
