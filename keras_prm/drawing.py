@@ -139,10 +139,18 @@ def _drawn(inputs, names, num_rows, seed):
     arrays = [_values(rng, d, (rows, *shape), t) for d, shape, t in inputs]
     for array in arrays:
         array[-1:] = "" if array.dtype == object else 0
-    texts = [str(domain) for domain, _, _ in inputs]
+    texts = [_text(domain, shape, rows) for domain, shape, _ in inputs]
     if len(set(texts)) > 1:
         texts = [f"{name}: {text}" for name, text in zip(names, texts)]
     return Drawn(arrays, "; ".join(dict.fromkeys(texts)))
+
+
+def _text(domain, shape, rows):
+    """What an input is drawn from, and whether all of it is."""
+    if _rows_of(domain, shape) <= rows:
+        return str(domain)
+    each = math.prod(shape) * max(1, domain.length)
+    return f"{domain}, of which {rows * each:,} at most are tried"
 
 
 def _rows_of(domain, shape):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 
 import keras
@@ -11,6 +12,7 @@ from keras_prm import gradients
 from keras_prm import samples
 from keras_prm.drops import Drop
 from keras_prm.drops import Score
+from keras_prm.drops import share_error
 
 # A standard error of so many parts is known to an eighth of itself.
 _NUM_PARTS = 32
@@ -72,20 +74,28 @@ class DataScorer:
             "search": [parts[i] for i in sorted(order[held_out:])],
             "held out": [parts[i] for i in sorted(order[:held_out])],
         }
-        self._weights = {k: _rows(p) for k, p in self._parts.items()}
-        self.num_samples = int(self._weights["search"].sum())
-        self.num_held_out = int(self._weights["held out"].sum())
+        self._num_rows = {k: _rows(p).sum() for k, p in self._parts.items()}
+        self.num_samples = int(self._num_rows["search"])
+        self.num_held_out = int(self._num_rows["held out"])
         self._choose(model, metric)
 
     def __call__(self, model, which="search"):
         """The `Score` of a model on one share of the parts."""
         logs = self._logs(model, self._parts[which])
-        return self._score(logs[self.name], which)
+        score = self._score(logs[self.name], which)
+        if self._is_share:
+            error = share_error(score.value, self._num_rows[which])
+            score = dataclasses.replace(score, error=max(score.error, error))
+        return score
 
     def drop(self, before, after, which="search"):
         """The `Drop` from one score to another on the same parts."""
         worse = self._score(self.sign * (before.parts - after.parts), which)
-        return Drop(worse.value, worse.error)
+        error = worse.error
+        if self._is_share:
+            # That no answer has changed does not show that none would.
+            error = max(error, 1.0 / float(self._num_rows[which]))
+        return Drop(worse.value, error)
 
     def _score(self, values, which):
         """The weighted mean of parts, and its standard error."""
@@ -93,7 +103,8 @@ class DataScorer:
         mean = float(shares @ values)
         square = np.square(shares * (values - mean)).sum()
         size = len(values)
-        return Score(mean, float(np.sqrt(square * size / (size - 1))), values)
+        error = float(np.sqrt(square * size / (size - 1)))
+        return Score(mean, error, values)
 
     def _logs(self, model, parts):
         """dict from the name of a metric to an array, its value by part."""
@@ -134,13 +145,30 @@ class DataScorer:
         self._weights = {
             k: weigh(p) if p else np.zeros(0) for k, p in self._parts.items()
         }
-        self.sign = _sign(name, logs)
+        self._is_share = _is_share(logs[name], _rows(parts))
+        self.sign = _sign(_without_output(name, model), logs, name)
 
 
-def _sign(name, logs):
+def _is_share(values, rows):
+    """Whether values can be shares of so many samples, as an accuracy is."""
+    counts = values * rows
+    whole = np.abs(counts - np.round(counts)) <= 1e-4
+    return bool(((values >= 0) & (values <= 1) & whole).all())
+
+
+def _without_output(name, model):
+    """The name of a metric without that of the output it is for."""
+    names = getattr(model, "output_names", None) or ()
+    for output in names if len(names) > 1 else ():
+        if name.startswith(f"{output}_"):
+            return name.removeprefix(f"{output}_")
+    return name
+
+
+def _sign(own_name, logs, name):
     """1 where a metric is better the higher, -1 where the lower."""
     for sign, words in ((-1, _ERRORS), (1, _MERITS)):
-        if any(word in name.lower() for word in words):
+        if any(word in own_name.lower() for word in words):
             return sign
     own = [k for k in logs if k.endswith("_loss") and name.startswith(k[:-4])]
     loss = logs.get((own or ["loss"])[0], logs[name] * 0.0)

@@ -105,6 +105,14 @@ def why_untested(outputs):
     return "the outputs are the same for all of these inputs"
 
 
+def constant_outputs(outputs):
+    """Which of several outputs are the same for all rows, for people."""
+    found = [str(number) for number, y in enumerate(outputs) if not _reacts(y)]
+    if not found or len(outputs) == 1 or len(outputs[0]) < 2:
+        return ""
+    return f"outputs {', '.join(found)} are the same"
+
+
 def why_undefined(outputs):
     """The part of `why_untested` that is true of a single row as well."""
     undefined = [

@@ -205,7 +205,8 @@ def verify(
             a structure of arrays as the model takes it, an iterable of such
             batches, `(x, y)` tuples included, or a function that returns one
             of these. The first 256 samples are used. Defaults to `None`:
-            32 random samples, or as many as have every index of a table,
+            32 random samples, or as many as have every index of a table
+            (4,096 at most; the certificate says if they are too few),
             in the range that the first layers of the model take. One of them
             is zeros. Where no layer tells the range it is [-1, 1), or
             another one in which the outputs are finite.
@@ -342,6 +343,10 @@ def _comparison(candidate, probe, found, limits):
         errors = [*map(max, zip(*(parity.errors(*pair) for pair in pairs)))]
         if np.isfinite(errors[0]):
             note = parity.undefined(probe.outputs)
+            dead = parity.constant_outputs(probe.outputs)
+            if dead and not probe.problem:
+                dead = f"{dead} for all of these inputs, so untested"
+                note = "; ".join(filter(None, (note, dead)))
     return Comparison(
         candidate,
         kind,

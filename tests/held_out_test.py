@@ -75,7 +75,8 @@ class DataScorerTest(parameterized.TestCase):
         kernel = np.array(model.get_layer("hidden").kernel)
         model.get_layer("hidden").kernel.assign(kernel * 1.001)
         same = scorer.drop(before, scorer(model))
-        self.assertEqual((same.value, same.error), (0, 0))
+        # As if one more sample had changed: of these, none has.
+        self.assertEqual((same.value, same.error), (0, 1 / NUM))
         kernel[0] *= -1
         model.get_layer("hidden").kernel.assign(kernel)
         drop = scorer.drop(before, scorer(model))
@@ -98,6 +99,22 @@ class DataScorerTest(parameterized.TestCase):
         model = classifier(metrics=["accuracy", one_hot_error, top, gap, share])
         scorer = DataScorer(model, data(), metric=name)
         self.assertEqual((scorer.name, scorer.sign), (name, sign))
+
+    def test_an_output_s_name_says_nothing_of_the_metric(self):
+        inputs = keras.Input((3,))
+        names = ("error_type", "other")
+        outputs = {n: keras.layers.Dense(3, name=n)(inputs) for n in names}
+        model = keras.Model(inputs, outputs)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(
+            loss={n: loss for n in names},
+            metrics={n: ["accuracy"] for n in names},
+        )
+        x, y = data()
+        labels = {n: y for n in names}
+        for name, sign in (("error_type_accuracy", 1), ("other_loss", -1)):
+            scorer = DataScorer(model, (x, labels), metric=name)
+            self.assertEqual(scorer.sign, sign)
 
     def test_penalties_on_weights_are_no_gain(self):
         inputs = keras.Input((3,))
@@ -221,6 +238,15 @@ class PurifyTest(parameterized.TestCase):
         text = str(report)
         self.assertIn("on 200 samples that the search has not seen", text)
         self.assertIn("sample by sample", text)
+
+    def test_no_answer_that_changed_is_not_proof(self):
+        model = classifier()
+        x, y = data(40)
+        y = model.predict(x, verbose=0).argmax(-1)  # all of them are right
+        with self.assertWarnsRegex(UserWarning, "is below the standard error"):
+            report = purify(model, (x, y), max_drop=0.0, verbose=0)
+        self.assertEqual(report.weights_after, report.weights_before)
+        self.assertAlmostEqual(report.drop_error, 1 / 20)
 
     def test_a_loss_may_rise_by_so_much(self):
         model = classifier(metrics=())

@@ -294,6 +294,23 @@ class InputsTest(parameterized.TestCase):
                 str(found),
             )
 
+    def test_one_of_two_outputs_is_dead(self):
+        inputs = keras.Input((6,))
+        dead = layers.Dense(8, activation="relu", name="dead")(inputs)
+        outputs = [layers.Dense(2)(inputs), layers.Dense(3)(dead)]
+        model = keras.Model(inputs, outputs)
+        model.get_layer("dead").bias.assign(np.full(8, -100.0))
+        found = verify(model, model)
+        self.assertTrue(found.ok)
+        self.assertIn("Note: outputs 1 are the same for all", str(found))
+
+    def test_a_table_that_is_too_large(self):
+        inputs = keras.Input((1,), dtype="int32")
+        rows = layers.Embedding(200_000, 2)(inputs)
+        model = keras.Model(inputs, layers.Dense(2)(rows))
+        text = "integers 0 to 199999, of which 4,096 at most are tried"
+        self.assertIn(text, str(verify(model, model)))
+
     def test_nothing_but_nan_is_untested(self):
         inputs = keras.Input((3,))
         model = keras.Model(inputs, keras.ops.log(inputs))
