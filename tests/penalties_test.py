@@ -217,7 +217,7 @@ class RampTest(parameterized.TestCase):
         ramp = schedules.PolynomialDecay(0.0, 16, 1.0)
         model = build(ramp=ramp, update_every=2)
         train(model)
-        with self.assertWarnsRegex(UserWarning, "to the end of its ramp"):
+        with self.assertWarnsRegex(UserWarning, "Train to the end of the ramp"):
             masks = hard_prune(model, model.optimizer.plan)
         self.assertEqual(masks.kernels["first/kernel"].filters.sum(), 4)
 
