@@ -15,6 +15,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_prm import bindings
 from keras_prm import config_arrays
 from keras_prm import topology
 
@@ -72,10 +73,13 @@ def fitted(layer, config, extents, outputs):
             continue
         if kind == "initializer":
             own = [extents(v) for v in _weights(layer, name, value)]
-            if not _still_makes(value, own):
-                default = default_of(type(layer), name)
-                what = f"{_name(value)} became {_name(default)}"
-                found[name] = default, f"{what}, as the weights are there", True
+            if _still_makes(value, own):
+                own = own or [extents(v) for v in layer.weights]
+                if not _holds_weights(value, own):
+                    continue
+            default = default_of(type(layer), name)
+            what = f"{_name(value)} became {_name(default)}"
+            found[name] = default, f"{what}, as the weights are there", True
             continue
         if kind == "regularizer" and name.startswith("activity"):
             own, runs = outputs, _judges_outputs
@@ -105,17 +109,52 @@ def fit(value, extents, runs):
         return None  # what it is for stays as it was
     if not all(runs(value, extent.before) for extent in extents):
         return None  # nothing can be said of it
-    smaller, is_cut, is_guess = _smaller(_config_of(value), extents)
-    if smaller is not None and (is_cut or is_guess):
-        rebuilt = _rebuilt(value, smaller)
-        if rebuilt and all(runs(rebuilt, e.after) for e in extents):
-            how = "made anew for the new width" if is_guess else "cut"
-            return rebuilt, f"{_name(value)} was {how}", not is_guess
-    elif smaller is not None and all(runs(value, e.after) for e in extents):
+    config = _config_of(value)
+    works = all(runs(value, e.after) for e in extents)
+    if config is None:
+        return None if works else _dropped(value, extents)
+    names = _names_of_arrays(config, extents)
+    binding = bindings.NONE
+    if names:
+        binding = bindings.of(
+            value, config, extents, lambda new: _rebuilt(value, new)
+        )
+    if works and binding == bindings.NONE:
+        widths = _replaced(config, extents)
+        if not widths:
+            return None
+        what = f"{_name(value)} stays, with {_numbers(config, widths)} in it"
+        return value, f"{what}, taken for no width", False
+    return _smaller(value, config, extents, runs, binding, names) or _dropped(
+        value, extents
+    )
+
+
+def _smaller(value, config, extents, runs, binding, names):
+    """What `fit` returns for what is made of a smaller config, or `None`."""
+    smaller = _cut(config, extents)
+    if smaller is None:
         return None
+    widths = _replaced(smaller, extents)
+    for new in {}, widths:
+        rebuilt = _rebuilt(value, smaller | new)
+        if not (names or new) or not rebuilt:
+            continue
+        if not all(runs(rebuilt, e.after) for e in extents):
+            continue
+        if new:
+            what = f"was made anew, {_numbers(config, new)} taken for a width"
+        elif binding == bindings.CHANNELS:
+            return rebuilt, f"{_name(value)} was cut", True
+        else:
+            what = f"was cut, {_quoted(names)} taken for one number per channel"
+        return rebuilt, f"{_name(value)} {what}", False
+    return None
+
+
+def _dropped(value, extents):
     shapes = [f"{_text(e.before)} became {_text(e.after)}" for e in extents]
-    what = f"{_name(value)} was dropped, as {', '.join(shapes)}"
-    return None, what, False
+    return None, f"{_name(value)} was dropped, as {', '.join(shapes)}", False
 
 
 def release_arrays(layer):
@@ -128,7 +167,9 @@ def release_arrays(layer):
         for name, value in list(vars(part).items()):
             if kind_of(name) != "initializer" or value is None:
                 continue
-            if config_arrays.holds(_config_of(value)):
+            own = _weights(part, name.lstrip("_"), value) or part.weights
+            own = [_unchanged(v) for v in own]
+            if _holds_weights(value, own):
                 default = default_of(type(part), name.lstrip("_"))
                 setattr(part, name, keras.initializers.get(default))
 
@@ -147,12 +188,12 @@ def warn(model, changes, stacklevel):
     found = [str(change) for change in changes if not change.is_sure]
     if found:
         warnings.warn(
-            f"Regularizers and constraints of '{model.name}' that were made "
-            "for widths which are smaller now had to change; outputs do not "
-            "depend on them, training does. Set what you want on the layers "
-            "of the smaller model before you train it, such as "
-            "`small.get_layer(name).kernel_regularizer = ...`. Received: "
-            f"{'; '.join(found)}.",
+            f"Arguments of layers of '{model.name}' may be made for widths "
+            "that are smaller now. Outputs do not depend on them, training "
+            f"does. Received, with what was assumed: {'; '.join(found)}. To "
+            "train the smaller model with another one, set it on the weight, "
+            "and on the layer for what is saved: `layer.kernel.regularizer = "
+            "layer.kernel_regularizer = ...`.",
             stacklevel=stacklevel + 1,
         )
 
@@ -212,11 +253,7 @@ def _is_plain(value):
 
 
 def _still_makes(initializer, extents):
-    """Whether an initializer can stay in the config of a smaller layer."""
-    config = _config_of(initializer)
-    sizes = {n for extent in extents for n in extent.before}
-    if config is not None and config_arrays.holds(config, sizes):
-        return False
+    """Whether an initializer makes what a smaller layer asks of it."""
     shapes = {e.after for e in extents if not e.is_same}
     try:
         with warnings.catch_warnings():
@@ -228,39 +265,100 @@ def _still_makes(initializer, extents):
         return False
 
 
-def _smaller(config, extents):
-    """A config with arrays cut and widths replaced.
+def _holds_weights(initializer, extents):
+    """Whether numbers in it may be those of a weight."""
+    sizes, shapes = _sizes(extents) | {1}, []
 
-    Returns:
-        `(config, is_cut, is_guess)`: the config, `None` where an array cannot
-        be cut; whether an array was; whether a number was taken for a width.
-    """
-    if config is None:
-        return {}, False, False
-    lost, done = {}, []
-    for extent in extents:
-        lost.update(extent.lost)
-    sizes = {n for extent in extents for n in extent.before if n}
+    def look(array):
+        shapes.append(array.shape)
+        return array
+
+    config_arrays.change(_config_of(initializer), look, sizes)
+    found = any(sizes.issuperset(shape) for shape in shapes)
+    return found and not _is_free(initializer, extents)
+
+
+def _is_free(initializer, extents):
+    """Whether it makes the same if a list of it is put into another order."""
+
+    def turned(array):
+        if array.ndim > 1:
+            raise ValueError  # a matrix is one of weights
+        return np.roll(bindings.unequal(array), 1)
+
+    config, results = _config_of(initializer), []
+    try:
+        for function in bindings.unequal, turned:
+            new = config_arrays.change(config, function, _sizes(extents))
+            new = _rebuilt(initializer, new)
+            results.append([np.asarray(new(e.before)) for e in extents])
+        return bool(results[0]) and all(map(np.allclose, *results))
+    except Exception:  # no list of numbers, or of another order
+        return False
+
+
+def _unchanged(variable):
+    shape = tuple(variable.shape)
+    return config_arrays.Extent(shape, shape, (None,) * len(shape))
+
+
+def _cut(config, extents):
+    """A config with arrays cut; `None` where one of them cannot be."""
 
     def cut(array):
         found = [extent.cut(array) for extent in extents]
         shapes = {None if x is None else x.shape for x in found}
         if None in shapes or len(shapes) > 1:
             raise ValueError
-        done.append(found[0].shape != array.shape)
         return found[0]
 
     try:
-        smaller = config_arrays.change(config, cut, sizes)
+        return config_arrays.change(config, cut, _sizes(extents))
     except ValueError:
-        return None, False, False
-    guesses = {
+        return None
+
+
+def _names_of_arrays(config, extents):
+    """Entries of a config with an array that may be cut for a new width."""
+    found = []
+    for name, value in config.items():
+        may_be = []
+
+        def look(array, may_be=may_be):
+            cuts = [extent.cut(array) for extent in extents]
+            may_be += [x is None or x.shape != array.shape for x in cuts]
+            return array
+
+        config_arrays.change({name: value}, look, _sizes(extents))
+        if any(may_be):
+            found.append(name)
+    return found
+
+
+def _replaced(config, extents):
+    """Numbers in a config that are old widths, by the new ones."""
+    lost = {}
+    for extent in extents:
+        lost.update(extent.lost)
+    return {
         name: lost[value]
-        for name, value in smaller.items()
+        for name, value in config.items()
         if type(value) is int and value > 1 and value in lost
         if not config_arrays.is_axis(name)
     }
-    return smaller | guesses, any(done), bool(guesses)
+
+
+def _sizes(extents):
+    return {n for extent in extents for n in extent.before if n}
+
+
+def _quoted(names):
+    return ", ".join(map(repr, names))
+
+
+def _numbers(config, names):
+    """The numbers that are old widths, for people."""
+    return ", ".join(f"{name!r} = {config[name]}" for name in names)
 
 
 def _rebuilt(value, config):

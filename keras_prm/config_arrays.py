@@ -38,7 +38,7 @@ class Extent:
         sizes = [n for n, _ in pairs]
         return {n: m for n, m in pairs if n != m and sizes.count(n) == 1}
 
-    def cut(self, array):
+    def cut(self, array, positions=None):
         """The part of an array that stays; `None` where that is ambiguous.
 
         The array's axes are the tensor's if the shapes are equal. Else each
@@ -46,7 +46,9 @@ class Extent:
 
         Args:
             array: NumPy array.
+            positions: Per axis what to take instead of `kept`.
         """
+        positions = positions or self.kept
         if array.shape == self.before:
             axes = list(range(array.ndim))
         else:
@@ -54,9 +56,9 @@ class Extent:
         for axis, own in enumerate(axes):
             if own is None or self.before[own] == self.after[own]:
                 continue
-            if own < 0 or self.kept[own] is None:
+            if own < 0 or positions[own] is None:
                 return None
-            array = np.take(array, self.kept[own], axis)
+            array = np.take(array, positions[own], axis)
         return array
 
     def _axis(self, size):

@@ -117,6 +117,49 @@ class Balanced(keras.regularizers.Regularizer):
 
 
 @register
+class Eyelike(keras.regularizers.Regularizer):
+    """Takes vectors of one length alone."""
+
+    def __init__(self, k):
+        self.k = k
+
+    def __call__(self, x):
+        return ops.sum(ops.square(ops.matmul(ops.eye(self.k), x)))
+
+    def get_config(self):
+        return {"k": self.k}
+
+
+@register
+class Ordered(keras.regularizers.Regularizer):
+    """Goes by the order of its channels, and by its own."""
+
+    def __init__(self, steps):
+        self.steps = steps
+
+    def __call__(self, x):
+        ranks = ops.arange(x.shape[-1], dtype=x.dtype)
+        return ops.sum(ranks * ops.abs(x)) * self.steps[0]
+
+    def get_config(self):
+        return {"steps": self.steps}
+
+
+@register
+class Mixture(keras.initializers.Initializer):
+    """Makes any shape of a list that is no weight."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def __call__(self, shape, dtype=None):
+        return ops.full(shape, sum(self.values), dtype)
+
+    def get_config(self):
+        return {"values": self.values}
+
+
+@register
 class Below(keras.constraints.Constraint):
     """Has a bound for each filter."""
 
@@ -315,6 +358,18 @@ class InitializersTest(parameterized.TestCase):
         )
         self.assertEqual(report.changed, ())
 
+    @parameterized.parameters([[0.5, 0.25]], [[0.5] * 16], [[*range(16)]])
+    def test_a_list_that_is_no_weight_stays(self, values):
+        model = chain(
+            layers.Dense(16, kernel_initializer=Mixture(values)),
+            layers.Dense(16, bias_initializer=Mixture(values)),
+        )
+        small, report = strip(pruned(model), return_report=True)
+        self.assertEqual(report.changed, ())
+        kept = small.layers[1].kernel_initializer, small.layers[2]
+        self.assertEqual(kept[0].get_config(), {"values": values})
+        self.assertEqual(kept[1].bias_initializer.values, values)
+
     def test_a_layer_whose_arguments_keras_records(self):
         model = chain(
             layers.Dense(8), layers.Dense(6), Recorded(4, "ones", name="r")
@@ -359,7 +414,7 @@ class RegularizersTest(parameterized.TestCase):
             model = self.dense(8, **{name: Orthogonal(8)})
         with self.assertWarnsRegex(
             UserWarning,
-            f"(?s)Set what you want.*a: {name}: Orthogonal.*dropped",
+            f"(?s)assumed: a: {name}: Orthogonal.*dropped.*set it on the w",
         ):
             small, report = strip(model, return_report=True)
         self.assertIsNone(getattr(small.get_layer("a"), name))
@@ -400,12 +455,77 @@ class RegularizersTest(parameterized.TestCase):
         self.assertIs(small.get_layer("a").kernel_constraint, kernel.constraint)
         self.fit(small)
 
-    def test_a_number_that_is_the_old_width(self):
-        model = self.dense(16, activity_regularizer=Balanced(16, axis=16))
-        with self.assertWarnsRegex(UserWarning, "made anew for the new width"):
+    def test_a_number_that_is_the_old_width_and_works_stays(self):
+        regularizer = Balanced(16, axis=16)
+        model = self.dense(16, activity_regularizer=regularizer)
+        with self.assertWarnsRegex(
+            UserWarning, "Balanced stays, with 'units' = 16 in it, taken for no"
+        ):
             small = strip(model)
         found = small.get_layer("a").activity_regularizer
-        self.assertEqual((found.units, found.axis), (8, 16))
+        self.assertEqual((found.units, found.axis), (16, 16))
+
+    def test_a_number_that_is_the_old_width_and_fails_is_made_anew(self):
+        model = self.dense(16, bias_regularizer=Eyelike(16))
+        with self.assertWarnsRegex(
+            UserWarning, "a: bias_regularizer: .* anew, 'k' = 16 taken for a"
+        ):
+            small = strip(model)
+        self.assertEqual(small.get_layer("a").bias_regularizer.k, 8)
+        self.fit(small)
+
+    @parameterized.parameters(
+        *[
+            (kind, numbers)
+            for kind in ("kernel", "bias", "activity")
+            for numbers in ([0.1] * 16, [0.5 * n for n in range(16)], [2] * 16)
+        ]
+    )
+    def test_a_list_that_is_not_per_channel_stays(self, kind, numbers):
+        """It is as long as there are channels by chance, and works."""
+        name = f"{kind}_regularizer"
+        model = self.dense(16, **{name: Weighted(numbers)})
+        small, report = strip(model, return_report=True)
+        kept = getattr(small.get_layer("a"), name)
+        self.assertEqual(kept.get_config(), {"weights": numbers})
+        self.assertEqual(report.changed, ())
+        self.fit(small)
+
+    def test_a_list_on_a_square_kernel_that_is_not_per_channel(self):
+        model = self.dense(8, kernel_regularizer=Weighted([0.25] * 8))
+        small, report = strip(model, return_report=True)
+        self.assertLen(small.get_layer("a").kernel_regularizer.weights, 8)
+        self.assertEqual(report.changed, ())
+
+    def test_equal_bounds_are_one_per_filter_too(self):
+        model = self.dense(16, kernel_constraint=Below([2.0] * 16))
+        small, report = strip(model, return_report=True)
+        self.assertLen(small.get_layer("a").kernel_constraint.bounds, 8)
+        self.assertEqual(
+            report.changed, (("a", "kernel_constraint", "Below was cut"),)
+        )
+
+    def test_a_list_of_which_it_is_not_clear_is_cut_with_a_warning(self):
+        model = self.dense(16, kernel_regularizer=Ordered([0.5] * 16))
+        with self.assertWarnsRegex(
+            UserWarning,
+            "a: kernel_regularizer: Ordered was cut, 'steps' taken for one "
+            "number per channel",
+        ):
+            small = strip(model)
+        self.assertLen(small.get_layer("a").kernel_regularizer.steps, 8)
+
+    def test_what_is_set_on_the_weight_is_trained_with(self):
+        """As the warning advises."""
+        model = self.dense(8, kernel_regularizer=Orthogonal(8))
+        with self.assertWarnsRegex(UserWarning, "layer.kernel.regularizer ="):
+            small = strip(model)
+        self.assertEqual(small.losses, [])
+        layer, new = small.get_layer("a"), keras.regularizers.L2(1.0)
+        layer.kernel.regularizer = layer.kernel_regularizer = new
+        self.assertLen(small.losses, 1)
+        config = small.get_layer("a").get_config()
+        self.assertEqual(config["kernel_regularizer"]["class_name"], "L2")
 
     def test_of_a_layer_that_passes_channels_on(self):
         model = chain(
