@@ -25,6 +25,14 @@ def identity(site):
         site.move((site.inputs[0], axis), (site.outputs[0], axis))
 
 
+def resize_dropout(layer, size, shape):
+    """Where the shape of the noise holds a width, it holds the new one."""
+    own = list(layer.noise_shape or ())
+    ends = shape[len(shape) - len(own) :]
+    new = [m if n not in (None, 1) and m else n for n, m in zip(own, ends)]
+    return {"noise_shape": type(layer.noise_shape)(new)} if own else {}
+
+
 def activation(site):
     if constants.is_elementwise(site.layer.activation):
         elementwise(site)

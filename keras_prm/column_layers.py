@@ -51,6 +51,9 @@ class GatherColumns(layers.Layer):
         padding: `"valid"`, `"same"` or, for one spatial axis, `"causal"`.
         dilation_rate: int or tuple of ints. Default 1.
         method: One of the above. Default `"gather"`.
+        chosen_for: Sequence of str, how the files are quantised for which
+            this was found to pay, as `export_litert` is told; it computes
+            the same for all. Default `()`: not known.
         **kwargs: Of `keras.layers.Layer`: `name`, `dtype`.
 
     Input shape: `(batch, *space, channels)`, or `(batch, ..., features)`
@@ -82,6 +85,7 @@ class GatherColumns(layers.Layer):
         padding="valid",
         dilation_rate=1,
         method="gather",
+        chosen_for=(),
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -91,6 +95,7 @@ class GatherColumns(layers.Layer):
         self.dilation_rate = _sizes(dilation_rate, len(self.kernel_size))
         self.padding = padding
         self.method = method
+        self.chosen_for = tuple(chosen_for)
         self._check()
         rank = len(self.kernel_size)
         self.input_spec = layers.InputSpec(
@@ -255,6 +260,7 @@ class GatherColumns(layers.Layer):
             "padding": self.padding,
             "dilation_rate": list(self.dilation_rate),
             "method": self.method,
+            "chosen_for": list(self.chosen_for),
         }
 
 

@@ -17,6 +17,8 @@ from keras_prm import tflite_schema
 from keras_prm import tflite_tensors
 from keras_prm import topology
 
+# Operations of TensorFlow's that `keras.random` consists of.
+_RANDOM = re.compile("Random|Multinomial|TruncatedNormal")
 _NUM_COMPARED = 16  # samples, of a model and its twin
 
 
@@ -247,6 +249,14 @@ def _reason(text, view):
     if not found:
         return text[:500]
     layers = {**_operators(view, found), **_layers(text, view)}
+    if random := [name for name in sorted(found) if _RANDOM.search(name)]:
+        where = sorted({x for name in random for x in layers.get(name, ())})
+        return (
+            f"Random numbers are drawn at inference too, by the layers {where}"
+            ", and LiteRT has no builtin that draws them as Keras does. Draw "
+            "them in training alone, by `if training:` in the layer's `call`, "
+            "or let the model take them as an input."
+        )
     named = [
         f"{name} ({', '.join(layers[name])})" if name in layers else name
         for name in sorted(found)

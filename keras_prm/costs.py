@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import tempfile
+import warnings
 
 import keras
 import numpy as np
 from keras import layers
 
 from keras_prm import graph
+from keras_prm import number_checks
 from keras_prm import topology
 
 _CONVOLUTIONS = (
@@ -93,6 +95,16 @@ def saved_bytes(model):
         path = pathlib.Path(folder) / "model.keras"
         topology.plain(model).save(path)
         return path.stat().st_size
+
+
+def try_saved_bytes(model):
+    """`(saved_bytes(model), "")`, or `(None, why)` if it cannot be saved."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of lambdas
+            return saved_bytes(model), ""
+    except Exception as error:
+        return None, number_checks.one_line(error)[:300]
 
 
 def _size(variable):

@@ -139,14 +139,21 @@ def _drawn(inputs, names, num_rows, seed):
     arrays = [_values(rng, d, (rows, *shape), t) for d, shape, t in inputs]
     for array in arrays:
         array[-1:] = "" if array.dtype == object else 0
-    texts = [_text(domain, shape, rows) for domain, shape, _ in inputs]
+    texts = [_text(d, shape, t, rows) for d, shape, t in inputs]
     if len(set(texts)) > 1:
         texts = [f"{name}: {text}" for name, text in zip(names, texts)]
     return Drawn(arrays, "; ".join(dict.fromkeys(texts)))
 
 
-def _text(domain, shape, rows):
+def _text(domain, shape, dtype, rows):
     """What an input is drawn from, and whether all of it is."""
+    if domain.kind == "real" and "int" in dtype:  # both ends are drawn
+        limits = np.iinfo(dtype)
+        low, high = (
+            int(np.clip(np.round(end), limits.min, limits.max))
+            for end in (np.min(domain.low), np.max(domain.high))
+        )
+        return f"integers {low} to {high}"
     if _rows_of(domain, shape) <= rows:
         return str(domain)
     each = math.prod(shape) * max(1, domain.length)

@@ -20,6 +20,7 @@ from keras_prm import export_checks
 from keras_prm import export_report
 from keras_prm import file_runs
 from keras_prm import float_inputs
+from keras_prm import index_checks
 from keras_prm import litert
 from keras_prm import litert_runtime
 from keras_prm import mixed_precision
@@ -116,7 +117,8 @@ def export_litert(
         UserWarning: The file is written but fails on a row of zeros, such as
             a black image or an empty sequence; or was not tested, as the
             model's outputs are the same whatever the input; or layers are
-            called with `training=True`, which the file does not keep.
+            called with `training=True`, which the file does not keep; or the
+            model was lowered for files that are quantised otherwise.
 
     The file begins at the reset state of stateful layers, and goes on from
     call to call like the model, whose own state stays as it was.
@@ -142,6 +144,7 @@ def export_litert(
     batch_size = export_checks.batch_size(view, batch_size)
     export_checks.check_report(report, view)
     export_checks.warn_of_training(view)
+    export_checks.warn_of_lowering(view, mode)
     if check or evaluation_data is not None:
         litert_runtime.interpreter_class()
     samples = compared = None
@@ -152,6 +155,13 @@ def export_litert(
         compared = samples_of.first_rows(
             model, inputs, "inputs", "export to LiteRT", is_finite=False
         )
+    with model_state.kept(model):
+        given = {"representative_data": samples, "inputs": compared}
+        if inputs is None:
+            del given["inputs"]
+        for name, rows in given.items():
+            if rows is not None:
+                index_checks.check(view, rows, name, "export to LiteRT")
     evaluation = None
     if evaluation_data is not None:
         evaluation = Evaluation(model, evaluation_data, metric)

@@ -13,6 +13,7 @@ from keras_prm import parity
 from keras_prm import reports
 from keras_prm import topology
 from keras_prm import training_argument
+from keras_prm.column_layers import GatherColumns
 
 
 def check_arguments(path, mode, data, tolerance, int8_io):
@@ -106,6 +107,27 @@ def warn_of_training(view):
         warnings.warn(
             f"export_litert: {training_argument.note(paths)} If the file is "
             "to draw random numbers, let the model take them as an input.",
+            stacklevel=3,
+        )
+
+
+def warn_of_lowering(view, mode):
+    """Says that columns were left out for files of another precision."""
+    found = {
+        path: layer.chosen_for
+        for path, layer in topology.layer_paths(view)
+        if isinstance(layer, GatherColumns)
+        and layer.chosen_for
+        and mode not in layer.chosen_for
+    }
+    if found:
+        modes = sorted({mode for modes in found.values() for mode in modes})
+        warnings.warn(
+            f"export_litert: columns were left out for files in "
+            f"{' or '.join(modes)}, by {len(found)} layers such as "
+            f"'{next(iter(found))}', and this one is to be in {mode}, where "
+            "zeros may be smaller and faster. Make a model for it of the one "
+            f"before `strip`, by `strip(..., quantize={mode!r})`.",
             stacklevel=3,
         )
 

@@ -245,13 +245,15 @@ RULES = {
     layers.LeakyReLU: Rule(channel_rules.elementwise),
     layers.ELU: Rule(channel_rules.elementwise),
     layers.Identity: Rule(channel_rules.identity),
-    layers.Dropout: Rule(channel_rules.identity),
+    layers.Dropout: Rule(channel_rules.identity, channel_rules.resize_dropout),
     layers.SpatialDropout1D: Rule(channel_rules.identity),
     layers.SpatialDropout2D: Rule(channel_rules.identity),
     layers.SpatialDropout3D: Rule(channel_rules.identity),
     layers.GaussianDropout: Rule(channel_rules.identity),
     layers.GaussianNoise: Rule(channel_rules.identity),
-    layers.AlphaDropout: Rule(channel_rules.identity),
+    layers.AlphaDropout: Rule(
+        channel_rules.identity, channel_rules.resize_dropout
+    ),
     layers.ActivityRegularization: Rule(channel_rules.identity),
     layers.MaxPooling1D: _SAME,
     layers.MaxPooling2D: _SAME,

@@ -14,6 +14,7 @@ from keras_prm import lowering_search
 from keras_prm import lowerings
 from keras_prm import parity
 from keras_prm import topology
+from keras_prm.column_layers import GatherColumns
 from keras_prm.lowering_timing import AutoLowering
 
 LOWERERS = {
@@ -87,6 +88,7 @@ def lower(model, lowerer):
     if lowered:
         builder = building.Builder(everything, lowered)
         small = builder.model(topology.functional(model), is_root=True)
+        _note_files(small, model, lowerer.files())
         objection = lowerer.objection(small, model)
         if not objection:
             attachments.warn(model, builder.maker.changes, stacklevel=3)
@@ -95,6 +97,14 @@ def lower(model, lowerer):
     for reordering in reversed(moved):
         reordering.undo()
     return model, choices, []
+
+
+def _note_files(small, model, files):
+    """Notes in what was put before layers which files it was chosen for."""
+    known = {path for path, _ in topology.layer_paths(model)}
+    for path, layer in topology.layer_paths(small):
+        if isinstance(layer, GatherColumns) and path not in known:
+            layer.chosen_for = files
 
 
 def sites(model):

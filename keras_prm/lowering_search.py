@@ -51,6 +51,11 @@ class Lowerer:
         """The `Choice` for one of them."""
         raise NotImplementedError
 
+    def files(self):
+        """How the files that it chooses for are quantised, if it tells."""
+        own = getattr(self, "quantize", None)
+        return () if own is None else (own,)
+
     def objection(self, lowered, dense):
         """Why the dense model is to be kept as a whole, `""` if it is not."""
         del lowered, dense
@@ -85,6 +90,10 @@ class ModelLowering(Lowerer):
     """
 
     quantize: str = "float32"
+
+    def files(self):
+        floats = ("float32", "float16")  # which run alike
+        return floats if self.quantize in floats else (self.quantize,)
 
     def choose_one(self, site):
         if self.quantize not in ("float32", "float16"):

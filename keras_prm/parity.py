@@ -135,9 +135,18 @@ def _reacts(output):
     array = output.astype(complex if output.dtype.kind == "c" else float)
     array = np.where(np.isfinite(array), array, np.nan)
     with np.errstate(invalid="ignore"):
-        spread = np.abs(array - array[:1])
+        first = _first_finite(array)
+        spread = np.abs(array - first)
         peak = max(np.nanmax(np.abs(array), initial=0), _SMALLEST_PEAK)
     return bool(np.nanmax(spread, initial=0) > _ROUNDING * peak)
+
+
+def _first_finite(array):
+    """At each position of a row the first number that is no NaN, `(1, ...)`."""
+    if not len(array):
+        return array
+    rows = np.argmin(np.isnan(array), axis=0, keepdims=True)
+    return np.take_along_axis(array, rows, axis=0)
 
 
 def _words(array):

@@ -191,8 +191,18 @@ def of_given(model, compute, arrays):
         model: A functional or Sequential model.
         compute: Function from a list of arrays to the model's outputs.
         arrays: list of arrays, one per input.
+
+    Raises:
+        ValueError: The model cannot run them.
     """
-    outputs = compute(arrays)
+    try:
+        outputs = compute(arrays)
+    except Exception as error:
+        raise ValueError(
+            f"Cannot run the model '{model.name}' on the samples given. "
+            f"Received: {number_checks.one_line(error)}. Pass samples as "
+            "`inputs` that the model takes."
+        ) from error
     problem = parity.why_untested(outputs)
     if problem and all((x == x[:1]).all() for x in arrays):
         # Equal inputs have equal outputs; others tell whether it is dead.
@@ -201,7 +211,7 @@ def of_given(model, compute, arrays):
         except ValueError:
             problem = ""
         problem = parity.why_undefined(outputs) or problem
-    text, zeros = f"{len(arrays[0])} samples given", _zeros(arrays)
+    text, zeros = _text_of(arrays), _zeros(arrays)
     try:
         is_finite = _finite(compute(zeros)) == 1
     except Exception:  # such as a model without a batch of its own
@@ -211,6 +221,17 @@ def of_given(model, compute, arrays):
         is_finite_on_zeros=is_finite,
         problem=problem,
     )
+
+
+def _text_of(arrays):
+    """What a user's inputs are, for people."""
+    is_odd = np.zeros(len(arrays[0]), bool)
+    for x in arrays:
+        is_odd |= ~parity.is_finite(x).reshape(len(x), -1).all(axis=1)
+    text = f"{len(arrays[0])} samples given"
+    if is_odd.any():
+        text += f", {is_odd.sum()} of them with NaN or infinity"
+    return text
 
 
 def _zeros(arrays):

@@ -183,6 +183,7 @@ def as_arrays(
     Raises:
         ValueError: They do not fit, are no numbers, or are not finite.
     """
+    _check_keys(model, batch, what, purpose)
     arrays = [to_numpy(x) for x in in_order(model, batch)]
     arrays = [x[:limit] if x.ndim else x for x in arrays]
     shapes = [x.shape for x in arrays]
@@ -195,10 +196,36 @@ def as_arrays(
         raise ValueError(
             f"Cannot {purpose}: {what} does not fit the inputs "
             f"{[x.name for x in model.inputs]}. Expected shapes, rows "
-            f"first: {expected}. Received: {shapes}. Pass batches: arrays, "
-            "or dicts or lists of arrays."
+            f"first: {expected}. Received: {shapes}. "
+            f"{_advice(shapes, expected)}"
         )
     return _cast(model, arrays, what, purpose, is_finite)
+
+
+def _advice(shapes, expected):
+    """How to mend what does not fit, by what is wrong with it."""
+    own = [wanted[1:] for wanted in expected]
+    if len(shapes) == len(own) and all(map(_fits, shapes, own)):
+        return "Put an axis of rows in front of a single sample: `x[None]`."
+    if len(shapes) == len(expected) and all(map(_fits, shapes, expected)):
+        return "Pass as many rows of each input."
+    return "Pass batches: arrays, or dicts or lists of arrays."
+
+
+def _check_keys(model, batch, what, purpose):
+    """Refuses a dict of other inputs than the model's."""
+    if not isinstance(batch, dict) or in_order(model, batch):
+        return
+    own = getattr(model, "input", None)
+    names = own if isinstance(own, dict) else [x.name for x in model.inputs]
+    missing = [name for name in names if name not in batch]
+    unknown = [name for name in batch if name not in names]
+    raise ValueError(
+        f"Cannot {purpose}: {what} is a dict of other inputs than the "
+        f"model's. Expected the keys {list(names)}. Received: "
+        f"{list(batch)}; missing: {missing}, unknown: {unknown}. Pass an "
+        "array for each input, by its name."
+    )
 
 
 def in_order(model, batch):

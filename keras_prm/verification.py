@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_prm import conversion
 from keras_prm import file_runs
+from keras_prm import index_checks
 from keras_prm import model_state
 from keras_prm import parity
 from keras_prm import probing
@@ -19,7 +20,7 @@ from keras_prm import topology
 from keras_prm import training_argument
 from keras_prm.costs import Costs
 from keras_prm.costs import costs
-from keras_prm.costs import saved_bytes
+from keras_prm.costs import try_saved_bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +79,8 @@ class Certificate:
         comparisons: Tuple of `Comparison`.
         before: `Costs` of the model.
         after: `Costs` of the stripped model.
-        keras_bytes: Bytes of `.keras` files of both, without optimizer.
+        keras_bytes: Bytes of `.keras` files of both, without optimizer;
+            `None` for one that cannot be saved, of which `remarks` tell why.
         litert_bytes: Bytes of the LiteRT file; `None` without one.
         saved_bytes: Bytes of the `.keras` file that was loaded again; `None`
             without one.
@@ -90,7 +92,7 @@ class Certificate:
     comparisons: tuple[Comparison, ...]
     before: Costs
     after: Costs
-    keras_bytes: tuple[int, int]
+    keras_bytes: tuple[int | None, int | None]
     litert_bytes: int | None
     saved_bytes: int | None = None
     inputs: str = ""
@@ -243,6 +245,8 @@ def verify(
         inputs = samples.first_rows(
             views[0], inputs, "inputs", "compare the models", is_finite=False
         )
+        with model_state.kept(model):
+            index_checks.check(views[0], inputs, "inputs", "compare the models")
     limits, file = _limits(model, tolerance), None
     if tflite is not None:
         several = len(views[0].inputs) > 1
@@ -261,16 +265,32 @@ def verify(
             model_state.reset(small)
             trip = round_trips.once(small, [probe.arrays])
             comparisons.append(_of_trip(trip, probe, limits))
+    sizes, problems = zip(*map(try_saved_bytes, (model, small)))
+    remarks, is_random = _remarks(
+        views[0], probe, comparisons, limits["stripped"]
+    )
     return Certificate(
         tuple(comparisons),
         costs(model),
         costs(small),
-        (saved_bytes(model), saved_bytes(small)),
+        sizes,
         None if tflite is None else pathlib.Path(tflite).stat().st_size,
         None if trip is None else trip.size,
         str(probe),
-        *_remarks(views[0], probe, comparisons, limits["stripped"]),
+        (*remarks, *_unsaved(problems)),
+        is_random,
     )
+
+
+def _unsaved(problems):
+    """What is to be said of models that cannot be saved."""
+    names = "model before `strip`", "stripped model"
+    for name, problem in zip(names, problems):
+        if problem:
+            yield (
+                f"The {name} cannot be saved as a `.keras` file: {problem}. "
+                "Mend the `get_config` of what is named there."
+            )
 
 
 def _remarks(view, probe, comparisons, limit):

@@ -7,10 +7,12 @@ from absl.testing import parameterized
 from keras import layers
 
 from keras_prm import export
+from keras_prm import export_checks
 from keras_prm import lowering
 from keras_prm import lowering_search
 from keras_prm import lowerings
 from keras_prm import rebuild
+from keras_prm.column_layers import GatherColumns
 from keras_prm.lowering_timing import AutoLowering
 from tests import exporting
 from tests import lowering_models
@@ -31,7 +33,7 @@ def num_lowered(report):
 
 
 class FilesTest(exporting.ExportTestCase):
-    @parameterized.parameters("float32", "dynamic_range", "int8")
+    @parameterized.parameters("float32", "float16", "dynamic_range", "int8")
     def test_smallest_is_never_larger(self, mode):
         self.needs_tensorflow()
         model, sizes = keywords(), {}
@@ -44,6 +46,36 @@ class FilesTest(exporting.ExportTestCase):
         self.assertLessEqual(sizes["smallest"], sizes["none"])
         if mode == "float32":
             self.assertLess(sizes["smallest"], 0.7 * sizes["none"])
+
+    @parameterized.parameters(
+        ("smallest", "float16"), ("smallest", "int8"), ("model", "int8")
+    )
+    def test_a_file_that_it_was_not_chosen_for(self, name, mode):
+        """The model itself knows, once it was saved and loaded too."""
+        lowered = {
+            "smallest": lowering_search.SmallestLowering(),
+            "model": lowering_search.ModelLowering(),
+        }[name].files()
+        gather = GatherColumns([0, 2], chosen_for=lowered, name="columns")
+        model = keras.Sequential([keras.Input((4,)), gather, layers.Dense(2)])
+        model = keras.models.clone_model(model)
+        view = keras.Model(model.inputs, model.outputs)
+        with self.assertWarnsRegex(
+            UserWarning, f"'columns'.*of the one before .*quantize='{mode}'"
+        ):
+            export_checks.warn_of_lowering(view, mode)
+        for fitting in lowered:
+            export_checks.warn_of_lowering(view, fitting)
+
+    def test_strip_notes_what_it_was_chosen_for(self):
+        small = rebuild.strip(keywords(), "smallest")
+        found = [x for x in small.layers if isinstance(x, GatherColumns)]
+        self.assertNotEmpty(found)
+        for layer in found:
+            self.assertEqual(layer.chosen_for, ("float32",))
+        self.needs_tensorflow()
+        with self.assertWarnsRegex(UserWarning, "quantize='dynamic_range'"):
+            export.export_litert(small, self.path, "dynamic_range", check=False)
 
 
 class ArgumentTest(parameterized.TestCase):
