@@ -56,6 +56,22 @@ class ConversionTest(exporting.ExportTestCase):
         model = keras.Model(inputs, layers.Dense(2)(inside(inputs)))
         self.assert_refused(r"Erfinv \(block/inner_1\)", model)
 
+    @parameterized.parameters("normal", "uniform", "truncated_normal")
+    def test_random_layers_are_named(self, name):
+        """And no operation, since nobody wrote any."""
+        draw = getattr(keras.random, name)
+        inputs = keras.Input((3,))
+        x = layers.Lambda(lambda x: x + draw(keras.ops.shape(x)), name="noise")(
+            inputs
+        )
+        inside = keras.Model(inputs, x, name="block")
+        model = keras.Model(inputs, layers.Dense(2)(inside(inputs)))
+        self.assert_refused(
+            r"(?s)^((?!Stateless).)*by the layers \['block/noise'\].*take them "
+            "as an input",
+            model,
+        )
+
     def test_what_else_the_converter_says(self):
         def fails(x):
             raise RuntimeError("this and that")

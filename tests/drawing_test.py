@@ -205,6 +205,21 @@ class WordTest(parameterized.TestCase):
         self.assertGreater(len(set(array.flat)), 7)
 
 
+class TextTest(parameterized.TestCase):
+    @parameterized.parameters(
+        ("uint8", "integers 0 to 255"),
+        ("float32", "[0, 255)"),
+        ("int8", "integers 0 to 127"),
+    )
+    def test_bytes_that_are_scaled(self, dtype, expected):
+        """Of integers both ends are drawn."""
+        model = model_of(layers.Rescaling(1 / 255), (40, 40, 3), dtype)
+        drawn = next(drawing.attempts(model))
+        self.assertEqual(drawn.text, expected)
+        if dtype == "uint8":
+            self.assertEqual(drawn.arrays[0].max(), 255)
+
+
 class AttemptsTest(parameterized.TestCase):
     def test_what_a_layer_says_may_be_too_much(self):
         """Others are tried after it: real numbers first, then integers."""

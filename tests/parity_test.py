@@ -79,6 +79,7 @@ class UntestedTest(parameterized.TestCase):
         ("labels", np.array([7, 7, 7, 8])),
         ("words", np.array(["a", "b"])),
         ("some_nan", np.array([[np.nan, 1.0], [np.nan, 2.0]])),
+        ("nan_first", np.array([[np.nan], [1.0], [2.0]])),
     )
     def test_alive(self, output):
         self.assertEqual(parity.why_untested([output]), "")

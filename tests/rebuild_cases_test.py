@@ -788,6 +788,26 @@ class BreakTest(parameterized.TestCase):
         self.assertEqual(again.layers[2].factor, 3.0)
         self.assertEqual(shapes(strip(small)), shapes(small))
 
+    @parameterized.product(
+        kind=(layers.Dropout, layers.AlphaDropout),
+        noise=((None, 8), (None, 1), None, (None, 3, 8), (None, 1, 8)),
+    )
+    def test_the_shape_of_noise_is_cut(self, kind, noise):
+        shape = (6,) if noise is None or len(noise) == 2 else (3, 6)
+        x = inputs = keras.Input(shape)
+        x = layers.Dense(8, name="a")(x)
+        x = kind(0.5, noise_shape=noise, name="drop")(x)
+        model = keras.Model(inputs, layers.Dense(2)(x))
+        for weight in model.get_layer("a").weights:
+            array = np.array(ops.convert_to_numpy(weight))
+            array[..., ::2] = 0
+            weight.assign(array)
+        small = strip(model)
+        expected = noise and tuple(4 if n == 8 else n for n in noise)
+        found = small.get_layer("drop").get_config()["noise_shape"]
+        self.assertEqual(found and tuple(found), expected)
+        small(np.ones((2, *shape)), training=True)
+
     def test_masks_do_not_keep_channels(self):
         model = CASES["text_with_masks"]()
         small, report = strip(model, return_report=True)

@@ -51,9 +51,13 @@ class RepresentativeTest(parameterized.TestCase):
         ("empty_array", np.ones((0, 3)), "Pass some hundred typical"),
         ("empty_list", [], "a generator can be read only once"),
         ("shape", np.ones((4, 2)), "Pass batches"),
-        ("unbatched", [np.ones(3)], "Pass batches"),
+        (
+            "unbatched",
+            [np.ones(3)],
+            r"in front of a single sample: `x\[None\]`",
+        ),
         ("number", [5.0], "Pass batches"),
-        ("key", {"picture": np.ones((4, 3))}, "Pass batches"),
+        ("key", {"picture": np.ones((4, 3))}, r"\['picture'\]. Pass an array"),
         ("nan", np.full((4, 3), np.nan), "Remove the samples"),
         ("infinity", np.full((4, 3), np.inf), "Remove the samples"),
         ("infinite_as_float32", np.full((4, 3), 1e300), "Remove the samples"),
@@ -65,6 +69,18 @@ class RepresentativeTest(parameterized.TestCase):
         model = exporting.dense_model()
         with self.assertRaisesRegex(ValueError, message):
             samples.representative(model, data)
+
+    def test_what_of_several_inputs_is_wrong(self):
+        inputs = {name: keras.Input((3,), name=name) for name in "ab"}
+        model = keras.Model(inputs, keras.layers.Add()([*inputs.values()]))
+        for data, message in (
+            ({"a": X}, r"missing: \['b'\], unknown: \[\]. Pass an array"),
+            ({"a": X, "c": X}, r"missing: \['b'\], unknown: \['c'\]"),
+            ([X, X[:2]], "Pass as many rows of each input"),
+            ([X[0], X[0]], "in front of a single sample"),
+        ):
+            with self.assertRaisesRegex(ValueError, message):
+                samples.representative(model, data)
 
     def test_integers(self):
         tokens = np.arange(12.0).reshape(2, 6) % 5

@@ -422,13 +422,25 @@ class RaiseTest(parameterized.TestCase):
     @parameterized.parameters(
         (np.ones((4, 11)),),
         (np.ones((4, 12, 1)),),
-        ({"a": np.ones((4, 12)), "b": np.ones((4, 12))},),
     )
     def test_inputs_that_do_not_fit(self, inputs):
         model = pruned()
         message = r"Expected shapes.*\[\(None, 12\)\].*Pass batches"
         with self.assertRaisesRegex(ValueError, message):
             verify(model, model, inputs=inputs)
+
+    def test_samples_that_the_model_cannot_run(self):
+        def fails(x):
+            if not isinstance(x, keras.KerasTensor):
+                raise RuntimeError("too wet")
+            return x
+
+        inputs = keras.Input((4,))
+        model = keras.Model(inputs, layers.Lambda(fails)(inputs))
+        with self.assertRaisesRegex(
+            ValueError, "samples given.*too wet.*Pass samples as `inputs`"
+        ):
+            verify(model, model, inputs=np.ones((2, 4)))
 
     def test_subclassed(self):
         class Model(keras.Model):
@@ -461,6 +473,37 @@ class RemarksTest(parameterized.TestCase):
         found = verify(model, model)
         self.assertTrue(found.ok)
         self.assertIn("['drop'] are called with training=True", str(found))
+
+    def test_a_model_that_cannot_be_saved(self):
+        class Stubborn(layers.Layer):
+            def call(self, x):
+                return x
+
+            def get_config(self):
+                return {"name": self.name, "handle": object()}
+
+        inputs = keras.Input((4,))
+        x = Stubborn(name="stubborn")(layers.Dense(3)(inputs))
+        model = keras.Model(inputs, x)
+        small = keras.Model(inputs, layers.Dense(3)(inputs))
+        small.set_weights(model.get_weights())
+        found = verify(model, small)
+        self.assertTrue(found.ok)
+        self.assertIsNone(found.keras_bytes[0])
+        self.assertGreater(found.keras_bytes[1], 1000)
+        self.assertRegex(
+            str(found),
+            "model before `strip` cannot be saved.*Mend the `get_config`",
+        )
+
+    def test_samples_with_nan_are_counted(self):
+        """The first one as well, with which others cannot be compared."""
+        model, x = pruned(), np.random.default_rng(0).normal(size=(5, 12))
+        x[0] = np.nan
+        x[3, 2] = np.inf
+        found = verify(model, model, inputs=x)
+        self.assertTrue(found.ok)
+        self.assertIn("5 samples given, 2 of them with NaN", found.inputs)
 
     def test_a_model_that_is_random_at_inference(self):
         inputs = keras.Input((4,))
