@@ -168,7 +168,7 @@ class VerifyTest(parameterized.TestCase):
         # Of so large outputs it is nothing.
         self.assertEqual([c.is_equal for c in found.comparisons], [True])
         self.assertFalse(verify(model, other).ok)
-        with self.assertRaisesRegex(ValueError, "does not fit"):
+        with self.assertRaisesRegex(ValueError, "Pass an array for each"):
             verify(model, other, inputs={"a": given["a"], "c": given["b"]})
 
     def test_a_quantised_file_of_another_model(self):
