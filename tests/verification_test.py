@@ -436,7 +436,8 @@ class RaiseTest(parameterized.TestCase):
             return x
 
         inputs = keras.Input((4,))
-        model = keras.Model(inputs, layers.Lambda(fails)(inputs))
+        layer = layers.Lambda(fails, output_shape=(4,))
+        model = keras.Model(inputs, layer(inputs))
         with self.assertRaisesRegex(
             ValueError, "samples given.*too wet.*Pass samples as `inputs`"
         ):
