@@ -130,6 +130,7 @@ ORDER = (
     "round_widths",
     "sweeping",
     "drops",
+    "sample_means",
     "held_out",
     "purification_search",
     "purification",
