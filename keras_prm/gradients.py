@@ -58,7 +58,8 @@ def batches(data, size=BATCH_SIZE, name="data", expected=""):
                 if len(batch) < 2
                 else f"a {type(batch).__name__} of {len(batch)}"
             )
-        if not all(map(np.ndim, keras.tree.flatten(batch[0]))):
+        arrays = [a for a in keras.tree.flatten(batch[:2]) if a is not None]
+        if not all(map(np.ndim, arrays)):
             raise no_batches("single samples; call `data.batch(32)`")
     if not found:
         raise ValueError(

@@ -713,6 +713,7 @@ class ArgumentsTest(parameterized.TestCase):
         ({"evaluate": (np.ones(3),)}, TypeError, "a tuple of 1, without lab"),
         ({"evaluate": (np.ones(3), "a")}, TypeError, "make arrays of them"),
         ({"evaluate": [1, 2]}, TypeError, "a batch of type int"),
+        ({"evaluate": [(np.ones(3), np.int64(1))]}, TypeError, "call `data.ba"),
         ({"evaluate": ()}, ValueError, "no batch in `evaluate`"),
         ({"evaluate": zoo.make("mlp")}, TypeError, "write one: `lambda m"),
         ({"evaluate": keras.metrics.Mean()}, TypeError, "write one: `lambda"),
