@@ -132,6 +132,7 @@ ORDER = (
     "round_widths",
     "sweeping",
     "drops",
+    "sample_means",
     "held_out",
     "purification_search",
     "purification",

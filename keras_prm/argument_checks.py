@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numbers
 
+import numpy as np
+
 
 def is_whole(value, least=1):
     """Whether it is an int of Python's or NumPy's, no bool, and not below."""
@@ -14,6 +16,12 @@ def is_whole(value, least=1):
 def is_real(value):
     """Whether it is a real number, and no bool."""
     return isinstance(value, numbers.Real) and not is_bool(value)
+
+
+def is_count(value, least=1):
+    """As `is_whole`; a float such as 1e4 as well, where it is whole."""
+    is_float = isinstance(value, (float, np.floating)) and value % 1 == 0
+    return bool(is_whole(value, least) or (is_float and value >= least))
 
 
 def is_bool(value):

@@ -11,6 +11,7 @@ import numpy as np
 from keras import layers
 from keras import tree
 
+from keras_prm import model_state
 from keras_prm import number_checks
 from keras_prm import topology
 from keras_prm import training_argument
@@ -110,7 +111,8 @@ def _unbuilt(layer):
     def tried(part, build):
         @functools.wraps(build)  # Keras looks at its parameters
         def built(*args, **kwargs):
-            twin = type(part).from_config(part.get_config())
+            with model_state.random_numbers_kept():
+                twin = type(part).from_config(part.get_config())
             twin.build(*args, **kwargs)
             if twin.weights:
                 raise ValueError(f"'{part.name}' has no weights yet")

@@ -14,6 +14,7 @@ from keras_prm import graph
 from keras_prm import holding
 from keras_prm import layer_rules
 from keras_prm import model_classes
+from keras_prm import model_state
 from keras_prm import topology
 from keras_prm import twins
 from keras_prm.liveness import Liveness
@@ -255,7 +256,8 @@ def with_safe_sums(view):
     if all(map(coincidences.is_safe, topology.all_calls(view))):
         return view
     trace = graph.trace(view, reason="it is copied as it is")
-    return Builder(Liveness(trace)).model(view, is_root=True)
+    with model_state.random_numbers_kept():
+        return Builder(Liveness(trace)).model(view, is_root=True)
 
 
 def _is_sum(call):

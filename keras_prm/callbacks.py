@@ -8,9 +8,8 @@ import keras
 
 from keras_prm import enforcing
 from keras_prm import masks as masks_module
-from keras_prm import pruning
+from keras_prm import signatures
 from keras_prm import trainers
-from keras_prm.optimizers import find_wrapper
 
 
 class StructuredMask(keras.callbacks.Callback):
@@ -53,7 +52,8 @@ class StructuredMask(keras.callbacks.Callback):
     Warns:
         UserWarning: In `fit`, once: an `ADMMWrapper` still trains for what
             the masks have removed; the masks leave nothing of a kernel; or
-            something else than this `fit` changed masked weights.
+            something else than this `fit` changed masked weights, in the
+            meantime or since the callback's `fit` before.
 
     Example:
 
@@ -78,12 +78,13 @@ class StructuredMask(keras.callbacks.Callback):
         if left:
             enforcing.release_masks(self.model, left)
         self._warned = set()
-        self.student = self._find()
+        before, self.student = self.student, self._find()
+        self._warn_of_changes(before)
         masks = self.masks
         if masks is None:
             masks = masks_module.masks_of(self.student)
         self._hold(masks)
-        self._warn_of_admm(masks)
+        self._warn_of_admm()
 
     def _find(self):
         """The network that is masked: that of `fit`, or one inside of it."""
@@ -99,9 +100,14 @@ class StructuredMask(keras.callbacks.Callback):
         def is_pruned_so(model):
             return masks is None or not enforcing.num_leaks(model, masks)
 
+        def owns(model):
+            return masks is not None and signatures.are_of(
+                masks.weights, masks.kernels, model
+            )
+
         what = "have zeros" if masks is None else "fit the masks"
         return trainers.network_of(
-            self.model, self.network, fits, what, is_pruned_so
+            self.model, self.network, fits, what, is_pruned_so, owns
         )
 
     def _hold(self, masks):
@@ -117,22 +123,33 @@ class StructuredMask(keras.callbacks.Callback):
             enforcing.release_masks(self.model, before)
         self._warn_of_dead_kernels(masks)
 
-    def _warn_of_admm(self, masks):
-        found = [
-            wrapper
-            for wrapper in map(find_wrapper, trainers.optimizers(self.model))
-            if wrapper is not None
-            and trainers.trains(wrapper, self.student, pruning.fits)
-        ]
-        if any(
-            not pruning.removes_more(self.student, w.plan, masks) for w in found
+    def _warn_of_admm(self):
+        advice = enforcing.advice_on_admm(self.model, self.student, self._used)
+        if advice:
+            self._warn(advice)
+
+    def _warn_of_changes(self, before):
+        """What another training has done to the weights since the last one.
+
+        Args:
+            before: The network that was masked in the training before.
+        """
+        if before is not self.student or not masks_module.fits(
+            self.student, self._used
         ):
+            return
+        number = enforcing.num_leaks(self.student, self._used)
+        if number:
+            fate = "are set to zero again, and what they learned is lost"
+            if self.masks is None:
+                fate = "are not held any more"
             self._warn(
-                "The masks hold all that the plan of the ADMMWrapper removes, "
-                "and its penalty still pulls at the weights that are left, "
-                "to what they were. Compile the model with a bare optimizer "
-                "to train under masks: `model.compile("
-                "keras.optimizers.Adam(1e-3), ...)`."
+                f"{number} weights that were zero when the training before "
+                f"ended are not now, and {fate}: something else has changed "
+                "them since, such as the training of another model that "
+                "shares the layers, or weights that were loaded. Mask them "
+                "there, too, `StructuredMask(masks, model=model)`, or make a "
+                "new callback if it was meant."
             )
 
     def _warn_of_dead_kernels(self, masks):

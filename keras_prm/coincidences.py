@@ -10,6 +10,7 @@ one that a model has of its own means what TensorFlow makes of it.
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import keras
@@ -90,7 +91,7 @@ def reason(call):
     """Why a sum of tensors cannot be told by their axes, or `None`."""
     if not (is_followed() and is_sum(call)):
         return None
-    shapes = [tuple(x.shape) for x in call.inputs]
+    shapes = _aligned(call.inputs, type(call.operation) in _LAYERS)
     if any(is_misplaced(*pair) for pair in _pairs(shapes)):
         return (
             f"TensorFlow adds {shapes[1]} to {shapes[0]} along another axis, "
@@ -142,9 +143,9 @@ def placed(call, operands):
 def safe(call, args):
     """The arguments of a rebuilt sum so that it means the same everywhere.
 
-    Operands change places, or a constant array is broadcast, where the sizes
-    of the smaller model would lead TensorFlow another way, be it for one size
-    of the batch only.
+    Operands change places, or one is broadcast, where the sizes of the
+    smaller model would lead TensorFlow another way, be it for one size of
+    the batch, or of another axis that is not known.
 
     Args:
         call: The `topology.Call` that is rebuilt.
@@ -157,9 +158,7 @@ def safe(call, args):
         return args
     if _is_operator(type(call.operation)):
         return [*_safe_pair(*args[:2]), *args[2:]]
-    orders = itertools.permutations(args[0])
-    found = next(filter(_is_safe_order, orders), args[0])
-    return [list(found), *args[1:]]
+    return [_safe_list(args[0]), *args[1:]]
 
 
 def is_safe(call):
@@ -171,40 +170,146 @@ def is_safe(call):
     return all(a is b for a, b in zip(operands, found))
 
 
-def _is_safe_order(tensors):
-    total = tensors[0]
-    for x in tensors[1:]:
-        if not _never_misplaced(total, x):
-            return False
-        total = keras.KerasTensor(_broadcast(total.shape, x.shape))
-    return True
+def _safe_list(tensors):
+    """The operands of a layer in an order that is safe.
+
+    Where there is none, all but one lack positions or channels, of which
+    there are equally many; one that has the channels is then made as large
+    as the sum, times 1.
+    """
+    shapes = _aligned(tensors, is_layer=True)
+    order = safe_order(shapes)
+    if order is not None:
+        return [tensors[i] for i in order]
+    whole = functools.reduce(_broadcast, shapes)
+    for i, shape in enumerate(shapes):
+        wider = [*shapes]
+        wider[i] = _broadcast(shape, _ones(whole))
+        order = safe_order(wider) if shape[-1] != 1 else None
+        if order is not None:
+            wide = _times_one(tensors[i], whole)
+            return [wide if j == i else tensors[j] for j in order]
+    return [*tensors]  # sizes that are not known may still meet
+
+
+def _ones(whole):
+    """The shape of an array of ones by which a tensor gets as large."""
+    return (1, *(n or 1 for n in whole[1:]))
+
+
+def _times_one(x, whole):
+    return keras.ops.multiply(x, keras.ops.ones(_ones(whole), x.dtype))
+
+
+def safe_order(shapes):
+    """An order to add up operands in, from the left, that is always safe.
+
+    A sum is taken for one with a bias only where its second operand is a
+    vector: long on one axis p, of n entries. With positions (axis 1) and
+    channels (the last axis) as two axes, it goes astray, by `axis_of`,
+
+    * p no channels: where what was added up so far has n channels, or n
+      positions that are not p;
+    * p the channels: where it has n positions and no channels.
+
+    The operand that comes first is no second one. So for an operand without
+    channels, the more there is already, the worse; call it *late* if it is
+    safe even beside the whole sum. The order is
+
+    1. those without channels that are not late, first those without
+       positions: each meets no channels, and positions only where it has them
+       itself, so that, if it is a vector, it lies along them;
+    2. those with channels, first one that is safe beside the sum so far. From
+       then on there are channels, with which the others agree;
+    3. those that are late.
+
+    If no operand may come first in 2, all of them may be vectors, and some a
+    of 1 has positions, as many as there are channels. In any other order,
+    a stands after the first with channels, where a goes astray, or else
+    before it, where that one does: no order is safe then. Operands whose
+    length on an axis is not known count as of any length.
+
+    Args:
+        shapes: Tuples of one rank, of operands that broadcast.
+
+    Returns:
+        list of indices, those in order if that is safe; `None` if no order
+        is.
+    """
+    order = [*range(len(shapes))]
+    if _is_safe_order(shapes):
+        return order
+    whole = functools.reduce(_broadcast, shapes)
+    late = [_never_misplaced(whole, shape) for shape in shapes]
+    early = [i for i in order if not late[i]]
+    early.sort(key=lambda i: shapes[i][1] != 1)
+    total = functools.reduce(_broadcast, (shapes[i] for i in early), ())
+    wide = [i for i in order if late[i] and shapes[i][-1] != 1]
+    wide.sort(key=lambda i: not _never_misplaced(total, shapes[i]))
+    late = [i for i in order if late[i] and shapes[i][-1] == 1]
+    order = early + wide + late
+    return order if _is_safe_order([shapes[i] for i in order]) else None
+
+
+def _is_safe_order(shapes):
+    return all(_never_misplaced(*pair) for pair in _pairs(shapes))
+
+
+def _aligned(tensors, is_layer):
+    """Shapes of operands; a layer puts axes in behind the batch."""
+    shapes = [tuple(np.shape(x)) for x in tensors]
+    rank = max(map(len, shapes)) if is_layer else 0
+    return [s[:1] + (1,) * (rank - len(s)) + s[1:] for s in shapes]
 
 
 def _safe_pair(first, second):
     for pair in ((first, second), (second, first)):
         if _never_misplaced(*pair):
             return pair
-    if keras.backend.is_keras_tensor(first):
+    if not keras.backend.is_keras_tensor(first):
+        return second, _spread(first, second)
+    if not keras.backend.is_keras_tensor(second):
         return first, _spread(second, first)
-    return second, _spread(first, second)
+    whole = _broadcast(first.shape, second.shape)
+    if _never_misplaced(first.shape, _broadcast(second.shape, _ones(whole))):
+        second = _times_one(second, whole)
+    return first, second
 
 
-def _never_misplaced(first, second):
-    shapes = np.shape(first), np.shape(second)
-    batches = {None, 1, *shapes[0], *shapes[1]}
-    return not any(
-        is_misplaced(*(_with_batch(s, n) for s in shapes)) for n in batches
+def _never_misplaced(*operands):
+    """Whether a second operand goes where NumPy puts it, whatever the sizes.
+
+    Args:
+        operands: Two tensors, arrays or shapes.
+    """
+    shapes = [x if isinstance(x, tuple) else np.shape(x) for x in operands]
+    by_axis = {}  # which are counted from the last
+    for shape in shapes:
+        for axis, n in enumerate(shape, -len(shape)):
+            by_axis.setdefault(axis, set()).add(n)
+    known = set().union(*by_axis.values()) - {None}
+    any_size = {1, *known, max(known, default=1) + 1}
+    unknown = {
+        axis: {1, *(found - {None})} if found - {None, 1} else any_size
+        for axis, found in by_axis.items()
+        if None in found
+    }
+    for found in itertools.product(*unknown.values()):
+        sizes = dict(zip(unknown, found))
+        if is_misplaced(*(_with_sizes(shape, sizes) for shape in shapes)):
+            return False
+    return True
+
+
+def _with_sizes(shape, sizes):
+    return tuple(
+        sizes[axis] if n is None else n
+        for axis, n in enumerate(shape, -len(shape))
     )
-
-
-def _with_batch(shape, size):
-    return (size, *shape[1:]) if shape and shape[0] is None else shape
 
 
 def _spread(array, x):
     """An array as large as the sum with a tensor, but for the batch."""
-    if keras.backend.is_keras_tensor(array):
-        return array
     shape = _broadcast(np.shape(array), (1, *x.shape[1:]))
     shape = [1 if n is None else n for n in shape]
     array = keras.ops.convert_to_numpy(array)

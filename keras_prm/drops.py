@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 from fractions import Fraction
 
 import numpy as np
+
+from keras_prm import samples
 
 _LARGEST_COUNT = 20_000
 _ROUNDING = 1.2e-7  # of a float32 in [0, 1]
@@ -48,15 +51,20 @@ class FunctionScorer:
         function: From the model to a float, or to a tuple
             `(float, standard error)`.
         num_samples: How many samples the float is a share of, or `None`.
+
+    Attributes:
+        has_tuples: Whether the function returned a standard error.
     """
 
     name = "evaluate"
     sign = 1
     is_paired = False
     num_held_out = 0
+    others = ()
 
     def __init__(self, function, num_samples=None):
         self._function = function
+        self.has_tuples = False
         self.num_samples = num_samples
 
     def __call__(self, model):
@@ -64,17 +72,18 @@ class FunctionScorer:
 
         Raises:
             TypeError: The function returned no number.
-            ValueError: Its error is negative, or it is no share though
-                `num_samples` is given.
+            ValueError: Its error is negative or not finite, or it is no
+                share though `num_samples` is given.
         """
         answer, error = self._function(model), None
         if isinstance(answer, tuple) and len(answer) == 2:
+            self.has_tuples = True
             answer, error = answer[0], _number(answer[1])
-            if not error >= 0:
+            if not 0 <= error < math.inf:
                 raise ValueError(
-                    "`evaluate` returned a standard error that is negative "
-                    "or NaN. Return `(score, standard_error)`, or the score "
-                    f"alone. Received: {(answer, error)}"
+                    "`evaluate` returned a standard error that is negative, "
+                    "infinite or NaN. Return `(score, standard_error)`, or "
+                    f"the score alone. Received: {(answer, error)}"
                 )
         value = _number(answer)
         if error is None and self.num_samples:
@@ -128,17 +137,30 @@ def common_count(values):
 
 
 def _number(answer):
-    try:
+    """A number, or an array or tensor of one, as a float."""
+    if hasattr(answer, "shape"):
+        array = samples.to_numpy(answer)
+        is_number = array.size == 1 and array.dtype.kind in "biuf"
+        # Other dtypes of numbers, such as bfloat16, are of no kind.
+        if is_number or (array.size == 1 and array.dtype.kind == "V"):
+            return float(array.reshape(()))
+    elif isinstance(answer, numbers.Real):
         return float(answer)
-    except (TypeError, ValueError) as error:
+    if isinstance(answer, dict) and answer:
+        advice = f"Take one of it, such as `[{list(answer)[-1]!r}]`."
+    elif isinstance(answer, (list, tuple)):
+        advice = (
+            "`model.evaluate` returns a list where there are metrics; "
+            "take one of it: `lambda m: m.evaluate(x, y)[1]`."
+        )
+    elif answer is None:
         advice = "Does the function return something?"
-        if isinstance(answer, dict):
-            advice = f"Take one of it, such as `[{list(answer)[-1]!r}]`."
-        elif isinstance(answer, (list, tuple)):
-            advice = (
-                "`model.evaluate` returns a list where there are metrics; "
-                "take one of it: `lambda m: m.evaluate(x, y)[1]`."
-            )
-        raise TypeError(
-            f"`evaluate` has to return a float. {advice} Received: {answer!r}"
-        ) from error
+    elif hasattr(answer, "shape"):
+        advice = "Take the mean over samples, `float(np.mean(scores))`."
+    else:
+        advice = "Data are given as they are, not as a function of them."
+        if not hasattr(answer, "__next__"):
+            advice = "Convert what it returns, `float(score)`."
+    raise TypeError(
+        f"`evaluate` has to return a float. {advice} Received: {answer!r}"[:500]
+    )

@@ -8,10 +8,12 @@ import warnings
 import keras
 import numpy as np
 
+from keras_prm import pruning
 from keras_prm import topology
 from keras_prm import trainers
 from keras_prm.masks import apply_masks
 from keras_prm.masks import fitting
+from keras_prm.optimizers import find_wrapper
 
 
 class MaskConstraint(keras.constraints.Constraint):
@@ -158,6 +160,33 @@ def check_weights(model, masks, held, before):
     )
 
 
+def advice_on_admm(trainer, network, masks):
+    """What an `ADMMWrapper` does where masks hold all that it removes.
+
+    Args:
+        trainer: The model that is trained.
+        network: The masked model: the trainer, or one inside of it.
+        masks: Its `Masks`, under the keys of its weights.
+
+    Returns:
+        What is wrong with it, and the way out; `""` if nothing is.
+    """
+    found = [
+        wrapper
+        for wrapper in map(find_wrapper, trainers.optimizers(trainer))
+        if wrapper is not None
+        and trainers.trains(wrapper, network, pruning.fits)
+    ]
+    if all(pruning.removes_more(network, w.plan, masks) for w in found):
+        return ""
+    return (
+        "The masks hold all that the plan of the ADMMWrapper removes, and its "
+        "penalty still pulls at the weights that are left, to what they were. "
+        "Compile the model with a bare optimizer to train under masks: "
+        "`model.compile(keras.optimizers.Adam(1e-3), ...)`."
+    )
+
+
 @contextlib.contextmanager
 def enforced(model, masks, compiled=None):
     """Keeps masked weights at zero inside a `with` block.
@@ -178,9 +207,10 @@ def enforced(model, masks, compiled=None):
             Keras `Distiller`, or a model that it is a part of.
 
     Warns:
-        UserWarning: At the end of the block masked weights are not zero. They
-            are set to zero, and what was trained with them is lost: a step
-            that was compiled outside of the block does not know the masks.
+        UserWarning: An `ADMMWrapper` still trains for what the masks have
+            removed; or at the end of the block masked weights are not zero.
+            They are set to zero, and what was trained with them is lost: a
+            step that was compiled outside of it does not know the masks.
 
     Raises:
         TypeError: `masks` are no `Masks`, or the model is subclassed.
@@ -200,7 +230,10 @@ def enforced(model, masks, compiled=None):
     masks = masks.named_as(model)
     retrace(trainer)
     before = weights_by_layer(model)
+    advice = advice_on_admm(trainer, model, masks)
     try:
+        if advice:
+            warnings.warn(advice, stacklevel=3)
         yield
     finally:
         release_masks(model, held)

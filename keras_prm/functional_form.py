@@ -14,6 +14,7 @@ from keras import tree
 from keras_prm import building
 from keras_prm import graph
 from keras_prm import model_classes
+from keras_prm import model_state
 from keras_prm import number_checks
 from keras_prm import opening
 from keras_prm import samples
@@ -273,7 +274,8 @@ def _copied(view, model):
     """
     trace = graph.trace(view, reason="it is copied as it is")
     builder = building.Builder(Liveness(trace))
-    found = builder.model(view, is_root=True, origin=model)
+    with model_state.random_numbers_kept():
+        found = builder.model(view, is_root=True, origin=model)
     reason = next((why for m, why in builder.lost if m is model), "")
     return found, builder.maker.targets, reason
 

@@ -13,41 +13,73 @@ import numpy as np
 BATCH_SIZE = 32
 
 
-def batches(data, size=BATCH_SIZE):
+def batches(data, size=BATCH_SIZE, name="data", expected=""):
     """A list of batches `(x, y)` or `(x, y, sample_weight)`.
 
     Args:
         data: An iterable of batches: a list, `tf.data.Dataset`,
-            `keras.utils.PyDataset`, ...; or a tuple `(x, y)` or
+            `keras.utils.PyDataset`, ...; or a tuple or list `(x, y)` or
             `(x, y, sample_weight)` of all samples, which is cut into batches
             of 32 as `fit` does.
         size: int, or into batches of so many.
+        name: The argument that it comes from, for errors.
+        expected: What else that may be, for errors, as "a function, or ".
 
     Raises:
         TypeError: `data` is none of these.
         ValueError: There is no batch in it.
     """
-    if isinstance(data, tuple) and data and not isinstance(data[0], tuple):
-        found = _cut(data, size)
+
+    def no_batches(received):
+        return TypeError(
+            f"Expected `{name}` to be {expected}an iterable of batches (x, y) "
+            "or (x, y, sample_weight), or such a tuple of all samples; "
+            "several inputs go into a list or dict, not a tuple. "
+            f"Received: {name}={received}"
+        )
+
+    if _is_samples(data):
+        found = _cut(data, size, name, no_batches)
     elif isinstance(data, keras.utils.PyDataset):
         found = [data[i] for i in range(data.num_batches or 0)]
-    elif hasattr(data, "__iter__") and not hasattr(data, "shape"):
+    elif isinstance(data, dict):
+        raise no_batches(f"a dict of {list(data)}, without labels"[:200])
+    elif _is_iterable(data):
         _check_ends(data)
         found = list(data)
     else:
-        raise _no_batches(f"{data!r} (of type {type(data).__name__})"[:200])
+        raise no_batches(f"{data!r} (of type {type(data).__name__})"[:200])
     for batch in found:
-        if not isinstance(batch, (tuple, list)) or not 2 <= len(batch) <= 3:
-            raise _no_batches(f"a batch of type {type(batch).__name__}")
-        if not all(map(np.ndim, keras.tree.flatten(batch[0]))):
-            raise _no_batches("single samples; call `data.batch(32)`")
+        if not isinstance(batch, (tuple, list)):
+            raise no_batches(f"a batch of type {type(batch).__name__}")
+        if not 2 <= len(batch) <= 3:
+            raise no_batches(
+                f"a {type(batch).__name__} of {len(batch)}, without labels"
+                if len(batch) < 2
+                else f"a {type(batch).__name__} of {len(batch)}"
+            )
+        arrays = [a for a in keras.tree.flatten(batch[:2]) if a is not None]
+        if not all(map(np.ndim, arrays)):
+            raise no_batches("single samples; call `data.batch(32)`")
     if not found:
         raise ValueError(
-            "There is no batch in `data`. Pass at least one batch (x, y); an "
-            "iterator that is used up has none left, so for several prunings "
-            "pass a list or a data set."
+            f"There is no batch in `{name}`. Pass at least one batch (x, y); "
+            "an iterator that is used up has none left, so for several "
+            "prunings pass a list or a data set."
         )
     return found
+
+
+def _is_samples(data):
+    """Whether data are all samples at once: no part of them is a batch."""
+    if isinstance(data, list):
+        return any(hasattr(x, "shape") for x in data)
+    return isinstance(data, tuple) and data and not isinstance(data[0], tuple)
+
+
+def _is_iterable(data):
+    is_text = isinstance(data, (str, bytes))
+    return hasattr(data, "__iter__") and not (is_text or hasattr(data, "shape"))
 
 
 def _check_ends(data):
@@ -61,28 +93,21 @@ def _check_ends(data):
         )
 
 
-def _no_batches(received):
-    return TypeError(
-        "Expected `data` to be an iterable of batches (x, y) or "
-        "(x, y, sample_weight), or such a tuple of all samples; several "
-        "inputs go into a list or dict, not a tuple. "
-        f"Received: data={received}"
-    )
-
-
-def _cut(data, size):
+def _cut(data, size, name, no_batches):
     data = tuple(x for x in data if x is not None)  # stands for no weights
+    if any(isinstance(x, (str, bytes)) for x in keras.tree.flatten(data)):
+        raise no_batches("words; make arrays of them")
     if not all(map(np.ndim, keras.tree.flatten(data))):
-        raise _no_batches("lists of numbers; make arrays of them")
+        raise no_batches("lists of numbers; make arrays of them")
     rows = [len(x) for x in keras.tree.flatten(data)]
     if len(set(rows)) > 1:
         raise ValueError(
-            "The arrays in `data` differ in their number of samples. Pass "
+            f"The arrays in `{name}` differ in their number of samples. Pass "
             f"one label for each sample. Received: {rows} samples"
         )
     return [
         keras.tree.map_structure(lambda a: a[i : i + size], data)
-        for i in range(0, rows[0], size)
+        for i in range(0, rows[0] if rows else 0, size)
     ]
 
 

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_prm import gradients
+from keras_prm import sample_means
 from keras_prm import samples
 from keras_prm.drops import Drop
 from keras_prm.drops import Score
@@ -34,13 +35,15 @@ class DataScorer:
         model: A compiled model.
         data: What `gradients.batches` takes.
         metric: Name of the metric, as in `evaluate(..., return_dict=True)`;
-            `None` for the first one that is no loss.
+            `None` for the first one of `compile` that is no loss.
         holdout: Share of the parts that the search does not see, in [0, 1).
 
     Attributes:
         sign: 1 where higher is better, -1 where lower is. Where its name
             does not say, a metric that rises with the loss of its output,
             from part to part, is an error.
+        others: list of str, which metrics could be named instead of the one
+            that was taken by default.
 
     Raises:
         TypeError: `data` is no batches, and no tuple of arrays.
@@ -51,6 +54,8 @@ class DataScorer:
     is_paired = True
 
     def __init__(self, model, data, metric=None, holdout=0.5):
+        what = "a function from the model to a float, or data with labels: "
+        batches = gradients.batches(data, sys.maxsize, "evaluate", what)
         if not model.compiled:
             raise ValueError(
                 f"The model '{model.name}' is not compiled, so there is no "
@@ -59,7 +64,6 @@ class DataScorer:
                 f"Received: model={model!r}"
             )
         size = model.inputs[0].shape[0]
-        batches = gradients.batches(data, size=sys.maxsize)
         parts = _parts(batches, 1 - holdout, size)
         order = np.random.default_rng(1).permutation(len(parts))
         held_out = round(holdout * len(parts))
@@ -74,14 +78,16 @@ class DataScorer:
             "search": [parts[i] for i in sorted(order[held_out:])],
             "held out": [parts[i] for i in sorted(order[:held_out])],
         }
-        self._num_rows = {k: _rows(p).sum() for k, p in self._parts.items()}
+        self._num_rows = {
+            k: sample_means.rows(p).sum() for k, p in self._parts.items()
+        }
         self.num_samples = int(self._num_rows["search"])
         self.num_held_out = int(self._num_rows["held out"])
         self._choose(model, metric)
 
     def __call__(self, model, which="search"):
         """The `Score` of a model on one share of the parts."""
-        logs = self._logs(model, self._parts[which])
+        logs = sample_means.logs(model, self._parts[which])
         score = self._score(logs[self.name], which)
         if self._is_share:
             error = share_error(score.value, self._num_rows[which])
@@ -106,47 +112,27 @@ class DataScorer:
         error = float(np.sqrt(square * size / (size - 1)))
         return Score(mean, error, values)
 
-    def _logs(self, model, parts):
-        """dict from the name of a metric to an array, its value by part."""
-        found = []
-        for part in parts:
-            found.append(model.test_on_batch(*part, return_dict=True))
-        logs = {k: np.array([float(f[k]) for f in found]) for k in found[0]}
-        if "loss" in logs:
-            logs["loss"] -= _penalty(model)
-        return logs
-
     def _choose(self, model, metric):
         """Settles the metric, of what it is the mean, and what is better."""
         parts = self._parts["search"]
-        logs = self._logs(model, parts)
-        self.name = name = _named(metric, logs)
-        whole = model.evaluate(_Batches(parts), verbose=0, return_dict=True)
-        whole = float(whole[name]) - (name == "loss") * _penalty(model)
-        if not np.isfinite(whole):
-            raise ValueError(
-                f"The metric {name!r} is {whole} on the data. Look for NaN "
-                "in the data and in the model's answers."
-            )
-        for weigh in (_rows, _sample_weights):
-            weights = weigh(parts)
-            if weights is not None and weights.sum() > 0:
-                mean = float(np.average(logs[name], weights=weights))
-                if abs(mean - whole) <= 1e-4 * (1 + abs(whole)):
-                    break
-        else:
-            raise ValueError(
-                f"The metric {name!r} is no mean over samples, so it has no "
-                "standard error: give `metric` the name of one that is, such "
-                "as 'loss' or an accuracy, or give a function as `evaluate`. "
-                f"Received: {name!r} = {whole:g}, and {mean:g} as the mean "
-                f"over parts of the data; there are {list(logs)}"
-            )
+        means = sample_means.Means(model, parts)
+        names = _in_order(model, means.logs)
+        self.name = name = _named(metric, names)
+        self.others = [n for n in names if n != name and metric is None]
+        means.check(name)
+        weigh = means.weighing(name)
         self._weights = {
             k: weigh(p) if p else np.zeros(0) for k, p in self._parts.items()
         }
-        self._is_share = _is_share(logs[name], _rows(parts))
-        self.sign = _sign(_without_output(name, model), logs, name)
+        rows = sample_means.rows(parts)
+        self._is_share = all(_is_share(x[name], rows) for x in means.tries)
+        self.sign = _sign(_without_output(name, model), means.logs, name)
+
+
+def _in_order(model, logs):
+    """The names of metrics as `compile` has them; logs are sorted by name."""
+    names = [k for k in model.get_metrics_result() if k in logs]
+    return names + [k for k in logs if k not in names]
 
 
 def _is_share(values, rows):
@@ -175,40 +161,17 @@ def _sign(own_name, logs, name):
     return -1 if np.cov(logs[name], loss)[0, 1] > 0 else 1
 
 
-class _Batches(keras.utils.PyDataset):
-    """Parts as a data set that `evaluate` takes."""
-
-    def __init__(self, parts):
-        super().__init__()
-        self._parts = parts
-
-    def __len__(self):
-        return len(self._parts)
-
-    def __getitem__(self, index):
-        return self._parts[index]
-
-
-def _named(metric, logs):
+def _named(metric, names):
     if metric is None:
-        others = [k for k in logs if k != "loss" and not k.endswith("_loss")]
-        metric = (others or list(logs))[0]
-    if metric not in logs:
+        others = [k for k in names if k != "loss" and not k.endswith("_loss")]
+        metric = (others or names)[0]
+    if metric not in names:
         raise ValueError(
-            f"There is no metric {metric!r}. Give one of those that the "
-            f"model is compiled with: {list(logs)}. "
+            f"There is no metric {metric!r} that is one number. Give one of "
+            f"those that the model is compiled with: {names}. "
             f"Received: metric={metric!r}"
         )
     return metric
-
-
-def _penalty(model):
-    """What weights cost by their regularizers, which is no one's answer."""
-    return sum(
-        float(keras.ops.convert_to_numpy(v.regularizer(v)))
-        for v in model.trainable_variables
-        if v.regularizer is not None
-    )
 
 
 def _parts(batches, share, size=None):
@@ -220,33 +183,18 @@ def _parts(batches, share, size=None):
         size: Rows of each part, where the model fixes them.
     """
     if size is None:
-        rows = share * sum(map(_num_rows, batches))
+        rows = share * sum(map(sample_means.num_rows, batches))
         # A power of two, as batches are, so that all parts are alike.
         size = 2 ** int(np.log2(max(1, rows / _NUM_PARTS)))
     rng, parts = np.random.default_rng(0), []
     for batch in batches:
-        batch = tuple(x for x in batch if x is not None)
-        batch = keras.tree.map_structure(samples.to_numpy, batch)
+        while batch[-1] is None:
+            batch = batch[:-1]
+        batch = keras.tree.map_structure(samples.to_numpy, tuple(batch))
         # Neighbours may be alike, or matched.
-        order = rng.permutation(_num_rows(batch))
+        order = rng.permutation(sample_means.num_rows(batch))
         parts += [
             keras.tree.map_structure(lambda a: a[rows], batch)
             for rows in np.split(order, range(size, len(order), size))
         ]
     return parts
-
-
-def _num_rows(batch):
-    return len(keras.tree.flatten(batch[0])[0])
-
-
-def _rows(parts):
-    return np.array([_num_rows(part) for part in parts], float)
-
-
-def _sample_weights(parts):
-    """The sum of each part's sample weights; `None` where there are none."""
-    weights = [part[2] if len(part) > 2 else None for part in parts]
-    if not all(hasattr(w, "shape") for w in weights):
-        return None
-    return np.array([float(keras.ops.sum(w)) for w in weights])

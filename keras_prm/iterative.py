@@ -149,6 +149,7 @@ class IterativePruning(StructuredMask):
             self.network,
             lambda model: pruning.fits(model, self.plan),
             "fit the plan",
+            owns=lambda model: pruning.is_made_for(model, self.plan),
         )
 
     def _share_at(self, epoch):

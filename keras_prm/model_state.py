@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import random
 
 import keras
 import numpy as np
@@ -77,6 +78,22 @@ def kept(*models, which=variables):
         for variable, old in before:
             if not np.array_equal(topology.array_of(variable), old):
                 variable.assign(old)
+
+
+@contextlib.contextmanager
+def random_numbers_kept():
+    """A context that leaves Python's and NumPy's random numbers as they were.
+
+    A layer or initializer without a seed takes one from Python's generator
+    when it is made, so that copies of layers would change what a script that
+    has fixed its seed draws next.
+    """
+    before, before_numpy = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(before)
+        np.random.set_state(before_numpy)
 
 
 def reset(*models):

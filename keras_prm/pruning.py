@@ -167,6 +167,12 @@ def fits(model, plan):
     return True
 
 
+def is_made_for(model, plan):
+    """Whether a plan was made for this very model, not for one built alike."""
+    keys = [kernel.key for kernel in plan.kernels]
+    return signatures.are_of(plan.weights, keys, model)
+
+
 def removes_more(model, plan, masks):
     """Whether a plan would remove anything of a model that masks keep."""
     plan, kept = fitted(model, plan), {}

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import numbers
-
 import keras
 
+from keras_prm import argument_checks
 from keras_prm import graph
 from keras_prm import plan_checks
 from keras_prm import sweeping
@@ -78,11 +77,12 @@ def purify(
         model: A built functional or Sequential model.
         evaluate: One of:
 
-            * data with labels that come to an end: `(x, y)`,
+            * data with labels that come to an end: `(x, y)` or `[x, y]`,
               `(x, y, sample_weight)`, or an iterable of such batches
               (`tf.data.Dataset`, `keras.utils.PyDataset`, a `DataLoader`,
               ...), for a compiled model;
-            * a function from the model to a float, higher is better, such as
+            * a function from the model to a float (or an array of one
+              number), higher is better, such as
               `lambda m: m.evaluate(x, y, verbose=0)[1]`, an accuracy; of a
               loss return the negative. It may return a tuple `(score,
               standard error)`. It must not change the model;
@@ -106,7 +106,8 @@ def purify(
             `model.evaluate(..., return_dict=True)`; `"loss"` is without
             penalties on weights. It has to be a mean over samples. One that
             is called an error, or rises with the loss, is better the lower.
-            Defaults to the first that is no loss, else the loss.
+            Defaults to the first in `compile` that is no loss, else the
+            loss; the report names it.
         holdout: With data: the share that the search does not see, in
             [0, 1). Defaults to 0.5; 0 reports what the search saw.
         num_samples: With a function that returns a share in [0, 1], an
@@ -123,11 +124,12 @@ def purify(
 
     Raises:
         TypeError: The model is subclassed, `evaluate` is neither a function
-            nor data, `thresholds` are no `Thresholds`, or the score is no
-            number.
+            nor data with labels, `thresholds` are no `Thresholds`, `metric`
+            is no name, or the score is no number.
         ValueError: Neither `evaluate` nor `thresholds` is given, or an
             argument that has no meaning without another; an argument is out
-            of range, a weight or the score is NaN; the model is at chance
+            of range, a weight or the score is not finite; the metric is no
+            mean over samples; the model is at chance
             level, or the budget lets all of it go. The model is as before
             then.
 
@@ -155,12 +157,12 @@ def purify(
         state.apply([1.0] * state.num_kernels)
         return _report(model, state)
     if callable(evaluate):
-        scorer = FunctionScorer(evaluate, num_samples)
+        scorer = FunctionScorer(evaluate, num_samples and int(num_samples))
     else:
         holdout = 0.5 if holdout is None else holdout
         scorer = DataScorer(model, evaluate, metric, holdout)
     search = Search(
-        *(model, state, scorer, max_drop or 0.0, max_evaluations, verbose)
+        *(model, state, scorer, max_drop or 0.0, int(max_evaluations), verbose)
     )
     try:
         search.run()
@@ -210,35 +212,35 @@ def _check(evaluate, max_drop, thresholds, sweeps, max_evaluations):
             "`evaluate` too, or leave it out to apply `thresholds` as they "
             f"are. Received: max_drop={max_drop}"
         )
-    is_data = isinstance(evaluate, keras.utils.PyDataset) or (
-        hasattr(evaluate, "__iter__") and not hasattr(evaluate, "shape")
-    )
-    if evaluate is not None and not callable(evaluate) and not is_data:
+    if isinstance(evaluate, (keras.Layer, keras.Metric, keras.Loss)):
         raise TypeError(
             "Expected `evaluate` to be data with labels, such as a tuple "
-            "(x, y), or a function from the model to a float. "
-            f"Received: evaluate={evaluate!r}"[:300]
+            "(x, y), or a function from the model to a float. Around a "
+            "metric, write one: `lambda m: ...`. "
+            f"Received: evaluate={evaluate!r}"[:400]
         )
-    is_number = isinstance(max_drop, numbers.Real)
-    if max_drop is not None and not (is_number and max_drop >= 0):
+    if max_drop is not None and not (
+        argument_checks.is_real(max_drop) and max_drop >= 0
+    ):
         raise ValueError(
             "Expected `max_drop` >= 0: by how much the score may fall. "
-            f"Received: max_drop={max_drop}"
+            f"Received: max_drop={max_drop!r}"
         )
     if thresholds is not None and not isinstance(thresholds, Thresholds):
         raise TypeError(
             "Expected `thresholds` to be `keras_prm.Thresholds(...)`. "
             f"Received: thresholds={thresholds!r}"
         )
-    if sweeps not in ("fixed_point", "single"):
+    is_known = isinstance(sweeps, str) and sweeps in ("fixed_point", "single")
+    if not is_known:
         raise ValueError(
             "Unknown sweeps. Expected 'fixed_point' or 'single'. "
             f"Received: sweeps={sweeps!r}"
         )
-    if max_evaluations < 1:
+    if not argument_checks.is_count(max_evaluations):
         raise ValueError(
-            "Expected `max_evaluations` >= 1. "
-            f"Received: max_evaluations={max_evaluations}"
+            "Expected `max_evaluations` >= 1, an int: how often the search "
+            f"evaluates. Received: max_evaluations={max_evaluations!r}"
         )
 
 
@@ -260,20 +262,30 @@ def _check_measuring(evaluate, metric, holdout, num_samples):
             "counted. Leave it out. "
             f"Received: num_samples={num_samples!r}"
         )
-    if num_samples is not None and not num_samples >= 1:
+    if num_samples is not None and not argument_checks.is_count(num_samples):
         raise ValueError(
-            "Expected `num_samples` >= 1: how many samples `evaluate` is a "
-            f"share of. Received: num_samples={num_samples!r}"
+            "Expected `num_samples` >= 1, an int: how many samples "
+            "`evaluate` is a share of. "
+            f"Received: num_samples={num_samples!r}"
         )
-    if holdout is not None and not 0 <= holdout < 1:
+    if holdout is not None and not (
+        argument_checks.is_real(holdout) and 0 <= holdout < 1
+    ):
         raise ValueError(
             "Expected `holdout` in [0, 1): the share of the data that the "
             f"search does not see. Received: holdout={holdout!r}"
         )
+    if metric is not None and not isinstance(metric, str):
+        raise TypeError(
+            "Expected `metric` to be the name of one metric that the model "
+            "is compiled with, such as 'accuracy'. "
+            f"Received: metric={metric!r}"
+        )
 
 
 def _verbosity(verbose):
-    if verbose not in ("auto", 0, 1, 2):
+    is_known = isinstance(verbose, (str, int, float))
+    if not (is_known and verbose in ("auto", 0, 1, 2)):
         raise ValueError(
             "Expected `verbose` to be 'auto', 0, 1 or 2, as in `evaluate`. "
             f"Received: verbose={verbose!r}"

@@ -58,7 +58,7 @@ class Search:
         """Purifies the model as far as the budget goes.
 
         Raises:
-            ValueError: The score is NaN, or nothing would hold it back.
+            ValueError: The score is not finite, or nothing would hold it back.
 
         Warns:
             UserWarning: The score is too coarse for the budget, or more was
@@ -132,6 +132,8 @@ class Search:
             self._seen[fingerprint] = self._evaluate()
         score = self._seen[fingerprint]
         sign, before = self.scorer.sign, self.before.value
+        if not np.isfinite(score.value):
+            return False
         if sign * score.value < sign * before - self.max_drop:
             return False
         if self.scorer.is_paired and not self._is_sure(score):
@@ -158,14 +160,21 @@ class Search:
         self.evaluations += 1
         with model_state.kept(self.model, which=model_state.states):
             score = self.scorer(self.model)
-        if np.isnan(score.value) and not is_any:
-            raise ValueError(
-                f"`{self.scorer.name}` returned NaN. It has to return a "
-                "float, higher is better, such as an accuracy."
-            )
+        if not (is_any or self.scorer.is_paired):
+            self._check_finite(score.value)
         if 1 < self.evaluations < self.max_evaluations:
             self._bar.update(self.evaluations, self._shown(score))
         return score
+
+    def _check_finite(self, value):
+        """A state may be infinitely bad, but not the one to compare with."""
+        if np.isfinite(value) or (self.before and value == -np.inf):
+            return
+        raise ValueError(
+            f"`evaluate` returned {value}. It has to return a float that is "
+            "finite, higher is better, such as an accuracy. The model is as "
+            "before."
+        )
 
     def _shown(self, score):
         left = self.state.num_weights() / max(1, self.state.num_weights_before)
@@ -181,6 +190,9 @@ class Search:
                 text += f" on {self.scorer.num_samples:,} samples"
             if self.scorer.num_held_out:
                 text += f", {self.scorer.num_held_out:,} more held out"
+            if self.scorer.others:
+                text += " (metric=None takes the first of "
+                text += f"{[self.scorer.name, *self.scorer.others]})"
             print_message(
                 f"{text}; max_drop={self.max_drop:g}; at most "
                 f"{self.max_evaluations} evaluations, about "
@@ -215,7 +227,7 @@ class Search:
                 "`evaluate` is better without the model than with it. "
                 "Higher has to be better: of a loss return the negative, of "
                 "metrics take `m.evaluate(x, y)[1]`, where [0] is the loss. "
-                f"{found}. The model is as before."
+                f"{found}. The model is as before.{self._on_tuples()}"
             )
         if drop.value <= 2 * error:
             raise ValueError(
@@ -224,6 +236,7 @@ class Search:
                 "not depend on the inputs. Train it first, or measure on "
                 f"more samples. {found}, two standard errors = "
                 f"{2 * error:.2g}. The model is as before."
+                f"{self._on_tuples()}"
             )
         if drop.value <= self.max_drop:
             raise ValueError(
@@ -232,6 +245,15 @@ class Search:
                 f"accuracy in [0, 1]. {found}, max_drop={self.max_drop:g}. "
                 "The model is as before."
             )
+
+    def _on_tuples(self):
+        """What a tuple means, where one may be of another meaning."""
+        if self.scorer.is_paired or not self.scorer.has_tuples:
+            return ""
+        return (
+            " A tuple of `evaluate` is taken for (score, standard error): of "
+            "all that `model.evaluate` returns, return one metric alone."
+        )
 
     def _is_blind(self, blank):
         """Whether the function does not look at the model; warns of it."""

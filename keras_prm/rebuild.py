@@ -9,6 +9,7 @@ from keras_prm import building
 from keras_prm import graph
 from keras_prm import lowering as lowering_pass
 from keras_prm import model_classes
+from keras_prm import model_state
 from keras_prm import strip_report
 from keras_prm import topology
 from keras_prm.liveness import Liveness
@@ -91,20 +92,21 @@ def strip(model, lowering="none", return_report=False, *, quantize=None):
     if lowerer is not None:
         lowerer.check()
     view = topology.functional(model)
-    arrays = topology.finite_arrays(view)
-    builder = building.Builder(Liveness(graph.trace(view), arrays))
-    small = builder.model(view, is_root=True, origin=model)
-    _warn_of_untied(view, builder.untied())
-    attachments.warn(model, builder.maker.changes, stacklevel=2)
-    for origin, reason in builder.lost:
-        model_classes.warn_of_lost("strip", origin, reason, stacklevel=2)
-    report = None
-    if return_report:
-        report = strip_report.compare(builder.maker, view, small)
-    if lowerer is not None:
-        small, *done = lowering_pass.lower(small, lowerer)
+    with model_state.random_numbers_kept():
+        arrays = topology.finite_arrays(view)
+        builder = building.Builder(Liveness(graph.trace(view), arrays))
+        small = builder.model(view, is_root=True, origin=model)
+        _warn_of_untied(view, builder.untied())
+        attachments.warn(model, builder.maker.changes, stacklevel=2)
+        for origin, reason in builder.lost:
+            model_classes.warn_of_lost("strip", origin, reason, stacklevel=2)
+        report = None
         if return_report:
-            report = strip_report.with_lowerings(report, *done, small)
+            report = strip_report.compare(builder.maker, view, small)
+        if lowerer is not None:
+            small, *done = lowering_pass.lower(small, lowerer)
+            if return_report:
+                report = strip_report.with_lowerings(report, *done, small)
     if small.count_params() == view.count_params():
         _warn_of_nothing(view, arrays)
     return (small, report) if return_report else small

@@ -92,6 +92,19 @@ def signatures(model):
     return tuple(found)
 
 
+def are_of(weights, keys, model):
+    """Whether weights are the very variables of a model.
+
+    Args:
+        weights: tuple of `Signature`.
+        keys: Those that are meant.
+        model: The model.
+    """
+    own = {id(variable) for variable in model.variables}
+    rows = {row.key: row for row in weights}
+    return all(_identity(rows.get(key)) in own for key in keys)
+
+
 def known_as(weights, model, keys):
     """What weights of the model that something was made for are called here.
 
@@ -155,6 +168,14 @@ def trained_otherwise(weights, variables):
     expected = [row for row in weights if row.trainable]
     places = _known_places(weights, variables)
     same = any(place is not None for place in places)
+    if same and None in places and _lives_in(expected, variables):
+        return (
+            f"{places.count(None)} variables of others are trained as well. "
+            "ADMMWrapper takes all trainable variables of the model that it "
+            "is compiled into: make the plan from that model, if it is "
+            "functional, or give the network that is planned an optimizer of "
+            "its own, with the ADMMWrapper, and the others another one"
+        )
     if not same:
         places = _named_places(weights, variables)
     if None not in places:
@@ -197,6 +218,12 @@ def _other_flags(left_out, missing, thawed):
         f"{'; '.join(changes)}. Set `trainable` on their layers as it was, or "
         "make the plan anew, after setting `trainable`"
     )
+
+
+def _lives_in(rows, variables):
+    """Whether all of some weights are among variables."""
+    found = {id(v) for v in variables}
+    return all(_identity(row) in found for row in rows)
 
 
 def _trains(row):

@@ -13,7 +13,7 @@ from keras_prm import topology
 from keras_prm.optimizers import find_wrapper
 
 
-def network_of(trainer, model, fits, what, prefers=None):
+def network_of(trainer, model, fits, what, prefers=None, owns=None):
     """The network inside of a trainer that a callback is about.
 
     Args:
@@ -23,6 +23,8 @@ def network_of(trainer, model, fits, what, prefers=None):
             whether it may be the one.
         what: What is sought, for the message: "fits these masks", say.
         prefers: A function as `fits`, which decides between several.
+        owns: A function as `fits`, which says whether it is the very one
+            that something was made for, and goes before all others.
 
     Returns:
         `model`, or the trainer itself, or a `Distiller`'s student, or the
@@ -41,7 +43,7 @@ def network_of(trainer, model, fits, what, prefers=None):
         return student
     inside = networks(trainer)
     found = _outermost([m for m in inside if fits(m)])
-    for better in (_trains_at_all, prefers or fits):
+    for better in (owns or fits, _trains_at_all, prefers or fits):
         found = [m for m in found if better(m)] or found
     if len(found) == 1:
         return found[0]

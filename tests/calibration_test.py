@@ -168,7 +168,7 @@ class RecalibrateTest(parameterized.TestCase):
         recalibrate(model, x, batch_size=8)
         for old, new in zip(before, inside.weights):
             np.testing.assert_array_equal(old, new, new.path)
-        parts = np.array(inside(x)).reshape(3, 8, 3)
+        parts = keras.ops.convert_to_numpy(inside(x)).reshape(3, 8, 3)
         np.testing.assert_allclose(
             bn.moving_mean, parts.mean((0, 1)), rtol=1e-4
         )

@@ -225,6 +225,35 @@ class StructuredMaskTest(parameterized.TestCase):
         train(model, StructuredMask(masks))
         self.assertEqual(leaks(model, masks), [])
 
+    def test_admm_that_goes_on_pulling_inside_a_block(self):
+        model = make()
+        plan = SparsityPlan.uniform(model, filters=0.5)
+        model.compile(ADMMWrapper(sgd(), plan), "mse", jit_compile=JIT)
+        masks = hard_prune(model, plan, optimizer=False)
+        with self.assertWarnsRegex(UserWarning, "with a bare optimizer"):
+            with enforcing.enforced(model, masks):
+                pass
+        self.assertTrue(all(v.constraint is None for v in model.weights))
+        model.compile(sgd(), "mse", jit_compile=JIT)
+        with enforcing.enforced(model, masks):
+            pass
+
+    @parameterized.parameters(True, False)
+    def test_weights_that_others_train_in_between(self, is_given):
+        model = make()
+        masks = self.prune(model)
+        model.compile(sgd(), "mse", jit_compile=JIT)
+        callback = StructuredMask(masks if is_given else None)
+        train(model, callback)
+        train(model, callback)  # nothing happened since
+        train(model)
+        fate = "are set to zero again" if is_given else "are not held any more"
+        message = f"{fate}.*Mask them there, too, `StructuredMask.masks, model="
+        with self.assertWarnsRegex(UserWarning, message):
+            train(model, callback)
+        train(model)
+        train(model, StructuredMask(masks))  # one that knows of no other
+
     def test_kernels_that_are_masked_whole(self):
         model = make()
         model.get_layer("b").kernel.assign(np.zeros((8, 6)))

@@ -8,6 +8,7 @@ Runs some widths by pytest, and more by
 import importlib.util
 import itertools
 import tempfile
+import time
 import warnings
 
 import keras
@@ -203,6 +204,32 @@ class StripTest(parameterized.TestCase):
         small = strip(model_of(join, 5, 3))
         self.assertEqual(small.layers[1].output.shape, shape)
 
+    @parameterized.parameters(
+        (lambda x, y: layers.Add()([x, y, x]),),
+        (lambda x, y: layers.Average()([y, x]),),
+        (lambda x, y: x + y,),
+        (lambda x, y: y + x,),
+    )
+    def test_where_no_order_is_safe(self, join):
+        """Steps without channels and channels without steps, of a size."""
+        inputs = keras.Input((STEPS, 2)), keras.Input((1, 4))
+        wide = layers.Conv1D(5, 1, name="wide")
+        x = join(layers.Conv1D(1, 1)(inputs[0]), wide(inputs[1]))
+        model = keras.Model(inputs, layers.Dense(2, name="out")(x))
+        zoo.randomise(model)
+        for weight in (*wide.weights, model.get_layer("out").kernel):
+            removed = slice(STEPS, None)
+            edge = (..., removed) if weight.shape[-1] == 5 else (removed,)
+            zeros.edit(weight, *edge)
+        small = strip(model)
+        self.assertEqual(small.get_layer("wide").filters, STEPS)
+        rng = np.random.default_rng(0)
+        for size in BATCHES:
+            x = [rng.normal(size=(size, *i.shape[1:])) for i in inputs]
+            x = [array.astype("float32") for array in x]
+            want, found = (ops.convert_to_numpy(f(x)) for f in (model, small))
+            np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-5)
+
     def test_heads_of_one_keep_a_second_dimension(self):
         model = model_of(JOINS["heads"], 5, 5)
         heads = next(x for x in model.layers if hasattr(x, "equation"))
@@ -244,6 +271,58 @@ class StripTest(parameterized.TestCase):
                 model = model_of(join, 3, 3)
                 found = export_litert(model, path, batch_size=size)
                 self.assertLess(found.max_rel_error, 1e-5)
+
+
+def is_always_safe(shapes):
+    """Whether no addition from the left goes astray, at any sizes."""
+    for sizes in itertools.product((1, 2, 3, 4), repeat=len(shapes[0])):
+        known = [
+            tuple(size if n is None else n for n, size in zip(shape, sizes))
+            for shape in shapes
+        ]
+        total = known[0]
+        for shape in known[1:]:
+            if coincidences.is_misplaced(total, shape):
+                return False
+            total = np.broadcast_shapes(total, shape)
+    return True
+
+
+class OrderTest(parameterized.TestCase):
+    @parameterized.parameters(2, 3, 4)
+    def test_is_found_where_there_is_one(self, rank):
+        """Against all orders of up to five operands."""
+        rng, found = np.random.default_rng(rank), set()
+        for _ in range(100):
+            whole = [rng.choice([1, 2, 3, 3]) for _ in range(rank)]
+            unknown = rng.uniform(size=rank - 1) < (0.7, *[0.2] * (rank - 2))
+            whole[:-1] = np.where(unknown, None, whole[:-1])
+            long = rng.uniform(size=(rng.integers(2, 6), rank)) < 0.5
+            shapes = [tuple(np.where(row, whole, 1).tolist()) for row in long]
+            order = coincidences.safe_order(shapes)
+            exists = any(
+                is_always_safe(each) for each in itertools.permutations(shapes)
+            )
+            self.assertEqual(order is not None, exists, shapes)
+            if exists:
+                self.assertCountEqual(order, range(len(shapes)))
+                self.assertTrue(is_always_safe([shapes[i] for i in order]))
+            found.add(exists)
+        self.assertEqual(found, {True, False} if rank > 2 else {True})
+
+    def test_that_is_safe_stays(self):
+        shapes = [(None, 3, 3), (None, 1, 3), (1, 1, 1)]
+        self.assertEqual(coincidences.safe_order(shapes), [0, 1, 2])
+
+    def test_of_many_operands(self):
+        """There are more orders of 30 than can be tried."""
+        steps, channels = (None, 3, 1), (None, 1, 3)
+        shapes = [channels, steps] * 15
+        start = time.process_time()
+        self.assertIsNone(coincidences.safe_order(shapes))
+        order = coincidences.safe_order([*shapes[:-1], (None, 3, 3)])
+        self.assertLess(time.process_time() - start, 0.5)
+        self.assertEqual(order[14:17], [29, 0, 2])
 
 
 class SearchTest(parameterized.TestCase):

@@ -1,3 +1,7 @@
+import contextlib
+import functools
+import io
+
 import keras
 import numpy as np
 from absl.testing import absltest
@@ -136,13 +140,14 @@ class DataScorerTest(parameterized.TestCase):
         expected = np.average(right, weights=weight)
         self.assertAlmostEqual(scorer(model).value, expected, 5)
 
-    @parameterized.parameters("batches", "sequence", "no_weights")
+    @parameterized.parameters("batches", "sequence", "no_weights", "list")
     def test_forms(self, form):
         batches = [Batches()[i] for i in range(13)]
         found = {
             "batches": batches,
             "sequence": Batches(),
             "no_weights": (*data(), None),
+            "list": [*data()],
         }[form]
         model = classifier()
         scorer = DataScorer(model, found, holdout=0)
@@ -168,7 +173,7 @@ class DataScorerTest(parameterized.TestCase):
 
     @parameterized.parameters(
         ({"metric": "auc"}, "Give one of those .*'accuracy'"),
-        ({"metric": "span"}, "the name of one that is, such as 'loss'"),
+        ({"metric": "span"}, "one that is, of .'accuracy', 'loss'., or giv"),
         ({"data": (np.ones((3, 3)), np.ones(3))}, "Pass some thousand"),
         ({"data": (np.ones((3, 3)), np.ones(4))}, "one label for each"),
         ({"data": []}, "Pass at least one batch"),
@@ -182,10 +187,74 @@ class DataScorerTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, message):
             DataScorer(model, **arguments)
 
+    @parameterized.parameters(
+        keras.metrics.AUC,
+        keras.metrics.Precision,
+        keras.metrics.Recall,
+        lambda **kwargs: keras.metrics.F1Score(
+            "micro", threshold=0.5, **kwargs
+        ),
+        keras.metrics.BinaryIoU,
+        keras.metrics.RootMeanSquaredError,
+        functools.partial(keras.metrics.RecallAtPrecision, 0.5),
+    )
+    def test_no_mean_though_all_answers_are_right(self, kind):
+        """In every part, and in the whole, they are 1, or 0."""
+        x = np.tile([[1.0], [0.0]], (800, 1)).astype("float32")
+        model = keras.Sequential([keras.Input((1,)), layers.Dense(1)])
+        model.set_weights([np.ones((1, 1)), np.zeros(1)])
+        compiled(model, "mse", ["binary_accuracy", kind(name="m")])
+        self.assertIn(model.evaluate(x, x, verbose=0)[2], (0, 1))
+        text = "'m' is no mean .*'binary_accuracy', 'loss'.*of other samples"
+        with self.assertRaisesRegex(ValueError, text):
+            DataScorer(model, (x, x), metric="m")
+        for name, sign in (("binary_accuracy", 1), ("loss", -1)):
+            self.assertEqual(DataScorer(model, (x, x), name).sign, sign)
+
+    @parameterized.parameters("one_loss", "two_loss", "loss", "two_mae")
+    def test_unequal_parts(self, name):
+        """Keras takes the loss of one output as the mean over batches."""
+        model = two_outputs()
+        x, y = data(NUM + 3)
+        scorer = DataScorer(model, (x, [y, x[:, :1]]), name, holdout=0)
+        sizes = {len(part[0]) for part in scorer._parts["search"]}
+        self.assertLen(sizes, 2)
+        whole = model.test_on_batch(x, [y, x[:, :1]], return_dict=True)
+        self.assertAlmostEqual(scorer(model).value, float(whole[name]), 5)
+
+    def test_the_first_metric_of_compile_is_taken(self):
+        kinds = [one_hot_error, "accuracy"]
+        for metrics in (kinds, kinds[::-1]):
+            scorer = DataScorer(classifier(metrics=metrics), data())
+            names = [getattr(m, "__name__", m) for m in metrics]
+            self.assertEqual(scorer.name, names[0])
+            self.assertEqual(scorer.others, ["loss", names[1]])
+        scorer = DataScorer(two_outputs(), (data()[0], [data()[1]] * 2))
+        self.assertEqual(scorer.name, "two_mae")
+
+    def test_metrics_of_several_numbers_are_none(self):
+        x, y = data()
+        y = np.eye(3)[y].astype("float32")
+        model = classifier(loss="mse", metrics=[keras.metrics.F1Score(), "mae"])
+        self.assertEqual(DataScorer(model, (x, y)).name, "mae")
+        with self.assertRaisesRegex(ValueError, "one number. Give one of"):
+            DataScorer(model, (x, y), "f1_score")
+
     def test_not_compiled(self):
         model = keras.Sequential([keras.Input((3,)), layers.Dense(3)])
         with self.assertRaisesRegex(ValueError, "or give a function as `eval"):
             DataScorer(model, data())
+
+
+def two_outputs():
+    """Its last output is the first of the alphabet, and of the metrics."""
+    inputs = keras.Input((3,))
+    names = ("one", "two")
+    outputs = [layers.Dense(4 - n, name=k) for k, n in zip(names, (1, 3))]
+    model = keras.Model(inputs, [layer(inputs) for layer in outputs])
+    cross = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(loss=[cross, "mse"], metrics=[[], ["mae"]])
+    return model
 
 
 def one_hot_error(y, predictions):
@@ -316,6 +385,15 @@ class PurifyTest(parameterized.TestCase):
             purify(model, (data()[0], labels), max_drop, verbose=0)
         for old, new in zip(weights, model.get_weights(), strict=True):
             np.testing.assert_allclose(new, old, rtol=1e-6)
+
+    def test_says_which_metric_was_taken(self):
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            purify(classifier(), data(), 0.02, max_evaluations=3)
+        self.assertIn(
+            "metric=None takes the first of ['accuracy', 'loss']",
+            printed.getvalue(),
+        )
 
     def test_a_budget_for_everything(self):
         with self.assertRaisesRegex(ValueError, "Lower `max_drop`: a fall"):

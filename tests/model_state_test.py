@@ -1,5 +1,9 @@
 """What looks at a model leaves its state alone."""
 
+import random
+import tempfile
+import warnings
+
 import keras
 import numpy as np
 from absl.testing import absltest
@@ -8,6 +12,7 @@ from keras import layers
 
 import keras_prm
 from keras_prm import model_state
+from tests.training import ON_TENSORFLOW
 
 
 class Counter(layers.Layer):
@@ -95,6 +100,60 @@ class KeptTest(parameterized.TestCase):
         )
         keras_prm.recalibrate(model, X, batch_size=2)
         np.testing.assert_array_equal(values(model), before)
+
+
+class RandomNumbersTest(parameterized.TestCase):
+    """What only looks at a model, or copies it, draws from no generator."""
+
+    @parameterized.parameters(
+        lambda model, data, folder: keras_prm.strip(model),
+        lambda model, data, folder: keras_prm.as_functional(model),
+        lambda model, data, folder: keras_prm.explain(model),
+        lambda model, data, folder: keras_prm.verify(model, model),
+        lambda model, data, folder: keras_prm.recalibrate(model, data[0]),
+        lambda model, data, folder: keras_prm.SparsityPlan.uniform(
+            model, filters=0.5
+        ),
+        lambda model, data, folder: keras_prm.hard_prune(
+            model, keras_prm.SparsityPlan.uniform(model, filters=0.5)
+        ),
+        lambda model, data, folder: keras_prm.purify(
+            model, data, 1.0, metric="mae", max_evaluations=1, verbose=0
+        ),
+        lambda model, data, folder: (
+            ON_TENSORFLOW
+            and keras_prm.export_litert(model, f"{folder}/a.tflite")
+        ),
+    )
+    def test_are_left(self, function):
+        keras.utils.set_random_seed(3)
+        inputs = keras.Input((4,))
+        x = keras.layers.Dense(6, name="hidden")(inputs)
+        x = keras.layers.BatchNormalization()(x)
+        x = keras.layers.Dropout(0.5)(x)  # without a seed
+        model = keras.Model(inputs, keras.layers.Dense(2)(x))
+        model.compile("sgd", "mse", metrics=["mae"])
+        data = np.ones((64, 4), "float32"), np.ones((64, 2), "float32")
+        states = []
+        with tempfile.TemporaryDirectory() as folder:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                for _ in range(2):
+                    if states:
+                        function(model, data, folder)
+                    states.append(
+                        (random.getstate(), str(np.random.get_state()))
+                    )
+        self.assertEqual(*states)
+        found = []
+        for is_called in (False, True):
+            keras.utils.set_random_seed(3)
+            if is_called:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    keras_prm.strip(model)
+            found.append(keras.ops.convert_to_numpy(keras.random.normal((3,))))
+        np.testing.assert_array_equal(*found)
 
 
 if __name__ == "__main__":

@@ -404,7 +404,15 @@ class BudgetTest(parameterized.TestCase):
         (float("nan"), ValueError, "higher is better, such as an accuracy"),
         ([0.1, 0.9], TypeError, r"`lambda m: m.evaluate\(x, y\)\[1\]`"),
         ({"loss": 0.1, "acc": 0.9}, TypeError, r"such as `\['acc'\]`"),
+        ((0.1, 0.9, 0.8), TypeError, r"`lambda m: m.evaluate\(x, y\)\[1\]`"),
+        ({}, TypeError, "`evaluate` has to return a float"),
         (None, TypeError, "Does the function return something"),
+        ("0.9", TypeError, r"Convert what it returns, `float\(score\)`"),
+        (np.ones(3), TypeError, r"`float\(np.mean\(scores\)\)`"),
+        (iter([0.9]), TypeError, "Data are given as they are"),
+        (float("inf"), ValueError, "finite, higher is better, such as"),
+        ((0.9, float("inf")), ValueError, r"Return `\(score, standard_error"),
+        ((0.9, float("nan")), ValueError, "or the score alone"),
     )
     def test_weights_come_back_after_no_score(self, bad, error, message):
         model = uneven("batch_norm")
@@ -412,6 +420,49 @@ class BudgetTest(parameterized.TestCase):
         with self.assertRaisesRegex(error, message):
             purify(model, lambda m: next(scores))
         self.assertEqual(checksum(model), before)
+
+    @parameterized.parameters("inf", "-inf", "nan")
+    def test_a_first_score_that_is_not_finite(self, value):
+        model = uneven("batch_norm")
+        before = checksum(model)
+        with self.assertRaisesRegex(ValueError, "finite, .* an accuracy"):
+            purify(model, lambda m: float(value), verbose=0)
+        self.assertEqual(checksum(model), before)
+
+    def test_a_state_may_be_infinitely_bad(self):
+        """As a likelihood that is 0."""
+        model = uneven("batch_norm")
+        start = count(model)
+
+        def score(model):
+            return 0.0 if count(model) > 0.9 * start else -np.inf
+
+        report = purify(model, score, 1.0, verbose=0)
+        self.assertGreater(count(model), 0.9 * start)
+        self.assertEqual(report.score_after, 0.0)
+
+    @parameterized.parameters(
+        (np.array,),
+        (lambda x: np.array([x]),),
+        (lambda x: np.array([[x]], "float32"),),
+        (np.float32,),
+        (keras.ops.convert_to_tensor,),
+        (lambda x: keras.ops.cast([x], "bfloat16"),),
+    )
+    def test_one_number_is_a_score(self, form):
+        model = uneven("batch_norm")
+        report = purify(model, lambda m: form(is_alive(m)), 0.5, verbose=0)
+        self.assertEqual(report.score_before, 1.0)
+
+    def test_all_that_evaluate_returns_is_no_score_with_an_error(self):
+        model = uneven("batch_norm")
+
+        def score(model):
+            return (0.3, 0.9) if is_alive(model) else (1.1, 0.1)
+
+        text = "is taken for .score, standard error.: .* one metric alone"
+        with self.assertRaisesRegex(ValueError, text):
+            purify(model, score, 1.0, verbose=0)
 
     @parameterized.parameters(
         (0.0, "of a loss return the negative"),
@@ -656,17 +707,38 @@ class ArgumentsTest(parameterized.TestCase):
     @parameterized.parameters(
         ({}, ValueError, "`max_drop`, or explicit `thresholds`"),
         ({"evaluate": 0.9}, TypeError, "a function from the model to a float"),
-        ({"evaluate": np.ones(3)}, TypeError, r"such as a tuple \(x, y\)"),
+        ({"evaluate": np.ones(3)}, TypeError, "such a tuple of all samples"),
+        ({"evaluate": "data"}, TypeError, "Received: evaluate='data'"),
+        ({"evaluate": {"x": np.ones(3)}}, TypeError, "a dict of .*'x'.*label"),
+        ({"evaluate": (np.ones(3),)}, TypeError, "a tuple of 1, without lab"),
+        ({"evaluate": (np.ones(3), "a")}, TypeError, "make arrays of them"),
+        ({"evaluate": [1, 2]}, TypeError, "a batch of type int"),
+        ({"evaluate": [(np.ones(3), np.int64(1))]}, TypeError, "call `data.ba"),
+        ({"evaluate": ()}, ValueError, "no batch in `evaluate`"),
+        ({"evaluate": zoo.make("mlp")}, TypeError, "write one: `lambda m"),
+        ({"evaluate": keras.metrics.Mean()}, TypeError, "write one: `lambda"),
         ({"metric": "loss"}, ValueError, "Give `evaluate` data with labels"),
         ({"holdout": 0.5}, ValueError, "Give `evaluate` data with labels"),
+        ({"metric": ["loss"], "evaluate": []}, TypeError, "the name of one"),
+        ({"holdout": "half", "evaluate": []}, ValueError, "in .0, 1.: the sh"),
+        ({"holdout": True, "evaluate": []}, ValueError, "in .0, 1.: the sha"),
         ({"num_samples": 0}, ValueError, "`num_samples` >= 1"),
+        ({"num_samples": "512"}, ValueError, "`num_samples` >= 1, an int"),
+        ({"num_samples": 5.5}, ValueError, "`num_samples` >= 1, an int"),
         ({"round_to": 0}, ValueError, "1 does not round"),
         ({"verbose": 3}, ValueError, "'auto', 0, 1 or 2"),
         ({"max_drop": -0.1}, ValueError, "by how much the score may fall"),
+        ({"max_drop": "0.1"}, ValueError, "`max_drop` >= 0"),
+        ({"max_drop": True}, ValueError, "`max_drop` >= 0"),
         ({"max_drop": float("nan")}, ValueError, "`max_drop` >= 0"),
         ({"thresholds": 0.1}, TypeError, r"`keras_prm.Thresholds\(...\)`"),
         ({"sweeps": "twice"}, ValueError, "Expected 'fixed_point' or 'single'"),
+        ({"sweeps": np.ones(2)}, ValueError, "'fixed_point' or 'single'"),
+        ({"verbose": np.ones(2)}, ValueError, "'auto', 0, 1 or 2"),
+        ({"round_to": "8"}, ValueError, "1 does not round"),
         ({"max_evaluations": 0}, ValueError, "`max_evaluations` >= 1"),
+        ({"max_evaluations": "a"}, ValueError, "`max_evaluations` >= 1, an"),
+        ({"max_evaluations": None}, ValueError, "`max_evaluations` >= 1, an"),
     )
     def test_out_of_range(self, arguments, error, message):
         if arguments:
@@ -676,6 +748,15 @@ class ArgumentsTest(parameterized.TestCase):
         with self.assertRaisesRegex(error, message):
             purify(model, **arguments)
         self.assertEqual(checksum(model), before)
+
+    def test_whole_floats_are_numbers_of_samples(self):
+        report = purify(
+            *(uneven("batch_norm"), is_alive, 0.5),
+            num_samples=1e2,
+            max_evaluations=2.0,
+            verbose=0,
+        )
+        self.assertEqual((report.num_samples, report.evaluations), (100, 2))
 
     def test_weights_that_are_not_finite(self):
         model = chain()

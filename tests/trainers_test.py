@@ -14,6 +14,7 @@ from keras_prm.callbacks import StructuredMask
 from keras_prm.checkpoints import AtomicCheckpoint
 from keras_prm.enforcing import release_masks
 from keras_prm.iterative import IterativePruning
+from keras_prm.masks import masks_of
 from keras_prm.optimizers import ADMMWrapper
 from keras_prm.plans import SparsityPlan
 from keras_prm.progress import ADMMProgress
@@ -34,6 +35,17 @@ def net(units=8, name=None):
         ],
         name=name,
     )
+
+
+class Sums(keras.Model):
+    """Trains all that its parts have with the one optimizer."""
+
+    def __init__(self, *parts):
+        super().__init__()
+        self.parts = parts
+
+    def call(self, x):
+        return sum(part(x) for part in self.parts)
 
 
 class Trainer(keras.Model):
@@ -169,8 +181,9 @@ class TrainersTest(parameterized.TestCase):
         twin = net(name="twin")
         trainer = compiled(Trainer(self.net, twin, net=self.net, twin=twin))
         message = r"2 of them fit the plan. Name it with `model=`.*trainer.twin"
+        plan = SparsityPlan.from_config(self.plan.get_config())  # of no model
         with self.assertRaisesRegex(ValueError, message):
-            fit(trainer, IterativePruning(self.plan))
+            fit(trainer, IterativePruning(plan))
         masks = hard_prune(self.net, self.plan)
         fit(trainer, StructuredMask(masks))  # only one has the zeros
         self.assertEqual(leaks(self.net, masks), [])
@@ -300,6 +313,35 @@ class TwoOptimizersTest(parameterized.TestCase):
             strict=True,
         ):
             np.testing.assert_array_equal(one, other, one.path)
+
+
+class EqualNetworksTest(parameterized.TestCase):
+    """Two that are built alike: a plan and masks know which they are of."""
+
+    @parameterized.product(is_masks=[True, False], place=[0, 1])
+    def test_is_the_one_it_was_made_for(self, is_masks, place):
+        parts = [net(name="a"), net(name="b")]
+        model = Sums(*parts)
+        plan = SparsityPlan.uniform(parts[place], filters=0.5)
+        if is_masks:
+            callback = StructuredMask(hard_prune(parts[place], plan))
+        else:
+            callback = IterativePruning(plan)
+        model.compile("sgd", "mse", jit_compile=JIT)
+        rng = np.random.default_rng(0)
+        x, y = rng.normal(size=(8, 4)), rng.normal(size=(8, 1))
+        model.fit(x, y, verbose=0, callbacks=[callback])
+        pruned = [len(masks_of(part).kernels) > 0 for part in parts]
+        self.assertEqual(pruned, [place == 0, place == 1])
+
+    def test_one_optimizer_for_two_networks(self):
+        parts = [net(name="a"), net(6, name="b")]
+        plan = SparsityPlan.uniform(parts[0], filters=0.5)
+        model = Sums(*parts)
+        model.compile(ADMMWrapper("sgd", plan), "mse", jit_compile=JIT)
+        message = "4 variables of others .* an optimizer of its own"
+        with self.assertRaisesRegex(ValueError, message):
+            model.fit(np.ones((8, 4)), np.ones((8, 1)), verbose=0)
 
 
 if __name__ == "__main__":

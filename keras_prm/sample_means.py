@@ -1,0 +1,180 @@
+"""Which metrics are means over samples, and what the samples count in them."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+
+_TOLERANCE = 1e-4  # relative; of sums in float32
+
+
+class Means:
+    """The metrics of a compiled model, on parts of data and on the whole.
+
+    Whether one is a mean over samples is measured twice: on the labels as
+    they are, and on labels of which those of each part have changed places.
+    Where all answers are right, a precision or the area under a curve is 1
+    in every part and in the whole, as a mean would be; where they are not,
+    it is none.
+
+    Args:
+        model: A compiled model.
+        parts: list of tuples `(x, y)` or `(x, y, sample_weight)` of arrays,
+            those of one number of rows of at least two parts.
+
+    Attributes:
+        tries: list of two dicts as `logs` returns them.
+        logs: The two in one, the second behind the first.
+    """
+
+    def __init__(self, model, parts):
+        self._parts = parts
+        self.tries, self._wholes = [], []
+        for each in (parts, _mixed_up(parts)):
+            self.tries.append(logs(model, each))
+            self._wholes.append(_whole(model, each))
+        self.logs = {
+            name: np.concatenate([found[name] for found in self.tries])
+            for name in self.tries[0]
+        }
+
+    def weighing(self, name):
+        """The function from parts to what they count in a mean.
+
+        `evaluate` takes the loss of a single output as the mean over
+        batches, however large they are; here each sample counts.
+
+        Args:
+            name: The name of a metric.
+
+        Returns:
+            The function; `None` if the metric is no mean.
+        """
+        for weigh in (rows, _sample_weights, _ones):
+            weights = weigh(self._parts)
+            if weights is not None and weights.sum() > 0:
+                if all(self._agree(name, weights)):
+                    return rows if weigh is _ones else weigh
+        return None
+
+    def _agree(self, name, weights):
+        """Whether what is measured on the whole is the mean, try by try."""
+        for found, whole in zip(self.tries, self._wholes, strict=True):
+            mean = np.average(found[name], weights=weights)
+            limit = _TOLERANCE * (1 + abs(whole[name]))
+            yield bool(abs(mean - whole[name]) <= limit)
+
+    def check(self, name):
+        """Refuses a metric that is not finite, or no mean over samples.
+
+        Raises:
+            ValueError: It is so.
+        """
+        whole = self._wholes[0][name]
+        if not np.isfinite(whole):
+            raise ValueError(
+                f"The metric {name!r} is {whole} on the data. Look for NaN "
+                "in the data and in the model's answers."
+            )
+        if self.weighing(name) is not None:
+            return
+        weights = rows(self._parts)
+        worst = [*self._agree(name, weights)].index(False)
+        mean = np.average(self.tries[worst][name], weights=weights)
+        means = [k for k in self.logs if self.weighing(k) is not None]
+        advice = f"give `metric` one that is, of {means}, or " if means else ""
+        labels = ", beside labels of other samples" if worst else ""
+        raise ValueError(
+            f"The metric {name!r} is no mean over samples, so it has no "
+            f"standard error: {advice}give a function as `evaluate`. "
+            f"Received: {name!r} = {self._wholes[worst][name]:g}, and "
+            f"{mean:g} as the mean over parts of the data{labels}"
+        )
+
+
+def logs(model, parts):
+    """Metrics of each part, those that are one number.
+
+    Args:
+        model: A compiled model.
+        parts: list of tuples of arrays.
+
+    Returns:
+        dict from the name of a metric to a float array `(parts,)`. The loss
+        is without penalties on weights.
+    """
+    found = [model.test_on_batch(*part, return_dict=True) for part in parts]
+    found = [_numbers(model, each) for each in found]
+    return {k: np.array([each[k] for each in found]) for k in found[0]}
+
+
+def _whole(model, parts):
+    found = model.evaluate(_Batches(parts), verbose=0, return_dict=True)
+    return _numbers(model, found)
+
+
+def _numbers(model, found):
+    """Floats of those metrics that are one number."""
+    found = {
+        name: float(np.reshape(value, ()))
+        for name, value in found.items()
+        if np.size(value) == 1
+    }
+    if "loss" in found:
+        found["loss"] -= _penalty(model)
+    return found
+
+
+class _Batches(keras.utils.PyDataset):
+    """Parts as a data set that `evaluate` takes."""
+
+    def __init__(self, parts):
+        super().__init__()
+        self._parts = parts
+
+    def __len__(self):
+        return len(self._parts)
+
+    def __getitem__(self, index):
+        return keras.tree.lists_to_tuples(self._parts[index])
+
+
+def _mixed_up(parts):
+    """Parts in which samples have the labels of others."""
+    rng, found = np.random.default_rng(0), []
+    for part in parts:
+        order = rng.permutation(num_rows(part))
+        labels = keras.tree.map_structure(lambda a: a[order], part[1:2])
+        found.append((part[0], *labels, *part[2:]))
+    return found
+
+
+def num_rows(part):
+    """How many samples a part has."""
+    return len(keras.tree.flatten(part[0])[0])
+
+
+def rows(parts):
+    """How many samples each part has, as floats."""
+    return np.array([num_rows(part) for part in parts], float)
+
+
+def _ones(parts):
+    return np.ones(len(parts))
+
+
+def _sample_weights(parts):
+    """The sum of each part's sample weights; `None` where there are none."""
+    weights = [part[2] if len(part) > 2 else None for part in parts]
+    if not all(hasattr(w, "shape") for w in weights):
+        return None
+    return np.array([float(keras.ops.sum(w)) for w in weights])
+
+
+def _penalty(model):
+    """What weights cost by their regularizers, which is no one's answer."""
+    return sum(
+        float(keras.ops.convert_to_numpy(v.regularizer(v)))
+        for v in model.trainable_variables
+        if v.regularizer is not None
+    )
