@@ -10,6 +10,7 @@ import keras
 
 from keras_prm import checkpoint_files
 from keras_prm import progress
+from keras_prm import pruning
 from keras_prm import trainers
 from keras_prm import training_state
 from keras_prm.masks import Masks
@@ -83,9 +84,10 @@ class AtomicCheckpoint(keras.callbacks.Callback):
     time, say, goes on from the last file, at the begin of an epoch.
 
     What was set while training, the learning rate and a number `rho`, is the
-    file's: a script that was edited in between does not change them. What it
-    says of `update_every` and `ramp` holds, with a warning where the file
-    says something else. Where a training goes on, and that all is done, is
+    file's: a script that was edited in between does not change them, and a
+    line says so. What it says of all else, such as `update_every`, `ramp`, a
+    momentum or the batch size, holds, with a warning where the file says
+    something else. Where a training goes on, and that all is done, is
     printed.
 
     A model that trains others, such as a GAN, is kept whole: with all its
@@ -142,12 +144,12 @@ class AtomicCheckpoint(keras.callbacks.Callback):
         self._done = self._written = 0
         self._due = self._diverged = self._stopped = False
         self._first = None
+        self._rates = training_state.learning_rates(self.model)
         checkpoint_files.prepare(self.path)
         if self.masks is not None and self.network is not None:
             fitting(self.network, self.masks)
         for wrapper in trainers.wrappers(self.model):
-            if wrapper.built:
-                wrapper.check_attached(self.network or self.model)
+            pruning.check_trains(wrapper, self.network or self.model)
         if self.path.exists():
             self._resume()
 
@@ -198,6 +200,17 @@ class AtomicCheckpoint(keras.callbacks.Callback):
 
     def _compare(self, header, scripts):
         """Says where the script has other settings than the file."""
+        begun = header.get("learning_rates", self._rates)
+        kept = training_state.learning_rates(self.model)
+        for mine, former, rate in zip(self._rates, begun, kept):
+            # What callbacks have made of it since then is no news.
+            if None not in (mine, former, rate) and mine != former:
+                progress.print_message(
+                    f"AtomicCheckpoint: learning_rate={rate:g}, as in the "
+                    f"file; the script's learning_rate={mine:g} is not used. "
+                    "Set `optimizer.learning_rate` between epochs to change "
+                    "it."
+                )
         for mine, kept in zip(scripts, training_state.rhos(self.model)):
             if mine != kept:
                 progress.print_message(
@@ -206,6 +219,12 @@ class AtomicCheckpoint(keras.callbacks.Callback):
                     "`optimizer.rho` between epochs to change it."
                 )
         changed = training_state.changed_settings(self.model, header)
+        steps = [header.get("steps"), self.params.get("steps")]
+        if None not in steps and steps[0] != steps[1]:
+            changed.append(
+                f"{steps[1]} steps per epoch (in the file {steps[0]}; the "
+                "batch size or the data differ)"
+            )
         if changed:
             warnings.warn(
                 f"{self.path} was written under other settings, and training "
@@ -283,6 +302,8 @@ class AtomicCheckpoint(keras.callbacks.Callback):
             "epoch": self._done,
             "stopped": stopped,
             "random": self._random,
+            "learning_rates": self._rates,
+            "steps": self.params.get("steps"),
         }
         try:
             checkpoint_files.write(self.path, header, arrays)

@@ -282,8 +282,14 @@ def _copied(view, model):
 
 def _check_variables(model, shared, found):
     """As many weights as are used, and none of them the model's own."""
+    # What no layer holds is of the class, which `shared` has not got.
+    extra = {id(v) for v in model_classes.own_weights(found)}
     counts = [
-        (len(m.weights), len(m.trainable_weights)) for m in (shared, found)
+        tuple(
+            len([v for v in variables if id(v) not in extra])
+            for variables in (m.weights, m.trainable_weights)
+        )
+        for m in (shared, found)
     ]
     own = set(map(id, model.variables)) & set(map(id, found.variables))
     if counts[0] != counts[1] or own:

@@ -189,13 +189,14 @@ def _check(found, small):
 
 def _copy_own_weights(model, found):
     """Gives a model the values of weights that no layer of it holds."""
-    pairs = [_own_weights(model), _own_weights(found)]
+    pairs = [own_weights(model), own_weights(found)]
     if [v.shape for v in pairs[0]] != [v.shape for v in pairs[1]]:
         raise TypeError("the constructor makes other weights of its own")
     for source, target in zip(*pairs):
         target.assign(source)
 
 
-def _own_weights(model):
+def own_weights(model):
+    """The weights of a model that no layer of its graph holds."""
     held = {id(v) for layer in model.layers for v in layer.weights}
     return [v for v in model.weights if id(v) not in held]

@@ -194,14 +194,22 @@ class ADMMWrapper(OptimizerWrapper):
                 than the one that the plan was made for, or trains another
                 one inside, is left alone.
         """
-        if not (self.built and topology.is_model(model)):
+        if not topology.is_model(model):
+            return
+        if self.built:
+            variables = self._trainable_variables
+        else:  # what the first step builds it on
+            variables = model.trainable_variables
+        if len(variables) != len(self.plan.variables):
             return
         own = signatures.signatures(model)
         names, difference = signatures.alike(self.plan.weights, own)
         if not difference:
-            keys = [names[key] for key in self.kernels()]
-            variables = {row.key: row.source() for row in own}
-            check_attached(self.planned_variables(), keys, variables)
+            kernels = self.plan.kernels
+            keys = [names[kernel.key] for kernel in kernels]
+            trained = [variables[kernel.index] for kernel in kernels]
+            known = {row.key: row.source() for row in own}
+            check_attached(trained, keys, known)
 
     def _kernels(self):
         return [ops.convert_to_tensor(v) for v in self.planned_variables()]
@@ -412,3 +420,18 @@ def find_wrapper(optimizer):
     inside += getattr(optimizer, "optimizers", ())
     found = (find_wrapper(o) for o in inside)
     return next((wrapper for wrapper in found if wrapper is not None), None)
+
+
+def build_if_given_weights(optimizer, variables):
+    """Builds an optimizer whose saved state waits for its variables.
+
+    What is read from `.h5`, or by `load_weights` before any training, would
+    else not be there until the first step. Does nothing to others.
+
+    Args:
+        optimizer: An optimizer, which may hold an `ADMMWrapper`; or `None`.
+        variables: The trainable variables of the model that it trains.
+    """
+    wrapper = find_wrapper(optimizer)
+    if wrapper is not None and wrapper.is_given_weights:
+        optimizer.build(variables)

@@ -12,6 +12,7 @@ from absl import logging
 
 from keras_prm import pruning
 from keras_prm import trainers
+from keras_prm.optimizers import build_if_given_weights
 
 
 class ADMMProgress(keras.callbacks.Callback):
@@ -87,8 +88,10 @@ class ADMMProgress(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         self._lines = []
         wrapper = self._wrapper()
+        variables = self.model.trainable_variables
+        build_if_given_weights(self.model.optimizer, variables)
         self._updates = wrapper.num_updates
-        wrapper.check_attached(self.network or self.model)
+        pruning.check_trains(wrapper, self.network or self.model)
 
     def on_epoch_begin(self, epoch, logs=None):
         self._print()

@@ -20,6 +20,7 @@ from keras_prm.masks import apply_masks
 from keras_prm.masks import dead_vectors
 from keras_prm.masks import pruned
 from keras_prm.optimizer_checks import check_attached
+from keras_prm.optimizers import build_if_given_weights
 from keras_prm.optimizers import find_wrapper
 from keras_prm.structures import KernelMask
 
@@ -235,6 +236,44 @@ def fitted(model, plan, trace=None):
     return plan
 
 
+def check_trains(wrapper, model):
+    """Raises, before training, if a wrapper's plan is not of its network.
+
+    An optimizer is given variables alone: which of equal shapes are frozen,
+    and what is tied to what, only the model tells. Does nothing to models
+    that the plan was not made for, such as one that trains such a one inside.
+
+    Args:
+        wrapper: An `ADMMWrapper`.
+        model: The model that it trains, or one around it.
+
+    Raises:
+        ValueError: It trains other kernels than its plan names, or the
+            channels of these are tied to other ones.
+    """
+    wrapper.check_attached(model)
+    weights = wrapper.plan.weights
+    made_for = [id(row.source and row.source()) for row in weights]
+    alike = []
+    for network in topology.sublayers(model):
+        if not (topology.is_model(network) and network.built):
+            continue
+        own = signatures.signatures(network)
+        is_own = made_for == [id(row.source()) for row in own]
+        if not is_own and not signatures.alike(weights, own)[1]:
+            alike.append(network)
+    if wrapper.built:
+        alike = [network for network in alike if _trains(wrapper, network)]
+    if len(alike) == 1:
+        wrapper.check_attached(alike[0])
+        fitted(alike[0], wrapper.plan)
+
+
+def _trains(wrapper, model):
+    own = {id(variable) for variable in model.variables}
+    return any(id(v) in own for v in wrapper.planned_variables())
+
+
 def _differently_tied(plan, trace, weights):
     """Kernels whose channels the plan and the model tie in other ways."""
     planned, found = {}, {}
@@ -282,6 +321,7 @@ def _wrapper(model, optimizer):
                 f"model, or hold it. Received: optimizer={optimizer!r}. To "
                 "choose by the weights alone, pass `optimizer=False`."
             )
+    build_if_given_weights(optimizer, model.trainable_variables)
     while wrapper is not None and optimizer is not wrapper:
         inner = getattr(optimizer, "inner_optimizer", None)
         if inner is None:

@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import itertools
 import re
 import weakref
+
+import keras
 
 from keras_prm import topology
 
@@ -166,6 +169,12 @@ def trained_otherwise(weights, variables):
         What differs and how to mend it, or `""`.
     """
     expected = [row for row in weights if row.trainable]
+    received = [
+        Signature(v.path or v.name, row.layer if row else "", tuple(v.shape), 1)
+        for v, row in itertools.zip_longest(variables, expected)
+        if v is not None
+    ]
+    found = _difference(expected, received, weights)
     places = _known_places(weights, variables)
     same = any(place is not None for place in places)
     if same and None in places and _lives_in(expected, variables):
@@ -177,22 +186,18 @@ def trained_otherwise(weights, variables):
             "its own, with the ADMMWrapper, and the others another one"
         )
     if not same:
+        if not found:
+            return ""  # names that Keras makes up count from anywhere
         places = _named_places(weights, variables)
     if None not in places:
-        received = [weights[i] for i in places]
-        if received == expected:
+        rows = [weights[i] for i in places]
+        if rows == expected:
             return ""
-        missing = [row for row in expected if row not in received]
-        thawed = [row.key for row in received if not row.trainable]
+        missing = [row for row in expected if row not in rows]
+        thawed = [row.key for row in rows if not row.trainable]
         if missing or thawed:
             left_out = [row for row in missing if same and _trains(row)]
             return _other_flags(left_out, missing, thawed)
-    received = [
-        Signature(v.path or v.name, row.layer if row else "", tuple(v.shape), 1)
-        for v, row in itertools.zip_longest(variables, expected)
-        if v is not None
-    ]
-    found = _difference(expected, received, weights)
     if not found:
         return ""
     return (
@@ -276,9 +281,12 @@ def _structure(row):
 def moved(expected, received, known):
     """Where names first tell that weights changed places; `None` if nowhere.
 
-    Names that the other model does not have tell nothing. Of numbered names,
-    `dense_2` and `dense_3`, the numbers count from anywhere: if they do not
-    run on alike, but fit other ones of the known, those are meant.
+    Names that the other model does not have tell nothing, nor do names with
+    numbers inside, such as `block_1_conv`, unless it has them all. Of
+    numbered names, `dense_2` and `dense_3`, the numbers count from anywhere:
+    if they do not run on alike, but fit other ones of the known, those are
+    meant. Where they run on alike, those of names that Keras makes up tell
+    nothing.
 
     Args:
         expected: list of names, one per weight.
@@ -288,24 +296,36 @@ def moved(expected, received, known):
     numbers = collections.defaultdict(set)
     for base, number in map(_numbered, known):
         numbers[base].add(number)
+    all_known = set(map(_numbered, received)) <= set(map(_numbered, known))
     shared = collections.defaultdict(list)
     pairs = zip(map(_numbered, expected), map(_numbered, received))
     for place, ((base, old), (other, new)) in enumerate(pairs):
         if base == other:
             shared[base].append((place, old, new))
-        elif other in numbers:
+        elif other in numbers and (all_known or not _counts(other)):
             return place
     for base, rows in shared.items():
         found = {new for _, _, new in rows}
         shifts = {new - old for _, old, new in rows}
         if shifts == {0}:
             continue
-        if len(shifts) == 1 and not found <= numbers[base]:
+        given = base.replace("_", "") not in _class_names()
+        if len(shifts) == 1 and not (given and found <= numbers[base]):
             continue
         tried = {rows[0][2] - number for number in numbers[base]}
         if any({n - s for n in found} <= numbers[base] for s in tried):
             return next(place for place, old, new in rows if old != new)
     return None
+
+
+@functools.cache
+def _class_names():
+    """What the names that Keras makes up begin with, less underscores."""
+    return {name.lower() for name in dir(keras.layers)}
+
+
+def _counts(name):
+    return any(part.isdecimal() for part in name.split("_"))
 
 
 def _numbered(name):

@@ -256,6 +256,18 @@ def layer_paths(model):
     return found
 
 
+def _nested_models(model):
+    """`(path, model)` of a model and those inside, the innermost first."""
+    found = []
+    for layer in model.layers:
+        if is_model(layer):
+            found += [
+                (f"{layer.name}/{path}" if path else layer.name, inner)
+                for path, inner in _nested_models(layer)
+            ]
+    return [*found, ("", model)]
+
+
 def variables_by_key(model):
     """Every weight of the model by its key.
 
@@ -272,6 +284,9 @@ def variables_by_key(model):
 def owned(model):
     """Every weight by its key, and the first layer that holds it.
 
+    Those that no layer of the graph holds, such as a model's own
+    `add_weight`, are the model's.
+
     Args:
         model: A functional or Sequential model.
 
@@ -279,7 +294,7 @@ def owned(model):
         dict from key to `(variable, layer)`.
     """
     found, seen = {}, set()
-    for path, layer in layer_paths(model):
+    for path, layer in [*layer_paths(model), *_nested_models(model)]:
         for variable in layer.weights:
             if id(variable) not in seen:
                 seen.add(id(variable))
@@ -294,7 +309,7 @@ def _free_key(found, path, layer, variable):
     names = [_name_within(layer, variable)]
     names += ["/".join(parts[-n:]) for n in range(2, len(parts) + 1)]
     names += [f"{names[0]}_{n}" for n in range(1, len(found) + 2)]
-    keys = (f"{path}/{name}" for name in names)
+    keys = (f"{path}/{name}" if path else name for name in names)
     return next(key for key in keys if key not in found)
 
 

@@ -37,7 +37,9 @@ def collect(model, masks):
         "plan": None if plan is None else plan.get_config(),
         "masks": None if masks is None else masks.to_json(),
         "built_on": _built_on(model),
+        "left_out": _left_out(model, _built_on(model)),
         "settings": settings(model),
+        "optimizers": _optimizer_settings(model),
     }
     return description, [
         np.asarray(keras.ops.convert_to_numpy(v)) for v in _variables(model)
@@ -54,6 +56,12 @@ def check(model, masks, description, path):
     found = _differences(description["model"], _signatures(model.variables))
     if found:
         _refuse(path, "another model", found)
+    found = _other_flags(model, description)
+    if found:
+        _refuse(path, "other layers frozen", found)
+    found = _other_kinds(model, description)
+    if found:
+        _refuse(path, "another kind of `rho`", found)
     _build(model, description.get("built_on"))
     plan = plan_of(model)
     stored = description["plan"] and SparsityPlan.from_config(
@@ -150,9 +158,86 @@ def rhos(model):
     return [float(rho) for rho in found if is_number(rho)]
 
 
+def _other_flags(model, description):
+    """What is frozen otherwise than when a file was written, in words."""
+    built_on = [x for x in description.get("built_on") or () if x is not None]
+    if not built_on or "left_out" not in description:
+        return ""
+    trained = {i for places in built_on for i in places}
+    flags = {id(v) for v in model.trainable_variables}
+    variables = model.variables
+    now = {i for i, v in enumerate(variables) if id(v) in flags}
+    changes = {
+        "trained then and frozen now": trained - now,
+        "frozen then and trained now": now
+        - trained
+        - set(description["left_out"]),
+    }
+    found = [
+        f"{what}: {[variables[i].path for i in sorted(places)]}"
+        for what, places in changes.items()
+        if places
+    ]
+    if not found:
+        return ""
+    return f"Set `trainable` on layers as it was. Received: {'; '.join(found)}"
+
+
+def _other_kinds(model, description):
+    """Where `rho` is a number and was none, or was one, in words."""
+    pairs = zip(description.get("settings", ()), settings(model))
+    for stored, received in pairs:
+        one, other = stored.get("rho"), received["rho"]
+        if "rho" in stored and is_number(one) != is_number(other):
+            return (
+                f"Expected rho={_brief(one)}. Received: rho={_brief(other)}. "
+                "A number and what sets `rho` by itself cannot follow one "
+                "another within a training"
+            )
+    return ""
+
+
+def learning_rates(model):
+    """The learning rates that are set as numbers, of each optimizer."""
+    return [
+        float(keras.ops.convert_to_numpy(x.learning_rate))
+        if is_number(row["learning_rate"])
+        else None
+        for x, row in zip(
+            trainers.all_optimizers(model), _optimizer_settings(model)
+        )
+    ]
+
+
+def _optimizer_settings(model):
+    """What each optimizer is made with, less names and plans."""
+    return [_settings_of(x) for x in trainers.all_optimizers(model)]
+
+
+def _settings_of(optimizer):
+    inner = getattr(optimizer, "inner_optimizer", None)
+    if inner is not None:
+        return _settings_of(inner)
+    config = _config(optimizer)
+    config = config.get("config") if isinstance(config, dict) else None
+    left_out = ("name", "optimizers")  # whose rates may have been set anew
+    rows = {k: v for k, v in (config or {}).items() if k not in left_out}
+    return {"learning_rate": None, **rows}
+
+
 def changed_settings(model, description):
     """What differs from the `settings` of a file, in words."""
     found = []
+    pairs = zip(description.get("optimizers", ()), _optimizer_settings(model))
+    for stored, received in pairs:
+        for name in filter(received.__contains__, stored):
+            one, other = stored[name], received[name]
+            # A number is among the variables, and may have been set anew.
+            if name == "learning_rate" and is_number(one) and is_number(other):
+                continue
+            if _plain(one) != _plain(other):
+                one, other = _brief(one), _brief(other)
+                found.append(f"{name}={other} (in the file {one})")
     pairs = zip(description.get("settings", ()), settings(model))
     for stored, received in pairs:
         for name, value in stored.items():
@@ -201,6 +286,17 @@ def _built_on(model):
         if x.built
         else None
         for x in trainers.all_optimizers(model)
+    ]
+
+
+def _left_out(model, built_on):
+    """Positions of what is trainable and trained by no optimizer."""
+    trained = {i for places in built_on if places for i in places}
+    flags = {id(v) for v in model.trainable_variables}
+    return [
+        i
+        for i, v in enumerate(model.variables)
+        if id(v) in flags and i not in trained
     ]
 
 

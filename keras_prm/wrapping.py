@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import keras
 import numpy as np
 
@@ -26,10 +28,21 @@ class OptimizerWrapper(keras.optimizers.Optimizer):
 
     def build(self, variables):
         super().build(variables)
-        if self._given_weights is not None:
-            with backends.outside_of_graphs():
-                self.set_weights(self._given_weights)
-            self._given_weights = None
+        given, self._given_weights = self._given_weights, None
+        if given is None:
+            return
+        if len(given) != len(self.variables):
+            warnings.warn(
+                f"The saved state of optimizer '{self.name}' is not used: it "
+                f"has {len(given)} variables, and the optimizer "
+                f"{len(self.variables)}. Make the optimizer with the inner "
+                "one that was saved, to go on from there. Received: "
+                f"inner_optimizer={self.inner_optimizer.name!r}",
+                stacklevel=2,
+            )
+            return
+        with backends.outside_of_graphs():
+            self.set_weights(given)
 
     @property
     def variables(self):
@@ -39,7 +52,8 @@ class OptimizerWrapper(keras.optimizers.Optimizer):
         """Sets all variables, or keeps the weights until there are some.
 
         Keras gives an optimizer in an `.h5` file its weights before it knows
-        the variables it will train.
+        the variables it will train, and so does `load_weights` of a model
+        that has not been trained.
         """
         if not self.built:
             self._given_weights = [_array_of(w) for w in weights]
@@ -47,6 +61,19 @@ class OptimizerWrapper(keras.optimizers.Optimizer):
         num = len(self._variables)
         super().set_weights(weights[:num])
         self.inner_optimizer.set_weights(weights[num:])
+
+    def load_own_variables(self, store):
+        """As in Keras, but keeps what comes before there are variables."""
+        names = [str(i) for i in range(len(store.keys()))]
+        if self.built or len(names) <= len(self.variables):
+            super().load_own_variables(store)
+        else:
+            self.set_weights([store[name] for name in names])
+
+    @property
+    def is_given_weights(self):
+        """Whether saved weights wait for the variables they belong to."""
+        return self._given_weights is not None
 
     @property
     def iterations(self):

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import tempfile
 from unittest import mock
@@ -277,7 +278,11 @@ class StructuredMaskTest(parameterized.TestCase):
             def on_epoch_end(self, epoch, logs=None):
                 other.train_on_batch(*batch)
 
-        with self.assertWarnsRegex(UserWarning, "compiled=other"):
+        expected = self.assertWarnsRegex(UserWarning, "compiled=other")
+        if keras.backend.backend() == "torch":
+            # Nothing is compiled there: every step applies the masks.
+            expected = contextlib.nullcontext()
+        with expected:
             train(model, Other(), StructuredMask(masks))
         self.assertEqual(leaks(model, masks), [])
 

@@ -19,6 +19,7 @@ from keras_prm import progress
 from keras_prm.callbacks import StructuredMask
 from keras_prm.checkpoints import AtomicCheckpoint
 from keras_prm.optimizers import ADMMWrapper
+from keras_prm.penalties import ResidualBalancing
 from keras_prm.plans import SparsityPlan
 from keras_prm.pruning import hard_prune
 
@@ -374,10 +375,43 @@ class ResumeTest(CheckpointTestCase):
         self.assertIn("rho=0.1, as in the file", lines)
         self.assertAlmostEqual(model.optimizer.rho, 0.1, places=6)
 
+    def test_a_learning_rate_of_the_script_is_said(self):
+        """Once, and not where a callback has changed it since."""
+
+        def sgd(rate, momentum=0.5):
+            return lambda _: keras.optimizers.SGD(rate, momentum)
+
+        lower = keras.callbacks.LearningRateScheduler(lambda epoch: 0.0625)
+        fit(compiled(sgd(0.25)), AtomicCheckpoint(self.path), lower, epochs=1)
+        message = (
+            "learning_rate=0.0625, as in the file; the script's "
+            "learning_rate=0.5 is not used. Set `optimizer.learning_rate`"
+        )
+        for rate, epochs, is_said in ((0.25, 2, 0), (0.5, 3, 1), (0.5, 4, 0)):
+            model = compiled(sgd(rate))
+            with mock.patch.object(progress, "print_message") as said:
+                fit(model, AtomicCheckpoint(self.path), epochs=epochs)
+            lines = " ".join(call.args[0] for call in said.call_args_list)
+            self.assertEqual(message in lines, bool(is_said), lines)
+            self.assertEqual(float(model.optimizer.learning_rate), 0.0625)
+        with self.assertWarnsRegex(
+            UserWarning, r"momentum=0.75 \(in the file 0.5\). Set them as"
+        ):
+            model = compiled(sgd(0.5, 0.75))
+            fit(model, AtomicCheckpoint(self.path), epochs=5)
+
+    def test_another_batch_size_is_said(self):
+        fit(compiled(), AtomicCheckpoint(self.path), epochs=1)
+        with self.assertWarnsRegex(
+            UserWarning, r"6 steps per epoch \(in the file 3; the batch size"
+        ):
+            fit(compiled(), AtomicCheckpoint(self.path), batch_size=4)
+
     def test_a_file_of_before_there_were_several_optimizers(self):
         fit(compiled(admm), AtomicCheckpoint(self.path), epochs=1)
         header, arrays = checkpoint_files.read(self.path)
-        for name in ("built_on", "settings", "arrays"):
+        new = ("left_out", "learning_rates", "steps", "optimizers")
+        for name in ("built_on", "settings", "arrays", *new):
             del header[name]
         checkpoint_files.write(self.path, header, arrays)
         model = compiled(admm)
@@ -456,6 +490,34 @@ class RefusalTest(CheckpointTestCase):
         self.assert_refused(
             "another plan. Expected an optimizer with a plan.*another path",
             compiled(),
+        )
+
+    @parameterized.parameters(True, False)
+    def test_other_flags(self, is_built):
+        """Named as such, though the plan is another by then, too."""
+        self.written(admm)
+        keras.utils.set_random_seed(0)
+        model = make()
+        model.layers[1].trainable = False
+        model.compile(admm(model), "mse", **HOW)
+        if is_built:
+            model.optimizer.build(model.trainable_variables)
+        with self.assertRaisesRegex(
+            ValueError,
+            "other layers frozen. Set `trainable` on layers as it was. "
+            "Received: trained then and frozen now: .*dense.*/kernel",
+        ):
+            fit(model, AtomicCheckpoint(self.path), shuffle=False)
+
+    def test_another_kind_of_rho(self):
+        self.written(admm)
+        model = compiled(
+            lambda m: ADMMWrapper("adam", admm(m).plan, ResidualBalancing())
+        )
+        self.assert_refused(
+            "another kind of `rho`. Expected rho=0.1. Received: rho=Residual"
+            ".*delete the file",
+            model,
         )
 
     def test_another_optimizer(self):

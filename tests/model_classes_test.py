@@ -7,6 +7,7 @@ from absl.testing import parameterized
 from keras import layers
 
 from keras_prm import model_classes
+from keras_prm import topology
 from keras_prm.carrying import carry_optimizer
 from keras_prm.functional_form import as_functional
 from keras_prm.plans import SparsityPlan
@@ -184,6 +185,39 @@ class ModelClassesTest(parameterized.TestCase):
         self.assertEqual(
             float(keras.ops.convert_to_numpy(small.temperature)), 7.0
         )
+
+    @parameterized.parameters(True, False)
+    def test_training_goes_on_with_weights_of_the_model_s_own(self, outermost):
+        model = Tempered(*graph(), name="net")
+        model.temperature.assign(7.0)
+        if not outermost:
+            inputs = keras.Input((4,))
+            model = keras.Model(inputs, layers.Dense(1)(model(inputs)))
+        model = pruned(model)
+        # Whatever its loss: the model's own has no gradient of it.
+        model.optimizer.build(model.trainable_variables)
+        for variable in model.optimizer.variables:
+            if "temperature" in variable.name:
+                variable.assign(0.25)
+        small, report = strip(model, return_report=True)
+        carry_optimizer(model, small, report)
+        slots = [
+            float(v)
+            for v in small.optimizer.variables
+            if "temperature" in v.name
+        ]
+        self.assertEqual(slots, [0.25, 0.25])
+        keys = topology.variables_by_key(model)
+        self.assertIn("temperature" if outermost else "net/temperature", keys)
+        self.assertLen(keys, len(model.weights))
+
+    def test_as_functional_with_weights_of_the_model_s_own(self):
+        model = Tempered(*graph())
+        model.temperature.assign(7.0)
+        found = as_functional(model)
+        self.assertIsInstance(found, Tempered)
+        self.assertEqual(float(found.temperature), 7.0)
+        self.assertLess(max_error(model, found, DATA[0]), 1e-6)
 
     def test_inside_of_another(self):
         inputs = keras.Input((4,))

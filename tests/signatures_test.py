@@ -81,6 +81,21 @@ def data():
     return rng.normal(size=(16, 6)), rng.normal(size=(16, 2))
 
 
+def data_of(units):
+    return data()[0], np.zeros((16, units), "float32")
+
+
+class Around(keras.Model):
+    """A model that trains another one."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def call(self, x):
+        return self.network(x)
+
+
 def compiled(model, plan):
     optimizer = ADMMWrapper("sgd", plan, rho=0.1, update_every=1)
     model.compile(optimizer, "mse")
@@ -309,6 +324,59 @@ class TrainableTest(parameterized.TestCase):
         model.layers[0].trainable = False
         ADMMWrapper("sgd", plan).build(model.trainable_variables)
 
+    @parameterized.parameters(
+        (frozen, stem, saved)
+        for stem, several in (("dense", 4), ("block_{}_dense", 3))
+        for frozen in range(several)
+        for saved in (True, False)
+    )
+    def test_numbers_from_elsewhere(self, frozen, stem, saved):
+        """Another session has made a layer before: all numbers are higher."""
+
+        def build(first):
+            names = [
+                stem.format(n) if "{" in stem else f"{stem}_{n}"
+                for n in range(first, first + 4)
+            ]
+            model = named([name.removesuffix("_0") for name in names])
+            model.layers[frozen].trainable = False
+            return model
+
+        plan = SparsityPlan.uniform(build(0), columns=0.5)
+        if saved:
+            plan = through_json(plan)
+        model = compiled(build(1), plan)
+        model.fit(*data_of(6), verbose=0, callbacks=[ADMMProgress()])
+        masks = hard_prune(model, plan, optimizer=False)
+        left_out = signatures.signatures(model)[2 * frozen].key
+        self.assertLen(masks.kernels, 3)
+        self.assertNotIn(left_out, masks.kernels)
+
+    @parameterized.parameters("progress", "checkpoint", "around")
+    def test_other_ties(self, asked):
+        """Equal weights, and a sum that ties what was free."""
+
+        def build(is_tied):
+            inputs = keras.Input((6,))
+            x = layers.Dense(6)(inputs)
+            y = layers.Dense(6)(x)
+            x = layers.Add()([x, y]) if is_tied else y
+            return keras.Model(inputs, layers.Dense(6)(x))
+
+        plan = SparsityPlan.uniform(build(False), filters=0.5)
+        model = build(True)
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        callback = ADMMProgress()
+        if asked == "checkpoint":
+            callback = AtomicCheckpoint(f"{folder.name}/a.ckpt")
+        trainer = model
+        if asked == "around":
+            trainer = Around(model)
+        compiled(trainer, plan)
+        with self.assertRaisesRegex(ValueError, "tied to other ones"):
+            trainer.fit(*data_of(6), verbose=0, callbacks=[callback])
+
     @parameterized.parameters("progress", "checkpoint", "hard_prune")
     def test_where_only_the_model_tells(self, asked):
         """Made-up names in another build: the last is frozen, not the first."""
@@ -318,7 +386,8 @@ class TrainableTest(parameterized.TestCase):
         model = named((None,) * 4)
         model.layers[3].trainable = False
         compiled(model, plan)
-        model.optimizer.build(model.trainable_variables)
+        if asked == "hard_prune":
+            model.optimizer.build(model.trainable_variables)
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         callback = {
@@ -365,6 +434,79 @@ class TrainableTest(parameterized.TestCase):
                 callback = IterativePruning(plan)
                 model.fit(*data(), verbose=0, callbacks=[callback])
         self.assertLen(caught.warnings, 1)
+
+
+class SavedStateTest(parameterized.TestCase):
+    @parameterized.parameters("keras", "h5", "weights.h5")
+    def test_hard_prune_before_any_training(self, ending):
+        """What ADMM holds decides, as before it was saved."""
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        path = f"{folder.name}/model.{ending}"
+        model, plan = self.trained()
+        is_whole = ending != "weights.h5"
+        (model.save if is_whole else model.save_weights)(path)
+        if is_whole:
+            loaded = keras.models.load_model(path)
+        else:
+            loaded = plain()
+            loaded.compile(self.optimizer(plan), "mse")
+            # Keras says so of the inner optimizer, which the wrapper keeps.
+            with self.assertWarnsRegex(UserWarning, "Skipping variable"):
+                loaded.load_weights(path)
+        with self.assertWarnsRegex(UserWarning, "not near what ADMM"):
+            expected = hard_prune(model, plan)
+        with self.assertWarnsRegex(UserWarning, "not near what ADMM"):
+            masks = hard_prune(loaded, plan)
+        pairs = zip(masks.kernels.values(), expected.kernels.values())
+        for mask, other in pairs:
+            np.testing.assert_array_equal(mask.full(), other.full())
+        pairs = zip(model.optimizer.variables, loaded.optimizer.variables)
+        for one, other in pairs:
+            np.testing.assert_array_equal(
+                keras.ops.convert_to_numpy(one),
+                keras.ops.convert_to_numpy(other),
+            )
+
+    def test_progress_counts_from_what_was_saved(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        model, _ = self.trained()
+        model.save(f"{folder.name}/model.h5")
+        loaded = keras.models.load_model(f"{folder.name}/model.h5")
+        progress = ADMMProgress()
+        progress.set_model(loaded)
+        progress.on_train_begin()
+        self.assertEqual(loaded.optimizer.num_updates, 2)
+        self.assertEqual(progress._updates, 2)
+
+    def test_state_of_another_inner_optimizer(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        path = f"{folder.name}/model.weights.h5"
+        model, plan = self.trained()
+        model.save_weights(path)
+        loaded = plain()
+        loaded.compile(ADMMWrapper("sgd", plan), "mse")
+        with self.assertWarnsRegex(UserWarning, "Skipping variable"):
+            loaded.load_weights(path)
+        with self.assertWarnsRegex(UserWarning, "inner one that was saved"):
+            loaded.optimizer.build(loaded.trainable_variables)
+
+    def optimizer(self, plan):
+        return ADMMWrapper("adam", plan, rho=2.0, update_every=2)
+
+    def trained(self):
+        """A model that ADMM prunes otherwise than its weights say."""
+        keras.utils.set_random_seed(1)
+        model = plain()
+        plan = SparsityPlan.uniform(model, filters=0.5)
+        loss = keras.losses.MeanSquaredError()
+        model.compile(self.optimizer(plan), loss)
+        model.fit(*data(), batch_size=4, shuffle=False, verbose=0)
+        for variable in model.trainable_variables:
+            variable.assign(np.flip(keras.ops.convert_to_numpy(variable)))
+        return model, plan
 
 
 class WrapperTest(parameterized.TestCase):
