@@ -90,7 +90,7 @@ def recalibrate(model, data, batch_size=32, max_batches=None):
 
 def _batches(model, data, batch_size, max_batches):
     """Yields inputs of the model as tensors, a batch at a time."""
-    arrays = _whole(model, data)
+    arrays = samples.whole(data, len(model.inputs))
     if arrays is None:
         source = samples.batches(data, len(model.inputs))
     else:
@@ -103,23 +103,6 @@ def _batches(model, data, batch_size, max_batches):
         yield keras.tree.map_structure(
             lambda a: keras.ops.convert_to_tensor(np.asarray(a)), x
         )
-
-
-def _whole(model, data):
-    """The arrays of all samples, or `None` if `data` are batches.
-
-    For a model with one input, a tuple of arrays is `(x, y, ...)` and a
-    list is one of batches.
-    """
-    if hasattr(data, "shape") or isinstance(data, dict):
-        return data
-    if isinstance(data, (list, tuple)):
-        is_arrays = all(hasattr(a, "shape") for a in data)
-        if is_arrays and len(model.inputs) == len(data) > 1:
-            return data
-        if isinstance(data, tuple):
-            return data[0]
-    return None
 
 
 @contextlib.contextmanager

@@ -71,12 +71,12 @@ def export_litert(
             operation in int8.
         representative_data: Samples to calibrate `"int8"` with and to check
             the file on: an array; for several inputs a dict or list of
-            arrays; or a `tf.data.Dataset` or other iterable of such batches,
-            `(x, y)` tuples included; or a function that returns these, as
-            TensorFlow's converter wants it. The first 256 samples are used,
-            64 of them to check. Default: 8 random ones to check, in the
-            range that the first layers of the model take, or as many as have
-            every index of a table.
+            arrays; a tuple `(x, y)`, of which the labels are left out; a
+            `tf.data.Dataset` or other iterable of such batches; or a
+            function that returns these, as TensorFlow's converter wants it.
+            The first 256 samples are used, 64 of them to check. Default: 8
+            random ones to check, in the range that the first layers of the
+            model take, or as many as have every index of a table.
         check: bool, whether to compare the file with the model.
         tolerance: float. Default 1e-3 for float32, 1e-2 for float16, none
             for the others, of which only finite outputs are demanded.

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_prm import gradients
+from keras_prm import probing
 from keras_prm import sample_means
 from keras_prm import samples
 from keras_prm.drops import Drop
@@ -193,8 +194,8 @@ def _parts(batches, share, size=None):
         batch = keras.tree.map_structure(samples.to_numpy, tuple(batch))
         # Neighbours may be alike, or matched.
         order = rng.permutation(sample_means.num_rows(batch))
-        parts += [
-            keras.tree.map_structure(lambda a: a[rows], batch)
-            for rows in np.split(order, range(size, len(order), size))
-        ]
+        for rows in np.split(order, range(size, len(order), size)):
+            x, *rest = keras.tree.map_structure(lambda a: a[rows], batch)
+            x = keras.tree.map_structure(probing.tensor, x)
+            parts.append((x, *rest))
     return parts

@@ -335,7 +335,8 @@ class Search:
             advice += f", or {times:,.1f} times as many samples"
             number = self.scorer.num_samples or self.num_samples
             if number:
-                advice += f", about {times * number:,.0f}"
+                number = times * (number + self.scorer.num_held_out)
+                advice += f", about {number:,.0f} in all"
         if not self.scorer.is_paired:
             advice += (
                 ". Given the data themselves, `purify(model, (x, y), ...)`, "

@@ -56,8 +56,7 @@ def first_rows(model, data, name, purpose, is_finite=True):
 
     Args:
         model: A functional model.
-        data: Array, dict or list of arrays, an iterable of batches, or a
-            function that returns one of these.
+        data: What `batches` takes, or a function that returns it.
         name: The argument that it comes from, for errors.
         purpose: What it is for, after "Cannot", for errors.
         is_finite: bool, whether NaN and infinity are refused.
@@ -133,22 +132,41 @@ def check_calibration(model, samples, others=None):
         )
 
 
+def whole(data, num_inputs):
+    """The inputs of all samples at once; `None` if `data` are batches.
+
+    As `fit` reads them, a tuple is `(x, y)` or `(x, y, sample_weight)`, and a
+    list holds the inputs of a model that has several. A list of arrays for a
+    model of one input is a list of batches.
+
+    Args:
+        data: See `batches`.
+        num_inputs: How many inputs the model has.
+    """
+    if isinstance(data, dict) or hasattr(data, "shape"):
+        return data
+    if not isinstance(data, (list, tuple)):
+        return None
+    if num_inputs == len(data) > 1 and all(hasattr(x, "shape") for x in data):
+        return list(data)
+    is_fit = isinstance(data, tuple) and 1 <= len(data) <= 3
+    return data[0] if is_fit and not isinstance(data[0], tuple) else None
+
+
 def batches(data, num_inputs):
     """The inputs of each batch of a user's data.
 
     Args:
-        data: Array, dict or list of arrays, or an iterable of batches, which
-            may be `(x, y, ...)`.
+        data: Array, dict or list of arrays, a tuple `(x, y, ...)` of all
+            samples, or an iterable of batches, which may be `(x, y, ...)`.
         num_inputs: How many inputs the model has.
 
     Returns:
         An iterable of what the model takes.
     """
-    is_list = isinstance(data, (list, tuple)) and num_inputs > 1
-    if isinstance(data, dict) or hasattr(data, "shape"):
-        return [data]
-    if is_list and all(hasattr(x, "shape") for x in data):
-        return [list(data)]
+    arrays = whole(data, num_inputs)
+    if arrays is not None:
+        return [arrays]
     if isinstance(data, keras.utils.PyDataset):
         data = map(data.__getitem__, range(len(data)))
     # PyTorch's loaders make lists of what others make tuples of.
@@ -206,10 +224,16 @@ def _advice(shapes, expected):
     """How to mend what does not fit, by what is wrong with it."""
     own = [wanted[1:] for wanted in expected]
     if len(shapes) == len(own) and all(map(_fits, shapes, own)):
-        return "Put an axis of rows in front of a single sample: `x[None]`."
+        return (
+            "Rows come first: `x[None]` for a single sample, `np.stack(xs)` "
+            "for a list of them, `data.batch(32)` for a data set of them."
+        )
     if len(shapes) == len(expected) and all(map(_fits, shapes, expected)):
         return "Pass as many rows of each input."
-    return "Pass batches: arrays, or dicts or lists of arrays."
+    return (
+        "Pass batches: arrays, or dicts or lists of arrays; labels beside "
+        "them in a tuple, `(x, y)`."
+    )
 
 
 def _check_keys(model, batch, what, purpose):

@@ -204,12 +204,12 @@ def verify(
         small: The model after it.
         tflite: Path of the LiteRT file made from `small`, or `None`.
         inputs: Real inputs to compare on instead of random ones: an array,
-            a structure of arrays as the model takes it, an iterable of such
-            batches, `(x, y)` tuples included, or a function that returns one
-            of these. The first 256 samples are used. Defaults to `None`:
-            32 random samples, or as many as have every index of a table
-            (4,096 at most; the certificate says if they are too few),
-            in the range that the first layers of the model take. One of them
+            a structure of arrays as the model takes it, a tuple `(x, y)` of
+            which the labels are left out, an iterable of such batches, or a
+            function that returns one of these. The first 256 samples are
+            used. Defaults to `None`: 32 random samples, or as many as have
+            every index of a table (4,096 at most; the certificate says if
+            they are too few), in the range that the first layers of the model take. One of them
             is zeros. Where no layer tells the range it is [-1, 1), or
             another one in which the outputs are finite.
         seed: Seed of the random inputs. Defaults to 0.

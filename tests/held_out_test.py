@@ -1,6 +1,7 @@
 import contextlib
 import functools
 import io
+import re
 
 import keras
 import numpy as np
@@ -316,6 +317,48 @@ class PurifyTest(parameterized.TestCase):
             report = purify(model, (x, y), max_drop=0.0, verbose=0)
         self.assertEqual(report.weights_after, report.weights_before)
         self.assertAlmostEqual(report.drop_error, 1 / 20)
+
+    def test_how_many_samples_it_takes_counts_those_held_out(self):
+        x, y = data()
+        with self.assertWarnsRegex(UserWarning, "in all") as caught:
+            purify(classifier(), (x, y), max_drop=0.001, verbose=0)
+        text = str(caught.warning).replace(",", "")
+        times, total = re.search(
+            r"([\d.]+) times as many samples about (\d+) in all", text
+        ).groups()
+        self.assertAlmostEqual(
+            int(total) / (float(times) * NUM), 1.0, delta=0.02
+        )
+
+    @parameterized.parameters(list, np.array, np.char.encode)
+    def test_words(self, form):
+        if keras.backend.backend() != "tensorflow":
+            self.skipTest("Keras takes words on TensorFlow alone.")
+        words = np.array(["north", "east", "south"])
+        x = words[np.arange(NUM) % 3]
+        model = keras.Sequential(
+            [
+                keras.Input((), dtype="string"),
+                layers.StringLookup(vocabulary=[*words], output_mode="one_hot"),
+                layers.Dense(8, activation="relu"),
+                layers.Dense(3),
+            ]
+        )
+        for layer in model.layers[1:]:
+            # The first entry stands for words that are not known.
+            num_rows, width = layer.kernel.shape
+            layer.kernel.assign(np.eye(num_rows, width, -(num_rows == 4)))
+        y = np.arange(NUM) % 3
+        compiled(model)
+        pairs = [
+            (form(x[i : i + 40]), y[i : i + 40]) for i in range(0, NUM, 40)
+        ]
+        if form is list:
+            import tensorflow as tf
+
+            pairs = tf.data.Dataset.from_tensor_slices((x, y)).batch(40)
+        report = purify(model, pairs, max_drop=0.1, verbose=0)
+        self.assertEqual(report.num_samples, NUM // 2)
 
     def test_a_loss_may_rise_by_so_much(self):
         model = classifier(metrics=())

@@ -36,6 +36,10 @@ class RepresentativeTest(parameterized.TestCase):
         ("list_of_batches", lambda x: [x[:3], x[3:6]], 6),
         ("generator", lambda x: (x[i : i + 1] for i in range(5)), 5),
         ("fit_tuples", lambda x: iter([(x[:2], [0, 1]), (x[:4], None)]), 6),
+        ("x_and_y", lambda x: (x, x), 20),
+        ("x_y_and_weights", lambda x: (x, x, np.ones(20)), 20),
+        ("x_alone", lambda x: (x,), 20),
+        ("tuple_of_batches", lambda x: ((x, x), (x, x)), 40),
         ("lists_of_x_and_y", lambda x: [[x[:2], np.ones(2)]] * 4, 8),
         ("tensor", keras.ops.convert_to_tensor, 20),
         ("endless", itertools.repeat, 256),
@@ -54,7 +58,7 @@ class RepresentativeTest(parameterized.TestCase):
         (
             "unbatched",
             [np.ones(3)],
-            r"in front of a single sample: `x\[None\]`",
+            r"Rows come first: `x\[None\]`",
         ),
         ("number", [5.0], "Pass batches"),
         ("key", {"picture": np.ones((4, 3))}, r"\['picture'\]. Pass an array"),
@@ -77,10 +81,23 @@ class RepresentativeTest(parameterized.TestCase):
             ({"a": X}, r"missing: \['b'\], unknown: \[\]. Pass an array"),
             ({"a": X, "c": X}, r"missing: \['b'\], unknown: \['c'\]"),
             ([X, X[:2]], "Pass as many rows of each input"),
-            ([X[0], X[0]], "in front of a single sample"),
+            ([X[0], X[0]], "Rows come first"),
         ):
             with self.assertRaisesRegex(ValueError, message):
                 samples.representative(model, data)
+
+    def test_labels_are_no_inputs(self):
+        for num_inputs, data in (
+            (1, (X, 1000 * X)),
+            (2, ([X, X], 1000 * X)),
+            (2, ({"a": X, "b": X}, 1000 * X)),
+            (2, (X, X)),
+        ):
+            inputs = [keras.Input((3,), name=n) for n in "ab"[:num_inputs]]
+            output = keras.layers.Add()(inputs) if inputs[1:] else inputs[0]
+            model = keras.Model(inputs, keras.layers.Dense(3)(output))
+            for found in samples.representative(model, data):
+                np.testing.assert_array_equal(found, X)
 
     def test_integers(self):
         tokens = np.arange(12.0).reshape(2, 6) % 5
