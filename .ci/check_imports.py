@@ -14,6 +14,7 @@ import sys
 ORDER = (
     "version",
     "argument_checks",
+    "atomic_files",
     "tables",
     "layouts",
     "structures",

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import pathlib
 
 import numpy as np
 
+from keras_prm import atomic_files
 from keras_prm.version import __version__
 
 FORMAT = 1
@@ -29,7 +28,7 @@ def prepare(path: pathlib.Path):
             f"Received: path={str(path)!r}. Name a file in it, such as "
             f"{str(path / 'training.npz')!r}."
         )
-    probe = _temporary(path)
+    probe = atomic_files.temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for entry in path.parent.iterdir():
@@ -50,9 +49,6 @@ def prepare(path: pathlib.Path):
 def write(path: pathlib.Path, header: dict, arrays: list[np.ndarray]):
     """Replaces the file at `path` in one step.
 
-    A temporary file beside it is written, forced to the disk and renamed, so
-    that at `path` there is always either the old file or the new one.
-
     Args:
         path: The file.
         header: What `json` can write; `read` returns it with the keys
@@ -70,18 +66,9 @@ def write(path: pathlib.Path, header: dict, arrays: list[np.ndarray]):
     # As bytes, since `.npz` files forget what bfloat16 is.
     entries = {str(i): _as_bytes(a) for i, a in enumerate(arrays)}
     entries["header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
-    temporary = _temporary(path)
-    try:
+    with atomic_files.replacing(path) as temporary:
         with open(temporary, "wb") as file:
             np.savez(file, **entries)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
 
 
 def read(path: pathlib.Path):
@@ -124,17 +111,3 @@ def read(path: pathlib.Path):
 
 def _as_bytes(array):
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-
-
-def _temporary(path):
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
-
-
-def _sync_folder(folder):
-    """Forces the renaming itself to the disk, where the system can."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

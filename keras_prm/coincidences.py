@@ -46,7 +46,7 @@ def is_misplaced(first, second):
     if axis is None:
         return False
     before = len(first) - len(second)
-    return before < 0 or second[axis - before] == 1 or axis < before
+    return before < 0 or axis < before or second[axis - before] == 1
 
 
 def bias_goes_astray(shape, axes):

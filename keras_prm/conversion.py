@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import keyword
+import os
 import re
 import warnings
 
@@ -110,8 +111,9 @@ def _write(view, path, settings, samples):
     except OSError:
         raise
     except Exception as error:
-        if "No space left on device" in str(error):
-            raise OSError(errno.ENOSPC, "No space left on device") from error
+        for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if os.strerror(code) in str(error):
+                raise OSError(code, os.strerror(code)) from error
         raise ValueError(
             f"Cannot export to LiteRT: the model '{view.name}' was refused by "
             f"the converter. {_reason(str(error), view)}"

@@ -250,8 +250,8 @@ def _writing(path):
         yield
     except OSError as error:
         advice = "Close what uses the file"
-        if error.errno == errno.ENOSPC:
-            advice = "Free space on the disk"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            advice = "Free space on the disk, also for temporary files"
         raise type(error)(
             error.errno,
             f"Cannot export to LiteRT: writing '{path}' failed ({error}). An "
@@ -282,10 +282,16 @@ def _compared(result, view, path, samples, tolerance):
     file = file_runs.FileRuns(path, conversion.input_names(view))
     probe, found, failure = file_runs.without_failing_zeros(file, probe)
     if isinstance(found, str):
+        ranges = ""
+        if result.quantize == "int8":
+            ranges = (
+                "typical `representative_data`, as a part of the model that "
+                "is constant on them has no range in int8, "
+            )
         raise ValueError(
             f"Cannot export to LiteRT: the file of the model '{view.name}' "
             f"fails: {found}. Received: {probe}. Nothing was written. Pass "
-            "typical `inputs`, or another `quantize`."
+            f"{ranges}typical `inputs`, or another `quantize`."
         )
     errors, problems = [], []
     for i, (y, z) in enumerate(zip(probe.outputs, found, strict=True)):

@@ -56,4 +56,6 @@ def failure(error):
     found = re.search(r"Node number (\d+) \((\w+)\)", text)
     if not found:
         return f"LiteRT says: {text[:300]}"
+    if "Delegate" in found[2]:  # which stands for many operations
+        return "operations that run together on XNNPACK do not run"
     return f"its operation {found[2]} (node {found[1]}) does not run"

@@ -8,6 +8,7 @@ import pathlib
 import keras
 import numpy as np
 
+from keras_prm import atomic_files
 from keras_prm import graph
 from keras_prm import layouts
 from keras_prm import signatures
@@ -130,8 +131,12 @@ class Masks:
         return cls(kernels, vectors, weights)
 
     def save(self, path):
-        """Writes the masks to `path` as JSON."""
-        pathlib.Path(path).write_text(self.to_json())
+        """Writes the masks to `path` as JSON.
+
+        Raises:
+            OSError: It cannot be written; an older file is as it was.
+        """
+        atomic_files.write_text(path, self.to_json())
 
     @classmethod
     def load(cls, path):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import numbers
-import pathlib
 
 import keras
 
+from keras_prm import atomic_files
 from keras_prm import graph
 from keras_prm import plan_builder
 from keras_prm import plan_checks
@@ -226,8 +226,12 @@ class SparsityPlan:
         return cls(*plan_forms.from_config(config))
 
     def save(self, path):
-        """Writes the plan to `path` as JSON."""
-        pathlib.Path(path).write_text(json.dumps(self.get_config()))
+        """Writes the plan to `path` as JSON.
+
+        Raises:
+            OSError: It cannot be written; an older file is as it was.
+        """
+        atomic_files.write_text(path, json.dumps(self.get_config()))
 
     @classmethod
     def load(cls, path):

@@ -285,8 +285,8 @@ def moved(expected, received, known):
     numbers inside, such as `block_1_conv`, unless it has them all. Of
     numbered names, `dense_2` and `dense_3`, the numbers count from anywhere:
     if they do not run on alike, but fit other ones of the known, those are
-    meant. Where they run on alike, those of names that Keras makes up tell
-    nothing.
+    meant. Those of names that Keras makes up tell nothing where they run on
+    alike, or where none of them is left out: layers may be made in any order.
 
     Args:
         expected: list of names, one per weight.
@@ -310,6 +310,8 @@ def moved(expected, received, known):
         if shifts == {0}:
             continue
         given = base.replace("_", "") not in _class_names()
+        if not given and {old for _, old, _ in rows} >= numbers[base]:
+            continue  # all of them: in which order they were made
         if len(shifts) == 1 and not (given and found <= numbers[base]):
             continue
         tried = {rows[0][2] - number for number in numbers[base]}

@@ -209,9 +209,9 @@ def verify(
             function that returns one of these. The first 256 samples are
             used. Defaults to `None`: 32 random samples, or as many as have
             every index of a table (4,096 at most; the certificate says if
-            they are too few), in the range that the first layers of the model take. One of them
-            is zeros. Where no layer tells the range it is [-1, 1), or
-            another one in which the outputs are finite.
+            they are too few), in the range that the first layers of the
+            model take. One of them is zeros. Where no layer tells the range
+            it is [-1, 1), or another one in which the outputs are finite.
         seed: Seed of the random inputs. Defaults to 0.
         tolerance: Largest error that counts as rounding, of each output,
             relative to its largest absolute value. `None` takes 1e-4 for the

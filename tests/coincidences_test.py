@@ -326,6 +326,14 @@ class OrderTest(parameterized.TestCase):
 
 
 class SearchTest(parameterized.TestCase):
+    @parameterized.parameters(
+        (((None, 6, None, 1), (6,)), True),
+        (((None, 6, 6, 3), (6,)), True),
+        (((None, 6, 6, 6), (6,)), False),
+    )
+    def test_an_operand_of_fewer_axes(self, shapes, expected):
+        self.assertEqual(coincidences.is_misplaced(*shapes), expected)
+
     def test_where_backends_add_otherwise(self):
         """`is_misplaced` says of each pair of shapes what is found."""
         cases = [*search.binary_cases(["add"], 3)]

@@ -480,13 +480,14 @@ class FailureTest(exporting.ExportTestCase):
     @parameterized.parameters(
         (keras.Model, "export", FULL),
         (keras.Model, "export", RuntimeError("a: No space left on device")),
+        (keras.Model, "export", RuntimeError("x/v; File too large [Op:Save]")),
         (tflite_schema, "add_metadata", FULL),
         (os, "replace", FULL),
     )
     def test_disk_is_full(self, owner, name, error):
         with mock.patch.object(owner, name, side_effect=error):
             self.assert_refused(
-                "No space left.*is as it was. Free space on the disk, or",
+                "(No space left|File too large).*is as it was. Free space on",
                 dense_model(),
                 self.path,
                 error=OSError,

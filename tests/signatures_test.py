@@ -307,6 +307,26 @@ class TrainableTest(parameterized.TestCase):
         ):
             ADMMWrapper("sgd", plan).build(model.trainable_variables)
 
+    @parameterized.parameters(True, False)
+    def test_layers_that_were_made_in_another_order(self, is_new_session):
+        def build(order):
+            made = {key: layers.Dense(16) for key in order}
+            inputs = keras.Input((16,))
+            outputs = layers.Dense(4)(made["b"](made["a"](inputs)))
+            return keras.Model(inputs, outputs)
+
+        keras.backend.clear_session()
+        model = build("ab")
+        plan = SparsityPlan.uniform(model, filters=0.5)
+        masks = hard_prune(model, plan)
+        if is_new_session:
+            keras.backend.clear_session()
+        other = build("ba")
+        ADMMWrapper("sgd", plan).build(other.trainable_variables)
+        apply_masks(other, masks)
+        again = hard_prune(other, SparsityPlan.from_config(plan.get_config()))
+        self.assertLen(again.kernels, len(masks.kernels))
+
     def test_numbers_that_do_not_run_on_alike(self):
         """The second of four is frozen in place of the first."""
 
