@@ -70,6 +70,14 @@ class OptimizerWrapper(keras.optimizers.Optimizer):
         else:
             self.set_weights([store[name] for name in names])
 
+    def save_own_variables(self, store):
+        """As in Keras; weights that wait for their variables are kept, too."""
+        if self._given_weights is None:
+            super().save_own_variables(store)
+            return
+        for i, weight in enumerate(self._given_weights):
+            store[str(i)] = weight
+
     @property
     def is_given_weights(self):
         """Whether saved weights wait for the variables they belong to."""

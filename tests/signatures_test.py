@@ -488,6 +488,25 @@ class SavedStateTest(parameterized.TestCase):
                 keras.ops.convert_to_numpy(other),
             )
 
+    def test_saved_again_before_any_training(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        model, _ = self.trained()
+        model.save(f"{folder.name}/model.h5")
+        loaded = keras.models.load_model(f"{folder.name}/model.h5")
+        loaded.save(f"{folder.name}/again.keras")
+        with self.assertWarnsRegex(UserWarning, "Skipping variable"):
+            again = keras.models.load_model(f"{folder.name}/again.keras")
+        self.assertEqual(again.optimizer.num_updates, 2)
+        pairs = zip(
+            model.optimizer.variables, again.optimizer.variables, strict=True
+        )
+        for one, other in pairs:
+            np.testing.assert_array_equal(
+                keras.ops.convert_to_numpy(one),
+                keras.ops.convert_to_numpy(other),
+            )
+
     def test_progress_counts_from_what_was_saved(self):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
