@@ -260,6 +260,21 @@ class ADMMWrapper(OptimizerWrapper):
         return step - ops.cast(self._first_step, step.dtype)
 
     def apply(self, grads, trainable_variables=None):
+        """Makes a step of the inner optimizer, and ADMM's update if it is due.
+
+        Adds `rho * (w - z + u)` to the gradients of the planned kernels
+        first. Every `update_every` applied steps `z` and `u` follow.
+
+        Args:
+            grads: List of gradients, one tensor per variable, of its shape;
+                `None` where there is none.
+            trainable_variables: The variables they are of; defaults to those
+                that the wrapper was built with.
+
+        Raises:
+            ValueError: The variables are not those that the plan was made
+                for.
+        """
         if len(grads) == 0:
             return
         variables = list(trainable_variables or self._trainable_variables)
