@@ -240,9 +240,10 @@ def enforced(model, masks, compiled=None):
     Warns:
         UserWarning: An `ADMMWrapper` still trains for what the masks have
             removed; or something else has changed masked weights since they
-            were held before; or at the end of the block masked weights are not zero.
-            They are set to zero, and what was trained with them is lost: a
-            step that was compiled outside of it does not know the masks.
+            were held before; or at the end of the block masked weights are
+            not zero. They are set to zero, and what was trained with them is
+            lost: a step that was compiled outside of it does not know the
+            masks.
 
     Raises:
         TypeError: `masks` are no `Masks`, or the model is subclassed.

@@ -140,6 +140,19 @@ class ADMMWrapper(OptimizerWrapper):
         self._first_step = None
 
     def build(self, variables):
+        """Builds the inner optimizer, and ADMM's state from the kernels.
+
+        Does nothing if it is built. Keras calls it before the first step; a
+        raw loop on JAX has to.
+
+        Args:
+            variables: List of the model's `trainable_variables`, in order.
+
+        Raises:
+            ValueError: They are not those that the plan was made for, the
+                inner optimizer is built on others, or a planned kernel is
+                not finite.
+        """
         # Keras builds what it reads from `.h5` on no variables at all.
         if self.built or not variables:
             return

@@ -378,7 +378,8 @@ def _check_agreement(wrapper, plan, weights, masks):
         "earlier weights; or choose anew by the weights: this call prunes in "
         "place, so put those of before back, by a `model.set_weights(before)` "
         "of what `model.get_weights()` returned, or from the model's file, "
-        "and call `hard_prune(model, plan, optimizer=False)`. Received: the largest primal residuals "
+        "and call `hard_prune(model, plan, optimizer=False)`. "
+        "Received: the largest primal residuals "
         f"{ ({key: float(f'{relative[key]:.2g}') for key in worst}) }",
         stacklevel=5,
     )

@@ -127,7 +127,8 @@ def _warn_of_untied(view, pairs):
 
 
 def _warn_of_nothing(view, arrays, trace):
-    if graph.warn_of_quantised(trace, "strip found nothing to remove", 4):
+    what = f"strip found nothing to remove from '{view.name}'"
+    if graph.warn_of_quantised(trace, what, stacklevel=3):
         return
     zeros = sum(int((x == 0).sum()) for x in arrays.values())
     warnings.warn(
