@@ -366,8 +366,10 @@ def finite_arrays(model):
     """The model's weights: dict from `id(variable)` to its array.
 
     Raises:
+        TypeError: `model` is no functional or Sequential model.
         ValueError: Some hold NaN or infinity; the message names them.
     """
+    functional(model)
     variables = variables_by_key(model)
     arrays = {id(v): array_of(v) for v in variables.values()}
     bad = [key for key, v in variables.items() if not _is_finite(arrays[id(v)])]
