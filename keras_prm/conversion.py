@@ -116,7 +116,7 @@ def _write(view, path, settings, samples):
             raise OSError(errno.ENOSPC, "No space left on device") from error
         raise ValueError(
             f"Cannot export to LiteRT: the model '{view.name}' was refused by "
-            f"the converter. {_reason(str(error), view, settings)}"
+            f"the converter. {_reason(str(error), view, settings.batch_size)}"
         ) from error
 
 
@@ -243,7 +243,7 @@ def _rows(names, samples, size):
         yield {name: x[picked] for name, x in zip(names, samples)}
 
 
-def _reason(text, view, settings):
+def _reason(text, view, batch_size=None):
     """What a user can do about the converter's complaint."""
     found = set(re.findall(r"'tf\.(\w+)' op", text))
     for names in re.findall(r"(?:Custom|TF Select) ops: (.+)", text):
@@ -268,7 +268,7 @@ def _reason(text, view, settings):
     ]
     hint = "Use others, or compute them outside of the model."
     if any(name.startswith("TensorList") for name in found):
-        is_fixed = settings.batch_size or view.inputs[0].shape[0]
+        is_fixed = batch_size or view.inputs[0].shape[0]
         way = "" if is_fixed else "pass `batch_size=1`, or "
         hint = (
             "Use others, or compute them outside of the model; for recurrent "

@@ -103,6 +103,7 @@ def release_masks(model, held=None):
             such as a Keras `Distiller`.
         held: The `MaskConstraint`s to take off; `None` takes off all.
     """
+    topology.check_is_new(model)
     _take_off(model.variables, held)
     retrace(model)
 

@@ -138,9 +138,7 @@ class FileTest(exporting.ExportTestCase):
     def test_recurrent_layers_with_a_batch_size(self):
         model = exporting.layer_model(keras.layers.GRU(3))
         self.assert_refused("pass `batch_size=1`", model, self.path)
-        reason = conversion._reason(
-            "'tf.TensorListReserve' op", model, conversion.Settings("", 1)
-        )
+        reason = conversion._reason("'tf.TensorListReserve' op", model, 1)
         self.assertIn("for recurrent layers, set `unroll=True`.", reason)
         report = export.export_litert(model, self.path, batch_size=1)
         self.assertLess(report.max_rel_error, SOUND["float32"])

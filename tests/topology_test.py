@@ -69,7 +69,6 @@ class FunctionalTest(parameterized.TestCase):
                 return self.heads["last"](self.encoder(x))
 
         model = Trainer()
-        model(np.ones((1, 3)))
         with self.assertRaisesRegex(TypeError, "each on its own: ") as caught:
             topology.functional(model)
         text = str(caught.exception)
@@ -88,6 +87,7 @@ class FunctionalTest(parameterized.TestCase):
             keras_prm.strip,
             keras_prm.explain,
             keras_prm.masks_of,
+            keras_prm.release_masks,
             keras_prm.as_functional,
             lambda x: keras_prm.SparsityPlan.uniform(x, filters=0.5),
             lambda x: keras_prm.hard_prune(x, plan),
