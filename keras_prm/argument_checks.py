@@ -1,7 +1,8 @@
-"""What counts as a number among the arguments of public functions."""
+"""What counts as a number, or as JSON, in arguments of public functions."""
 
 from __future__ import annotations
 
+import json
 import numbers
 
 import numpy as np
@@ -22,6 +23,15 @@ def is_count(value, least=1):
     """As `is_whole`; a float such as 1e4 as well, where it is whole."""
     is_float = isinstance(value, (float, np.floating)) and value % 1 == 0
     return bool(is_whole(value, least) or (is_float and value >= least))
+
+
+def json_object(text):
+    """The dict that a JSON text holds; an empty one if it holds none."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def is_bool(value):

@@ -171,7 +171,8 @@ def _check(models, quantize, data):
             "length 0. Pass a Keras model or the path of a `.tflite` file."
         )
     for model in models.values():
-        topology.check_is_new(model)
+        if not isinstance(model, (str, os.PathLike)):  # of a file
+            topology.check_is_new(model)
     wrong = {
         name: type(model).__name__
         for name, model in models.items()

@@ -53,7 +53,7 @@ class StructuredMask(keras.callbacks.Callback):
         UserWarning: In `fit`, once: an `ADMMWrapper` still trains for what
             the masks have removed; the masks leave nothing of a kernel; or
             something else than this `fit` changed masked weights, in the
-            meantime or since the callback's `fit` before.
+            meantime or since the `fit` before that held the same masks.
 
     Example:
 
@@ -78,8 +78,8 @@ class StructuredMask(keras.callbacks.Callback):
         if left:
             enforcing.release_masks(self.model, left)
         self._warned = set()
-        before, self.student = self.student, self._find()
-        self._warn_of_changes(before)
+        self.student = self._find()
+        self._warn_of_changes()
         masks = self.masks
         if masks is None:
             masks = masks_module.masks_of(self.student)
@@ -115,6 +115,7 @@ class StructuredMask(keras.callbacks.Callback):
         before, student = self._held, self.student
         self._held = enforcing.hold(student, masks)
         self._used = masks = masks.named_as(student)
+        masks.note_held_in(student)
         enforcing.retrace(self.model)
         self._weights = enforcing.weights_by_layer(student)
         for constraint in self._held:
@@ -128,29 +129,15 @@ class StructuredMask(keras.callbacks.Callback):
         if advice:
             self._warn(advice)
 
-    def _warn_of_changes(self, before):
-        """What another training has done to the weights since the last one.
-
-        Args:
-            before: The network that was masked in the training before.
-        """
-        if before is not self.student or not masks_module.fits(
-            self.student, self._used
-        ):
-            return
-        number = enforcing.num_leaks(self.student, self._used)
-        if number:
-            fate = "are set to zero again, and what they learned is lost"
-            if self.masks is None:
-                fate = "are not held any more"
-            self._warn(
-                f"{number} weights that were zero when the training before "
-                f"ended are not now, and {fate}: something else has changed "
-                "them since, such as the training of another model that "
-                "shares the layers, or weights that were loaded. Mask them "
-                "there, too, `StructuredMask(masks, model=model)`, or make a "
-                "new callback if it was meant."
-            )
+    def _warn_of_changes(self):
+        """What another training has done to the weights since the last one."""
+        masks, fate = self.masks, enforcing.ZEROED
+        if masks is None:
+            masks, fate = self._used, "are not held any more"
+        if masks is not None:
+            advice = enforcing.advice_on_changes(self.student, masks, fate)
+            if advice:
+                self._warn(advice)
 
     def _warn_of_dead_kernels(self, masks):
         dead = [k for k, m in masks.kernels.items() if not m.full().any()]

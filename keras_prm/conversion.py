@@ -20,6 +20,8 @@ from keras_prm import topology
 
 # Operations of TensorFlow's that `keras.random` consists of.
 _RANDOM = re.compile("Random|Multinomial|TruncatedNormal")
+# Those of strings that it has no builtins for; it has some for lookups.
+_STRINGS = re.compile("String|Regex")
 _NUM_COMPARED = 16  # samples, of a model and its twin
 
 
@@ -116,7 +118,7 @@ def _write(view, path, settings, samples):
                 raise OSError(code, os.strerror(code)) from error
         raise ValueError(
             f"Cannot export to LiteRT: the model '{view.name}' was refused by "
-            f"the converter. {_reason(str(error), view)}"
+            f"the converter. {_reason(str(error), view, settings.batch_size)}"
         ) from error
 
 
@@ -243,7 +245,7 @@ def _rows(names, samples, size):
         yield {name: x[picked] for name, x in zip(names, samples)}
 
 
-def _reason(text, view):
+def _reason(text, view, batch_size=None):
     """What a user can do about the converter's complaint."""
     found = set(re.findall(r"'tf\.(\w+)' op", text))
     for names in re.findall(r"(?:Custom|TF Select) ops: (.+)", text):
@@ -251,6 +253,9 @@ def _reason(text, view):
     if not found:
         return text[:500]
     layers = {**_operators(view, found), **_layers(text, view)}
+    if strings := _of_strings(view):  # loops are refused before these are met
+        found = {x for x in found if not x.startswith("TensorList")}
+        found, layers = found | strings.keys(), {**layers, **strings}
     if random := [name for name in sorted(found) if _RANDOM.search(name)]:
         where = sorted({x for name in random for x in layers.get(name, ())})
         return (
@@ -265,16 +270,28 @@ def _reason(text, view):
     ]
     hint = "Use others, or compute them outside of the model."
     if any(name.startswith("TensorList") for name in found):
+        is_fixed = batch_size or view.inputs[0].shape[0]
+        way = "" if is_fixed else "pass `batch_size=1`, or "
         hint = (
             "Use others, or compute them outside of the model; for recurrent "
-            "layers, pass `batch_size=1`, or set `unroll=True`."
+            f"layers, {way}set `unroll=True`."
         )
-    elif any("String" in name for name in found):
+    elif any(map(_STRINGS.search, found)):
         hint = (
             "Turn strings into numbers outside of the file, and export what "
             f"comes after: {_after_strings(view)}."
         )
     return f"LiteRT has no builtin for the operations (layers) {named}. {hint}"
+
+
+def _of_strings(view):
+    """From an operation on strings that no file has to the layers with it."""
+    found = {}
+    for call in topology.all_calls(view):
+        if any(x.dtype == "string" for x in (*call.inputs, *call.outputs)):
+            for name in filter(_STRINGS.search, _computed_by(call)):
+                found.setdefault(name, []).append(call.operation.name)
+    return found
 
 
 def _after_strings(view):

@@ -150,6 +150,24 @@ def adapt_sublayers(layer, twin):
             new.trainable = old.trainable
 
 
+def pairs(sources, targets):
+    """Pairs of the weights of a layer and of its twin.
+
+    By their names within the layer where these tell: quantised layers make
+    their weights in another order if they are made so. Else by their order.
+
+    Args:
+        sources: The layer's weights.
+        targets: As many of the twin.
+    """
+    if [v.name for v in sources] != [v.name for v in targets]:
+        by_name = {v.name: v for v in targets}
+        names = {v.name for v in sources}
+        if len(names) == len(sources) and names == by_name.keys():
+            targets = [by_name[v.name] for v in sources]
+    return list(zip(sources, targets))
+
+
 def vocabulary(layer):
     """Arguments that hold what a lookup has been adapted to."""
     tokens = layer.get_vocabulary(include_special_tokens=False)

@@ -12,8 +12,12 @@ from keras_prm import pruning
 from keras_prm import topology
 from keras_prm import trainers
 from keras_prm.masks import apply_masks
+from keras_prm.masks import fits
 from keras_prm.masks import fitting
 from keras_prm.optimizers import find_wrapper
+
+# What becomes of masked weights that are not zero when a training begins.
+ZEROED = "are set to zero again, and what they learned is lost"
 
 
 class MaskConstraint(keras.constraints.Constraint):
@@ -57,7 +61,34 @@ def hold(model, masks):
     for variable, factors in pairs:
         variable.constraint = MaskConstraint(factors, variable.constraint)
         held.append(variable.constraint)
+    masks.note_held_in(model)
     return held
+
+
+def advice_on_changes(model, masks, fate):
+    """What to do about masked weights that others have trained since.
+
+    Args:
+        model: A built functional or Sequential model.
+        masks: `Masks`, which may have been held in it before.
+        fate: What becomes of these weights now.
+
+    Returns:
+        Sentences; `""` where the masks were not held in the model before, or
+        all that is masked is still zero.
+    """
+    if not (fits(model, masks) and masks.were_held_in(model)):
+        return ""
+    number = num_leaks(model, masks)
+    if not number:
+        return ""
+    return (
+        f"{number} weights that were zero when the training before ended are "
+        f"not now, and {fate}: something else has changed them since, such as "
+        "the training of another model that shares the layers, or weights "
+        "that were loaded. Mask them there, too, `StructuredMask(masks, "
+        "model=model)`, or leave it at that if it was meant."
+    )
 
 
 def release_masks(model, held=None):
@@ -72,6 +103,7 @@ def release_masks(model, held=None):
             such as a Keras `Distiller`.
         held: The `MaskConstraint`s to take off; `None` takes off all.
     """
+    topology.check_is_new(model)
     _take_off(model.variables, held)
     retrace(model)
 
@@ -208,9 +240,11 @@ def enforced(model, masks, compiled=None):
 
     Warns:
         UserWarning: An `ADMMWrapper` still trains for what the masks have
-            removed; or at the end of the block masked weights are not zero.
-            They are set to zero, and what was trained with them is lost: a
-            step that was compiled outside of it does not know the masks.
+            removed; or something else has changed masked weights since they
+            were held before; or at the end of the block masked weights are
+            not zero. They are set to zero, and what was trained with them is
+            lost: a step that was compiled outside of it does not know the
+            masks.
 
     Raises:
         TypeError: `masks` are no `Masks`, or the model is subclassed.
@@ -226,6 +260,8 @@ def enforced(model, masks, compiled=None):
     ```
     """
     trainer = model if compiled is None else compiled
+    if changes := advice_on_changes(model, masks, ZEROED):
+        warnings.warn(changes, stacklevel=3)
     held = hold(model, masks)
     masks = masks.named_as(model)
     retrace(trainer)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import warnings
 
 import keras
 import numpy as np
@@ -246,6 +247,27 @@ def trace(model, reason=None):
         for axis in range(len(value.shape)):
             found.read(value, axis, "it is an output of the model")
     return found.finish()
+
+
+def warn_of_quantised(trace, what, stacklevel):
+    """Warns where layers are quantised, and says whether some are.
+
+    Args:
+        trace: The `Trace` of a model.
+        what: What came of it, the begin of a sentence.
+        stacklevel: As `warnings.warn` takes it.
+    """
+    quantised = [
+        path for path, why in trace.skipped if why == "it is quantised"
+    ]
+    if quantised:
+        warnings.warn(
+            f"{what}: quantised layers stay as they are. Plan, prune, purify "
+            "and strip before `model.quantize(...)`, and quantize what "
+            f"`strip` returns. Received: quantised layers {quantised}",
+            stacklevel=stacklevel + 1,
+        )
+    return bool(quantised)
 
 
 def _components(size, ties):

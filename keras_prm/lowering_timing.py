@@ -109,6 +109,15 @@ class AutoLowering(lowering_search.Lowerer):
             timing_cache.check(self.cache)
 
     def choose(self, sites):
+        """A `Choice` for every `ColumnSite`, by what is measured.
+
+        Args:
+            sites: list of `ColumnSite`; measured in this order, until
+                `seconds` have passed. The others are left to the cost model.
+
+        Returns:
+            list of `Choice`, in the same order.
+        """
         if self.cache is not None:
             _KNOWN.update(timing_cache.read(self.cache))
         start = time.monotonic()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import pathlib
+import weakref
 
 import keras
 import numpy as np
 
+from keras_prm import argument_checks
 from keras_prm import atomic_files
 from keras_prm import graph
 from keras_prm import layouts
@@ -39,6 +41,19 @@ class Masks:
         self.kernels = dict(kernels)
         self.vectors = dict(vectors or {})
         self.weights = tuple(weights)
+        self._held_in = None
+
+    def note_held_in(self, model):
+        """Remembers that a training has held the masks in a model."""
+        self._held_in = weakref.ref(model)
+
+    def were_held_in(self, model):
+        """Whether a training of this process has held them in a model."""
+        return self._held_in is not None and self._held_in() is model
+
+    def __getstate__(self):
+        # Weak references can be neither pickled nor copied.
+        return {**vars(self), "_held_in": None}
 
     def named_as(self, model):
         """The masks under the keys that their weights have in a model.
@@ -109,9 +124,10 @@ class Masks:
         Raises:
             ValueError: There are no masks in it.
         """
-        data = json.loads(text)
-        parts = {*data} if isinstance(data, dict) else set()
-        if parts - {"weights"} != {*PARTS}:
+        data = argument_checks.json_object(text)
+        if {*data} - {"weights"} != {*PARTS} or not all(
+            isinstance(data[part], dict) for part in PARTS
+        ):
             raise ValueError(
                 "These are no masks. Expected what `Masks.save` wrote. "
                 f"Received: {text[:80]!r}"
@@ -146,7 +162,8 @@ class Masks:
             ValueError: There are no masks in the file.
             FileNotFoundError: There is no such file.
         """
-        return cls.from_json(pathlib.Path(path).read_text())
+        text = pathlib.Path(path).read_bytes().decode(errors="replace")
+        return cls.from_json(text)
 
     def __and__(self, other):
         """The masks that keep what both keep.
@@ -217,8 +234,13 @@ def masks_of(model):
     Raises:
         TypeError: The model is subclassed.
         ValueError: The model is not built.
+
+    Warns:
+        UserWarning: Layers are quantised, whose zeros are not read.
     """
     trace = graph.trace(model)
+    what = "The masks are without some layers"
+    graph.warn_of_quantised(trace, what, stacklevel=2)
     return _zeros(model, trace, _kernel_zeros(trace))
 
 

@@ -140,6 +140,19 @@ class ADMMWrapper(OptimizerWrapper):
         self._first_step = None
 
     def build(self, variables):
+        """Builds the inner optimizer, and ADMM's state from the kernels.
+
+        Does nothing if it is built. Keras calls it before the first step; a
+        raw loop on JAX has to.
+
+        Args:
+            variables: List of the model's `trainable_variables`, in order.
+
+        Raises:
+            ValueError: They are not those that the plan was made for, the
+                inner optimizer is built on others, or a planned kernel is
+                not finite.
+        """
         # Keras builds what it reads from `.h5` on no variables at all.
         if self.built or not variables:
             return
@@ -260,6 +273,21 @@ class ADMMWrapper(OptimizerWrapper):
         return step - ops.cast(self._first_step, step.dtype)
 
     def apply(self, grads, trainable_variables=None):
+        """Makes a step of the inner optimizer, and ADMM's update if it is due.
+
+        Adds `rho * (w - z + u)` to the gradients of the planned kernels
+        first. Every `update_every` applied steps `z` and `u` follow.
+
+        Args:
+            grads: List of gradients, one tensor per variable, of its shape;
+                `None` where there is none.
+            trainable_variables: The variables they are of; defaults to those
+                that the wrapper was built with.
+
+        Raises:
+            ValueError: The variables are not those that the plan was made
+                for.
+        """
         if len(grads) == 0:
             return
         variables = list(trainable_variables or self._trainable_variables)

@@ -8,6 +8,7 @@ import json
 import math
 import pathlib
 
+from keras_prm import argument_checks
 from keras_prm.column_patterns import check_patterns
 from keras_prm.signatures import Signature
 from keras_prm.structures import ChannelGroup
@@ -19,6 +20,8 @@ _WAYS = {
     "quantised": "make the plan before `model.quantize`",
     "not trainable": "set `trainable = True` before the plan is made",
 }
+# What the config of every plan has, of any version.
+_PARTS = ("kernels", "groups", "variables")
 # What names a kernel or a group, and asks for nothing.
 _NAMES = ("key", "name", "note")
 # Left out, so that state that was saved before there were patterns loads.
@@ -89,11 +92,17 @@ def read(path):
     Raises:
         ValueError: There is no plan in the file.
     """
-    config = json.loads(pathlib.Path(path).read_text())
-    if not isinstance(config, dict) or "kernels" not in config:
+    text = pathlib.Path(path).read_bytes().decode(errors="replace")
+    config = argument_checks.json_object(text)
+    if isinstance(config.get("vectors"), dict):
+        raise ValueError(
+            f"There are masks in {path}, and no plan. Load them by "
+            f"`keras_prm.Masks.load({str(path)!r})`."
+        )
+    if not all(isinstance(config.get(part), list) for part in _PARTS):
         raise ValueError(
             f"There is no plan in {path}. Expected a file that "
-            "`SparsityPlan.save` wrote."
+            f"`SparsityPlan.save` wrote. Received: {text[:80]!r}"
         )
     return config
 
@@ -126,12 +135,14 @@ def table(plan):
         f"{'all':>12}  {size:6}  {layers}: {reason}"
         for layers, reason, size in plan.skipped
     ]
-    lines += ["columns removed   of  kernel"]
-    lines += [
+    rows = [
         f"{k.columns:15.0%}  {math.prod(k.matrix_shape[:-1]):5}  {k.key}"
         + _pattern(k)
         for k in plan.kernels
+        if k.columns
     ]
+    if rows:
+        lines += ["columns removed   of  kernel", *rows]
     return "\n".join(lines)
 
 
@@ -151,10 +162,11 @@ def advice(plan):
         )
     whys = " ".join(why for _, why, _ in plan.skipped)
     ways = [way for word, way in _WAYS.items() if word in whys]
-    ways.append(
-        "ask for `columns`, fractions above 0, where layers have any that "
-        "can go"
-    )
+    if not all("quantised" in why for _, why, _ in plan.skipped):
+        ways.append(
+            "ask for `columns`, fractions above 0, where layers have any that "
+            "can go"
+        )
     rows = "; ".join(
         f"'{layers}' ({number} filters): {why}"
         for layers, why, number in plan.skipped

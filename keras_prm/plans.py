@@ -99,6 +99,9 @@ class SparsityPlan:
             ValueError: A fraction is outside [0, 1), `round_to` is below 1,
                 there is no such pattern, a name is not in the model or
                 stands for several layers, or the model is not built.
+
+        Warns:
+            UserWarning: Layers are quantised, which no plan reaches.
         """
         trace = graph.trace(model)
         paths = plan_checks.kernel_paths(trace)
@@ -106,6 +109,9 @@ class SparsityPlan:
         excluded = plan_checks.matching(exclude, paths)
         targets = {"filters": filters, "columns": columns}
         plan_checks.check_fractions(targets)
+        if filters or columns:
+            what = "SparsityPlan.uniform leaves layers out"
+            graph.warn_of_quantised(trace, what, stacklevel=2)
         nothing = dict.fromkeys(targets, 0.0)
         targets["column_pattern"] = column_pattern
         wanted = {

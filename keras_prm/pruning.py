@@ -375,9 +375,11 @@ def _check_agreement(wrapper, plan, weights, masks):
         f"{_share_lost(arrays, masks):.0%} of the weights' norm, one made for "
         f"the weights as they are {_share_lost(arrays, nearest):.0%}. Train "
         "on, with a larger `rho` or more updates, without going back to "
-        "earlier weights; or choose anew by the weights: "
-        "`hard_prune(model, plan, optimizer=False)`, on the weights as they "
-        "were before this call. Received: the largest primal residuals "
+        "earlier weights; or choose anew by the weights: this call prunes in "
+        "place, so put those of before back, by a `model.set_weights(before)` "
+        "of what `model.get_weights()` returned, or from the model's file, "
+        "and call `hard_prune(model, plan, optimizer=False)`. "
+        "Received: the largest primal residuals "
         f"{ ({key: float(f'{relative[key]:.2g}') for key in worst}) }",
         stacklevel=5,
     )

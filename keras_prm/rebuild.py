@@ -72,7 +72,8 @@ def strip(model, lowering="none", return_report=False, *, quantize=None):
         ImportError: `"auto"` without `ai-edge-litert` installed.
 
     Warns:
-        UserWarning: There was nothing to remove; or a layer has to be copied
+        UserWarning: There was nothing to remove, since layers are quantised
+            or no channel is dead; or a layer has to be copied
             apart from another one that holds it; or a regularizer or a
             constraint is made for a width that there is no more; or the class
             of a model that trains in its own way cannot be kept.
@@ -108,7 +109,7 @@ def strip(model, lowering="none", return_report=False, *, quantize=None):
             if return_report:
                 report = strip_report.with_lowerings(report, *done, small)
     if small.count_params() == view.count_params():
-        _warn_of_nothing(view, arrays)
+        _warn_of_nothing(view, arrays, builder.live.trace)
     return (small, report) if return_report else small
 
 
@@ -125,7 +126,10 @@ def _warn_of_untied(view, pairs):
         )
 
 
-def _warn_of_nothing(view, arrays):
+def _warn_of_nothing(view, arrays, trace):
+    what = f"strip found nothing to remove from '{view.name}'"
+    if graph.warn_of_quantised(trace, what, stacklevel=3):
+        return
     zeros = sum(int((x == 0).sum()) for x in arrays.values())
     warnings.warn(
         f"strip found nothing to remove from '{view.name}': no channel of it "

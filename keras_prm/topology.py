@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import os
 
 import keras
 import numpy as np
@@ -67,22 +68,62 @@ def functional(model):
             x, y = model.inputs[0], model.outputs[0]
             return keras.Model(x, y, name=model.name)
     if not isinstance(model, keras.Function) or overrides_call(model):
+        way = (
+            "Rewrite it as a functional model, by "
+            "`keras_prm.as_functional(model)` or as "
+            "`keras.Model(inputs, outputs)`."
+        )
+        if inside := _models_held(model):
+            way = (
+                "Pass what it holds and that can be seen, each on its own: "
+                f"{', '.join(inside)}. It goes on training them as before."
+            )
         raise TypeError(
             f"The model '{model.name}' is a subclass of keras.Model with a "
-            "`call` of its own, whose inside cannot be seen. Rewrite it as "
-            "a functional model, by `keras_prm.as_functional(model)` or as "
-            "`keras.Model(inputs, outputs)`. "
+            f"`call` of its own, whose inside cannot be seen. {way} "
             f"Received: model of type {type(model).__name__}"
         )
     return model
 
 
+def attributes(owner):
+    """Names and values; PyTorch keeps layers apart from the others."""
+    return [*vars(owner).items(), *vars(owner).get("_modules", {}).items()]
+
+
+def _models_held(owner):
+    """Functional models in attributes, lists and dicts of one, as code."""
+    found, seen = [], set()
+
+    def look(value, code):
+        if isinstance(value, dict):
+            for key, each in value.items():
+                look(each, f"{code}[{key!r}]")
+        elif isinstance(value, (list, tuple)):
+            for number, each in enumerate(value):
+                look(each, f"{code}[{number}]")
+        elif is_model(value) and id(value) not in seen:
+            seen.add(id(value))
+            found.append(f"`{code}`")
+
+    for name, value in attributes(owner):
+        if not name.startswith("_"):
+            look(value, f"model.{name}")
+    return found
+
+
 def check_is_new(model):
-    """Refuses models of Keras 2, which looks alike and is another library.
+    """Refuses what looks like a model: its file, or one of Keras 2.
 
     Raises:
         TypeError: `model` is one.
     """
+    if isinstance(model, (str, os.PathLike)):
+        raise TypeError(
+            "Expected a keras.Model, and not where one is. Load it, by "
+            f"`keras.saving.load_model({os.fspath(model)!r})`, and pass what "
+            f"that returns. Received: model={model!r}"
+        )
     for kind in type(model).__mro__:
         package = kind.__module__.split(".")[0]
         if package == "tf_keras" or kind.__module__.startswith(
@@ -325,8 +366,10 @@ def finite_arrays(model):
     """The model's weights: dict from `id(variable)` to its array.
 
     Raises:
+        TypeError: `model` is no functional or Sequential model.
         ValueError: Some hold NaN or infinity; the message names them.
     """
+    functional(model)
     variables = variables_by_key(model)
     arrays = {id(v): array_of(v) for v in variables.values()}
     bad = [key for key, v in variables.items() if not _is_finite(arrays[id(v)])]

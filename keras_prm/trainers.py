@@ -113,17 +113,12 @@ def _named(trainer, found):
         owners = [
             f"{owner.name}.{name}"
             for owner in models(trainer)
-            for name, value in _attributes(owner)
+            for name, value in topology.attributes(owner)
             if value is model and not name.startswith("__")
         ]
         place = f" ({owners[0]})" if owners else ""
         rows.append(f"'{model.name}'{place}")
     return f"the networks {', '.join(rows)}"
-
-
-def _attributes(owner):
-    """Names and values; PyTorch keeps layers apart from the others."""
-    return [*vars(owner).items(), *vars(owner).get("_modules", {}).items()]
 
 
 def optimizers(trainer):

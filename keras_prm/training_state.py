@@ -55,30 +55,34 @@ def check(model, masks, description, path):
     """
     found = _differences(description["model"], _signatures(model.variables))
     if found:
-        _refuse(path, "another model", found)
+        _refuse(path, "with another model", found)
     found = _other_flags(model, description)
     if found:
-        _refuse(path, "other layers frozen", found)
+        _refuse(path, "with other layers frozen", found)
     found = _other_kinds(model, description)
     if found:
-        _refuse(path, "another kind of `rho`", found)
+        _refuse(path, "with another kind of `rho`", found)
     _build(model, description.get("built_on"))
     plan = plan_of(model)
     stored = description["plan"] and SparsityPlan.from_config(
         description["plan"]
     )
-    if (stored and stored.digest()) != (plan and plan.digest()):
-        _refuse(path, "another plan", _plans_differ(stored, plan))
+    if (stored is None) != (plan is None):
+        what = "without a plan" if stored is None else "with an `ADMMWrapper`"
+        _refuse(path, what, _with_and_without(stored, model))
+    if stored and stored.digest() != plan.digest():
+        differ = "Its kernels or groups, or their targets, differ"
+        _refuse(path, "with another plan", differ)
     received = _optimizers_signatures(model)
     if "built_on" not in description:  # of a version that kept one alone
         received = _optimizer_signatures(model.optimizer)
     found = _differences(description["optimizer"], received, separator="_")
     if found:
-        _refuse(path, "another optimizer", found)
+        _refuse(path, "with another optimizer", found)
     stored = description["masks"] and Masks.from_json(description["masks"])
     if stored != masks and _text(stored) != _text(masks):
         differ = f"Expected {_name(stored)}. Received: masks={_name(masks)}"
-        _refuse(path, "other masks", differ)
+        _refuse(path, "with other masks", differ)
 
 
 def restore(model, arrays):
@@ -407,11 +411,14 @@ def _in_words(signature):
     return f"{name} {tuple(shape)} {dtype}"
 
 
-def _plans_differ(stored, received):
-    if stored is None or received is None:
-        expected = "no plan" if stored is None else "a plan"
-        return f"Expected an optimizer with {expected}. Received the other"
-    return "Its kernels or groups, or their targets, differ"
+def _with_and_without(stored, model):
+    """That one of two phases has an `ADMMWrapper`, in words."""
+    expected = "no `ADMMWrapper`" if stored is None else "one and its plan"
+    kinds = [type(x).__name__ for x in trainers.all_optimizers(model)]
+    return (
+        f"Expected {expected}, as another phase of the script has it: each "
+        f"phase needs a path of its own. Received: optimizer={kinds}"
+    )
 
 
 def _name(masks):
@@ -422,7 +429,7 @@ def _name(masks):
 
 def _refuse(path, what, found):
     raise ValueError(
-        f"Cannot resume: {path} is the checkpoint of a training with {what}. "
+        f"Cannot resume: {path} is the checkpoint of a training {what}. "
         f"{found}. Nothing was changed. Train what it was written for, give "
         "`AtomicCheckpoint` another path, or delete the file to train from "
         "the beginning."

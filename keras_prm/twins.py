@@ -144,7 +144,7 @@ class Maker:
                 "inside of it share some, call them where the model can be "
                 "seen, as a functional one."
             )
-        pairs = [*zip(layer.weights, targets)]
+        pairs = copying.pairs(layer.weights, targets)
         pairs += _seeds(layer, twin)
         for source, target in pairs:
             self.targets[id(source)] = target

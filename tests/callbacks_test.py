@@ -1,4 +1,5 @@
 import contextlib
+import copy
 import os
 import tempfile
 from unittest import mock
@@ -253,7 +254,35 @@ class StructuredMaskTest(parameterized.TestCase):
         with self.assertWarnsRegex(UserWarning, message):
             train(model, callback)
         train(model)
-        train(model, StructuredMask(masks))  # one that knows of no other
+        expected = contextlib.nullcontext()  # these were never held
+        if is_given:
+            expected = self.assertWarnsRegex(UserWarning, message)
+        with expected:
+            train(model, StructuredMask(masks))
+
+    def test_fresh_callbacks_that_others_train_in_between(self):
+        model = make()
+        masks = self.prune(model)
+        x = keras.Input((6,))
+        other = keras.Model(x, model.get_layer("a")(x))
+        model.compile(sgd(), "mse", jit_compile=JIT)
+        other.compile(sgd(), "mse", jit_compile=JIT)
+        train(model, StructuredMask(masks), epochs=1)
+        train(model, StructuredMask(masks), epochs=1)
+        other.train_on_batch(np.ones((4, 6)), np.ones((4, 8)))
+        message = "are set to zero again.*Mask them there, too, `Structured"
+        with self.assertWarnsRegex(UserWarning, message):
+            train(model, StructuredMask(masks), epochs=1)
+        other.train_on_batch(np.ones((4, 6)), np.ones((4, 8)))
+        with self.assertWarnsRegex(UserWarning, message):
+            with enforcing.enforced(model, masks):
+                pass
+        other.train_on_batch(np.ones((4, 6)), np.ones((4, 8)))
+        # What another model, or another object, has held says nothing.
+        twin = keras.models.clone_model(model)
+        twin.compile(sgd(), "mse", jit_compile=JIT)
+        train(twin, StructuredMask(masks), epochs=1)
+        train(model, StructuredMask(copy.deepcopy(masks)), epochs=1)
 
     def test_kernels_that_are_masked_whole(self):
         model = make()

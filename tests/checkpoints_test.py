@@ -488,8 +488,15 @@ class RefusalTest(CheckpointTestCase):
         model = compiled(lambda m: admm(m, filters=0.2))
         self.assert_refused("another plan.*or delete the file", model)
         self.assert_refused(
-            "another plan. Expected an optimizer with a plan.*another path",
+            r"with an `ADMMWrapper`. Expected one.*a path of its own.*\['SGD",
             compiled(),
+        )
+
+    def test_a_plan_where_there_was_none(self):
+        self.written()
+        self.assert_refused(
+            "without a plan. Expected no `ADMMWrapper`.*a path of its own",
+            compiled(admm),
         )
 
     @parameterized.parameters(True, False)

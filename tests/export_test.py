@@ -13,6 +13,7 @@ import numpy as np
 from absl.testing import absltest
 from absl.testing import parameterized
 
+from keras_prm import conversion
 from keras_prm import export
 from keras_prm import rebuild
 from keras_prm import reports
@@ -123,9 +124,22 @@ class FileTest(exporting.ExportTestCase):
         self.assertEqual(shapes, [(4, 3)])
         self.assert_refused("Pass None for any", model, self.path, batch_size=2)
 
+    @parameterized.parameters(None, 1)
+    def test_words_before_a_loop(self, batch_size):
+        words = keras.layers.TextVectorization(
+            vocabulary=["a", "b"], output_sequence_length=4, name="words"
+        )
+        x = inputs = keras.Input((), dtype="string")
+        x = keras.layers.Embedding(5, 3, mask_zero=True)(words(x))
+        model = keras.Model(inputs, keras.layers.GRU(2)(x))
+        message = r"\(words\)'\]. Turn strings.*get_layer\('words'\)"
+        self.assert_refused(message, model, self.path, batch_size=batch_size)
+
     def test_recurrent_layers_with_a_batch_size(self):
         model = exporting.layer_model(keras.layers.GRU(3))
         self.assert_refused("pass `batch_size=1`", model, self.path)
+        reason = conversion._reason("'tf.TensorListReserve' op", model, 1)
+        self.assertIn("for recurrent layers, set `unroll=True`.", reason)
         report = export.export_litert(model, self.path, batch_size=1)
         self.assertLess(report.max_rel_error, SOUND["float32"])
         # Here the converter would kill Python.

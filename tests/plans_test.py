@@ -8,8 +8,10 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
+from keras_prm.masks import Masks
 from keras_prm.plans import SparsityPlan
 from keras_prm.projections import removed_count
+from keras_prm.pruning import hard_prune
 from keras_prm.structures import ChannelGroup
 from keras_prm.structures import KernelPlan
 from tests import zoo
@@ -451,6 +453,40 @@ class RefusalTest(parameterized.TestCase):
                 json.dump({"a": 1}, file)
             with self.assertRaisesRegex(ValueError, "`SparsityPlan.save`"):
                 SparsityPlan.load(path)
+
+    @parameterized.parameters(
+        b"", b"[]", b"no JSON", b"\xff\xfe\x00", b'{"kernels": 3}'
+    )
+    def test_load_of_no_plan_and_no_masks(self, content):
+        folder = self.enter_context(tempfile.TemporaryDirectory())
+        path = os.path.join(folder, "x.json")
+        with open(path, "wb") as file:
+            file.write(content)
+        with self.assertRaisesRegex(ValueError, "`SparsityPlan.save`"):
+            SparsityPlan.load(path)
+        with self.assertRaisesRegex(ValueError, "what `Masks.save` wrote"):
+            Masks.load(path)
+
+    def test_load_of_the_other_kind(self):
+        model = chain(4, 2)
+        folder = self.enter_context(tempfile.TemporaryDirectory())
+        path = os.path.join(folder, "x.json")
+        plan = SparsityPlan.uniform(model, 0.5)
+        hard_prune(model, plan).save(path)
+        with self.assertRaisesRegex(ValueError, "`keras_prm.Masks.load.'"):
+            SparsityPlan.load(path)
+        plan.save(path)
+        with self.assertRaisesRegex(ValueError, "what `Masks.save` wrote"):
+            Masks.load(path)
+
+    def test_text_has_no_lines_that_say_nothing(self):
+        model = chain(4, 4, 2)
+        text = str(SparsityPlan.uniform(model, filters=0.5))
+        self.assertNotIn("columns removed", text)
+        some = {"d0": {"filters": 0.5}, "d1": {"columns": 0.5}}
+        text = str(SparsityPlan.explicit(model, some))
+        self.assertNotIn("d0/kernel", text)
+        self.assertRegex(text, r"50%      \d  d1/kernel")
 
 
 class UnreachedTest(parameterized.TestCase):

@@ -8,6 +8,8 @@ from keras import layers
 from keras import ops
 
 from keras_prm.costs import costs
+from keras_prm.functional_form import as_functional
+from keras_prm.masks import masks_of
 from keras_prm.optimizers import ADMMWrapper
 from keras_prm.plans import SparsityPlan
 from keras_prm.pruning import hard_prune
@@ -68,6 +70,28 @@ class ZooTest(parameterized.TestCase):
                 self.assertLessEqual(width, mask.filters.sum(), kernel.key)
         if plan.num_classes:
             self.assertLess(small.count_params(), model.count_params())
+
+    @parameterized.parameters("int8", "int4", "float8")
+    def test_quantised_layers(self, mode):
+        model = keras.Sequential(
+            [keras.Input((8,)), *map(keras.layers.Dense, (8, 4))]
+        )
+        hard_prune(model, SparsityPlan.uniform(model, filters=0.5))
+        for layer in model.layers:
+            layer.quantize(mode)
+        x = np.random.default_rng(0).normal(size=(4, 8))
+        advice = "Plan, prune, purify and strip before `model.quantize"
+        with self.assertWarnsRegex(UserWarning, f"nothing to remove.*{advice}"):
+            small = strip(model)
+        np.testing.assert_array_equal(small(x), model(x))
+        small = as_functional(model)
+        np.testing.assert_array_equal(small(x), model(x))
+        with self.assertWarnsRegex(UserWarning, advice):
+            plan = SparsityPlan.uniform(model, filters=0.5)
+        with self.assertWarnsRegex(UserWarning, "before `model.quantize`. R"):
+            hard_prune(model, plan)
+        with self.assertWarnsRegex(UserWarning, advice):
+            masks_of(model)
 
     @parameterized.parameters(*zoo.MODELS)
     def test_an_unpruned_model_comes_back_the_same(self, name):

@@ -1,5 +1,7 @@
 """Reading a model's graph, its layers and their keys."""
 
+import pathlib
+
 import keras
 import numpy as np
 from absl.testing import absltest
@@ -49,6 +51,53 @@ class FunctionalTest(parameterized.TestCase):
             arguments = [[inputs, dense]]
         with self.assertRaisesRegex(TypeError, r"keras.Model\(inputs, out"):
             topology.functional(Twice(*arguments))
+
+    def test_networks_inside_are_named(self):
+        def network(name):
+            return keras.Sequential(
+                [keras.Input((3,)), layers.Dense(3)], name=name
+            )
+
+        class Trainer(keras.Model):
+            def __init__(self):
+                super().__init__()
+                self.encoder = self.alias = network("e")
+                self.critics = [network("c"), layers.Dense(2)]
+                self.heads = {"last": network("h")}
+
+            def call(self, x):
+                return self.heads["last"](self.encoder(x))
+
+        model = Trainer()
+        with self.assertRaisesRegex(TypeError, "each on its own: ") as caught:
+            topology.functional(model)
+        text = str(caught.exception)
+        self.assertNotIn("as_functional", text)
+        self.assertRegex(text, "`model.(encoder|alias)`")
+        self.assertIn("`model.critics[0]`", text)
+        self.assertIn("`model.heads['last']`", text)
+        self.assertEqual(text.count("`model."), 3)
+
+    @parameterized.parameters(str, pathlib.Path)
+    def test_the_path_of_a_model(self, kind):
+        model = keras.Sequential([keras.Input((3,)), layers.Dense(3)])
+        path = kind("x.keras")
+        plan = keras_prm.SparsityPlan((), (), ())
+        for call in (
+            keras_prm.strip,
+            keras_prm.explain,
+            keras_prm.masks_of,
+            keras_prm.release_masks,
+            keras_prm.as_functional,
+            lambda x: keras_prm.SparsityPlan.uniform(x, filters=0.5),
+            lambda x: keras_prm.hard_prune(x, plan),
+            lambda x: keras_prm.purify(x, lambda model: 1.0, 0.1),
+            lambda x: keras_prm.verify(x, model),
+            lambda x: keras_prm.verify(model, x),
+            lambda x: keras_prm.export_litert(x, "x.tflite"),
+        ):
+            with self.assertRaisesRegex(TypeError, r"load_model\('x.keras'\)"):
+                call(path)
 
     def test_other_things_raise(self):
         with self.assertRaisesRegex(TypeError, "put them into a functional"):
