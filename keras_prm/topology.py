@@ -73,11 +73,14 @@ def functional(model):
             "`keras_prm.as_functional(model)` or as "
             "`keras.Model(inputs, outputs)`."
         )
-        if inside := _models_held(model):
-            way = (
-                "Pass what it holds and that can be seen, each on its own: "
-                f"{', '.join(inside)}. It goes on training them as before."
-            )
+        if inside := ", ".join(_models_held(model)):
+            if type(model).train_step is not keras.Model.train_step:
+                way = (
+                    "Pass what it holds and that can be seen, each on its "
+                    f"own: {inside}. It goes on training them as before."
+                )
+            else:
+                way += f" Or pass what it holds and that can be seen: {inside}."
         raise TypeError(
             f"The model '{model.name}' is a subclass of keras.Model with a "
             f"`call` of its own, whose inside cannot be seen. {way} "
