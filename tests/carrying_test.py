@@ -1,6 +1,7 @@
 """`carry_optimizer`: a step after it is the step that would have come."""
 
 import contextlib
+import warnings
 
 import keras
 import numpy as np
@@ -176,7 +177,11 @@ def train(model, optimizer, steps=3, **kwargs):
     masks = hard_prune(model, plan_of(model))
     kwargs = {"loss": "mse", "jit_compile": False, **kwargs}
     model.compile(optimizer, **kwargs)
-    with enforced(model, masks):
+    with contextlib.ExitStack() as stack:
+        with warnings.catch_warnings():
+            # An ADMMWrapper is to be carried as others are.
+            warnings.filterwarnings("ignore", ".*with a bare optimizer")
+            stack.enter_context(enforced(model, masks))
         for seed in range(steps):
             model.train_on_batch(*data_of(model, seed))
     return masks
