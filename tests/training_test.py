@@ -355,9 +355,10 @@ class ModelTest(parameterized.TestCase):
             with self.assertWarnsRegex(UserWarning, "with a bare optimizer"):
                 train(distiller, 1, callbacks=callbacks)
             self.assert_masked(student, masks)
-        with enforced(student, masks, compiled=distiller):
-            train(distiller, 1)
-            self.assert_masked(student, masks)
+        with self.assertWarnsRegex(UserWarning, "with a bare optimizer"):
+            with enforced(student, masks, compiled=distiller):
+                train(distiller, 1)
+                self.assert_masked(student, masks)
         train(distiller, 1)
         with self.assertRaises(AssertionError):
             self.assert_masked(student, masks)
