@@ -247,7 +247,7 @@ class FileTest(parameterized.TestCase):
     )
     def test_quantised(self, mode, limit):
         model = lowering_models.empty_columns(lowering_models.chain())
-        small = strip(model, "smallest")
+        small = strip(model, "smallest", quantize=mode)
         x = np.random.default_rng(0).normal(size=(64, 12, 11, 3))
         x = x.astype("float32")
         with tempfile.TemporaryDirectory() as folder:
