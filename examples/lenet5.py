@@ -199,6 +199,13 @@ def lower(run):
         print(f"{row.key}: {row.live} of {row.size} columns, {row.verdict}")
     lowered.save(run.folder / "columns.keras")
     run.measure("columns", lowered, "columns.tflite")
+    # What is smallest in float32 need not be in int8.
+    lowered, found = keras_prm.strip(
+        run.model,
+        lowering=FLAGS.lowering,
+        quantize="int8",
+        return_report=True,
+    )
     test = run.data["test"]
     print(
         keras_prm.export_litert(
