@@ -1,6 +1,6 @@
 """Prunes and strips every model of keras.applications.
 
-    python -m benchmarks.applications --table=docs/applications.md
+    python -m benchmarks.applications --saved --table=docs/applications.md
 
 Each model gets random weights, none of them zero, a plan that removes half
 of its filters, `hard_prune` and `strip`; `application_checks.py` says what is
@@ -46,8 +46,9 @@ Random weights, none of them zero; `SparsityPlan.uniform(model, filters=0.5)`,
 class that is not pinned, *gone* is the share of them that the stripped model
 stores no more. *Error* is the largest difference between the logits of the
 masked and the stripped model on new images, in proportion to the largest
-logit, or to 1. *Classes* are channel classes; the last column says why some
-are pinned, and at how many places.
+logit, or to 1. *Loaded* is the same between the stripped model and what another
+process computes, which loads it from a `.keras` file. *Classes* are channel
+classes; the last column says why some are pinned, and at how many places.
 """
 _COLUMNS = (
     "model",
@@ -59,6 +60,7 @@ _COLUMNS = (
     "prunable",
     "gone",
     "error",
+    "loaded",
     "plan, prune, strip (s)",
     "classes",
     "pinned",
@@ -138,7 +140,7 @@ def table(rows):
     notes += sorted({f"{r['machine']}, {r['versions']}." for r in good})
     notes += [
         f"    .venv/bin/python -m benchmarks.applications --seed={seed} "
-        "--table=docs/applications.md"
+        "--saved --table=docs/applications.md"
         for seed in sorted({row["seed"] for row in good})
     ]
     return "\n\n".join([_HEAD.rstrip(), text, *notes]) + "\n"
@@ -157,6 +159,7 @@ def _cells(row):
         *(f"{n:,}" for n in numbers),
         f"{row['share']:.1%}",
         f"{row['max_error']:.0e}",
+        f"{row['saved']['error']:.0e}" if "saved" in row else "",
         ", ".join(f"{s:.1f}" for s in seconds),
         f"{row['classes']:,}",
         "; ".join(why),

@@ -70,18 +70,6 @@ class Extent:
         return found[0] if len(found) == 1 else -1
 
 
-def holds(config, sizes=()):
-    """Whether arrays are in a config, written out as lists or not.
-
-    Args:
-        config: A structure of dicts, lists and values.
-        sizes: Lengths at which a list of whole numbers is one too.
-    """
-    found = []
-    change(config, lambda array: found.append(array) or array, sizes)
-    return bool(found)
-
-
 def change(config, function: Callable, sizes=()):
     """A config with `function(array)` in place of each array.
 

@@ -56,7 +56,8 @@ def strip(model, lowering="none", return_report=False, *, quantize=None):
         quantize: How the file will be quantised, as `export_litert` will be
             told, for `lowering` to go by: None (float32), `"float16"`,
             `"dynamic_range"` or `"int8"`. `"model"` leaves the zeros where
-            they are in the last two, of which it knows nothing.
+            they are in the last two, of which it knows nothing. What is
+            lowered remembers it, and `export_litert` warns of another mode.
 
     Returns:
         A new functional model, not compiled; its layers keep their names.

@@ -585,7 +585,11 @@ class RegularizersTest(parameterized.TestCase):
 
 class ConfigArraysTest(parameterized.TestCase):
     def test_finds_what_is_written_out(self):
-        holds = config_arrays.holds
+        def holds(config, sizes=()):
+            found = []
+            config_arrays.change(config, found.append, sizes)
+            return bool(found)
+
         self.assertTrue(holds({"a": {"value": [[1, 2], [3, 4]]}}))
         self.assertTrue(holds({"a": [0.5, 0.25]}))
         self.assertTrue(holds({"a": np.ones(3)}))
