@@ -9,9 +9,11 @@ import keras
 import numpy as np
 
 from keras_prm import gradients
+from keras_prm import model_state
 from keras_prm import probing
 from keras_prm import sample_means
 from keras_prm import samples
+from keras_prm import topology
 from keras_prm.drops import Drop
 from keras_prm.drops import Score
 from keras_prm.drops import share_error
@@ -26,11 +28,11 @@ _MERITS = ("acc", "precision", "recall", "similarity", "iou", "psnr")
 class DataScorer:
     """Scores by a compiled metric, on small parts of data with labels.
 
-    Each part is given to `model.test_on_batch`, so that every metric, loss,
-    output and `test_step` counts as in `model.evaluate`. What changes from
-    one state of the model to another is the mean of *paired* differences,
-    part by part: how hard the samples are cancels, and its standard error is
-    far below that of the score.
+    Each part goes through the model's `test_step`, so that every metric, loss
+    and output counts as in `model.evaluate`, but for penalties on weights.
+    What changes from one state of the model to another is the mean of
+    *paired* differences, part by part: how hard the samples are cancels, and
+    its standard error is far below that of the score.
 
     Args:
         model: A compiled model.
@@ -49,7 +51,8 @@ class DataScorer:
     Raises:
         TypeError: `data` is no batches, and no tuple of arrays.
         ValueError: The model is not compiled, there are too few samples, or
-            there is no such metric, or it is no mean over samples.
+            there is no such metric, or it is no mean over samples, or the
+            model remembers what it has seen.
     """
 
     is_paired = True
@@ -84,6 +87,7 @@ class DataScorer:
         }
         self.num_samples = int(self._num_rows["search"])
         self.num_held_out = int(self._num_rows["held out"])
+        _check_memory(model, parts[0])
         self._choose(model, metric)
 
     def __call__(self, model, which="search"):
@@ -128,6 +132,29 @@ class DataScorer:
         rows = sample_means.rows(parts)
         self._is_share = all(_is_share(x[name], rows) for x in means.tries)
         self.sign = _sign(_without_output(name, model), means.logs, name)
+
+
+def _check_memory(model, part):
+    """Refuses a model in which samples count on those before them."""
+    variables = [v for v in model_state.variables(model) if not _is_seed(v)]
+    before = [np.array(topology.array_of(v)) for v in variables]
+    sample_means.logs(model, [part])
+    changed = [
+        v.path
+        for v, old in zip(variables, before, strict=True)
+        if not np.array_equal(topology.array_of(v), old, equal_nan=True)
+    ]
+    if changed:
+        raise ValueError(
+            f"The model '{model.name}' remembers what it has seen, so what a "
+            "sample scores depends on those before it, and there is no "
+            "standard error. Give a function as `evaluate`, which resets the "
+            f"model first. Received: a model that changes {changed[:3]}"
+        )
+
+
+def _is_seed(variable):
+    return "int" in variable.dtype and variable.name == "seed_generator_state"
 
 
 def _in_order(model, logs):
@@ -183,7 +210,8 @@ def _parts(batches, share, size=None):
         share: How many of them have to be so many.
         size: Rows of each part, where the model fixes them.
     """
-    if size is None:
+    is_fixed = size is not None
+    if not is_fixed:
         rows = share * sum(map(sample_means.num_rows, batches))
         # A power of two, as batches are, so that all parts are alike.
         size = 2 ** int(np.log2(max(1, rows / _NUM_PARTS)))
@@ -195,6 +223,8 @@ def _parts(batches, share, size=None):
         # Neighbours may be alike, or matched.
         order = rng.permutation(sample_means.num_rows(batch))
         for rows in np.split(order, range(size, len(order), size)):
+            if is_fixed and len(rows) < size:
+                continue  # the model cannot take them
             x, *rest = keras.tree.map_structure(lambda a: a[rows], batch)
             x = keras.tree.map_structure(probing.tensor, x)
             parts.append((x, *rest))

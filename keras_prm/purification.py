@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import keras
 
 from keras_prm import argument_checks
 from keras_prm import graph
+from keras_prm import model_state
 from keras_prm import plan_checks
+from keras_prm import sample_means
 from keras_prm import sweeping
 from keras_prm import topology
 from keras_prm.drops import FunctionScorer
@@ -129,9 +133,9 @@ def purify(
         ValueError: Neither `evaluate` nor `thresholds` is given, or an
             argument that has no meaning without another; an argument is out
             of range, a weight or the score is not finite; the metric is no
-            mean over samples; the model is at chance
-            level, or the budget lets all of it go. The model is as before
-            then.
+            mean over samples, or the model remembers those before; the model
+            is at chance level, or the budget lets all of it go. The model is
+            as before then.
 
     Warns:
         UserWarning: `max_drop` is below the standard error, the budget held
@@ -156,19 +160,23 @@ def purify(
     if evaluate is None:
         state.apply([1.0] * state.num_kernels)
         return _report(model, state)
-    if callable(evaluate):
-        scorer = FunctionScorer(evaluate, num_samples and int(num_samples))
-    else:
-        holdout = 0.5 if holdout is None else holdout
-        scorer = DataScorer(model, evaluate, metric, holdout)
-    search = Search(
-        *(model, state, scorer, max_drop or 0.0, int(max_evaluations), verbose)
-    )
-    try:
-        search.run()
-    except BaseException:
-        state.restore()
-        raise
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(model_state.kept(model, which=model_state.states))
+        if callable(evaluate):
+            scorer = FunctionScorer(evaluate, num_samples and int(num_samples))
+        else:
+            stack.enter_context(sample_means.without_penalties(model))
+            holdout = 0.5 if holdout is None else holdout
+            scorer = DataScorer(model, evaluate, metric, holdout)
+        search = Search(
+            *(model, state, scorer, max_drop or 0.0),
+            *(int(max_evaluations), verbose),
+        )
+        try:
+            search.run()
+        except BaseException:
+            state.restore()
+            raise
     report = _report(model, state, search)
     if verbose == 2:
         print_message(f"purify: {report.summary}")

@@ -39,7 +39,7 @@ def classifier(**kwargs):
 
 def compiled(model, loss=None, metrics=("accuracy",), **kwargs):
     loss = loss or keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile("sgd", loss, metrics=list(metrics), **kwargs)
+    model.compile("sgd", loss, metrics=[*metrics] or None, **kwargs)
     return model
 
 
@@ -49,6 +49,20 @@ class Batches(keras.utils.PyDataset):
 
     def __getitem__(self, index):
         return tuple(a[32 * index : 32 * index + 32] for a in data())
+
+
+class Answers(keras.Model):
+    """Reports what its answers cost, and nothing of its weights."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.seen = keras.metrics.Mean(name="loss")
+        self.cost = keras.losses.SparseCategoricalCrossentropy(True)
+
+    def test_step(self, data):
+        x, y = data
+        self.seen.update_state(self.cost(y, self(x, training=False)))
+        return {"loss": self.seen.result()}
 
 
 class DataScorerTest(parameterized.TestCase):
@@ -121,16 +135,47 @@ class DataScorerTest(parameterized.TestCase):
             scorer = DataScorer(model, (x, labels), metric=name)
             self.assertEqual(scorer.sign, sign)
 
-    def test_penalties_on_weights_are_no_gain(self):
+    @parameterized.product(kind=[keras.Model, Answers], seen=[False, True])
+    def test_penalties_on_weights_are_no_gain(self, kind, seen):
         inputs = keras.Input((3,))
         dense = layers.Dense(3, kernel_regularizer="l2")
-        model = compiled(keras.Model(inputs, dense(inputs)), metrics=())
+        model = compiled(kind(inputs, dense(inputs)), metrics=())
+        if seen:
+            whole = model.evaluate(*data(), verbose=0, return_dict=True)
         plain = keras.Model(inputs, layers.Dense(3)(inputs))
         plain.set_weights(model.get_weights())
         compiled(plain, metrics=())
-        score = DataScorer(model, data(), holdout=0)(model)
         expected = plain.evaluate(*data(), verbose=0)
-        self.assertAlmostEqual(score.value, expected, 5)
+        found = purify(
+            model, data(), 1e-4, holdout=0, max_evaluations=1, verbose=0
+        )
+        self.assertAlmostEqual(found.score_before, expected, 5)
+        if seen:
+            again = model.evaluate(*data(), verbose=0, return_dict=True)
+            self.assertAlmostEqual(again["loss"], whole["loss"], 6)
+            with_penalty = again["loss"] > expected + 1e-3
+            self.assertEqual(with_penalty, kind is keras.Model)
+
+    def test_samples_that_count_on_those_before(self):
+        inputs = keras.Input(batch_shape=(8, 4, 3))
+        x = layers.LSTM(4, stateful=True, name="memory")(inputs)
+        model = compiled(keras.Model(inputs, layers.Dense(3)(x)))
+        rows, y = data()
+        x = np.repeat(rows[:, None], 4, 1)
+        model.predict(x[:8], batch_size=8, verbose=0)
+        before = [np.array(v) for v in model.get_layer("memory").states]
+        message = "remembers what it has seen.*a function.*memory"
+        with self.assertRaisesRegex(ValueError, message):
+            purify(model, (x, y), 0.1, verbose=0)
+        for old, new in zip(before, model.get_layer("memory").states):
+            np.testing.assert_array_equal(old, np.array(new))
+
+    def test_rows_that_a_fixed_batch_has_no_room_for(self):
+        inputs = keras.Input(batch_shape=(8, 3))
+        model = compiled(keras.Model(inputs, layers.Dense(3)(inputs)))
+        x, y = data()
+        scorer = DataScorer(model, (x[:203], y[:203]), holdout=0)
+        self.assertEqual(scorer.num_samples, 200)
 
     def test_sample_weights(self):
         x, y = data()
