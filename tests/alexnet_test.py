@@ -8,6 +8,7 @@ import tempfile
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -84,6 +85,7 @@ class NetworkTest(parameterized.TestCase):
         ("alexnet_imagenette96_short", 2),
         ("alexnet_imagenet", 2),
     )
+    @pytest.mark.slow
     def test_points_are_what_they_are_called(self, name, num):
         recipe = phase_recipe.PhaseRecipe.load(RECIPES / f"{name}.json")
         self.assertLen(recipe.points, num)
@@ -97,6 +99,7 @@ class NetworkTest(parameterized.TestCase):
 
 
 class CommandTest(absltest.TestCase):
+    @pytest.mark.slow
     def test_imagenet_in_small(self):
         folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
         recipe = RECIPES / "alexnet_imagenet.json"

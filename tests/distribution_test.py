@@ -17,6 +17,7 @@ import tempfile
 import time
 
 import keras
+import pytest
 from absl.testing import absltest
 from absl.testing import parameterized
 
@@ -176,6 +177,7 @@ class DistributionTest(parameterized.TestCase):
             ),
         )
 
+    @pytest.mark.slow
     def test_several_processes(self):
         outputs = self.succeed(
             *(
@@ -187,6 +189,7 @@ class DistributionTest(parameterized.TestCase):
         self.assertLen(digests[0], 2)
         self.assertEqual(digests[0], digests[1])
 
+    @pytest.mark.slow
     def test_examples(self):
         outputs = self.succeed(
             example("distributed_mirrored"),

@@ -7,6 +7,7 @@ from unittest import mock
 
 import keras
 import numpy as np
+import pytest
 from absl.testing import parameterized
 
 import keras_prm
@@ -34,6 +35,7 @@ class ResultsTest(parameterized.TestCase):
 
     # The others go through the same, on the way of one of these.
     @parameterized.parameters("admm", "one_shot", "untaught")
+    @pytest.mark.slow
     def test_a_method_makes_a_small_model_and_says_so(self, method):
         results = self.results()
         summary = results.result(method, "half")
@@ -63,6 +65,7 @@ class ResultsTest(parameterized.TestCase):
     @parameterized.parameters(
         name for name, method in METHODS.items() if method.sparsify
     )
+    @pytest.mark.slow
     def test_all_spend_the_same_epochs_and_see_each_once(self, name):
         seen = []
 
@@ -128,6 +131,7 @@ class ResultsTest(parameterized.TestCase):
         self.assertEqual(first | {"stage": ""}, last | {"stage": ""})
         self.assertLess(quarter["stored"], half["stored"])
 
+    @pytest.mark.slow
     def test_only_what_depends_on_a_change_is_made_again(self):
         def times(**changes):
             with frontiers.untrained():
@@ -157,6 +161,7 @@ class ResultsTest(parameterized.TestCase):
             result_files.fingerprint(other),
         )
 
+    @pytest.mark.slow
     def test_weights_of_another_environment_are_measured_as_they_are(self):
         results = self.results()
         with self.assertRaisesRegex(FileNotFoundError, "frontier_tfmot"):

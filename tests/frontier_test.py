@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 
+import pytest
 from absl.testing import absltest
 
 ROOT = pathlib.Path(__file__).absolute().parent.parent
@@ -24,6 +25,7 @@ def frontier(folder, *flags):
 
 
 class FrontierTest(absltest.TestCase):
+    @pytest.mark.slow
     def test_makes_what_is_wanted_and_says_so(self):
         folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
         found = frontier(folder, "--methods=one_shot", "--points=20x")

@@ -20,6 +20,7 @@ from unittest import mock
 import hypothesis
 import keras
 import numpy as np
+import pytest
 from absl import flags
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -37,8 +38,8 @@ from tests.fuzzing import Program
 from tests.fuzzing import Step
 from tests.lowering_models import Drawn
 
-flags.DEFINE_integer("num_examples", 50, "How many random models to try.")
-flags.DEFINE_integer("num_saved", 15, "How many of them to save and load.")
+flags.DEFINE_integer("num_examples", 25, "How many random models to try.")
+flags.DEFINE_integer("num_saved", 8, "How many of them to save and load.")
 flags.DEFINE_integer("seed", 0, "Which random models.")
 
 TOLERANCE = 1e-5
@@ -265,6 +266,7 @@ class FuzzTest(parameterized.TestCase):
                     np.testing.assert_allclose(b, a, 1e-5, 1e-5, True, message)
 
     @parameterized.parameters(*MUTANTS)
+    @pytest.mark.slow
     def test_finds_a_wrong_rule(self, name):
         layer, other, rows = MUTANTS[name]
         rows = ["kernel", *rows.split()]

@@ -10,6 +10,7 @@ from unittest import mock
 
 import keras
 import numpy as np
+import pytest
 from absl.testing import absltest
 from absl.testing import parameterized
 
@@ -243,6 +244,7 @@ class PhasesTest(parameterized.TestCase):
         for weight in model.weights:
             np.testing.assert_array_equal(arrays[weight.path], weight)
 
+    @pytest.mark.slow
     def test_points_are_timed_beside_the_dense_network(self):
         if keras.backend.backend() != "tensorflow":
             self.skipTest("What is timed are files, alike on every backend.")

@@ -9,6 +9,7 @@ import tempfile
 
 import keras
 import numpy as np
+import pytest
 from absl.testing import absltest
 
 import keras_prm
@@ -35,6 +36,7 @@ class CommandTest(absltest.TestCase):
             self.enterContext(tempfile.TemporaryDirectory())
         )
 
+    @pytest.mark.slow
     def test_a_slim_network_from_dense_to_a_file(self):
         found = command(self.folder, "--output_dir=out")
         self.assertEqual(found.returncode, 0, found.stderr)

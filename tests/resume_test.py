@@ -15,6 +15,7 @@ import tempfile
 import time
 
 import numpy as np
+import pytest
 from absl import flags
 from absl.testing import absltest
 
@@ -68,6 +69,7 @@ def kill(folder, process, phase, event, delay):
 
 
 class ResumeTest(absltest.TestCase):
+    @pytest.mark.slow
     def test_ends_as_if_it_had_not_been_killed(self):
         folder = self.enterContext(tempfile.TemporaryDirectory())
         folder = pathlib.Path(folder)

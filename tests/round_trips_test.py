@@ -6,6 +6,7 @@ from unittest import mock
 
 import keras
 import numpy as np
+import pytest
 from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
@@ -62,6 +63,7 @@ class RoundTripsTest(parameterized.TestCase):
         super().setUp()
         keras.utils.set_random_seed(0)
 
+    @pytest.mark.slow
     def test_the_zoo_computes_the_same(self):
         """All in one process; where layers are stock, without keras_prm."""
         if keras.backend.backend() != "tensorflow":
@@ -152,10 +154,12 @@ class CertificateTest(parameterized.TestCase):
         self.assertTrue(found.ok)
         self.assertRegex(str(found), "Note: loads with `safe_mode=False` only")
 
+    @pytest.mark.slow
     def test_sequential_models(self):
         model = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
         self.assertTrue(verify(model, model, saved=True).ok)
 
+    @pytest.mark.slow
     def test_a_batch_that_is_not_whole(self):
         inputs = keras.Input(batch_shape=(4, 6))
         x = keras.ops.reshape(layers.Dense(6)(inputs), (4, 2, 3))
@@ -163,6 +167,7 @@ class CertificateTest(parameterized.TestCase):
         found = verify(model, model, inputs=np.eye(10, 6), saved=True)
         self.assertTrue(found.ok, found)
 
+    @pytest.mark.slow
     def test_words(self):
         if keras.backend.backend() != "tensorflow":
             self.skipTest("Keras has words on TensorFlow alone.")

@@ -1,6 +1,9 @@
 """What a file says of itself."""
 
+import functools
+import pathlib
 import sys
+import tempfile
 from unittest import mock
 
 import keras
@@ -25,20 +28,28 @@ def weights(content):
     return {x.ctypes.data - start: x.tobytes() for x in arrays}
 
 
+@functools.cache
+def converted():
+    """`(data, files)`: bytes of a file without metadata by its mode."""
+    model = exporting.conv_model()
+    data = exporting.data_for(model)["image"]
+    view = keras.Model(model.inputs, model.outputs)
+    files = {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "model.tflite"
+        with mock.patch.object(tflite_schema, "add_metadata"):
+            for mode in exporting.MODES:
+                settings = conversion.Settings(mode)
+                conversion.convert(view, path, settings, [data])
+                files[mode] = path.read_bytes()
+    return data, files
+
+
 class MetadataTest(exporting.ExportTestCase):
     def setUp(self):
         super().setUp()
         self.needs_tensorflow()
-        with mock.patch.object(tflite_schema, "add_metadata"):
-            self.files = {mode: self.convert(mode) for mode in exporting.MODES}
-
-    def convert(self, mode):
-        model = exporting.conv_model()
-        self.data = exporting.data_for(model)["image"]
-        view = keras.Model(model.inputs, model.outputs)
-        settings = conversion.Settings(mode)
-        conversion.convert(view, self.path, settings, [self.data])
-        return self.path.read_bytes()
+        self.data, self.files = converted()
 
     @parameterized.product(first=(0, 1))
     def test_nothing_else_changes(self, first):
