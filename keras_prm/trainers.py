@@ -203,11 +203,16 @@ def wrapper_of(trainer, model, fits):
 
 def wrappers(trainer):
     """The `ADMMWrapper`s of a trainer; else those of the models inside."""
-    for held in (optimizers(trainer), all_optimizers(trainer)):
-        found = [w for w in map(find_wrapper, held) if w is not None]
-        if found:
-            return found
-    return []
+    return wrappers_in(optimizers(trainer)) or wrappers_in(
+        all_optimizers(trainer)
+    )
+
+
+def wrappers_in(optimizers):
+    """All `ADMMWrapper`s that are among optimizers or inside of them."""
+    held = [part for x in optimizers for part in (x, *parts(x))]
+    found = [x for x in held if find_wrapper(x) is x]
+    return list({id(x): x for x in found}.values())
 
 
 def trains(wrapper, model, fits):

@@ -30,11 +30,12 @@ def collect(model, masks):
         per variable, the model's first, its seed generators among them, and
         then the optimizers'.
     """
-    plan = plan_of(model)
+    plans = [plan.get_config() for plan in _plans(model)]
     description = {
         "model": _signatures(model.variables),
         "optimizer": _optimizers_signatures(model),
-        "plan": None if plan is None else plan.get_config(),
+        "plan": plans[0] if plans else None,
+        "plans": plans,
         "masks": None if masks is None else masks.to_json(),
         "built_on": _built_on(model),
         "left_out": _left_out(model, _built_on(model)),
@@ -63,16 +64,13 @@ def check(model, masks, description, path):
     if found:
         _refuse(path, "with another kind of `rho`", found)
     _build(model, description.get("built_on"))
-    plan = plan_of(model)
-    stored = description["plan"] and SparsityPlan.from_config(
-        description["plan"]
-    )
-    if (stored is None) != (plan is None):
-        what = "without a plan" if stored is None else "with an `ADMMWrapper`"
+    plans, stored = _plans(model), _stored_plans(description)
+    if bool(stored) != bool(plans):
+        what = "with an `ADMMWrapper`" if stored else "without a plan"
         _refuse(path, what, _with_and_without(stored, model))
-    if stored and stored.digest() != plan.digest():
-        differ = "Its kernels or groups, or their targets, differ"
-        _refuse(path, "with another plan", differ)
+    found = _other_plans(stored, plans)
+    if found:
+        _refuse(path, "with another plan", found)
     received = _optimizers_signatures(model)
     if "built_on" not in description:  # of a version that kept one alone
         received = _optimizer_signatures(model.optimizer)
@@ -133,10 +131,36 @@ def set_random_state(state):
         torch.set_rng_state(torch.tensor(state["torch"], dtype=torch.uint8))
 
 
-def plan_of(model):
-    """The plan of the first `ADMMWrapper` of a model; `None` if none is."""
-    found = trainers.wrappers(model)
-    return found[0].plan if found else None
+def _plans(model):
+    """The plans of all `ADMMWrapper`s whose variables are in a file."""
+    found = trainers.wrappers_in(trainers.all_optimizers(model))
+    return [wrapper.plan for wrapper in found]
+
+
+def _stored_plans(description):
+    """The plans in a file; the first alone of an earlier version."""
+    configs = description.get("plans")
+    if configs is None:
+        configs = [description["plan"]] if description["plan"] else []
+    return [SparsityPlan.from_config(config) for config in configs]
+
+
+def _other_plans(stored, received):
+    """Which plans are others than those in a file, in words.
+
+    How many there are is seen by the optimizers that they belong to.
+    """
+    bad = [
+        [kernel.key for kernel in plan.kernels][:3]
+        for former, plan in zip(stored, received)
+        if former.digest() != plan.digest()
+    ]
+    if not bad:
+        return ""
+    return (
+        "Its kernels or groups, or their targets, differ. "
+        f"Received: other plans for the kernels {bad}"
+    )
 
 
 def settings(model):
@@ -413,7 +437,7 @@ def _in_words(signature):
 
 def _with_and_without(stored, model):
     """That one of two phases has an `ADMMWrapper`, in words."""
-    expected = "no `ADMMWrapper`" if stored is None else "one and its plan"
+    expected = "one and its plan" if stored else "no `ADMMWrapper`"
     kinds = [type(x).__name__ for x in trainers.all_optimizers(model)]
     return (
         f"Expected {expected}, as another phase of the script has it: each "

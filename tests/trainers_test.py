@@ -10,6 +10,7 @@ from absl.testing import parameterized
 from keras import layers
 
 from keras_prm import trainers
+from keras_prm import training_state
 from keras_prm.callbacks import StructuredMask
 from keras_prm.checkpoints import AtomicCheckpoint
 from keras_prm.enforcing import release_masks
@@ -313,6 +314,54 @@ class TwoOptimizersTest(parameterized.TestCase):
             strict=True,
         ):
             np.testing.assert_array_equal(one, other, one.path)
+
+
+class StateOfSeveralPlansTest(parameterized.TestCase):
+    """A file of a trainer is of the plans of all its wrappers."""
+
+    def make(self, held, *filters):
+        keras.utils.set_random_seed(0)
+        nets = [net(name=f"net{i}") for i, _ in enumerate(filters)]
+        wrappers = [
+            ADMMWrapper("sgd", SparsityPlan.uniform(model, filters=share))
+            for model, share in zip(nets, filters)
+        ]
+        trainer = Trainer(*nets, nets=nets)
+        if held == "multi":
+            rules = {f"net{i}/.*": x for i, x in enumerate(wrappers)}
+            rules = keras.optimizers.OptimizerMap(keras.optimizers.SGD(), rules)
+            trainer.compile(keras.optimizers.MultiOptimizer(rules), "mse")
+            trainer.optimizer.build(trainer.trainable_variables)
+        elif held == "inside":
+            compiled(trainer)
+        else:
+            compiled(trainer, wrappers[0])
+            trainer.others = wrappers[1:]
+        for model, wrapper in zip(nets, wrappers):
+            wrapper.build(model.trainable_variables)
+            if held == "inside":
+                compiled(model, wrapper)
+        return trainer
+
+    @parameterized.parameters("attributes", "multi", "inside")
+    def test_each_is_compared(self, held):
+        first = self.make(held, 0.5, 0.5)
+        description, _ = training_state.collect(first, None)
+        training_state.check(first, None, description, "p")
+        other = self.make(held, 0.5, 0.75)
+        message = "another plan. .*another path"
+        with self.assertRaisesRegex(ValueError, message):
+            training_state.check(other, None, description, "p")
+
+    def test_a_file_of_before_has_the_first_alone(self):
+        first = self.make("attributes", 0.5, 0.5)
+        description, _ = training_state.collect(first, None)
+        del description["plans"]
+        other = self.make("attributes", 0.5, 0.75)
+        training_state.check(other, None, description, "p")
+        other = self.make("attributes", 0.75, 0.5)
+        with self.assertRaisesRegex(ValueError, "another plan"):
+            training_state.check(other, None, description, "p")
 
 
 class EqualNetworksTest(parameterized.TestCase):
