@@ -5,6 +5,7 @@ from __future__ import annotations
 import numbers
 import pathlib
 import warnings
+import weakref
 
 import keras
 
@@ -144,6 +145,7 @@ class AtomicCheckpoint(keras.callbacks.Callback):
         self._done = self._written = 0
         self._due = self._diverged = self._stopped = False
         self._first = None
+        _begin_fit_at(self.model, None)
         self._rates = training_state.learning_rates(self.model)
         checkpoint_files.prepare(self.path)
         if self.masks is not None and self.network is not None:
@@ -322,9 +324,29 @@ def _begin_fit_at(model, epoch):
     """Makes the `fit` that is beginning start at an epoch.
 
     Keras has no public way; its own `BackupAndRestore` sets the same. It
-    holds for every later `fit` until it is reset to `None`.
+    would hold for every later `fit`, even if this one never begins, as
+    another callback raises; so it says which `fit` it is of.
     """
-    model._initial_epoch = epoch
+    model._initial_epoch = None if epoch is None else _Begin(model, epoch)
+
+
+class _Begin:
+    """The epoch where a `fit` begins; false in every other `fit`.
+
+    Keras asks for `model._initial_epoch or initial_epoch`.
+    """
+
+    def __init__(self, model, epoch):
+        self._model = weakref.ref(model)
+        self._fit = getattr(model, "history", None)
+        self._epoch = epoch
+
+    def __bool__(self):
+        # Each `fit` gives its model a `History` of its own.
+        return getattr(self._model(), "history", None) is self._fit
+
+    def __index__(self):
+        return self._epoch
 
 
 def _check_arguments(masks, every, set_epoch):

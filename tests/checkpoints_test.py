@@ -265,6 +265,20 @@ class ResumeTest(CheckpointTestCase):
         fit(model, AtomicCheckpoint(self.path), epochs=2)
         self.assertEqual(fit(model, epochs=2).epoch, [0, 1])
 
+    def test_the_next_fit_after_one_that_never_began(self):
+        """A callback behind this one raises before the first epoch."""
+
+        class Bad(keras.callbacks.Callback):
+            def on_train_begin(self, logs=None):
+                raise ZeroDivisionError
+
+        model = keras.Sequential([keras.Input((5,)), layers.Dense(3)])
+        model.compile("sgd", "mse", **HOW)
+        fit(model, AtomicCheckpoint(self.path), epochs=1, batch_size=24)
+        with self.assertRaises(ZeroDivisionError):
+            fit(model, AtomicCheckpoint(self.path), Bad(), batch_size=24)
+        self.assertEqual(fit(model, epochs=1, batch_size=24).epoch, [0])
+
     def test_stopped_early(self):
         class Stop(keras.callbacks.Callback):
             def on_epoch_end(self, epoch, logs=None):
