@@ -147,6 +147,7 @@ class AtomicCheckpoint(keras.callbacks.Callback):
         self._first = None
         _begin_fit_at(self.model, None)
         self._rates = training_state.learning_rates(self.model)
+        self._flags = training_state.flags(self.model)
         checkpoint_files.prepare(self.path)
         if self.masks is not None and self.network is not None:
             fitting(self.network, self.masks)
@@ -167,6 +168,7 @@ class AtomicCheckpoint(keras.callbacks.Callback):
                 "it a `keras.Input`, or call it on a batch."
             )
         training_state.check(self.model, self.masks, header, self.path)
+        self._flags |= training_state.flags_from_list(self.model, header)
         scripts = training_state.rhos(self.model)
         training_state.restore(self.model, arrays)
         training_state.set_random_state(header["random"])
@@ -300,7 +302,9 @@ class AtomicCheckpoint(keras.callbacks.Callback):
         description, arrays = self._collect()
         if self._diverged:
             return
+        self._flags |= training_state.flags(self.model)
         header = description | {
+            "flags": training_state.flags_to_list(self.model, self._flags),
             "epoch": self._done,
             "stopped": stopped,
             "random": self._random,

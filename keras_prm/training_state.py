@@ -38,7 +38,6 @@ def collect(model, masks):
         "plans": plans,
         "masks": None if masks is None else masks.to_json(),
         "built_on": _built_on(model),
-        "left_out": _left_out(model, _built_on(model)),
         "settings": settings(model),
         "optimizers": _optimizer_settings(model),
     }
@@ -186,20 +185,48 @@ def rhos(model):
     return [float(rho) for rho in found if is_number(rho)]
 
 
+def flags(model):
+    """What is trained at this moment and what not.
+
+    Returns:
+        set with a pair of each variable's `id` and of whether it is trained.
+    """
+    trained = {id(v) for v in model.trainable_variables}
+    return {(id(v), id(v) in trained) for v in model.variables}
+
+
+def flags_to_list(model, seen):
+    """Flags that were seen in a training, as `json` can write them."""
+    return [
+        [flag for flag in (False, True) if (id(v), flag) in seen]
+        for v in model.variables
+    ]
+
+
+def flags_from_list(model, description):
+    """The flags that were seen until a file was written, as `flags` has them.
+
+    A GAN freezes and thaws its discriminator at every step: a training may
+    begin with what it had at the begin of an earlier one, or at the end.
+    """
+    rows = zip(model.variables, description.get("flags", ()))
+    return {(id(v), flag) for v, seen in rows for flag in seen}
+
+
 def _other_flags(model, description):
     """What is frozen otherwise than when a file was written, in words."""
-    built_on = [x for x in description.get("built_on") or () if x is not None]
-    if not built_on or "left_out" not in description:
+    if "flags" not in description:  # of an earlier version
         return ""
-    trained = {i for places in built_on for i in places}
-    flags = {id(v) for v in model.trainable_variables}
+    known = flags_from_list(model, description)
     variables = model.variables
-    now = {i for i, v in enumerate(variables) if id(v) in flags}
+    places = {id(v): i for i, v in enumerate(variables)}
+    other = flags(model) - known
     changes = {
-        "trained then and frozen now": trained - now,
-        "frozen then and trained now": now
-        - trained
-        - set(description["left_out"]),
+        what: {places[number] for number, now in other if now == is_trained}
+        for what, is_trained in (
+            ("trained then and frozen now", False),
+            ("frozen then and trained now", True),
+        )
     }
     found = [
         f"{what}: {[variables[i].path for i in sorted(places)]}"
@@ -314,17 +341,6 @@ def _built_on(model):
         if x.built
         else None
         for x in trainers.all_optimizers(model)
-    ]
-
-
-def _left_out(model, built_on):
-    """Positions of what is trainable and trained by no optimizer."""
-    trained = {i for places in built_on if places for i in places}
-    flags = {id(v) for v in model.trainable_variables}
-    return [
-        i
-        for i, v in enumerate(model.variables)
-        if id(v) in flags and i not in trained
     ]
 
 
