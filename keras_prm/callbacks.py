@@ -9,6 +9,7 @@ import keras
 from keras_prm import enforcing
 from keras_prm import masks as masks_module
 from keras_prm import signatures
+from keras_prm import topology
 from keras_prm import trainers
 
 
@@ -140,7 +141,13 @@ class StructuredMask(keras.callbacks.Callback):
                 self._warn(advice)
 
     def _warn_of_dead_kernels(self, masks):
-        dead = [k for k, m in masks.kernels.items() if not m.full().any()]
+        variables = topology.variables_by_key(self.student)
+        trained = {id(v) for v in self.student.trainable_variables}
+        dead = [
+            key
+            for key, mask in masks.kernels.items()
+            if not mask.full().any() and id(variables[key]) in trained
+        ]
         if dead:
             self._warn(
                 "The masks leave nothing of some kernels, which stay zero. "
