@@ -84,8 +84,13 @@ class StructuredMask(keras.callbacks.Callback):
         masks = self.masks
         if masks is None:
             masks = masks_module.masks_of(self.student)
-        self._hold(masks)
-        self._warn_of_admm()
+        self._held = None
+        try:
+            self._hold(masks)
+            self._warn_of_admm()
+        except Exception:  # Keras does not tell of the end then
+            enforcing.release_masks(self.model, self._held or [])
+            raise
 
     def _find(self):
         """The network that is masked: that of `fit`, or one inside of it."""

@@ -181,15 +181,39 @@ def is_made_for(model, plan):
     return signatures.are_of(plan.weights, keys, model)
 
 
-def removes_more(model, plan, masks):
-    """Whether a plan would remove anything of a model that masks keep."""
-    plan, kept = fitted(model, plan), {}
-    for kernel in plan.kernels:
-        if kernel.key not in masks.kernels:
-            return True
-        kept[kernel.key] = masks.kernels[kernel.key].full()
-    found = _nearest(plan, [keep.astype("float32") for keep in kept.values()])
-    return any((kept[key] & ~mask.full()).any() for key, mask in found.items())
+def removes_more(plan, kept):
+    """Whether a plan would remove anything that is kept.
+
+    Args:
+        plan: A `SparsityPlan`.
+        kept: A bool array for each of its kernels, of their shapes.
+    """
+    masks = _nearest(plan, [keep.astype("float32") for keep in kept])
+    found = zip(kept, masks.values(), strict=True)
+    return any((keep & ~mask.full()).any() for keep, mask in found)
+
+
+def planned_variables(wrapper, models):
+    """The variables that a wrapper's plan is about, in its order.
+
+    Args:
+        wrapper: An `ADMMWrapper`.
+        models: Where they are sought, one after the other, if it is not
+            built.
+
+    Returns:
+        list of variables; empty if the plan was made for none of the models.
+    """
+    if wrapper.built:
+        return wrapper.planned_variables()
+    for model in models:
+        try:
+            plan = fitted(model, wrapper.plan)
+        except (TypeError, ValueError):
+            continue
+        variables = topology.variables_by_key(model)
+        return [variables[kernel.key] for kernel in plan.kernels]
+    return []
 
 
 def check_is_plan(plan):
