@@ -48,7 +48,8 @@ class StructuredMask(keras.callbacks.Callback):
         TypeError: In `fit`: `masks` are no `Masks`, `model` is no model, or
             the network is subclassed.
         ValueError: In `fit`: the masks do not fit the model, or several
-            networks inside of it, or a masked layer got other variables.
+            networks inside of it, or `model` is none of these, or a masked
+            layer got other variables.
 
     Warns:
         UserWarning: In `fit`, once: an `ADMMWrapper` still trains for what

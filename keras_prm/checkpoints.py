@@ -149,8 +149,10 @@ class AtomicCheckpoint(keras.callbacks.Callback):
         self._rates = training_state.learning_rates(self.model)
         self._flags = training_state.flags(self.model)
         checkpoint_files.prepare(self.path)
-        if self.masks is not None and self.network is not None:
-            fitting(self.network, self.masks)
+        if self.network is not None:
+            if self.masks is not None:
+                fitting(self.network, self.masks)
+            trainers.check_network(self.model, self.network)
         for wrapper in trainers.wrappers(self.model):
             pruning.check_trains(wrapper, self.network or self.model)
         if self.path.exists():

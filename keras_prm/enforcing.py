@@ -253,8 +253,9 @@ def enforced(model, masks, compiled=None):
 
     Raises:
         TypeError: `masks` are no `Masks`, or the model is subclassed.
-        ValueError: The masks do not fit the model; or, at the end, a masked
-            layer got other variables inside the block.
+        ValueError: The masks do not fit the model, or `compiled` has
+            nothing of it; or, at the end, a masked layer got other variables
+            inside the block.
 
     Example:
 
@@ -265,6 +266,8 @@ def enforced(model, masks, compiled=None):
     ```
     """
     trainer = model if compiled is None else compiled
+    if trainer is not model:
+        trainers.check_network(trainer, model)
     if changes := advice_on_changes(model, masks, ZEROED):
         warnings.warn(changes, stacklevel=3)
     held = hold(model, masks)

@@ -13,6 +13,7 @@ from keras_prm import trainers
 from keras_prm import training_state
 from keras_prm.callbacks import StructuredMask
 from keras_prm.checkpoints import AtomicCheckpoint
+from keras_prm.enforcing import enforced
 from keras_prm.enforcing import release_masks
 from keras_prm.iterative import IterativePruning
 from keras_prm.masks import masks_of
@@ -202,6 +203,44 @@ class TrainersTest(parameterized.TestCase):
     def test_what_is_no_model(self, make):
         with self.assertRaisesRegex(TypeError, "Expected"):
             fit(compiled(Trainer(self.net)), make(model="net"))
+
+    @parameterized.parameters(
+        *("mask", "zeros", "iterative", "progress", "checkpoint", "block")
+    )
+    def test_a_network_that_is_not_trained(self, what):
+        """One built alike, which the trainer does not have."""
+        masks = hard_prune(self.net, self.plan)
+        trainer = compiled(Trainer(net(), net=net()))
+        before = trainer.get_weights()
+        message = "none of its weights.*Name the network that it trains"
+        folder = self.enterContext(tempfile.TemporaryDirectory())
+        path = os.path.join(folder, "file")
+        make = {
+            "mask": lambda: StructuredMask(masks, model=self.net),
+            "zeros": lambda: StructuredMask(model=self.net),
+            "iterative": lambda: IterativePruning(self.plan, model=self.net),
+            "progress": lambda: ADMMProgress(model=self.net),
+            "checkpoint": lambda: AtomicCheckpoint(path, model=self.net),
+        }
+        with self.assertRaisesRegex(ValueError, message):
+            if what == "block":
+                with enforced(self.net, masks, compiled=trainer):
+                    pass
+            else:
+                fit(trainer, make[what]())
+        for old, new in zip(before, trainer.get_weights()):
+            np.testing.assert_array_equal(old, new)
+        self.assertTrue(all(v.constraint is None for v in self.net.weights))
+
+    def test_a_network_of_layers_that_are_trained(self):
+        """Though the trainer does not hold the model that is named."""
+        masks = hard_prune(self.net, self.plan)
+        part = keras.Model(self.net.inputs, self.net.layers[0].output)
+        trainer = compiled(Trainer(self.net))
+        trainers.check_network(trainer, part)
+        with enforced(part, masks_of(part), compiled=trainer):
+            pass
+        self.assertEqual(leaks(self.net, masks), [])
 
     def test_release_masks_of_a_trainer(self):
         class Stop(keras.callbacks.Callback):
