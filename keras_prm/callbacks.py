@@ -9,6 +9,7 @@ import keras
 from keras_prm import enforcing
 from keras_prm import masks as masks_module
 from keras_prm import signatures
+from keras_prm import topology
 from keras_prm import trainers
 
 
@@ -47,7 +48,8 @@ class StructuredMask(keras.callbacks.Callback):
         TypeError: In `fit`: `masks` are no `Masks`, `model` is no model, or
             the network is subclassed.
         ValueError: In `fit`: the masks do not fit the model, or several
-            networks inside of it, or a masked layer got other variables.
+            networks inside of it, or `model` is none of these, or a masked
+            layer got other variables.
 
     Warns:
         UserWarning: In `fit`, once: an `ADMMWrapper` still trains for what
@@ -83,8 +85,13 @@ class StructuredMask(keras.callbacks.Callback):
         masks = self.masks
         if masks is None:
             masks = masks_module.masks_of(self.student)
-        self._hold(masks)
-        self._warn_of_admm()
+        self._held = None
+        try:
+            self._hold(masks)
+            self._warn_of_admm()
+        except Exception:  # Keras does not tell of the end then
+            enforcing.release_masks(self.model, self._held or [])
+            raise
 
     def _find(self):
         """The network that is masked: that of `fit`, or one inside of it."""
@@ -140,7 +147,13 @@ class StructuredMask(keras.callbacks.Callback):
                 self._warn(advice)
 
     def _warn_of_dead_kernels(self, masks):
-        dead = [k for k, m in masks.kernels.items() if not m.full().any()]
+        variables = topology.variables_by_key(self.student)
+        trained = {id(v) for v in self.student.trainable_variables}
+        dead = [
+            key
+            for key, mask in masks.kernels.items()
+            if not mask.full().any() and id(variables[key]) in trained
+        ]
         if dead:
             self._warn(
                 "The masks leave nothing of some kernels, which stay zero. "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numbers
 import pathlib
 import warnings
+import weakref
 
 import keras
 
@@ -144,10 +145,14 @@ class AtomicCheckpoint(keras.callbacks.Callback):
         self._done = self._written = 0
         self._due = self._diverged = self._stopped = False
         self._first = None
+        _begin_fit_at(self.model, None)
         self._rates = training_state.learning_rates(self.model)
+        self._flags = training_state.flags(self.model)
         checkpoint_files.prepare(self.path)
-        if self.masks is not None and self.network is not None:
-            fitting(self.network, self.masks)
+        if self.network is not None:
+            if self.masks is not None:
+                fitting(self.network, self.masks)
+            trainers.check_network(self.model, self.network)
         for wrapper in trainers.wrappers(self.model):
             pruning.check_trains(wrapper, self.network or self.model)
         if self.path.exists():
@@ -165,6 +170,7 @@ class AtomicCheckpoint(keras.callbacks.Callback):
                 "it a `keras.Input`, or call it on a batch."
             )
         training_state.check(self.model, self.masks, header, self.path)
+        self._flags |= training_state.flags_from_list(self.model, header)
         scripts = training_state.rhos(self.model)
         training_state.restore(self.model, arrays)
         training_state.set_random_state(header["random"])
@@ -298,7 +304,9 @@ class AtomicCheckpoint(keras.callbacks.Callback):
         description, arrays = self._collect()
         if self._diverged:
             return
+        self._flags |= training_state.flags(self.model)
         header = description | {
+            "flags": training_state.flags_to_list(self.model, self._flags),
             "epoch": self._done,
             "stopped": stopped,
             "random": self._random,
@@ -322,9 +330,29 @@ def _begin_fit_at(model, epoch):
     """Makes the `fit` that is beginning start at an epoch.
 
     Keras has no public way; its own `BackupAndRestore` sets the same. It
-    holds for every later `fit` until it is reset to `None`.
+    would hold for every later `fit`, even if this one never begins, as
+    another callback raises; so it says which `fit` it is of.
     """
-    model._initial_epoch = epoch
+    model._initial_epoch = None if epoch is None else _Begin(model, epoch)
+
+
+class _Begin:
+    """The epoch where a `fit` begins; false in every other `fit`.
+
+    Keras asks for `model._initial_epoch or initial_epoch`.
+    """
+
+    def __init__(self, model, epoch):
+        self._model = weakref.ref(model)
+        self._fit = getattr(model, "history", None)
+        self._epoch = epoch
+
+    def __bool__(self):
+        # Each `fit` gives its model a `History` of its own.
+        return getattr(self._model(), "history", None) is self._fit
+
+    def __index__(self):
+        return self._epoch
 
 
 def _check_arguments(masks, every, set_epoch):

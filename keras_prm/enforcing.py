@@ -14,7 +14,6 @@ from keras_prm import trainers
 from keras_prm.masks import apply_masks
 from keras_prm.masks import fits
 from keras_prm.masks import fitting
-from keras_prm.optimizers import find_wrapper
 
 # What becomes of masked weights that are not zero when a training begins.
 ZEROED = "are set to zero again, and what they learned is lost"
@@ -203,13 +202,19 @@ def advice_on_admm(trainer, network, masks):
     Returns:
         What is wrong with it, and the way out; `""` if nothing is.
     """
-    found = [
-        wrapper
-        for wrapper in map(find_wrapper, trainers.optimizers(trainer))
-        if wrapper is not None
-        and trainers.trains(wrapper, network, pruning.fits)
-    ]
-    if all(pruning.removes_more(network, w.plan, masks) for w in found):
+    variables = topology.variables_by_key(network)
+    own = {id(variable) for variable in variables.values()}
+    kept = {
+        id(variables[key]): mask.full() for key, mask in masks.kernels.items()
+    }
+    found = []
+    for wrapper in trainers.wrappers_in(trainers.optimizers(trainer)):
+        # The plan may be of a larger model, with kernels that have no mask.
+        planned = pruning.planned_variables(wrapper, (network, trainer))
+        if any(id(v) in own for v in planned):
+            keep = [kept.get(id(v), np.ones(v.shape, bool)) for v in planned]
+            found.append(pruning.removes_more(wrapper.plan, keep))
+    if all(found):
         return ""
     return (
         "The masks hold all that the plan of the ADMMWrapper removes, and its "
@@ -248,8 +253,9 @@ def enforced(model, masks, compiled=None):
 
     Raises:
         TypeError: `masks` are no `Masks`, or the model is subclassed.
-        ValueError: The masks do not fit the model; or, at the end, a masked
-            layer got other variables inside the block.
+        ValueError: The masks do not fit the model, or `compiled` has
+            nothing of it; or, at the end, a masked layer got other variables
+            inside the block.
 
     Example:
 
@@ -260,15 +266,16 @@ def enforced(model, masks, compiled=None):
     ```
     """
     trainer = model if compiled is None else compiled
+    if trainer is not model:
+        trainers.check_network(trainer, model)
     if changes := advice_on_changes(model, masks, ZEROED):
         warnings.warn(changes, stacklevel=3)
     held = hold(model, masks)
-    masks = masks.named_as(model)
-    retrace(trainer)
-    before = weights_by_layer(model)
-    advice = advice_on_admm(trainer, model, masks)
     try:
-        if advice:
+        masks = masks.named_as(model)
+        retrace(trainer)
+        before = weights_by_layer(model)
+        if advice := advice_on_admm(trainer, model, masks):
             warnings.warn(advice, stacklevel=3)
         yield
     finally:

@@ -122,7 +122,7 @@ class IterativePruning(StructuredMask):
         keys = [kernel.key for kernel in plan.kernels]
         pruning.warn_of_frozen(network, keys, stacklevel=2)
         if self.data is None:
-            pruning.masks_for(network, self.plan, self.score, keep_zeros=False)
+            pruning.masks_for(network, self.plan, self.score)
 
     def on_epoch_begin(self, epoch, logs=None):
         super().on_epoch_begin(epoch, logs)

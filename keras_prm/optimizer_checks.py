@@ -227,8 +227,8 @@ def _other_shapes(variables, plan):
     return (
         f"{len(differences)} differ. {'; '.join(differences[:3])}. Make the "
         "plan from the model that is trained, after setting `trainable` on "
-        "its layers. ADMMWrapper takes all trainable variables: put a "
-        "MultiOptimizer inside it, not around"
+        "its layers. ADMMWrapper takes all trainable variables: put any "
+        "MultiOptimizer inside ADMMWrapper, not around"
     )
 
 

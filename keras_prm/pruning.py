@@ -47,9 +47,9 @@ def hard_prune(
 
     Filters and columns that are zero already, as an earlier pruning left
     them, stay zero: the masks hold them too. A kernel that is zero
-    throughout was initialised so, is named in a warning and trains on; zeros
-    that make up no filter or column train on as well, since masks are of
-    structures.
+    throughout was initialised so, is named in a warning unless it is frozen,
+    and trains on; zeros that make up no filter or column train on as well,
+    since masks are of structures.
 
     With a `score` those of the lowest scores go, as many as ever. Filters
     that can only fall together add up theirs, each kernel's divided by
@@ -88,9 +88,9 @@ def hard_prune(
     Warns:
         UserWarning: The wrapper is for another plan, has made no update yet
             or is within its ramp; the weights are far from what it found,
-            with a relative primal residual above 0.1; a kernel is zero
-            throughout; kernels were frozen after planning; or the plan
-            removes nothing.
+            with a relative primal residual above 0.1; a kernel that
+            trains is zero throughout; kernels were frozen after planning; or
+            the plan removes nothing.
 
     Example:
 
@@ -103,7 +103,9 @@ def hard_prune(
     Reference:
         - [Ma et al., 2019](https://arxiv.org/abs/1905.00136).
     """
-    masks = masks_for(model, plan, score, data, optimizer, keep_zeros)
+    check_is_plan(plan)
+    trace = graph.trace(model)
+    masks = masks_for(model, plan, score, data, optimizer, trace)
     if not plan.kernels:
         warnings.warn(
             "The plan removes nothing, and nothing was pruned. "
@@ -111,16 +113,19 @@ def hard_prune(
             stacklevel=2,
         )
     warn_of_frozen(model, masks.kernels, stacklevel=2)
+    if keep_zeros:
+        masks = masks & _zeros_before(model, trace)
     apply_masks(model, masks)
     return masks
 
 
-def masks_for(
-    model, plan, score=None, data=None, optimizer=None, keep_zeros=False
-):
-    """As `hard_prune`, but only returns the `Masks`."""
+def masks_for(model, plan, score=None, data=None, optimizer=None, trace=None):
+    """The `Masks` of what `hard_prune` takes away by the plan, and no more.
+
+    Changes nothing. `trace` is the model's `Trace`, if it is at hand.
+    """
     check_is_plan(plan)
-    trace = graph.trace(model)
+    trace = trace or graph.trace(model)
     plan = fitted(model, plan, trace)
     weights = {w.key: w for w in trace.weights.values()}
     topology.finite_arrays(model)
@@ -142,19 +147,21 @@ def masks_for(
             ids = weights[kernel.key].out_ids[~filters]
             dead[trace.classes[ids]] = True
     vectors = dead_vectors(trace, dead)
-    masks = Masks(masks, vectors, signatures.signatures(model))
-    return masks & _zeros_before(model, trace) if keep_zeros else masks
+    return Masks(masks, vectors, signatures.signatures(model))
 
 
 def _zeros_before(model, trace):
     masks, blank = pruned(model, trace)
+    trained = {id(v) for v in model.trainable_variables}
+    weights = {w.key: w.variable for w in trace.weights.values()}
+    blank = [key for key in blank if id(weights[key]) in trained]
     if blank:
         warnings.warn(
             "Some kernels are zero throughout, as an initializer of zeros "
             "leaves them, and are not kept so: they train on, but for what "
             "the plan removes of them. To hold them at zero, take `masks & "
             f"keras_prm.masks_of(model)`. Received: only zeros in {blank}",
-            stacklevel=4,
+            stacklevel=3,
         )
     return masks
 
@@ -174,15 +181,39 @@ def is_made_for(model, plan):
     return signatures.are_of(plan.weights, keys, model)
 
 
-def removes_more(model, plan, masks):
-    """Whether a plan would remove anything of a model that masks keep."""
-    plan, kept = fitted(model, plan), {}
-    for kernel in plan.kernels:
-        if kernel.key not in masks.kernels:
-            return True
-        kept[kernel.key] = masks.kernels[kernel.key].full()
-    found = _nearest(plan, [keep.astype("float32") for keep in kept.values()])
-    return any((kept[key] & ~mask.full()).any() for key, mask in found.items())
+def removes_more(plan, kept):
+    """Whether a plan would remove anything that is kept.
+
+    Args:
+        plan: A `SparsityPlan`.
+        kept: A bool array for each of its kernels, of their shapes.
+    """
+    masks = _nearest(plan, [keep.astype("float32") for keep in kept])
+    found = zip(kept, masks.values(), strict=True)
+    return any((keep & ~mask.full()).any() for keep, mask in found)
+
+
+def planned_variables(wrapper, models):
+    """The variables that a wrapper's plan is about, in its order.
+
+    Args:
+        wrapper: An `ADMMWrapper`.
+        models: Where they are sought, one after the other, if it is not
+            built.
+
+    Returns:
+        list of variables; empty if the plan was made for none of the models.
+    """
+    if wrapper.built:
+        return wrapper.planned_variables()
+    for model in models:
+        try:
+            plan = fitted(model, wrapper.plan)
+        except (TypeError, ValueError):
+            continue
+        variables = topology.variables_by_key(model)
+        return [variables[kernel.key] for kernel in plan.kernels]
+    return []
 
 
 def check_is_plan(plan):

@@ -209,9 +209,11 @@ def trained_otherwise(weights, variables):
 def _other_flags(left_out, missing, thawed):
     if left_out:
         return (
-            f"{[row.key for row in left_out]} are trainable and left out. "
-            "ADMMWrapper takes all trainable variables: put a MultiOptimizer "
-            "inside it, not around"
+            f"{[row.key for row in left_out]} are trainable, and it is not "
+            "given them. ADMMWrapper takes all trainable variables of the "
+            "model that its plan was made from: make the plan from the model "
+            "that is trained, and put any MultiOptimizer inside ADMMWrapper, "
+            "not around"
         )
     frozen = [row.key for row in missing]
     changes = []
@@ -221,7 +223,8 @@ def _other_flags(left_out, missing, thawed):
         changes.append(f"{thawed} are trained now and were not then")
     return (
         f"{'; '.join(changes)}. Set `trainable` on their layers as it was, or "
-        "make the plan anew, after setting `trainable`"
+        "make the plan anew from the model that is trained, after setting "
+        "`trainable`"
     )
 
 

@@ -34,10 +34,12 @@ def network_of(trainer, model, fits, what, prefers=None, owns=None):
 
     Raises:
         TypeError: `model` is no model.
-        ValueError: Several networks fit, or none of several.
+        ValueError: Several networks fit, or none of several, or the trainer
+            has nothing of `model`.
     """
     if model is not None:
-        return _checked(model)
+        check_network(trainer, model)
+        return model
     student = student_of(trainer)
     if _is_visible(student) and fits(student):
         return student
@@ -67,14 +69,33 @@ def _trains_at_all(model):
     return bool(model.trainable_variables)
 
 
-def _checked(model):
-    if isinstance(model, keras.Model):
-        return model
-    raise TypeError(
-        "`model` is the network that the callback is about, inside of the "
-        "model of `fit`. Expected a built functional or Sequential model, or "
-        f"None. Received: model={model!r} (of type {type(model).__name__})"
-    )
+def check_network(trainer, model):
+    """Raises if a network that was named is not inside of its trainer.
+
+    Another model of the same layers is, and so is any that shares weights.
+
+    Raises:
+        TypeError: `model` is no model.
+        ValueError: The trainer has neither the model nor a weight of it.
+    """
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            "`model` is the network that the callback is about, inside of "
+            "the model of `fit`. Expected a built functional or Sequential "
+            f"model, or None. Received: model={model!r} (of type "
+            f"{type(model).__name__})"
+        )
+    if any(model is inner for inner in models(trainer)):
+        return
+    trained = {id(variable) for variable in trainer.variables}
+    if not any(id(variable) in trained for variable in model.variables):
+        raise ValueError(
+            f"'{model.name}' is no part of the model that is trained, "
+            f"'{trainer.name}', which has none of its weights, and one that "
+            "is built alike will not do. Name the network that it trains, "
+            "and hold that as a layer or an attribute of the model of "
+            f"`fit`. Received: model={model!r}"
+        )
 
 
 def _is_visible(model):
@@ -184,12 +205,12 @@ def wrapper_of(trainer, model, fits):
 
     Raises:
         TypeError: `model` is no model.
-        ValueError: Several would do.
+        ValueError: Several would do, or the trainer has nothing of `model`.
     """
     found = wrappers(trainer)
     if model is not None:
-        network = _checked(model)
-        found = [w for w in found if trains(w, network, fits)]
+        check_network(trainer, model)
+        found = [w for w in found if trains(w, model, fits)]
         found = [w for w in found if w.built] or found[:1]
     if len(found) > 1:
         raise ValueError(
@@ -203,11 +224,16 @@ def wrapper_of(trainer, model, fits):
 
 def wrappers(trainer):
     """The `ADMMWrapper`s of a trainer; else those of the models inside."""
-    for held in (optimizers(trainer), all_optimizers(trainer)):
-        found = [w for w in map(find_wrapper, held) if w is not None]
-        if found:
-            return found
-    return []
+    return wrappers_in(optimizers(trainer)) or wrappers_in(
+        all_optimizers(trainer)
+    )
+
+
+def wrappers_in(optimizers):
+    """All `ADMMWrapper`s that are among optimizers or inside of them."""
+    held = [part for x in optimizers for part in (x, *parts(x))]
+    found = [x for x in held if find_wrapper(x) is x]
+    return list({id(x): x for x in found}.values())
 
 
 def trains(wrapper, model, fits):

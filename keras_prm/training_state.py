@@ -30,14 +30,14 @@ def collect(model, masks):
         per variable, the model's first, its seed generators among them, and
         then the optimizers'.
     """
-    plan = plan_of(model)
+    plans = [plan.get_config() for plan in _plans(model)]
     description = {
         "model": _signatures(model.variables),
         "optimizer": _optimizers_signatures(model),
-        "plan": None if plan is None else plan.get_config(),
+        "plan": plans[0] if plans else None,
+        "plans": plans,
         "masks": None if masks is None else masks.to_json(),
         "built_on": _built_on(model),
-        "left_out": _left_out(model, _built_on(model)),
         "settings": settings(model),
         "optimizers": _optimizer_settings(model),
     }
@@ -63,16 +63,13 @@ def check(model, masks, description, path):
     if found:
         _refuse(path, "with another kind of `rho`", found)
     _build(model, description.get("built_on"))
-    plan = plan_of(model)
-    stored = description["plan"] and SparsityPlan.from_config(
-        description["plan"]
-    )
-    if (stored is None) != (plan is None):
-        what = "without a plan" if stored is None else "with an `ADMMWrapper`"
+    plans, stored = _plans(model), _stored_plans(description)
+    if bool(stored) != bool(plans):
+        what = "with an `ADMMWrapper`" if stored else "without a plan"
         _refuse(path, what, _with_and_without(stored, model))
-    if stored and stored.digest() != plan.digest():
-        differ = "Its kernels or groups, or their targets, differ"
-        _refuse(path, "with another plan", differ)
+    found = _other_plans(stored, plans)
+    if found:
+        _refuse(path, "with another plan", found)
     received = _optimizers_signatures(model)
     if "built_on" not in description:  # of a version that kept one alone
         received = _optimizer_signatures(model.optimizer)
@@ -133,10 +130,36 @@ def set_random_state(state):
         torch.set_rng_state(torch.tensor(state["torch"], dtype=torch.uint8))
 
 
-def plan_of(model):
-    """The plan of the first `ADMMWrapper` of a model; `None` if none is."""
-    found = trainers.wrappers(model)
-    return found[0].plan if found else None
+def _plans(model):
+    """The plans of all `ADMMWrapper`s whose variables are in a file."""
+    found = trainers.wrappers_in(trainers.all_optimizers(model))
+    return [wrapper.plan for wrapper in found]
+
+
+def _stored_plans(description):
+    """The plans in a file; the first alone of an earlier version."""
+    configs = description.get("plans")
+    if configs is None:
+        configs = [description["plan"]] if description["plan"] else []
+    return [SparsityPlan.from_config(config) for config in configs]
+
+
+def _other_plans(stored, received):
+    """Which plans are others than those in a file, in words.
+
+    How many there are is seen by the optimizers that they belong to.
+    """
+    bad = [
+        [kernel.key for kernel in plan.kernels][:3]
+        for former, plan in zip(stored, received)
+        if former.digest() != plan.digest()
+    ]
+    if not bad:
+        return ""
+    return (
+        "Its kernels or groups, or their targets, differ. "
+        f"Received: other plans for the kernels {bad}"
+    )
 
 
 def settings(model):
@@ -162,20 +185,48 @@ def rhos(model):
     return [float(rho) for rho in found if is_number(rho)]
 
 
+def flags(model):
+    """What is trained at this moment and what not.
+
+    Returns:
+        set with a pair of each variable's `id` and of whether it is trained.
+    """
+    trained = {id(v) for v in model.trainable_variables}
+    return {(id(v), id(v) in trained) for v in model.variables}
+
+
+def flags_to_list(model, seen):
+    """Flags that were seen in a training, as `json` can write them."""
+    return [
+        [flag for flag in (False, True) if (id(v), flag) in seen]
+        for v in model.variables
+    ]
+
+
+def flags_from_list(model, description):
+    """The flags that were seen until a file was written, as `flags` has them.
+
+    A GAN freezes and thaws its discriminator at every step: a training may
+    begin with what it had at the begin of an earlier one, or at the end.
+    """
+    rows = zip(model.variables, description.get("flags", ()))
+    return {(id(v), flag) for v, seen in rows for flag in seen}
+
+
 def _other_flags(model, description):
     """What is frozen otherwise than when a file was written, in words."""
-    built_on = [x for x in description.get("built_on") or () if x is not None]
-    if not built_on or "left_out" not in description:
+    if "flags" not in description:  # of an earlier version
         return ""
-    trained = {i for places in built_on for i in places}
-    flags = {id(v) for v in model.trainable_variables}
+    known = flags_from_list(model, description)
     variables = model.variables
-    now = {i for i, v in enumerate(variables) if id(v) in flags}
+    places = {id(v): i for i, v in enumerate(variables)}
+    other = flags(model) - known
     changes = {
-        "trained then and frozen now": trained - now,
-        "frozen then and trained now": now
-        - trained
-        - set(description["left_out"]),
+        what: {places[number] for number, now in other if now == is_trained}
+        for what, is_trained in (
+            ("trained then and frozen now", False),
+            ("frozen then and trained now", True),
+        )
     }
     found = [
         f"{what}: {[variables[i].path for i in sorted(places)]}"
@@ -293,17 +344,6 @@ def _built_on(model):
     ]
 
 
-def _left_out(model, built_on):
-    """Positions of what is trainable and trained by no optimizer."""
-    trained = {i for places in built_on if places for i in places}
-    flags = {id(v) for v in model.trainable_variables}
-    return [
-        i
-        for i, v in enumerate(model.variables)
-        if id(v) in flags and i not in trained
-    ]
-
-
 def _build(model, built_on):
     """Builds what a step would build first. Does nothing to what is built.
 
@@ -413,7 +453,7 @@ def _in_words(signature):
 
 def _with_and_without(stored, model):
     """That one of two phases has an `ADMMWrapper`, in words."""
-    expected = "no `ADMMWrapper`" if stored is None else "one and its plan"
+    expected = "one and its plan" if stored else "no `ADMMWrapper`"
     kinds = [type(x).__name__ for x in trainers.all_optimizers(model)]
     return (
         f"Expected {expected}, as another phase of the script has it: each "

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from absl.testing import absltest
 from absl.testing import parameterized
+from keras import layers
 
 from keras_prm import enforcing
 from keras_prm import masks as masks_module
@@ -240,6 +241,63 @@ class StructuredMaskTest(parameterized.TestCase):
         with enforcing.enforced(model, masks):
             pass
 
+    def admm_around(self, targets, is_built):
+        """A network inside of one that ADMM trains, and is pruned so."""
+        outer = make(nested)
+        plan = SparsityPlan.explicit(outer, targets)
+        wrapper = ADMMWrapper(sgd(), plan)
+        options = {"jit_compile": JIT, "run_eagerly": ON_TENSORFLOW}
+        outer.compile(wrapper, "mse", **options)
+        if is_built:
+            wrapper.build(outer.trainable_variables)
+        hard_prune(outer, plan, optimizer=False)
+        return outer, outer.get_layer("one")
+
+    @parameterized.product(
+        is_built=[True, False],
+        case=[("columns", True), ("filters", False)],
+    )
+    def test_admm_planned_on_a_larger_model(self, is_built, case):
+        """The inputs of the next layer, which fall with filters, train on."""
+        what, is_held = case
+        targets = {"one/dense": {what: 0.5}}
+        outer, inner = self.admm_around(targets, is_built)
+        expected = contextlib.nullcontext()
+        if is_held:
+            message = "hold all that the plan.*with a bare optimizer"
+            expected = self.assertWarnsRegex(UserWarning, message)
+        masks = masks_module.Masks.from_json(masks_of(inner).to_json())
+        with expected:
+            with enforcing.enforced(inner, masks, compiled=outer):
+                pass
+        self.assertTrue(all(v.constraint is None for v in outer.weights))
+
+    @parameterized.parameters("fit", "block")
+    def test_a_warning_that_is_an_error_leaves_no_mask(self, way):
+        targets = {"one/dense": {"columns": 0.5}}
+        outer, inner = self.admm_around(targets, True)
+        masks = masks_of(inner)
+        with self.assertRaisesRegex(UserWarning, "with a bare optimizer"):
+            if way == "fit":
+                train(outer, StructuredMask(masks, model=inner))
+            else:
+                with enforcing.enforced(inner, masks, compiled=outer):
+                    pass
+        self.assertTrue(all(v.constraint is None for v in outer.weights))
+
+    def test_admm_that_leaves_a_kernel_whole(self):
+        """Masks of zeros have no entry for it."""
+        chain = [layers.Dense(n, name=f"d{n}") for n in (8, 1, 3)]
+        model = keras.Sequential([keras.Input((6,)), *chain])
+        plan = SparsityPlan.uniform(model, filters=0.5)
+        self.assertIn("d1/kernel", [kernel.key for kernel in plan.kernels])
+        model.compile(ADMMWrapper(sgd(), plan), "mse", jit_compile=JIT)
+        model.optimizer.build(model.trainable_variables)
+        for masks in (hard_prune(model, plan, optimizer=False), None):
+            with self.assertWarnsRegex(UserWarning, "with a bare optimizer"):
+                with enforcing.enforced(model, masks or masks_of(model)):
+                    pass
+
     @parameterized.parameters(True, False)
     def test_weights_that_others_train_in_between(self, is_given):
         model = make()
@@ -285,12 +343,16 @@ class StructuredMaskTest(parameterized.TestCase):
         train(model, StructuredMask(copy.deepcopy(masks)), epochs=1)
 
     def test_kernels_that_are_masked_whole(self):
+        options = {"jit_compile": JIT, "run_eagerly": ON_TENSORFLOW}
         model = make()
         model.get_layer("b").kernel.assign(np.zeros((8, 6)))
-        model.compile(sgd(), "mse", jit_compile=JIT)
+        model.compile(sgd(), "mse", **options)
         message = r"initialised so.*`del masks.kernels\[key\]`.*b/kernel"
         with self.assertWarnsRegex(UserWarning, message):
-            train(model, StructuredMask(), epochs=1)
+            train(model, StructuredMask(), batch_size=32)
+        model.get_layer("b").trainable = False
+        model.compile(sgd(), "mse", **options)
+        train(model, StructuredMask(), batch_size=32)
 
     def test_what_another_training_does_to_a_shared_layer(self):
         model = make()

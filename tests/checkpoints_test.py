@@ -265,6 +265,20 @@ class ResumeTest(CheckpointTestCase):
         fit(model, AtomicCheckpoint(self.path), epochs=2)
         self.assertEqual(fit(model, epochs=2).epoch, [0, 1])
 
+    def test_the_next_fit_after_one_that_never_began(self):
+        """A callback behind this one raises before the first epoch."""
+
+        class Bad(keras.callbacks.Callback):
+            def on_train_begin(self, logs=None):
+                raise ZeroDivisionError
+
+        model = keras.Sequential([keras.Input((5,)), layers.Dense(3)])
+        model.compile("sgd", "mse", **HOW)
+        fit(model, AtomicCheckpoint(self.path), epochs=1, batch_size=24)
+        with self.assertRaises(ZeroDivisionError):
+            fit(model, AtomicCheckpoint(self.path), Bad(), batch_size=24)
+        self.assertEqual(fit(model, epochs=1, batch_size=24).epoch, [0])
+
     def test_stopped_early(self):
         class Stop(keras.callbacks.Callback):
             def on_epoch_end(self, epoch, logs=None):
@@ -410,7 +424,7 @@ class ResumeTest(CheckpointTestCase):
     def test_a_file_of_before_there_were_several_optimizers(self):
         fit(compiled(admm), AtomicCheckpoint(self.path), epochs=1)
         header, arrays = checkpoint_files.read(self.path)
-        new = ("left_out", "learning_rates", "steps", "optimizers")
+        new = ("flags", "learning_rates", "steps", "optimizers")
         for name in ("built_on", "settings", "arrays", *new):
             del header[name]
         checkpoint_files.write(self.path, header, arrays)
@@ -515,6 +529,38 @@ class RefusalTest(CheckpointTestCase):
             "Received: trained then and frozen now: .*dense.*/kernel",
         ):
             fit(model, AtomicCheckpoint(self.path), shuffle=False)
+
+    def test_flags_that_a_training_toggles(self):
+        """A train step may leave them as they were, or as it needs them."""
+
+        class Toggle(keras.callbacks.Callback):
+            def on_epoch_begin(self, epoch, logs=None):
+                self.model.layers[-1].trainable = True
+
+            def on_train_end(self, logs=None):
+                self.model.layers[-1].trainable = False
+
+        def make(is_frozen):
+            hidden = layers.Dense(4, name="hidden", trainable=not is_frozen)
+            chain = [keras.Input((5,)), hidden, layers.Dense(3, name="out")]
+            model = keras.Sequential(chain)
+            model.compile("sgd", "mse", **HOW)
+            return model
+
+        def run(model, epochs):
+            own = AtomicCheckpoint(self.path)
+            return fit(model, Toggle(), own, epochs=epochs, batch_size=24)
+
+        first = make(False)
+        run(first, 1)
+        for epochs in (2, 3):  # from the end of one, and from the begin of it
+            model = first if epochs == 2 else make(False)
+            self.assertEqual(run(model, epochs).epoch, [epochs - 1])
+        other = make(True)
+        with self.assertRaisesRegex(
+            ValueError, r"Set `trainable` .*frozen now: .*hidden/kernel"
+        ):
+            run(other, 4)
 
     def test_another_kind_of_rho(self):
         self.written(admm)

@@ -308,6 +308,25 @@ class HardPruneTest(MasksTestCase):
         self.assertNotIn("zero/bias", masks.vectors)
         self.assertTrue(masks.kernels["b/kernel"].columns.all())
 
+    @parameterized.parameters("pruned", "zeros")
+    def test_frozen_zeros_are_held_without_a_word(self, initial):
+        """The plan has nothing of them, and they do not train."""
+        chain = [keras.layers.Dense(4, name=name) for name in ("a", "b", "c")]
+        model = keras.Sequential([keras.Input((4,)), *chain])
+        kernel = np.zeros((4, 4), "float32")
+        if initial == "pruned":
+            kernel[:, 2:] = 1.0
+        model.get_layer("a").kernel.assign(kernel)
+        model.get_layer("a").trainable = False
+        plan = SparsityPlan.explicit(model, {"b": {"filters": 0.5}})
+        masks = hard_prune(model, plan)
+        self.assertEqual("a/kernel" in masks.kernels, initial == "pruned")
+        # What is frozen of the plan itself is named, and nothing else.
+        model.get_layer("b").trainable = False
+        message = r"make the plan anew.*Received: \['b/kernel'\] that"
+        with self.assertWarnsRegex(UserWarning, message):
+            hard_prune(model, plan)
+
     def test_rows_of_an_embedding_are_no_columns(self):
         model = keras.Sequential(
             [

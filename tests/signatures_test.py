@@ -307,6 +307,31 @@ class TrainableTest(parameterized.TestCase):
         ):
             ADMMWrapper("sgd", plan).build(model.trainable_variables)
 
+    @parameterized.parameters("part", "optimizers", "another_build")
+    def test_a_part_of_what_was_planned(self, trained):
+        """An optimizer cannot tell who leaves variables out."""
+        model = named("abc")
+        plan = SparsityPlan.uniform(model, filters=0.5)
+        if trained == "another_build":
+            model = named("abc")
+        part = keras.Model(model.inputs, model.layers[1].output)
+        wrapper = ADMMWrapper("sgd", plan)
+        optimizer, variables = wrapper, part.trainable_variables
+        if trained == "optimizers":
+            rules = {"(.*/)?[ab]/.*": wrapper}
+            optimizer = keras.optimizers.MultiOptimizer(
+                keras.optimizers.OptimizerMap(keras.optimizers.SGD(), rules)
+            )
+            variables = model.trainable_variables
+        message = (
+            r"\['c/kernel', 'c/bias'\] are trainable, and it is not given.*"
+            "from the model that is trained.*any MultiOptimizer inside ADMM"
+        )
+        if trained == "another_build":
+            message = "'c/bias'.*make the plan anew from the model that is tr"
+        with self.assertRaisesRegex(ValueError, message):
+            optimizer.build(variables)
+
     @parameterized.parameters(True, False)
     def test_layers_that_were_made_in_another_order(self, is_new_session):
         def build(order):

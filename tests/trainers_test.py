@@ -10,8 +10,10 @@ from absl.testing import parameterized
 from keras import layers
 
 from keras_prm import trainers
+from keras_prm import training_state
 from keras_prm.callbacks import StructuredMask
 from keras_prm.checkpoints import AtomicCheckpoint
+from keras_prm.enforcing import enforced
 from keras_prm.enforcing import release_masks
 from keras_prm.iterative import IterativePruning
 from keras_prm.masks import masks_of
@@ -202,6 +204,44 @@ class TrainersTest(parameterized.TestCase):
         with self.assertRaisesRegex(TypeError, "Expected"):
             fit(compiled(Trainer(self.net)), make(model="net"))
 
+    @parameterized.parameters(
+        *("mask", "zeros", "iterative", "progress", "checkpoint", "block")
+    )
+    def test_a_network_that_is_not_trained(self, what):
+        """One built alike, which the trainer does not have."""
+        masks = hard_prune(self.net, self.plan)
+        trainer = compiled(Trainer(net(), net=net()))
+        before = trainer.get_weights()
+        message = "none of its weights.*Name the network that it trains"
+        folder = self.enterContext(tempfile.TemporaryDirectory())
+        path = os.path.join(folder, "file")
+        make = {
+            "mask": lambda: StructuredMask(masks, model=self.net),
+            "zeros": lambda: StructuredMask(model=self.net),
+            "iterative": lambda: IterativePruning(self.plan, model=self.net),
+            "progress": lambda: ADMMProgress(model=self.net),
+            "checkpoint": lambda: AtomicCheckpoint(path, model=self.net),
+        }
+        with self.assertRaisesRegex(ValueError, message):
+            if what == "block":
+                with enforced(self.net, masks, compiled=trainer):
+                    pass
+            else:
+                fit(trainer, make[what]())
+        for old, new in zip(before, trainer.get_weights()):
+            np.testing.assert_array_equal(old, new)
+        self.assertTrue(all(v.constraint is None for v in self.net.weights))
+
+    def test_a_network_of_layers_that_are_trained(self):
+        """Though the trainer does not hold the model that is named."""
+        masks = hard_prune(self.net, self.plan)
+        part = keras.Model(self.net.inputs, self.net.layers[0].output)
+        trainer = compiled(Trainer(self.net))
+        trainers.check_network(trainer, part)
+        with enforced(part, masks_of(part), compiled=trainer):
+            pass
+        self.assertEqual(leaks(self.net, masks), [])
+
     def test_release_masks_of_a_trainer(self):
         class Stop(keras.callbacks.Callback):
             def on_train_batch_end(self, batch, logs=None):
@@ -313,6 +353,54 @@ class TwoOptimizersTest(parameterized.TestCase):
             strict=True,
         ):
             np.testing.assert_array_equal(one, other, one.path)
+
+
+class StateOfSeveralPlansTest(parameterized.TestCase):
+    """A file of a trainer is of the plans of all its wrappers."""
+
+    def make(self, held, *filters):
+        keras.utils.set_random_seed(0)
+        nets = [net(name=f"net{i}") for i, _ in enumerate(filters)]
+        wrappers = [
+            ADMMWrapper("sgd", SparsityPlan.uniform(model, filters=share))
+            for model, share in zip(nets, filters)
+        ]
+        trainer = Trainer(*nets, nets=nets)
+        if held == "multi":
+            rules = {f"net{i}/.*": x for i, x in enumerate(wrappers)}
+            rules = keras.optimizers.OptimizerMap(keras.optimizers.SGD(), rules)
+            trainer.compile(keras.optimizers.MultiOptimizer(rules), "mse")
+            trainer.optimizer.build(trainer.trainable_variables)
+        elif held == "inside":
+            compiled(trainer)
+        else:
+            compiled(trainer, wrappers[0])
+            trainer.others = wrappers[1:]
+        for model, wrapper in zip(nets, wrappers):
+            wrapper.build(model.trainable_variables)
+            if held == "inside":
+                compiled(model, wrapper)
+        return trainer
+
+    @parameterized.parameters("attributes", "multi", "inside")
+    def test_each_is_compared(self, held):
+        first = self.make(held, 0.5, 0.5)
+        description, _ = training_state.collect(first, None)
+        training_state.check(first, None, description, "p")
+        other = self.make(held, 0.5, 0.75)
+        message = "another plan. .*another path"
+        with self.assertRaisesRegex(ValueError, message):
+            training_state.check(other, None, description, "p")
+
+    def test_a_file_of_before_has_the_first_alone(self):
+        first = self.make("attributes", 0.5, 0.5)
+        description, _ = training_state.collect(first, None)
+        del description["plans"]
+        other = self.make("attributes", 0.5, 0.75)
+        training_state.check(other, None, description, "p")
+        other = self.make("attributes", 0.75, 0.5)
+        with self.assertRaisesRegex(ValueError, "another plan"):
+            training_state.check(other, None, description, "p")
 
 
 class EqualNetworksTest(parameterized.TestCase):

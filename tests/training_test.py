@@ -380,7 +380,7 @@ class ModelTest(parameterized.TestCase):
         both = keras.optimizers.OptimizerMap(
             sgd(), {"first/.*": wrapper(model)}
         )
-        with self.assertRaisesRegex(ValueError, "MultiOptimizer inside it"):
+        with self.assertRaisesRegex(ValueError, "MultiOptimizer inside ADMM"):
             model.compile(keras.optimizers.MultiOptimizer(both), "mse")
             train(model)
 
