@@ -13,7 +13,9 @@ from keras_prm.functional_form import as_functional
 from keras_prm.plans import SparsityPlan
 from keras_prm.pruning import hard_prune
 from keras_prm.rebuild import strip
+from tests import zeros
 from tests import zoo
+from tests.lowering_models import Forced
 from tests.zeros import max_error
 
 register = keras.saving.register_keras_serializable("model_classes_test")
@@ -105,6 +107,16 @@ class Renamed(keras.Model):
         return None
 
 
+@register
+class Once(Steps, keras.Model):
+    """Is of no graph with what a lowering puts in."""
+
+    def __init__(self, inputs, outputs, name=None):
+        super().__init__(inputs, outputs, name=name)
+        if any("columns" in layer.name for layer in self.layers):
+            raise ValueError("only once")
+
+
 class Hidden(Steps, keras.Model):
     """Has a `call` of its own."""
 
@@ -139,6 +151,7 @@ def pruned(model):
     return model
 
 
+GATHER = Forced("channels by gather")
 DATA = np.ones((8, 4), "float32"), np.ones((8, 1), "float32")
 KEPT = {
     "as it is": lambda: Mine(*graph(), name="net"),
@@ -170,6 +183,24 @@ class ModelClassesTest(parameterized.TestCase):
         small.run_eagerly = True
         small.fit(*DATA, epochs=3, verbose=0)
         self.assertEqual((small.steps, model.steps), (3, 0))
+
+    @parameterized.parameters("as it is", "sequential")
+    def test_is_kept_by_a_lowering(self, name):
+        model = pruned(KEPT[name]())
+        zeros.edit(model.layers[-2].kernel, slice(0, 2))
+        small, report = strip(model, GATHER, return_report=True)
+        self.assertEqual([r.name for r in report.lowered], [GATHER.name])
+        self.assertIs(type(small), type(model))
+        self.assertLess(max_error(model, small, DATA[0]), 1e-6)
+
+    def test_what_a_lowering_loses_is_said(self):
+        model = pruned(Once(*graph()))
+        zeros.edit(model.layers[-2].kernel, slice(0, 2))
+        with self.assertWarnsRegex(
+            UserWarning, "What strip returns .* no Once.* train_step.*only once"
+        ):
+            small = strip(model, GATHER)
+        self.assertLess(max_error(model, small, DATA[0]), 1e-6)
 
     def test_arguments_are_handed_on(self):
         self.assertEqual(strip(pruned(KEPT["config"]()))._t, 2.0)
