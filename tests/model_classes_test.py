@@ -108,6 +108,34 @@ class Renamed(keras.Model):
 
 
 @register
+class Nameless(Steps, keras.Model):
+    def __init__(self, inputs, outputs):
+        super().__init__(inputs, outputs)
+
+
+@register
+class NamelessChain(Steps, keras.Sequential):
+    def __init__(self, layers):
+        super().__init__(layers)
+
+
+@register
+class Tools(Steps, keras.Model):
+    """Takes what a model changes when it trains."""
+
+    def __init__(self, inputs, outputs, tool=None, name=None):
+        super().__init__(inputs, outputs, name=name)
+        self.tool = tool
+
+
+class Average:
+    """Holds a variable, and has no config."""
+
+    def __init__(self):
+        self.value = keras.Variable(0.0)
+
+
+@register
 class Once(Steps, keras.Model):
     """Is of no graph with what a lowering puts in."""
 
@@ -132,6 +160,10 @@ def graph():
     x = inputs = keras.Input((4,), name="x")
     x = layers.Dense(8, activation="relu")(x)
     return inputs, layers.Dense(1)(x)
+
+
+def graph_of_layers():
+    return [keras.Input((4,)), layers.Dense(8, activation="relu")]
 
 
 def named_graph():
@@ -262,6 +294,39 @@ class ModelClassesTest(parameterized.TestCase):
         self.assertIsInstance(small.get_layer("chain"), Chain)
 
     @parameterized.parameters(
+        lambda: Nameless(*graph()), lambda: NamelessChain(graph_of_layers())
+    )
+    def test_keeps_a_name_that_no_constructor_takes(self, make):
+        inputs, inner = keras.Input((4,)), make()
+        model = pruned(keras.Model(inputs, layers.Dense(1)(inner(inputs))))
+        small, report = strip(model, return_report=True)
+        self.assertIs(type(small.layers[1]), type(inner))
+        self.assertEqual(small.layers[1].name, inner.name)
+        self.assertIs(carry_optimizer(model, small, report), small)
+        again = strip(inner)
+        self.assertEqual(again.name, inner.name)
+        self.assertEqual(strip(again).name, inner.name)
+
+    def test_shares_no_object_that_changes(self):
+        def loss(y, z):
+            return keras.ops.mean((y - z) ** 2)
+
+        optimizer = keras.optimizers.Adam(0.25)
+        tool = [{"optimizer": optimizer}, np.ones(2), loss]
+        model = pruned(Tools(*graph(), tool))
+        optimizer.build(model.trainable_variables)
+        small = strip(model)
+        self.assertIsInstance(small, Tools)
+        self.assertIsNot(small.tool, model.tool)
+        found = small.tool[0]["optimizer"]
+        self.assertIsNot(found, optimizer)
+        self.assertEqual(float(found.learning_rate), 0.25)
+        found.build(small.trainable_variables)
+        self.assertIsNot(small.tool[1], model.tool[1])
+        self.assertIs(small.tool[2], loss)
+
+    @parameterized.parameters(
+        (lambda: Tools(*graph(), Average()), "needs the variables of 'tool'"),
         (Own, r"multiple values|another model"),
         (lambda: Critic(*graph(), layers.Dense(1)), "needs the layer 'critic'"),
     )
