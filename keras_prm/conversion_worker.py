@@ -46,9 +46,8 @@ def _plain(value):
 
 
 def _load(path, request):
-    keras.config.set_image_data_format(request["image_data_format"])
-    keras.config.set_epsilon(request["epsilon"])
-    keras.config.set_floatx(request["floatx"])
+    for setting, value in request["keras"].items():
+        getattr(keras.config, f"set_{setting}")(value)
     try:
         custom_objects = {
             key: getattr(importlib.import_module(module), name)

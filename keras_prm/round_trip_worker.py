@@ -25,8 +25,9 @@ def main(folder):
     folder = pathlib.Path(folder)
     request = json.loads((folder / REQUEST).read_text())
     # Stock layers first: they shall not need what the others import.
-    jobs = sorted(request.items(), key=_needs_more)
+    jobs = sorted(request["jobs"].items(), key=_needs_more)
     sys.modules["keras_prm"] = None
+    _set(request["settings"])
     for name, job in jobs:
         if job["custom_objects"] and sys.modules["keras_prm"] is None:
             del sys.modules["keras_prm"]
@@ -34,6 +35,13 @@ def main(folder):
             _run(folder, name, job)
         except Exception as error:
             (folder / f"{name}{ERROR}").write_text(_text(error))
+
+
+def _set(settings):
+    import keras
+
+    for name, value in settings.items():
+        getattr(keras.config, f"set_{name}")(value)
 
 
 def _needs_more(item):

@@ -99,7 +99,10 @@ class Folder:
 
     def _run(self):
         request = self._path / round_trip_worker.REQUEST
-        request.write_text(json.dumps(self._jobs))
+        settings = conversion_process.keras_settings()
+        request.write_text(
+            json.dumps({"settings": settings, "jobs": self._jobs})
+        )
         result = subprocess.run(
             [sys.executable, "-P", round_trip_worker.__file__, self._path],
             env=_environment(),

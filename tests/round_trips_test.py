@@ -10,6 +10,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
+from keras_prm import conversion_process
 from keras_prm import round_trip_worker
 from keras_prm import round_trips
 from keras_prm import verify
@@ -26,6 +27,22 @@ from tests.zeros import zero_filters
 class Doubled(layers.Layer):
     def call(self, x):
         return x * 2
+
+
+@keras.saving.register_keras_serializable("round_trips_test")
+class Settings(layers.Layer):
+    """Adds what Keras is set to."""
+
+    def call(self, x):
+        form = keras.config.image_data_format()
+        return x + np.array(
+            [
+                keras.config.epsilon(),
+                form == "channels_first",
+                keras.config.floatx() == "float32",
+            ],
+            "float32",
+        )
 
 
 @keras.saving.register_keras_serializable("round_trips_test")
@@ -86,13 +103,24 @@ class RoundTripsTest(parameterized.TestCase):
                     np.testing.assert_allclose(b, a, 1e-6, 1e-6)
 
     def test_what_is_added_later(self):
+        """Whatever Keras is set to."""
+        before = conversion_process.keras_settings()
+        self.addCleanup(keras.config.set_epsilon, before["epsilon"])
+        form = before["image_data_format"]
+        self.addCleanup(keras.config.set_image_data_format, form)
+        keras.config.set_epsilon(0.5)
+        keras.config.set_image_data_format("channels_first")
+        inputs = keras.Input((3,))
+        settings = keras.Model(inputs, Settings()(inputs))
         with tempfile.TemporaryDirectory() as path:
             folder = round_trips.Folder(path)
             self.assertEqual(folder.load(), {})
             folder.add(
                 "a", model_of(), [[np.ones((5, 4))], [np.ones((2, 4))]], 2
             )
-            (trip,) = folder.load().values()
+            folder.add("settings", settings, [[np.zeros((1, 3))]], 2)
+            trip, other = folder.load().values()
+            self.assertEqual(other.outputs[0][0].tolist(), [[0.5, 1.0, 1.0]])
             self.assertEqual(
                 [y.shape for (y,) in trip.outputs], [(5, 2), (2, 2)]
             )
