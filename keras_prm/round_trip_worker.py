@@ -53,7 +53,7 @@ def _run(folder, name, job):
     import numpy as np
 
     with np.load(folder / f"{name}{INPUTS}") as arrays:
-        inputs = {key: arrays[key] for key in arrays.files}
+        inputs = {key: from_file(arrays[key]) for key in arrays.files}
     found, note = {}, ""
     for number in range(job["sets"]):  # anew, for what it remembers
         path = folder / f"{name}.keras"
@@ -111,20 +111,40 @@ def _tensor(keras, array, dtype):
     if dtype == "string":
         import tensorflow as tf
 
-        return tf.constant(array.astype(object))
+        return tf.constant(array)
     return keras.ops.convert_to_tensor(array, dtype)
 
 
 def _array(keras, y):
     """A result as an array that a file can hold."""
-    import numpy as np
-
     if keras.backend.standardize_dtype(y.dtype) == "bfloat16":
         y = keras.ops.cast(y, "float32")
-    array = keras.ops.convert_to_numpy(y)
-    if array.dtype.kind == "O":  # words
-        return np.vectorize(bytes.decode, otypes=[str])(array)
-    return array
+    return for_file(keras.ops.convert_to_numpy(y))
+
+
+def for_file(array):
+    """An array that `numpy.savez` writes as it is: words as ended bytes."""
+    import numpy as np
+
+    if array.dtype.kind not in "OSU":
+        return array
+    words = [
+        word if isinstance(word, bytes) else str(word).encode()
+        for word in array.flat
+    ]
+    # NumPy strips zeros off the ends of bytes.
+    return np.array([w + b"." for w in words], "S").reshape(array.shape)
+
+
+def from_file(array):
+    """What was given to `for_file`; words are an array of `bytes`."""
+    import numpy as np
+
+    if array.dtype.kind != "S":
+        return array
+    words = np.empty(array.shape, object)
+    words.flat = [word[:-1] for word in array.flat]
+    return words
 
 
 def _text(error):

@@ -194,10 +194,24 @@ class CertificateTest(parameterized.TestCase):
     def test_words(self):
         if keras.backend.backend() != "tensorflow":
             self.skipTest("Keras has words on TensorFlow alone.")
-        inputs = keras.Input((2,), dtype="int32")
-        lookup = layers.StringLookup(vocabulary=["a", "b"], invert=True)
-        model = keras.Model(inputs, lookup(inputs))
-        self.assertTrue(verify(model, model, saved=True).ok)
+        words = ["größe", "b", "\U0001f600"]
+        inputs = keras.Input((1,), dtype="string")
+        x = layers.StringLookup(vocabulary=words)(inputs)
+        back = layers.StringLookup(vocabulary=words, invert=True)
+        model = keras.Model(inputs, [inputs, back(x)])
+        given = np.array([[w.encode()] for w in words], object)
+        found = verify(model, model, inputs=given, saved=True)
+        self.assertTrue(found.ok, found)
+
+    def test_words_in_files(self):
+        words = ["größe", "größe".encode(), b"\xff", b"b\0", b"", "b"]
+        found = round_trip_worker.for_file(np.array([words], object))
+        with tempfile.TemporaryFile() as file:
+            np.save(file, found, allow_pickle=False)
+            file.seek(0)
+            found = round_trip_worker.from_file(np.load(file))
+        expected = [w if isinstance(w, bytes) else w.encode() for w in words]
+        self.assertEqual(found.tolist(), [expected])
 
     def test_masks_of_empty_sequences(self):
         inputs = keras.Input((5,), dtype="int32")
