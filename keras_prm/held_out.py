@@ -196,6 +196,5 @@ def _parts(batches, share, size=None):
         order = rng.permutation(sample_means.num_rows(batch))
         for rows in np.split(order, range(size, len(order), size)):
             x, *rest = keras.tree.map_structure(lambda a: a[rows], batch)
-            x = keras.tree.map_structure(probing.tensor, x)
-            parts.append((x, *rest))
+            parts.append((probing.tensors(x), *rest))
     return parts
