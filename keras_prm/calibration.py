@@ -59,11 +59,12 @@ def recalibrate(model, data, batch_size=32, max_batches=None):
     ```
     """
     topology.functional(model)
-    layers = [
-        part
+    layers = {
+        id(part): part
         for _, layer in topology.layer_paths(model)
         for part in topology.sublayers(layer)
-    ]
+    }
+    layers = [*layers.values()]
     norms = [
         layer
         for layer in layers
@@ -147,13 +148,16 @@ def _forget_what_is_not_finite(layer):
 @contextlib.contextmanager
 def _calls(layers, change):
     """Gives layers other `call`s: what `change(layer)` returns."""
-    for layer in layers:
-        layer.call = change(layer)
+    before = [(layer, vars(layer).get("call")) for layer in layers]
     try:
+        for layer in layers:
+            layer.call = change(layer)
         yield
     finally:
-        for layer in layers:
-            del vars(layer)["call"]  # and the class' is in force again
+        for layer, own in before:
+            vars(layer).pop("call", None)  # and the class' is in force again
+            if own is not None:
+                layer.call = own
 
 
 @contextlib.contextmanager
@@ -169,7 +173,7 @@ def _kept(model, norms):
     others = {id(v): v for v in model.variables}
     others |= {id(v): v for v in model_state.states(model)}
     for variable in statistics:
-        del others[id(variable)]
+        others.pop(id(variable), None)
     before = [
         (v, keras.ops.convert_to_numpy(v).copy())
         for v in (*statistics, *others.values())

@@ -107,12 +107,20 @@ def is_axis(name):
 
 def _numbers(values):
     """A list of numbers, nested or not, as an array; else `None`."""
-    flat = keras.tree.flatten(list(values))
-    if not flat or not all(isinstance(x, (int, float)) for x in flat):
-        return None
-    if any(isinstance(x, bool) for x in flat):
+    flat = [_number(x) for x in keras.tree.flatten(list(values))]
+    if not flat or any(x is None for x in flat):
         return None
     try:
-        return np.asarray(values)
+        return np.asarray(keras.tree.pack_sequence_as(list(values), flat))
     except ValueError:  # of lists of several lengths
         return None
+
+
+def _number(value):
+    """A number of Python's, NumPy's or a backend's for NumPy, else `None`."""
+    if not isinstance(value, (int, float)):
+        if getattr(value, "shape", None) != ():
+            return None
+        value = keras.ops.convert_to_numpy(value)
+    is_number = np.asarray(value).dtype.kind in "fiu"  # a bool is none
+    return value if is_number else None

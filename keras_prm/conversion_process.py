@@ -56,9 +56,7 @@ def convert(view, path, settings, samples):
         "path": str(path.absolute()),
         "settings": dataclasses.asdict(settings),
         "custom_objects": custom_objects(view),
-        "image_data_format": keras.config.image_data_format(),
-        "epsilon": keras.config.epsilon(),
-        "floatx": keras.config.floatx(),
+        "keras": keras_settings(),
     }
     folder = path.parent
     with warnings.catch_warnings():
@@ -87,6 +85,15 @@ def convert(view, path, settings, samples):
             f"{result.stderr[-500:]!r}. Free memory, or load the saved model "
             "under KERAS_BACKEND=tensorflow and export it there."
         )
+
+
+def keras_settings():
+    """What another process has to set by `keras.config.set_...`, a dict."""
+    return {
+        "image_data_format": keras.config.image_data_format(),
+        "epsilon": keras.config.epsilon(),
+        "floatx": keras.config.floatx(),
+    }
 
 
 def _error(path):

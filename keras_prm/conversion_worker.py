@@ -9,13 +9,25 @@ import pathlib
 import keras
 import numpy as np
 
+from keras_prm import coincidences
 from keras_prm import conversion
 from keras_prm import mixed_precision
+from keras_prm import topology
 
 MODEL = "model.keras"
 SAMPLES = "samples.npz"
 REQUEST = "request.json"
 ERROR = "error.json"
+
+_CONVOLUTIONS = (  # the converter takes no transposed ones by channels first
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
+    keras.layers.DepthwiseConv1D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.SeparableConv1D,
+    keras.layers.SeparableConv2D,
+)
 
 
 def main(folder):
@@ -29,6 +41,7 @@ def main(folder):
     try:
         request = json.loads((folder / REQUEST).read_text())
         view = _load(folder / MODEL, request)
+        _place_biases(view)
         with np.load(folder / SAMPLES) as arrays:
             samples = [arrays[name] for name in arrays.files]
         settings = conversion.Settings(**request["settings"])
@@ -41,14 +54,61 @@ def main(folder):
         (folder / ERROR).write_text(text)
 
 
+def _place_biases(view):
+    """Lets the biases of a model go along the axes that they have elsewhere.
+
+    Layers add them by `keras.ops.add`, which is misled here where an axis of
+    positions is as long; see `coincidences`. Of layers whose bias need not lie
+    along the last axis, the activation adds it.
+    """
+    for layer in topology.sublayers(view):
+        if isinstance(layer, keras.layers.EinsumDense):
+            is_odd, add = layer.bias is not None, _add
+        else:
+            is_odd, add = _is_channels_first(layer), _add_by_channel
+        is_own = not type(layer).call.__module__.startswith("keras.")
+        if is_odd and not is_own:
+            bias = keras.ops.convert_to_numpy(layer.bias).astype("float32")
+            layer.activation = _biased(add, bias, layer.activation)
+            layer.bias, layer.use_bias = None, False
+
+
+def _is_channels_first(layer):
+    return (
+        isinstance(layer, _CONVOLUTIONS)
+        and layer.use_bias
+        and layer.data_format == "channels_first"
+    )
+
+
+def _biased(add, bias, activation):
+    def function(x):
+        y = add(x, bias)
+        return y if activation is None else activation(y)
+
+    return function
+
+
+def _add(x, bias):
+    import tensorflow as tf
+
+    is_misplaced = coincidences.is_misplaced(tuple(x.shape), bias.shape)
+    return (tf if is_misplaced else keras.ops).add(x, bias)
+
+
+def _add_by_channel(x, bias):
+    import tensorflow as tf
+
+    return tf.nn.bias_add(x, bias, "NCHW")
+
+
 def _plain(value):
     return value if isinstance(value, int) else str(value)
 
 
 def _load(path, request):
-    keras.config.set_image_data_format(request["image_data_format"])
-    keras.config.set_epsilon(request["epsilon"])
-    keras.config.set_floatx(request["floatx"])
+    for setting, value in request["keras"].items():
+        getattr(keras.config, f"set_{setting}")(value)
     try:
         custom_objects = {
             key: getattr(importlib.import_module(module), name)

@@ -226,6 +226,5 @@ def _parts(batches, share, size=None):
             if is_fixed and len(rows) < size:
                 continue  # the model cannot take them
             x, *rest = keras.tree.map_structure(lambda a: a[rows], batch)
-            x = keras.tree.map_structure(probing.tensor, x)
-            parts.append((x, *rest))
+            parts.append((probing.tensors(x), *rest))
     return parts

@@ -49,6 +49,12 @@ class Domain:
     length: int = 0
     padded: bool = False
 
+    @property
+    def is_finite(self):
+        """Whether both ends are numbers to draw between."""
+        with np.errstate(all="ignore"):  # so must be the way from one to both
+            return bool(np.isfinite(np.subtract(self.high, self.low)).all())
+
     def __str__(self):
         if self.kind == "word":
             return "texts of its words" if self.length else "its words"
@@ -71,7 +77,9 @@ def of(model):
     """
     view = topology.functional(model)
     readers = _readers(view)
-    return [_domain(x, readers) for x in view.inputs]
+    with np.errstate(all="ignore"):  # such ends say nothing
+        domains = [_domain(x, readers) for x in view.inputs]
+    return [d if d and d.is_finite else None for d in domains]
 
 
 def _readers(view):
@@ -221,9 +229,7 @@ def _usual(scale, offset):
 def _affine(operation, call, x):
     """`(scale, offset)` of what multiplies and adds constants, or None."""
     if isinstance(operation, layers.Rescaling):
-        return np.asarray(operation.scale, float), np.asarray(
-            operation.offset, float
-        )
+        return _factor(operation.scale, operation.offset)
     name, args = type(operation).__name__, call.arguments.args
     names = ("Add", "Subtract", "Multiply", "Divide", "TrueDivide")
     if name not in names or len(args) != 2 or len(call.inputs) != 1:
@@ -239,11 +245,15 @@ def _affine(operation, call, x):
         return one, other
     if name == "Subtract":
         return sign * one, -sign * other
-    if name == "Multiply" and np.all(other != 0):
-        return other, 0 * one
-    if name != "Multiply" and is_first and np.all(other != 0):
-        return 1 / other, 0 * one
-    return None
+    if name == "Multiply":
+        return _factor(other, 0.0)
+    return _factor(np.where(other, 1 / other, 0.0), 0.0) if is_first else None
+
+
+def _factor(scale, offset):
+    """`(scale, offset)` as arrays; times 0 is as good as not scaled at all."""
+    scale, offset = np.broadcast_arrays(*map(np.float64, (scale, offset)))
+    return np.where(scale, scale, 1.0), np.where(scale, offset, 0.0)
 
 
 def _asked(layer, call, x):

@@ -12,6 +12,7 @@ from keras_prm import channel_order
 from keras_prm import graph
 from keras_prm import lowering_search
 from keras_prm import lowerings
+from keras_prm import model_classes
 from keras_prm import parity
 from keras_prm import topology
 from keras_prm.column_layers import GatherColumns
@@ -87,11 +88,14 @@ def lower(model, lowerer):
     }
     if lowered:
         builder = building.Builder(everything, lowered)
-        small = builder.model(topology.functional(model), is_root=True)
+        view = topology.functional(model)
+        small = builder.model(view, is_root=True, origin=model)
         _note_files(small, model, lowerer.files())
         objection = lowerer.objection(small, model)
         if not objection:
             attachments.warn(model, builder.maker.changes, stacklevel=3)
+            for lost in builder.lost:
+                model_classes.warn_of_lost("strip", *lost, stacklevel=3)
             return small, choices, moved
         choices = [_given_up(choice, objection) for choice in choices]
     for reordering in reversed(moved):

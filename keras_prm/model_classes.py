@@ -6,6 +6,7 @@ import inspect
 import warnings
 
 import keras
+import numpy as np
 
 from keras_prm import topology
 
@@ -47,6 +48,8 @@ def alike(model, small):
             options = {"inputs": small.input, "outputs": small.output}
         found = kind(**_arguments(model, options, small.name))
         _check(found, small)
+        # Not every constructor takes a name, or it chooses one.
+        found.name = topology.functional(found).name = small.name
         _copy_own_weights(model, found)
     except Exception as error:
         return small, f"{type(error).__name__}: {error}"
@@ -146,9 +149,27 @@ def _arguments(model, options, name):
             found[key] = getattr(model, key)
         elif parameter.default is parameter.empty:
             raise TypeError(f"the constructor needs '{key}', which is unknown")
-        if _holds_a_layer(found.get(key)):
-            raise TypeError(f"the constructor needs the layer '{key}'")
+        if key in found:
+            found[key] = keras.tree.map_structure(
+                lambda value, key=key: _own(value, key), found[key]
+            )
     return found
+
+
+def _own(value, key):
+    """An argument as another model may have it, of no variable of this one."""
+    if isinstance(value, keras.layers.Layer):
+        raise TypeError(f"the constructor needs the layer '{key}'")
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    parts = keras.tree.flatten(
+        [value, *getattr(value, "__dict__", {}).values()]
+    )
+    if not any(isinstance(part, keras.Variable) for part in parts):
+        return value
+    if not hasattr(value, "get_config"):
+        raise TypeError(f"the constructor needs the variables of '{key}'")
+    return type(value).from_config(value.get_config())  # an optimizer, say
 
 
 def _config(model):
@@ -169,11 +190,6 @@ def _config(model):
         for key, value in config.items()
         if key not in ("layers", "input_layers", "output_layers")
     }
-
-
-def _holds_a_layer(value):
-    parts = keras.tree.flatten(value)
-    return any(isinstance(x, keras.layers.Layer) for x in parts)
 
 
 def _check(found, small):

@@ -26,13 +26,13 @@ def states(model):
 
 
 def variables(model):
-    """Every variable of a model that is no trainable weight.
+    """Every variable of a model or layer that is no trainable weight.
 
     Keras lists neither the states of recurrent layers nor what else a layer
     holds in a list of its own, so the layers' attributes are read as well.
 
     Args:
-        model: A functional or Sequential model.
+        model: A functional or Sequential model, or a layer.
 
     Returns:
         list of `keras.Variable`, each once.
@@ -102,10 +102,14 @@ def reset(*models):
     Args:
         models: Functional or Sequential models. Layers of one's own are
             reset by their `reset_state()` or `reset_states()`, as Keras'.
+            Those that gather data to be adapted, and those without a variable
+            of their state, which `kept` could not bring back, are left alone.
     """
     for model in models:
         for layer in topology.sublayers(model):
             if not getattr(layer, "stateful", True):  # `Bidirectional` raises
+                continue
+            if hasattr(layer, "adapt") or not variables(layer):
                 continue
             for name in ("reset_state", "reset_states"):
                 function = getattr(layer, name, None)

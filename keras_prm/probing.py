@@ -74,7 +74,7 @@ def run(view, arrays):
     """
     fixed, parts = view.inputs[0].shape[0], []
     for x, rows in samples.portions(arrays, fixed or _BATCH_SIZE, bool(fixed)):
-        structure = keras.tree.pack_sequence_as(view.input, [*map(tensor, x)])
+        structure = keras.tree.pack_sequence_as(view.input, tensors(x))
         with backends.full_precision():
             # Not by `predict`, whose compiler may take NaN for 0, and which
             # on JAX forgets states.
@@ -88,13 +88,16 @@ def run(view, arrays):
     return [np.concatenate(ys) for ys in zip(*parts)]
 
 
-def tensor(array):
-    """An array as Keras takes it, which takes words as tensors alone."""
-    if array.dtype.kind not in "OSU":
-        return array
-    import tensorflow as tf
+def tensors(arrays):
+    """Arrays as Keras takes them: words, and what is beside, as tensors alone.
 
-    return tf.constant(array)
+    Args:
+        arrays: A structure of arrays.
+    """
+    flat = keras.tree.flatten(arrays)
+    if all(array.dtype.kind not in "OSU" for array in flat):
+        return arrays
+    return keras.tree.map_structure(keras.ops.convert_to_tensor, arrays)
 
 
 def of_random(model, compute, num_rows=drawing.NUM_ROWS, seed=0, runs=None):

@@ -25,8 +25,9 @@ def main(folder):
     folder = pathlib.Path(folder)
     request = json.loads((folder / REQUEST).read_text())
     # Stock layers first: they shall not need what the others import.
-    jobs = sorted(request.items(), key=_needs_more)
+    jobs = sorted(request["jobs"].items(), key=_needs_more)
     sys.modules["keras_prm"] = None
+    _set(request["settings"])
     for name, job in jobs:
         if job["custom_objects"] and sys.modules["keras_prm"] is None:
             del sys.modules["keras_prm"]
@@ -34,6 +35,13 @@ def main(folder):
             _run(folder, name, job)
         except Exception as error:
             (folder / f"{name}{ERROR}").write_text(_text(error))
+
+
+def _set(settings):
+    import keras
+
+    for name, value in settings.items():
+        getattr(keras.config, f"set_{name}")(value)
 
 
 def _needs_more(item):
@@ -45,7 +53,7 @@ def _run(folder, name, job):
     import numpy as np
 
     with np.load(folder / f"{name}{INPUTS}") as arrays:
-        inputs = {key: arrays[key] for key in arrays.files}
+        inputs = {key: from_file(arrays[key]) for key in arrays.files}
     found, note = {}, ""
     for number in range(job["sets"]):  # anew, for what it remembers
         path = folder / f"{name}.keras"
@@ -103,20 +111,40 @@ def _tensor(keras, array, dtype):
     if dtype == "string":
         import tensorflow as tf
 
-        return tf.constant(array.astype(object))
+        return tf.constant(array)
     return keras.ops.convert_to_tensor(array, dtype)
 
 
 def _array(keras, y):
     """A result as an array that a file can hold."""
-    import numpy as np
-
     if keras.backend.standardize_dtype(y.dtype) == "bfloat16":
         y = keras.ops.cast(y, "float32")
-    array = keras.ops.convert_to_numpy(y)
-    if array.dtype.kind == "O":  # words
-        return np.vectorize(bytes.decode, otypes=[str])(array)
-    return array
+    return for_file(keras.ops.convert_to_numpy(y))
+
+
+def for_file(array):
+    """An array that `numpy.savez` writes as it is: words as ended bytes."""
+    import numpy as np
+
+    if array.dtype.kind not in "OSU":
+        return array
+    words = [
+        word if isinstance(word, bytes) else str(word).encode()
+        for word in array.flat
+    ]
+    # NumPy strips zeros off the ends of bytes.
+    return np.array([w + b"." for w in words], "S").reshape(array.shape)
+
+
+def from_file(array):
+    """What was given to `for_file`; words are an array of `bytes`."""
+    import numpy as np
+
+    if array.dtype.kind != "S":
+        return array
+    words = np.empty(array.shape, object)
+    words.flat = [word[:-1] for word in array.flat]
+    return words
 
 
 def _text(error):

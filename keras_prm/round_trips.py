@@ -99,7 +99,10 @@ class Folder:
 
     def _run(self):
         request = self._path / round_trip_worker.REQUEST
-        request.write_text(json.dumps(self._jobs))
+        settings = conversion_process.keras_settings()
+        request.write_text(
+            json.dumps({"settings": settings, "jobs": self._jobs})
+        )
         result = subprocess.run(
             [sys.executable, "-P", round_trip_worker.__file__, self._path],
             env=_environment(),
@@ -157,14 +160,14 @@ def once(model, sets):
 def _of(arrays, number):
     """The arrays of one set, in order."""
     names = [name for name in arrays.files if name.startswith(f"{number}_")]
-    return [arrays[name] for name in names]
+    return [round_trip_worker.from_file(arrays[name]) for name in names]
 
 
 def _storable(array):
     array = np.asarray(array)
-    if array.dtype.kind in "OS":
-        return array.astype(str)
-    return array.astype("float32") if array.dtype.kind == "V" else array
+    if array.dtype.kind == "V":
+        return array.astype("float32")
+    return round_trip_worker.for_file(array)
 
 
 def _short(error):

@@ -105,10 +105,18 @@ def check_calibration(model, samples, others=None):
             the data the file will be measured on, or None.
 
     Raises:
-        ValueError: Each input is one and the same number throughout, or the
-            mean magnitude of a floating-point one is more than 10 times
-            larger or smaller than in `others`.
+        ValueError: An input is words; each one is one and the same number
+            throughout; or the mean magnitude of a floating-point one is more
+            than 10 times larger or smaller than in `others`.
     """
+    words = [x.name for x in model.inputs if x.dtype == "string"]
+    if words:
+        raise ValueError(
+            "Cannot export to LiteRT: the converter cannot calibrate int8 on "
+            f"words. Received: inputs of strings {words}. Turn strings into "
+            "numbers outside of the model, or pass quantize='dynamic_range', "
+            "whose weights are int8 too."
+        )
     first = [x.flat[0] for x in samples]
     if all((x == value).all() for x, value in zip(samples, first)):
         raise ValueError(
@@ -119,8 +127,10 @@ def check_calibration(model, samples, others=None):
         )
     wrong = {}
     for x, y, z in zip(model.inputs, samples, others or ()):
+        if "float" not in x.dtype:
+            continue
         means = [float(np.abs(a).mean(dtype=float)) for a in (y, z)]
-        if "float" in x.dtype and max(means) > _LARGEST_RATIO * min(means):
+        if max(means) > _LARGEST_RATIO * min(means):
             wrong[x.name] = tuple(float(f"{mean:.3g}") for mean in means)
     if wrong:
         raise ValueError(

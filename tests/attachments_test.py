@@ -598,6 +598,22 @@ class ConfigArraysTest(parameterized.TestCase):
         self.assertTrue(holds({"shape": [2, 3]}, sizes={2}))
         self.assertFalse(holds({"a": [True, False], "b": [[1], [1, 2]]}))
 
+    @parameterized.parameters(
+        list, np.float64, np.float32, keras.ops.convert_to_tensor
+    )
+    def test_numbers_of_any_library(self, convert):
+        config = {"a": [*convert([0.5, 0.25])], "b": [[*convert([1.5])]] * 2}
+        found = config_arrays.change(config, lambda array: 2 * array)
+        self.assertEqual(found, {"a": [1.0, 0.5], "b": [[3.0], [3.0]]})
+        self.assertIs(type(found["a"][0]), float)
+
+    def test_what_is_no_number(self):
+        words = {"a": [*np.array(["a", "b"])], "b": [np.True_, np.False_]}
+        kept = config_arrays.change(words, lambda array: None)
+        self.assertEqual(kept, words)
+        axes = {"shape": [*np.array([2, 3])]}
+        self.assertEqual(config_arrays.change(axes, lambda x: None), axes)
+
     def test_cuts_by_the_only_axis_of_a_length(self):
         extent = config_arrays.Extent(
             (None, 5, 4), (None, 5, 2), (None, None, (1, 3))

@@ -216,6 +216,40 @@ class RecalibrateTest(parameterized.TestCase):
             bn.moving_mean, x.mean(axis=0) - 50.0, rtol=1e-5
         )
 
+    def test_layers_reached_by_several_paths(self):
+        """Two nested models have layers in common, one in a wrapper, too."""
+        bn, noise = layers.BatchNormalization(), layers.GaussianNoise(1.0)
+        turned = layers.RandomRotation(0.5, fill_mode="constant")
+        inner = keras.Input((2, 2, 3))
+        shared = bn(turned(noise(inner)))
+        after = layers.RandomFlip()
+        one = keras.Model(inner, shared)
+        other = keras.Model(inner, layers.TimeDistributed(bn)(after(shared)))
+        inputs = keras.Input((2, 2, 3))
+        model = keras.Model(inputs, [one(inputs), other(inputs)])
+        x = np.random.default_rng(0).normal(5.0, size=(8, 2, 2, 3))
+        recalibrate(model, x.astype("float32"))
+        # A half of the weight for x, and one for what is normalised already.
+        mean = x.mean((0, 1, 2)) / 2
+        np.testing.assert_allclose(bn.moving_mean, mean, rtol=1e-3)
+        self.assertEqual(noise.stddev, 1.0)
+        for layer in (bn, turned, after):
+            self.assertNotIn("call", vars(layer))
+
+    def test_a_call_of_the_layer_s_own_comes_back(self):
+        model, calls = make_model(), []
+        bn = find(model, "bn")
+        call = bn.call
+
+        def own(x, training=None, mask=None):
+            calls.append(training)
+            return call(x, training=training, mask=mask)
+
+        bn.call = own
+        recalibrate(model, make_data(), batch_size=8)
+        self.assertEqual(calls, [True] * 3)
+        self.assertIs(vars(bn)["call"], own)
+
     def test_structured_inputs(self):
         model = zoo.make("in_and_out")
         self.assertEqual(recalibrate(model, zoo.inputs_of(model), 2), 2)

@@ -35,6 +35,18 @@ def own_model():
     return exporting.randomise(keras.Model(inputs, layers.Dense(4)(x)))
 
 
+def attended(x, *weights):
+    """What MultiHeadAttention with heads of one number makes of `x` itself."""
+    query, key, value = (
+        np.einsum("btc,chd->bth", x, kernel) + bias[:, 0]
+        for kernel, bias in zip(weights[:6:2], weights[1:6:2])
+    )
+    scores = np.exp(np.einsum("bqh,bkh->bhqk", query, key))
+    scores /= scores.sum(-1, keepdims=True)
+    heads = np.einsum("bhqk,bkh->bqh", scores, value)
+    return np.einsum("bqh,hde->bqe", heads, weights[6]) + weights[7]
+
+
 class Several(layers.Layer):
     def __init__(self, functions, **kwargs):
         super().__init__(**kwargs)
@@ -113,6 +125,35 @@ class ProcessTest(exporting.ExportTestCase):
             model(data if kind == "double" else data[0])
         )
         np.testing.assert_allclose(file(data), y, rtol=1e-5, atol=1e-6)
+
+    def test_biases_as_long_as_an_axis_of_positions(self):
+        """TensorFlow's layers add them along these; the others do not."""
+        inputs = keras.Input((4, 6))
+        to_heads, attention, convolution = parts = (
+            layers.EinsumDense("abc,cde->abde", (None, 4, 1), "relu", "de"),
+            layers.MultiHeadAttention(4, 1),
+            layers.Conv2D(6, 1, data_format="channels_first"),
+        )
+        inner = keras.Model(inputs, attention(inputs, inputs))
+        image = layers.Reshape((2, 2, 6))(inputs)
+        outputs = [to_heads(inputs), inner(inputs), convolution(image)]
+        model = exporting.randomise(keras.Model(inputs, outputs))
+        rng = np.random.default_rng(0)
+        x = rng.normal(size=(3, 4, 6)).astype("float32")
+        convert(model, self.path)
+        found = LiteRTModel(self.path)(x)
+        weights = [
+            [*map(keras.ops.convert_to_numpy, part.get_weights())]
+            for part in parts
+        ]
+        kernel, bias = weights[0]
+        expected = [np.maximum(np.einsum("abc,cde->abde", x, kernel) + bias, 0)]
+        expected.append(attended(x, *weights[1]))
+        kernel, bias = weights[2]
+        x = np.einsum("abcd,be->aecd", x.reshape(3, 2, 2, 6), kernel[0, 0])
+        expected.append(x + bias[:, None, None])
+        for y, z in zip(found, expected, strict=True):
+            np.testing.assert_allclose(y, z, rtol=1e-4, atol=1e-5)
 
     def test_what_cannot_be_imported(self):
         class Local(layers.Layer):

@@ -72,6 +72,29 @@ class RangeTest(parameterized.TestCase):
         self.assertBetween(array.min(), low, low + 0.02 * reach)
         self.assertBetween(array.max(), high - 0.02 * reach, high)
 
+    @parameterized.parameters(
+        layers.Rescaling([0.0, 1 / 255, 1 / 255], [9.0, 0.0, 0.0]),
+        lambda x: x * np.array([0.0, 1 / 255, 1 / 255]),
+        lambda x: x / np.array([0.0, 255.0, 255.0]),
+    )
+    def test_a_factor_of_zero(self, first):
+        """Whatever it is times, the others tell their range."""
+        (domain,) = input_domains.of(model_of(first, (8, 3)))
+        self.assertEqual(np.max(domain.low), 0.0)
+        np.testing.assert_allclose(domain.high, [1.0, 255.0, 255.0])
+
+    @parameterized.parameters(
+        layers.Rescaling([np.nan, 1.0, 1.0]),
+        layers.Rescaling([1e-320, 1.0, 1.0]),
+        layers.Normalization(mean=[np.inf, 0, 0], variance=[1.0, 1.0, 1.0]),
+        layers.Discretization(bin_boundaries=[-np.inf, 0.0]),
+    )
+    def test_ends_that_are_not_finite(self, first):
+        self.assertEqual(input_domains.of(model_of(first, (8, 3))), [None])
+        self.assertTrue(
+            np.isfinite(drawing.random(model_of(first, (8, 3)))[0]).all()
+        )
+
     def test_each_channel_has_its_own(self):
         (array,) = drawing.random(image_model(normalization()))
         array = array[:-1]

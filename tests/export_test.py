@@ -395,6 +395,16 @@ class CheckTest(exporting.ExportTestCase):
         report = export.export_litert(model, self.path, check=check)
         self.assertEqual(report.num_samples, 8 * check)
 
+    def test_strings_beside_numbers(self):
+        inputs = [keras.Input((2,), dtype="string"), keras.Input((2,))]
+        x = keras.layers.StringLookup(vocabulary=["a", "b"])(inputs[0])
+        x = keras.layers.Embedding(5, 8)(x)
+        x = keras.layers.Concatenate()([keras.layers.Flatten()(x), inputs[1]])
+        model = keras.Model(inputs, keras.layers.Dense(3)(x))
+        report = export.export_litert(model, self.path, "dynamic_range")
+        self.assertEqual(report.num_samples, 8)
+        self.assertLess(report.max_rel_error, 1e-3)
+
     def test_a_file_begins_at_the_reset_state(self):
         inputs = keras.Input(batch_shape=(1, 4, 6))
         layer = keras.layers.GRU(8, stateful=True, unroll=True)

@@ -13,7 +13,9 @@ from keras_prm.functional_form import as_functional
 from keras_prm.plans import SparsityPlan
 from keras_prm.pruning import hard_prune
 from keras_prm.rebuild import strip
+from tests import zeros
 from tests import zoo
+from tests.lowering_models import Forced
 from tests.zeros import max_error
 
 register = keras.saving.register_keras_serializable("model_classes_test")
@@ -105,6 +107,44 @@ class Renamed(keras.Model):
         return None
 
 
+@register
+class Nameless(Steps, keras.Model):
+    def __init__(self, inputs, outputs):
+        super().__init__(inputs, outputs)
+
+
+@register
+class NamelessChain(Steps, keras.Sequential):
+    def __init__(self, layers):
+        super().__init__(layers)
+
+
+@register
+class Tools(Steps, keras.Model):
+    """Takes what a model changes when it trains."""
+
+    def __init__(self, inputs, outputs, tool=None, name=None):
+        super().__init__(inputs, outputs, name=name)
+        self.tool = tool
+
+
+class Average:
+    """Holds a variable, and has no config."""
+
+    def __init__(self):
+        self.value = keras.Variable(0.0)
+
+
+@register
+class Once(Steps, keras.Model):
+    """Is of no graph with what a lowering puts in."""
+
+    def __init__(self, inputs, outputs, name=None):
+        super().__init__(inputs, outputs, name=name)
+        if any("columns" in layer.name for layer in self.layers):
+            raise ValueError("only once")
+
+
 class Hidden(Steps, keras.Model):
     """Has a `call` of its own."""
 
@@ -120,6 +160,10 @@ def graph():
     x = inputs = keras.Input((4,), name="x")
     x = layers.Dense(8, activation="relu")(x)
     return inputs, layers.Dense(1)(x)
+
+
+def graph_of_layers():
+    return [keras.Input((4,)), layers.Dense(8, activation="relu")]
 
 
 def named_graph():
@@ -139,6 +183,7 @@ def pruned(model):
     return model
 
 
+GATHER = Forced("channels by gather")
 DATA = np.ones((8, 4), "float32"), np.ones((8, 1), "float32")
 KEPT = {
     "as it is": lambda: Mine(*graph(), name="net"),
@@ -170,6 +215,24 @@ class ModelClassesTest(parameterized.TestCase):
         small.run_eagerly = True
         small.fit(*DATA, epochs=3, verbose=0)
         self.assertEqual((small.steps, model.steps), (3, 0))
+
+    @parameterized.parameters("as it is", "sequential")
+    def test_is_kept_by_a_lowering(self, name):
+        model = pruned(KEPT[name]())
+        zeros.edit(model.layers[-2].kernel, slice(0, 2))
+        small, report = strip(model, GATHER, return_report=True)
+        self.assertEqual([r.name for r in report.lowered], [GATHER.name])
+        self.assertIs(type(small), type(model))
+        self.assertLess(max_error(model, small, DATA[0]), 1e-6)
+
+    def test_what_a_lowering_loses_is_said(self):
+        model = pruned(Once(*graph()))
+        zeros.edit(model.layers[-2].kernel, slice(0, 2))
+        with self.assertWarnsRegex(
+            UserWarning, "What strip returns .* no Once.* train_step.*only once"
+        ):
+            small = strip(model, GATHER)
+        self.assertLess(max_error(model, small, DATA[0]), 1e-6)
 
     def test_arguments_are_handed_on(self):
         self.assertEqual(strip(pruned(KEPT["config"]()))._t, 2.0)
@@ -231,6 +294,39 @@ class ModelClassesTest(parameterized.TestCase):
         self.assertIsInstance(small.get_layer("chain"), Chain)
 
     @parameterized.parameters(
+        lambda: Nameless(*graph()), lambda: NamelessChain(graph_of_layers())
+    )
+    def test_keeps_a_name_that_no_constructor_takes(self, make):
+        inputs, inner = keras.Input((4,)), make()
+        model = pruned(keras.Model(inputs, layers.Dense(1)(inner(inputs))))
+        small, report = strip(model, return_report=True)
+        self.assertIs(type(small.layers[1]), type(inner))
+        self.assertEqual(small.layers[1].name, inner.name)
+        self.assertIs(carry_optimizer(model, small, report), small)
+        again = strip(inner)
+        self.assertEqual(again.name, inner.name)
+        self.assertEqual(strip(again).name, inner.name)
+
+    def test_shares_no_object_that_changes(self):
+        def loss(y, z):
+            return keras.ops.mean((y - z) ** 2)
+
+        optimizer = keras.optimizers.Adam(0.25)
+        tool = [{"optimizer": optimizer}, np.ones(2), loss]
+        model = pruned(Tools(*graph(), tool))
+        optimizer.build(model.trainable_variables)
+        small = strip(model)
+        self.assertIsInstance(small, Tools)
+        self.assertIsNot(small.tool, model.tool)
+        found = small.tool[0]["optimizer"]
+        self.assertIsNot(found, optimizer)
+        self.assertEqual(float(found.learning_rate), 0.25)
+        found.build(small.trainable_variables)
+        self.assertIsNot(small.tool[1], model.tool[1])
+        self.assertIs(small.tool[2], loss)
+
+    @parameterized.parameters(
+        (lambda: Tools(*graph(), Average()), "needs the variables of 'tool'"),
         (Own, r"multiple values|another model"),
         (lambda: Critic(*graph(), layers.Dense(1)), "needs the layer 'critic'"),
     )

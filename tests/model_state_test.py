@@ -84,6 +84,29 @@ class KeptTest(parameterized.TestCase):
         model_state.reset(model)
         self.assertEmpty(model_state.states(model))
 
+    def test_what_layers_have_gathered(self):
+        """Summaries and counts are no variables, and cannot be brought back."""
+        bins = layers.Discretization(num_bins=4)
+        bins.adapt(np.linspace(0.0, 100.0, 101))
+        self.assertNotEmpty(bins.summary[0])
+        inputs = keras.Input((1,))
+        inner = keras.Model(inputs, bins(inputs))
+        model = keras.Model(inputs, inner(inputs))
+        before = np.array(bins.summary)
+        model_state.reset(model)
+        np.testing.assert_array_equal(bins.summary, before)
+
+    @absltest.skipUnless(ON_TENSORFLOW, "Keras has words on TensorFlow alone.")
+    def test_words_that_layers_have_counted(self):
+        texts = layers.TextVectorization()
+        texts.adapt(["a"])
+        inputs = keras.Input((1,), dtype="string")
+        model = keras.Model(inputs, texts(inputs))
+        texts.update_state(["b c", "b"])
+        self.assertTrue(keras_prm.verify(model, model))
+        texts.finalize_state()
+        self.assertEqual(texts.get_vocabulary(), ["", "[UNK]", "b", "c"])
+
     def test_looking(self):
         model = stateful()
         before = values(model)

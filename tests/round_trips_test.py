@@ -11,6 +11,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
+from keras_prm import conversion_process
 from keras_prm import round_trip_worker
 from keras_prm import round_trips
 from keras_prm import verify
@@ -27,6 +28,22 @@ from tests.zeros import zero_filters
 class Doubled(layers.Layer):
     def call(self, x):
         return x * 2
+
+
+@keras.saving.register_keras_serializable("round_trips_test")
+class Settings(layers.Layer):
+    """Adds what Keras is set to."""
+
+    def call(self, x):
+        form = keras.config.image_data_format()
+        return x + np.array(
+            [
+                keras.config.epsilon(),
+                form == "channels_first",
+                keras.config.floatx() == "float32",
+            ],
+            "float32",
+        )
 
 
 @keras.saving.register_keras_serializable("round_trips_test")
@@ -88,13 +105,24 @@ class RoundTripsTest(parameterized.TestCase):
                     np.testing.assert_allclose(b, a, 1e-6, 1e-6)
 
     def test_what_is_added_later(self):
+        """Whatever Keras is set to."""
+        before = conversion_process.keras_settings()
+        self.addCleanup(keras.config.set_epsilon, before["epsilon"])
+        form = before["image_data_format"]
+        self.addCleanup(keras.config.set_image_data_format, form)
+        keras.config.set_epsilon(0.5)
+        keras.config.set_image_data_format("channels_first")
+        inputs = keras.Input((3,))
+        settings = keras.Model(inputs, Settings()(inputs))
         with tempfile.TemporaryDirectory() as path:
             folder = round_trips.Folder(path)
             self.assertEqual(folder.load(), {})
             folder.add(
                 "a", model_of(), [[np.ones((5, 4))], [np.ones((2, 4))]], 2
             )
-            (trip,) = folder.load().values()
+            folder.add("settings", settings, [[np.zeros((1, 3))]], 2)
+            trip, other = folder.load().values()
+            self.assertEqual(other.outputs[0][0].tolist(), [[0.5, 1.0, 1.0]])
             self.assertEqual(
                 [y.shape for (y,) in trip.outputs], [(5, 2), (2, 2)]
             )
@@ -171,10 +199,24 @@ class CertificateTest(parameterized.TestCase):
     def test_words(self):
         if keras.backend.backend() != "tensorflow":
             self.skipTest("Keras has words on TensorFlow alone.")
-        inputs = keras.Input((2,), dtype="int32")
-        lookup = layers.StringLookup(vocabulary=["a", "b"], invert=True)
-        model = keras.Model(inputs, lookup(inputs))
-        self.assertTrue(verify(model, model, saved=True).ok)
+        words = ["größe", "b", "\U0001f600"]
+        inputs = keras.Input((1,), dtype="string")
+        x = layers.StringLookup(vocabulary=words)(inputs)
+        back = layers.StringLookup(vocabulary=words, invert=True)
+        model = keras.Model(inputs, [inputs, back(x)])
+        given = np.array([[w.encode()] for w in words], object)
+        found = verify(model, model, inputs=given, saved=True)
+        self.assertTrue(found.ok, found)
+
+    def test_words_in_files(self):
+        words = ["größe", "größe".encode(), b"\xff", b"b\0", b"", "b"]
+        found = round_trip_worker.for_file(np.array([words], object))
+        with tempfile.TemporaryFile() as file:
+            np.save(file, found, allow_pickle=False)
+            file.seek(0)
+            found = round_trip_worker.from_file(np.load(file))
+        expected = [w if isinstance(w, bytes) else w.encode() for w in words]
+        self.assertEqual(found.tolist(), [expected])
 
     def test_masks_of_empty_sequences(self):
         inputs = keras.Input((5,), dtype="int32")

@@ -152,6 +152,20 @@ class CalibrationTest(parameterized.TestCase):
         tokens = np.arange(12).reshape(2, 6)
         samples.check_calibration(token_model(), [tokens], [100 * tokens])
 
+    @parameterized.parameters(1, 2)
+    def test_words_are_refused(self, number):
+        """Also where they are constant, or beside numbers."""
+        inputs = [
+            keras.Input((3,), dtype="string", name="w"),
+            keras.Input((3,)),
+        ]
+        model = keras.Model(inputs[:number], inputs[:number])
+        data = [np.full((4, 3), "a", object), np.ones((4, 3))][:number]
+        with self.assertRaisesRegex(
+            ValueError, r"strings \['w'\]. Turn .*, or pass .*'dynamic_range'"
+        ):
+            samples.check_calibration(model, data, data)
+
 
 class PortionsTest(parameterized.TestCase):
     @parameterized.parameters(
