@@ -52,12 +52,12 @@ class FakeClock:
 
 
 def short():
-    """Three layers, since each is converted in several forms."""
+    """Three convolutions, since each is converted in several forms."""
     keras.utils.set_random_seed(0)
-    inputs = keras.Input((8, 7, 3))
-    x = layers.Conv2D(8, 3, activation="relu", name="a")(inputs)
-    x = layers.Conv2D(9, 3, name="b")(x)
-    model = keras.Model(inputs, layers.Dense(4)(layers.Flatten()(x)))
+    x = inputs = keras.Input((12, 11, 3))
+    for name, filters in (("a", 8), ("b", 9), ("c", 7)):
+        x = layers.Conv2D(filters, 3, activation="relu", name=name)(x)
+    model = keras.Model(inputs, x)
     zoo.randomise(model)
     return model
 
@@ -136,9 +136,10 @@ class AutoTest(parameterized.TestCase):
         self.assertEqual(report.lowered, by_model.lowered)
 
     def test_options_reach_the_clock(self):
+        model = lowering_models.empty_columns(lowering_models.chain())
         clock = FakeClock(0.5)
         with clock.installed():
-            strip(self.model, AutoLowering(num_threads=3, runs=7))
+            strip(model, AutoLowering(num_threads=3, runs=7))
         self.assertEqual(set(call[1] for call in clock.calls), {7})
         self.assertEqual(clock.calls[0][2], 3)
 
