@@ -135,7 +135,9 @@ class DataScorerTest(parameterized.TestCase):
             scorer = DataScorer(model, (x, labels), metric=name)
             self.assertEqual(scorer.sign, sign)
 
-    @parameterized.product(kind=[keras.Model, Answers], seen=[False, True])
+    @parameterized.parameters(
+        (keras.Model, False), (keras.Model, True), (Answers, True)
+    )
     def test_penalties_on_weights_are_no_gain(self, kind, seen):
         keras.utils.set_random_seed(0)
         inputs = keras.Input((3,))
