@@ -18,6 +18,7 @@ from keras_prm import conversion
 from keras_prm import conversion_process
 from keras_prm import conversion_worker
 from keras_prm import export
+from keras_prm import model_state
 from keras_prm.litert import LiteRTModel
 from tests import exporting
 from tests.exporting import SOUND
@@ -154,6 +155,26 @@ class ProcessTest(exporting.ExportTestCase):
         expected.append(x + bias[:, None, None])
         for y, z in zip(found, expected, strict=True):
             np.testing.assert_allclose(y, z, rtol=1e-4, atol=1e-5)
+
+    def test_states_go_on_from_call_to_call(self):
+        inner = keras.Input(batch_shape=(1, 3, 4))
+        state = {"stateful": True, "return_sequences": True}
+        both = layers.Bidirectional(layers.GRU(3, **state))(inner)
+        inner = keras.Model(inner, layers.SimpleRNN(4, **state)(both))
+        inputs = keras.Input(batch_shape=(1, 3, 4))
+        x = layers.LSTM(3, stateful=True)(inner(inputs))
+        model = keras.Model(inputs, layers.BatchNormalization()(x))
+        model = exporting.randomise(model)
+        export.export_litert(model, self.path)
+        file = LiteRTModel(self.path)
+        rng = np.random.default_rng(0)
+        seen = []
+        for x in rng.normal(size=(3, 1, 3, 4)).astype("float32"):
+            seen.append(keras.ops.convert_to_numpy(model(x)))
+            np.testing.assert_allclose(file(x), seen[-1], 1e-4, 1e-5)
+        model_state.reset(model)
+        again = keras.ops.convert_to_numpy(model(x))
+        self.assertGreater(np.abs(again - seen[-1]).max(), 1e-3)
 
     def test_what_cannot_be_imported(self):
         class Local(layers.Layer):
