@@ -145,7 +145,8 @@ class AtomicCheckpoint(keras.callbacks.Callback):
         self._done = self._written = 0
         self._due = self._diverged = self._stopped = False
         self._first = None
-        _begin_fit_at(self.model, None)
+        if isinstance(getattr(self.model, "_initial_epoch", None), _Begin):
+            _begin_fit_at(self.model, None)  # of a fit that never began
         self._rates = training_state.learning_rates(self.model)
         self._flags = training_state.flags(self.model)
         checkpoint_files.prepare(self.path)

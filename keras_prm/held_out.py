@@ -72,11 +72,18 @@ class DataScorer:
         order = np.random.default_rng(1).permutation(len(parts))
         held_out = round(holdout * len(parts))
         if len(parts) - held_out < 2 or (holdout and held_out < 2):
+            of_size = ""
+            if size is not None:
+                of_size = (
+                    f" of {size} rows, which the model's batches have; what "
+                    "is left of the data's is not used: make these larger"
+                )
             raise ValueError(
                 "There are too few samples to purify by: it takes two at "
                 "least for the search, and two that are held out from it. "
                 "Pass some thousand samples, or give `evaluate` a function. "
-                f"Received: {len(parts)} parts, holdout={holdout:g}"
+                f"Received: {len(parts)} parts{of_size}, "
+                f"holdout={holdout:g}"
             )
         self._parts = {
             "search": [parts[i] for i in sorted(order[held_out:])],
@@ -87,12 +94,13 @@ class DataScorer:
         }
         self.num_samples = int(self._num_rows["search"])
         self.num_held_out = int(self._num_rows["held out"])
-        _check_memory(model, parts[0])
+        self._tester = sample_means.Tester(model, parts[0])
+        _check_memory(model, self._tester, parts[0])
         self._choose(model, metric)
 
     def __call__(self, model, which="search"):
         """The `Score` of a model on one share of the parts."""
-        logs = sample_means.logs(model, self._parts[which])
+        logs = self._tester(self._parts[which])
         score = self._score(logs[self.name], which)
         if self._is_share:
             error = share_error(score.value, self._num_rows[which])
@@ -120,7 +128,7 @@ class DataScorer:
     def _choose(self, model, metric):
         """Settles the metric, of what it is the mean, and what is better."""
         parts = self._parts["search"]
-        means = sample_means.Means(model, parts)
+        means = sample_means.Means(self._tester, parts)
         names = _in_order(model, means.logs)
         self.name = name = _named(metric, names)
         self.others = [n for n in names if n != name and metric is None]
@@ -134,23 +142,28 @@ class DataScorer:
         self.sign = _sign(_without_output(name, model), means.logs, name)
 
 
-def _check_memory(model, part):
+def _check_memory(model, tester, part):
     """Refuses a model in which samples count on those before them."""
     variables = [v for v in model_state.variables(model) if not _is_seed(v)]
     before = [np.array(topology.array_of(v)) for v in variables]
-    sample_means.logs(model, [part])
+    first = tester([part])
     changed = [
         v.path
         for v, old in zip(variables, before, strict=True)
         if not np.array_equal(topology.array_of(v), old, equal_nan=True)
     ]
-    if changed:
+    if changed and not _is_equal(first, tester([part])):
         raise ValueError(
             f"The model '{model.name}' remembers what it has seen, so what a "
             "sample scores depends on those before it, and there is no "
             "standard error. Give a function as `evaluate`, which resets the "
             f"model first. Received: a model that changes {changed[:3]}"
         )
+
+
+def _is_equal(one, other):
+    """Whether the metrics of two runs are the same; some may only count."""
+    return all(np.array_equal(one[k], other[k], equal_nan=True) for k in one)
 
 
 def _is_seed(variable):

@@ -167,7 +167,8 @@ def purify(
         else:
             stack.enter_context(sample_means.without_penalties(model))
             holdout = 0.5 if holdout is None else holdout
-            scorer = DataScorer(model, evaluate, metric, holdout)
+            with model_state.kept(model):  # which may count, say
+                scorer = DataScorer(model, evaluate, metric, holdout)
         search = Search(
             *(model, state, scorer, max_drop or 0.0),
             *(int(max_evaluations), verbose),

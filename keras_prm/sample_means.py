@@ -20,21 +20,21 @@ class Means:
     it is none.
 
     Args:
-        model: A compiled model.
+        tester: A `Tester` of the model.
         parts: list of tuples `(x, y)` or `(x, y, sample_weight)` of arrays,
             those of one number of rows of at least two parts.
 
     Attributes:
-        tries: list of two dicts as `logs` returns them.
+        tries: list of two dicts as the tester returns them.
         logs: The two in one, the second behind the first.
     """
 
-    def __init__(self, model, parts):
+    def __init__(self, tester, parts):
         self._parts = parts
         self.tries, self._wholes = [], []
         for each in (parts, _mixed_up(parts)):
-            self.tries.append(logs(model, each))
-            self._wholes.append(_whole(model, each))
+            self.tries.append(tester(each))
+            self._wholes.append(tester.whole(each))
         self.logs = {
             name: np.concatenate([found[name] for found in self.tries])
             for name in self.tries[0]
@@ -94,34 +94,48 @@ class Means:
         )
 
 
-def logs(model, parts):
-    """Metrics of each part, those that are one number.
+class Tester:
+    """Measures the metrics of a compiled model on parts of data.
 
     Args:
         model: A compiled model.
-        parts: list of tuples of arrays.
-
-    Returns:
-        dict from the name of a metric to a float array `(parts,)`.
+        part: One of the parts, to try on.
     """
-    found = [_numbers(_tested(model, part)) for part in parts]
-    return {k: np.array([each[k] for each in found]) for k in found[0]}
 
+    def __init__(self, model, part):
+        self._model = model
+        self._unpacks_two = False
+        if type(model).test_step is not keras.Model.test_step:
+            try:
+                model.test_on_batch(*part, return_dict=True)
+            except (TypeError, ValueError):
+                # It has `x, y = data`, and `test_on_batch` gives three.
+                self._unpacks_two = True
 
-def _tested(model, part):
-    """What `test_step` says of one part, a dict."""
-    if type(model).test_step is keras.Model.test_step:
-        return model.test_on_batch(*part, return_dict=True)
-    # One's own may unpack `x, y`, and `test_on_batch` always gives three.
-    return _evaluated(model, [part])
+    def __call__(self, parts):
+        """Metrics of each part, those that are one number.
 
+        Args:
+            parts: list of tuples of arrays.
 
-def _whole(model, parts):
-    return _numbers(_evaluated(model, parts))
+        Returns:
+            dict from the name of a metric to a float array `(parts,)`.
+        """
+        found = [_numbers(self._tested(part)) for part in parts]
+        return {k: np.array([each[k] for each in found]) for k in found[0]}
 
+    def _tested(self, part):
+        if self._unpacks_two:
+            return self._evaluated([part])
+        return self._model.test_on_batch(*part, return_dict=True)
 
-def _evaluated(model, parts):
-    return model.evaluate(_Batches(parts), verbose=0, return_dict=True)
+    def whole(self, parts):
+        """Metrics of all parts together, dict from name to float."""
+        return _numbers(self._evaluated(parts))
+
+    def _evaluated(self, parts):
+        data = _Batches(parts)
+        return self._model.evaluate(data, verbose=0, return_dict=True)
 
 
 def _numbers(found):

@@ -87,15 +87,25 @@ def check_network(trainer, model):
         )
     if any(model is inner for inner in models(trainer)):
         return
-    trained = {id(variable) for variable in trainer.variables}
-    if not any(id(variable) in trained for variable in model.variables):
+    if not _weights(trainer) & _weights(model):
         raise ValueError(
-            f"'{model.name}' is no part of the model that is trained, "
-            f"'{trainer.name}', which has none of its weights, and one that "
-            "is built alike will not do. Name the network that it trains, "
-            "and hold that as a layer or an attribute of the model of "
-            f"`fit`. Received: model={model!r}"
+            f"The model that is trained, '{trainer.name}', shows nothing of "
+            f"'{model.name}': neither is it a layer or an attribute, nor are "
+            "weights of it, and a network that is built alike will not do. "
+            "Name the network that is trained, and let the model of `fit` "
+            f"hold it as an attribute. Received: model={model!r}"
         )
+
+
+def _weights(model):
+    """Ids of what is trained in a model, or would be if it were not frozen."""
+    return {
+        id(variable)
+        for layer in topology.sublayers(model)
+        for variable in (
+            layer.trainable_variables if layer.trainable else layer.variables
+        )
+    }
 
 
 def _is_visible(model):

@@ -530,6 +530,19 @@ class RefusalTest(CheckpointTestCase):
         ):
             fit(model, AtomicCheckpoint(self.path), shuffle=False)
 
+    def test_what_another_backup_has_resumed(self):
+        """`BackupAndRestore` sets the epoch before this one looks."""
+
+        class Backup(keras.callbacks.Callback):
+            def on_train_begin(self, logs=None):
+                self.model._initial_epoch = 1
+
+        model = keras.Sequential([keras.Input((5,)), layers.Dense(3)])
+        model.compile("sgd", "mse", **HOW)
+        own = AtomicCheckpoint(self.path)
+        found = fit(model, Backup(), own, epochs=2, batch_size=24)
+        self.assertEqual(found.epoch, [1])
+
     def test_flags_that_a_training_toggles(self):
         """A train step may leave them as they were, or as it needs them."""
 

@@ -2,6 +2,7 @@ import contextlib
 import functools
 import io
 import re
+from unittest import mock
 
 import keras
 import numpy as np
@@ -63,6 +64,18 @@ class Answers(keras.Model):
         x, y = data
         self.seen.update_state(self.cost(y, self(x, training=False)))
         return {"loss": self.seen.result()}
+
+
+class Counting(keras.Model):
+    """Counts its test steps, which is of no account."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.seen = self.add_weight(trainable=False)
+
+    def test_step(self, *args):
+        self.seen.assign_add(1.0)
+        return super().test_step(*args)
 
 
 class DataScorerTest(parameterized.TestCase):
@@ -160,6 +173,18 @@ class DataScorerTest(parameterized.TestCase):
             with_penalty = again["loss"] > expected + 1
             self.assertEqual(with_penalty, kind is keras.Model)
 
+    def test_a_model_that_only_counts(self):
+        inputs = keras.Input((3,))
+        model = compiled(Counting(inputs, layers.Dense(3)(inputs)))
+        scorer = DataScorer(model, data(), holdout=0)
+        expected = model.evaluate(*data(), verbose=0)[1]
+        with mock.patch.object(model, "evaluate", None):  # it is slow
+            self.assertAlmostEqual(scorer(model).value, expected, 5)
+        seen = np.array(model.seen)
+        with self.assertRaisesRegex(ValueError, "no metric 'none'"):
+            purify(model, data(), 0.1, metric="none", verbose=0)
+        self.assertEqual(np.array(model.seen), seen)
+
     def test_samples_that_count_on_those_before(self):
         inputs = keras.Input(batch_shape=(8, 4, 3))
         x = layers.LSTM(4, stateful=True, name="memory")(inputs)
@@ -180,6 +205,9 @@ class DataScorerTest(parameterized.TestCase):
         x, y = data()
         scorer = DataScorer(model, (x[:203], y[:203]), holdout=0)
         self.assertEqual(scorer.num_samples, 200)
+        batches = [(x[i : i + 4], y[i : i + 4]) for i in range(0, 200, 4)]
+        with self.assertRaisesRegex(ValueError, "0 parts of 8 rows, which"):
+            DataScorer(model, batches)
 
     def test_sample_weights(self):
         x, y = data()

@@ -212,7 +212,7 @@ class TrainersTest(parameterized.TestCase):
         masks = hard_prune(self.net, self.plan)
         trainer = compiled(Trainer(net(), net=net()))
         before = trainer.get_weights()
-        message = "none of its weights.*Name the network that it trains"
+        message = "shows nothing of.*Name the network that is trained"
         folder = self.enterContext(tempfile.TemporaryDirectory())
         path = os.path.join(folder, "file")
         make = {
@@ -231,6 +231,19 @@ class TrainersTest(parameterized.TestCase):
         for old, new in zip(before, trainer.get_weights()):
             np.testing.assert_array_equal(old, new)
         self.assertTrue(all(v.constraint is None for v in self.net.weights))
+
+    def test_networks_that_share_what_no_one_trains(self):
+        norm = keras.layers.Normalization(mean=0.0, variance=1.0)
+        inputs = keras.Input((4,))
+        one, other = (
+            keras.Model(inputs, keras.layers.Dense(2)(norm(inputs)))
+            for _ in range(2)
+        )
+        with self.assertRaisesRegex(ValueError, "shows nothing of"):
+            trainers.check_network(other, one)
+        one.layers[-1].trainable = False  # as in a GAN
+        part = keras.Model(one.inputs, one.outputs)
+        trainers.check_network(one, part)
 
     def test_a_network_of_layers_that_are_trained(self):
         """Though the trainer does not hold the model that is named."""
