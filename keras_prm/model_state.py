@@ -39,22 +39,26 @@ def variables(model):
     """
     found = {id(v): v for v in model.non_trainable_variables}
     for layer in topology.sublayers(model):
-        for variable in _held([*vars(layer).values()]):
-            found[id(variable)] = variable
+        for value in leaves([*vars(layer).values()]):
+            if isinstance(value, keras.Variable):
+                found[id(value)] = value
     for variable in model.trainable_variables:
         found.pop(id(variable), None)
     return [*found.values()]
 
 
-def _held(values):
-    """The variables in a list, and in lists, tuples and dicts inside of it."""
+def leaves(values):
+    """What a list holds, and lists, tuples and dicts inside of it.
+
+    As `keras.tree.flatten`, but for dicts of keys that have no order.
+    """
     for value in values:
-        if isinstance(value, keras.Variable):
-            yield value
-        elif isinstance(value, (list, tuple)):
-            yield from _held(value)
+        if isinstance(value, (list, tuple)):
+            yield from leaves(value)
         elif isinstance(value, dict):
-            yield from _held([*value.values()])
+            yield from leaves([*value.values()])
+        else:
+            yield value
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import errno
 import importlib.util
+import json
 import os
 import pathlib
 import subprocess
@@ -94,6 +95,24 @@ class ProcessTest(exporting.ExportTestCase):
         self.assertCountEqual(
             [name for *_, name in found], ["Several", "shifted_relu"]
         )
+
+    def test_parts_of_a_compiled_model(self):
+        """TensorFlow's keeps a dict of its layers, which have no order."""
+        model = keras.Model(inputs := keras.Input((3,)), InMain()(inputs))
+        model.compile("sgd", "mse")
+        model.notes = {model: 1, model.layers[1]: [exporting.shifted_relu]}
+        found, hidden = conversion_process.parts(model)
+        self.assertEqual([name for *_, name in found], ["InMain"])
+        self.assertEmpty(hidden)
+
+    def test_settings_are_plain(self):
+        before = keras.config.epsilon()
+        keras.config.set_epsilon(np.float32(0.25))
+        try:
+            settings = json.dumps(conversion_process.keras_settings())
+        finally:
+            keras.config.set_epsilon(before)
+        self.assertEqual(json.loads(settings)["epsilon"], 0.25)
 
     def test_converters_refusal_comes_back(self):
         model = exporting.lambda_model(keras.ops.erfinv)
