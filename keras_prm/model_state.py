@@ -106,14 +106,13 @@ def reset(*models):
     Args:
         models: Functional or Sequential models. Layers of one's own are
             reset by their `reset_state()` or `reset_states()`, as Keras'.
-            Those that gather data to be adapted, and those without a variable
-            of their state, which `kept` could not bring back, are left alone.
+            Those that gather data to be adapted are left alone.
     """
     for model in models:
         for layer in topology.sublayers(model):
             if not getattr(layer, "stateful", True):  # `Bidirectional` raises
                 continue
-            if hasattr(layer, "adapt") or not variables(layer):
+            if hasattr(layer, "adapt"):
                 continue
             for name in ("reset_state", "reset_states"):
                 function = getattr(layer, name, None)
