@@ -21,6 +21,7 @@ import keras
 import numpy as np
 
 from keras_prm import conversion_worker
+from keras_prm import model_state
 from keras_prm import topology
 
 _PROGRAM = """\
@@ -91,7 +92,7 @@ def keras_settings():
     """What another process has to set by `keras.config.set_...`, a dict."""
     return {
         "image_data_format": keras.config.image_data_format(),
-        "epsilon": keras.config.epsilon(),
+        "epsilon": float(keras.config.epsilon()),  # NumPy's, say
         "floatx": keras.config.floatx(),
     }
 
@@ -167,7 +168,7 @@ def _kinds(view):
     found = {}
     operations = getattr(view, "operations", ())  # a Sequential has layers
     for layer in (*operations, *topology.sublayers(view)):
-        for value in (layer, *keras.tree.flatten([*vars(layer).values()])):
+        for value in (layer, *model_state.leaves([*vars(layer).values()])):
             is_function = isinstance(value, types.FunctionType)
             kind = value if is_function else type(value)
             package = kind.__module__.partition(".")[0]

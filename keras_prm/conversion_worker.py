@@ -62,21 +62,44 @@ def _place_biases(view):
     along the last axis, the activation adds it.
     """
     for layer in topology.sublayers(view):
-        if isinstance(layer, keras.layers.EinsumDense):
-            is_odd, add = layer.bias is not None, _add
-        else:
-            is_odd, add = _is_channels_first(layer), _add_by_channel
         is_own = not type(layer).call.__module__.startswith("keras.")
-        if is_odd and not is_own:
-            bias = keras.ops.convert_to_numpy(layer.bias).astype("float32")
-            layer.activation = _biased(add, bias, layer.activation)
-            layer.bias, layer.use_bias = None, False
+        # A layer that is never called has none yet.
+        if is_own or getattr(layer, "bias", None) is None:
+            continue
+        if isinstance(layer, keras.layers.EinsumDense):
+            _add_in_activation(layer, _add)
+            kind = type(layer)
+            layer.__class__ = type(kind.__name__, (_AddsNoBias, kind), {})
+        elif _is_channels_first(layer):
+            _add_in_activation(layer, _add_by_channel)
+            layer.use_bias = False
+
+
+def _add_in_activation(layer, add):
+    bias = keras.ops.convert_to_numpy(layer.bias).astype("float32")
+    layer.activation = _biased(add, bias, layer.activation)
+
+
+class _AddsNoBias(keras.layers.EinsumDense):
+    """One whose activation adds its bias, which other layers may read."""
+
+    def call(self, *args, **kwargs):
+        return self._without_bias(super().call, *args, **kwargs)
+
+    def quantized_call(self, *args, **kwargs):
+        return self._without_bias(super().quantized_call, *args, **kwargs)
+
+    def _without_bias(self, call, *args, **kwargs):
+        bias, self.bias = self.bias, None
+        try:
+            return call(*args, **kwargs)
+        finally:
+            self.bias = bias
 
 
 def _is_channels_first(layer):
     return (
         isinstance(layer, _CONVOLUTIONS)
-        and layer.use_bias
         and layer.data_format == "channels_first"
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import types
 import warnings
 
 import keras
@@ -22,6 +23,20 @@ _NOT_LOST = (
     "get_build_config",
     "get_config",
 )
+
+_CHANGING = (
+    keras.Variable,
+    keras.Layer,
+    keras.Optimizer,
+    keras.Metric,
+)
+_SHARED = (
+    type,
+    types.FunctionType,
+    types.BuiltinFunctionType,
+    types.ModuleType,
+)
+_DEPTH = 5  # attributes of attributes that are looked through
 
 
 def alike(model, small):
@@ -103,7 +118,9 @@ def _remedy(model):
         takes = "(layers, name=None)"
     return (
         f"To keep it, let the constructor take `{takes}`, all further "
-        "arguments being in its `get_config`, or attributes of these names."
+        "arguments being in its `get_config`, or attributes of these names, "
+        "and give those that hold variables, as optimizers and metrics do, a "
+        "`get_config` that says all that they are made of."
     )
 
 
@@ -162,14 +179,56 @@ def _own(value, key):
         raise TypeError(f"the constructor needs the layer '{key}'")
     if isinstance(value, np.ndarray):
         return value.copy()
-    parts = keras.tree.flatten(
-        [value, *getattr(value, "__dict__", {}).values()]
-    )
-    if not any(isinstance(part, keras.Variable) for part in parts):
+    if not _changing(value):
         return value
-    if not hasattr(value, "get_config"):
-        raise TypeError(f"the constructor needs the variables of '{key}'")
-    return type(value).from_config(value.get_config())  # an optimizer, say
+    reason = (
+        f"its argument '{key}' holds variables or layers of this model, and "
+        f"no `get_config` of {type(value).__name__} says all that it is made "
+        "of"
+    )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of lambdas, which it refuses
+            found = type(value).from_config(value.get_config())
+    except Exception as error:
+        raise TypeError(reason) from error
+    is_shared = _changing(found).keys() & _changing(value).keys()
+    if is_shared or _settings(found) != _settings(value):
+        raise TypeError(reason)
+    return found
+
+
+def _changing(value):
+    """What training changes in an object, and in those inside, by id."""
+    found, seen, values = {}, set(), [value]
+    for _ in range(_DEPTH):
+        values = [v for v in values if id(v) not in seen]
+        seen.update(map(id, values))
+        found.update((id(v), v) for v in values if isinstance(v, _CHANGING))
+        values = [part for v in values for part in _inside(v)]
+    return found
+
+
+def _inside(value):
+    """What an object holds; functions, classes and modules are shared."""
+    if isinstance(value, dict):
+        return [*value.values()]
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [*value]
+    if isinstance(value, _SHARED) or not hasattr(value, "__dict__"):
+        return []
+    return [*vars(value).values()]
+
+
+def _settings(value):
+    """The plain public attributes of an object, but for whether it is built."""
+    return {
+        key: setting
+        for key, setting in vars(value).items()
+        if isinstance(setting, (bool, int, float, str, type(None)))
+        and not key.startswith("_")
+        and key != "built"
+    }
 
 
 def _config(model):

@@ -39,22 +39,26 @@ def variables(model):
     """
     found = {id(v): v for v in model.non_trainable_variables}
     for layer in topology.sublayers(model):
-        for variable in _held([*vars(layer).values()]):
-            found[id(variable)] = variable
+        for value in leaves([*vars(layer).values()]):
+            if isinstance(value, keras.Variable):
+                found[id(value)] = value
     for variable in model.trainable_variables:
         found.pop(id(variable), None)
     return [*found.values()]
 
 
-def _held(values):
-    """The variables in a list, and in lists, tuples and dicts inside of it."""
+def leaves(values):
+    """What a list holds, and lists, tuples and dicts inside of it.
+
+    As `keras.tree.flatten`, but for dicts of keys that have no order.
+    """
     for value in values:
-        if isinstance(value, keras.Variable):
-            yield value
-        elif isinstance(value, (list, tuple)):
-            yield from _held(value)
+        if isinstance(value, (list, tuple)):
+            yield from leaves(value)
         elif isinstance(value, dict):
-            yield from _held([*value.values()])
+            yield from leaves([*value.values()])
+        else:
+            yield value
 
 
 @contextlib.contextmanager
@@ -102,14 +106,13 @@ def reset(*models):
     Args:
         models: Functional or Sequential models. Layers of one's own are
             reset by their `reset_state()` or `reset_states()`, as Keras'.
-            Those that gather data to be adapted, and those without a variable
-            of their state, which `kept` could not bring back, are left alone.
+            Those that gather data to be adapted are left alone.
     """
     for model in models:
         for layer in topology.sublayers(model):
             if not getattr(layer, "stateful", True):  # `Bidirectional` raises
                 continue
-            if hasattr(layer, "adapt") or not variables(layer):
+            if hasattr(layer, "adapt"):
                 continue
             for name in ("reset_state", "reset_states"):
                 function = getattr(layer, name, None)

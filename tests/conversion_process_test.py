@@ -2,6 +2,7 @@
 
 import errno
 import importlib.util
+import json
 import os
 import pathlib
 import subprocess
@@ -61,6 +62,31 @@ class Several(layers.Layer):
         return {**super().get_config(), "functions": functions}
 
 
+class Reader(layers.Layer):
+    """Reads the bias of a layer in it; another one is never called."""
+
+    def __init__(self, part, **kwargs):
+        super().__init__(**kwargs)
+        self.part = part
+        self.unused = type(part).from_config(part.get_config())
+
+    def build(self, shape):
+        if not self.part.built:
+            self.part.build(shape)
+
+    def call(self, x):
+        return self.part(x) + keras.ops.sum(self.part.bias)
+
+    def get_config(self):
+        part = keras.saving.serialize_keras_object(self.part)
+        return {**super().get_config(), "part": part}
+
+    @classmethod
+    def from_config(cls, config):
+        part = keras.saving.deserialize_keras_object(config.pop("part"))
+        return cls(part, **config)
+
+
 class InMain(layers.Layer):
     def call(self, x):
         return x
@@ -94,6 +120,24 @@ class ProcessTest(exporting.ExportTestCase):
         self.assertCountEqual(
             [name for *_, name in found], ["Several", "shifted_relu"]
         )
+
+    def test_parts_of_a_compiled_model(self):
+        """TensorFlow's keeps a dict of its layers, which have no order."""
+        model = keras.Model(inputs := keras.Input((3,)), InMain()(inputs))
+        model.compile("sgd", "mse")
+        model.notes = {model: 1, model.layers[1]: [exporting.shifted_relu]}
+        found, hidden = conversion_process.parts(model)
+        self.assertEqual([name for *_, name in found], ["InMain"])
+        self.assertEmpty(hidden)
+
+    def test_settings_are_plain(self):
+        before = keras.config.epsilon()
+        keras.config.set_epsilon(np.float32(0.25))
+        try:
+            settings = json.dumps(conversion_process.keras_settings())
+        finally:
+            keras.config.set_epsilon(before)
+        self.assertEqual(json.loads(settings)["epsilon"], 0.25)
 
     def test_converters_refusal_comes_back(self):
         model = exporting.lambda_model(keras.ops.erfinv)
@@ -155,6 +199,20 @@ class ProcessTest(exporting.ExportTestCase):
         expected.append(x + bias[:, None, None])
         for y, z in zip(found, expected, strict=True):
             np.testing.assert_allclose(y, z, rtol=1e-4, atol=1e-5)
+
+    def test_biases_that_are_never_made_or_read_by_others(self):
+        inputs = keras.Input((4, 6, 6))
+        einsum = layers.EinsumDense(
+            "abcd,de->abce", (None, 6, 6), bias_axes="e"
+        )
+        convolution = layers.Conv2D(4, 1, data_format="channels_first")
+        x = Reader(convolution)(Reader(einsum)(inputs))
+        model = exporting.randomise(keras.Model(inputs, x))
+        convert(model, self.path)
+        x = np.random.default_rng(0).normal(size=(3, 4, 6, 6))
+        y = keras.ops.convert_to_numpy(model(x))
+        found = LiteRTModel(self.path)(x.astype("float32"))
+        np.testing.assert_allclose(found, y, rtol=1e-4, atol=1e-5)
 
     def test_states_go_on_from_call_to_call(self):
         inner = keras.Input(batch_shape=(1, 3, 4))

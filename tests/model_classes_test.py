@@ -135,6 +135,57 @@ class Average:
         self.value = keras.Variable(0.0)
 
 
+class Named:
+    """Holds a variable and an optimizer, and says all in its config."""
+
+    def __init__(self, size=1.0):
+        self.size = size
+        self.inside = {"a": [keras.optimizers.SGD()]}
+
+    def get_config(self):
+        return {"size": self.size}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+class Forgets(Named):
+    """Says less than it is made of."""
+
+    def get_config(self):
+        return {}
+
+
+class Hands(Named):
+    """Hands on what it holds."""
+
+    def get_config(self):
+        return {"size": self.inside}
+
+
+class Both(keras.metrics.Metric):
+    """Holds another one, and its constructor takes no dtype."""
+
+    def __init__(self, name="both"):
+        super().__init__(name=name)
+        self.inner = keras.metrics.Precision()
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        self.inner.update_state(y_true, y_pred)
+
+    def result(self):
+        return self.inner.result()
+
+
+class Scaled(keras.optimizers.Adam):
+    """Has a setting that its config lacks."""
+
+    def __init__(self, scale=1.0, **kwargs):
+        super().__init__(**kwargs)
+        self.scale = scale
+
+
 @register
 class Once(Steps, keras.Model):
     """Is of no graph with what a lowering puts in."""
@@ -325,8 +376,34 @@ class ModelClassesTest(parameterized.TestCase):
         self.assertIsNot(small.tool[1], model.tool[1])
         self.assertIs(small.tool[2], loss)
 
+    def test_shares_no_object_that_says_all(self):
+        model = pruned(Tools(*graph(), Named(3.0)))
+        small = strip(model)
+        self.assertEqual(small.tool.size, 3.0)
+        self.assertIsNot(small.tool.inside["a"][0], model.tool.inside["a"][0])
+
     @parameterized.parameters(
-        (lambda: Tools(*graph(), Average()), "needs the variables of 'tool'"),
+        (Average, "no `get_config` of Average says all"),
+        (lambda: Forgets(2.0), "no `get_config` of Forgets says all"),
+        (Hands, "no `get_config` of Hands says all"),
+        (Both, "no `get_config` of Both says all"),
+        (lambda: Scaled(5.0), "no `get_config` of Scaled says all"),
+        (lambda: keras.Variable(3.0), "'tool' holds variables"),
+        (
+            lambda: keras.metrics.MeanMetricWrapper(lambda y, z: y - z),
+            "no `get_config` of MeanMetricWrapper says all",
+        ),
+    )
+    def test_what_would_be_shared_is_lost(self, make, reason):
+        model = Tools(*graph(), make())
+        with self.assertWarnsRegex(
+            UserWarning,
+            f"no Tools.*that hold variables.* a `get_config` .*{reason}",
+        ):
+            found = as_functional(model)
+        self.assertNotIsInstance(found, Tools)
+
+    @parameterized.parameters(
         (Own, r"multiple values|another model"),
         (lambda: Critic(*graph(), layers.Dense(1)), "needs the layer 'critic'"),
     )

@@ -29,6 +29,21 @@ class Counter(layers.Layer):
         self.counts[0].assign(0.0)
 
 
+@keras.saving.register_keras_serializable("model_state_test")
+class Plain(layers.Layer):
+    """Counts its calls, by a number of Python's."""
+
+    count = 0.0
+
+    def call(self, x):
+        if not keras.backend.is_keras_tensor(x):
+            self.count += 1.0
+        return x * self.count
+
+    def reset_state(self):
+        self.count = 0.0
+
+
 def stateful(layer=layers.GRU, batch_size=2):
     keras.utils.set_random_seed(0)
     inputs = keras.Input(batch_shape=(batch_size, 4, 6))
@@ -75,6 +90,14 @@ class KeptTest(parameterized.TestCase):
             model_state.reset(model)
             self.assertEqual(float(counter.counts[0]), 0.0)
         self.assertEqual(float(counter.counts[0]), 7.0)
+
+    def test_layers_whose_state_is_no_variable(self):
+        inputs = keras.Input((3,))
+        model = keras.Model(inputs, Plain()(layers.Dense(4)(inputs)))
+        model.layers[-1].count = 7.0
+        model_state.reset(model)
+        self.assertEqual(model.layers[-1].count, 0.0)
+        self.assertTrue(keras_prm.verify(model, keras_prm.strip(model)).ok)
 
     def test_layers_without_state(self):
         """`Bidirectional.reset_state` raises unless it is stateful."""
