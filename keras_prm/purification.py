@@ -170,8 +170,12 @@ def purify(
             with model_state.kept(model):  # which may count, say
                 scorer = DataScorer(model, evaluate, metric, holdout)
         search = Search(
-            *(model, state, scorer, max_drop or 0.0),
-            *(int(max_evaluations), verbose),
+            model,
+            state,
+            scorer,
+            max_drop or 0.0,
+            int(max_evaluations),
+            verbose,
         )
         try:
             search.run()

@@ -38,8 +38,8 @@ from tests.fuzzing import Program
 from tests.fuzzing import Step
 from tests.lowering_models import Drawn
 
-flags.DEFINE_integer("num_examples", 25, "How many random models to try.")
-flags.DEFINE_integer("num_saved", 8, "How many of them to save and load.")
+flags.DEFINE_integer("num_examples", 50, "How many random models to try.")
+flags.DEFINE_integer("num_saved", 15, "How many of them to save and load.")
 flags.DEFINE_integer("seed", 0, "Which random models.")
 
 TOLERANCE = 1e-5
