@@ -36,7 +36,7 @@ setuptools.setup(
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    packages=["keras_prm"],
+    packages=setuptools.find_packages(include=["keras_prm", "keras_prm.*"]),
     python_requires=">=3.11",
     install_requires=[KERAS, "numpy", "absl-py"],
     extras_require={

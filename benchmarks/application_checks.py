@@ -10,8 +10,8 @@ import numpy as np
 
 import keras_prm
 from benchmarks import application_models
-from keras_prm import graph
-from keras_prm import round_trips
+from keras_prm.analysis.trace import trace
+from keras_prm.rebuild import round_trips
 
 FILTERS = 0.5
 TOLERANCE = 1e-4
@@ -62,7 +62,7 @@ def check(name, size=None, seed=0, batch_size=2, saved=False):
             "hard_prune": round(prune_seconds, 3),
             "strip": round(strip_seconds, 3),
         },
-        **shares(graph.trace(model), masks, report),
+        **shares(trace(model), masks, report),
         **differences(model, small, x),
     }
     row["passed"] = row["max_error"] <= TOLERANCE and row["share"] >= SHARE
@@ -128,7 +128,7 @@ def outputs(model, x):
     return np.concatenate(parts).astype("float64")
 
 
-def shares(trace, masks, report):
+def shares(graph, masks, report):
     """What of a model can go, what the masks let go, and what went.
 
     Returns:
@@ -138,51 +138,51 @@ def shares(trace, masks, report):
         remove; `gone`, the weights that the stripped model stores no more;
         `share`, gone in proportion to prunable.
     """
-    free = np.ones(trace.num_classes, bool)
-    free[list(trace.pinned)] = False
-    prunable = touched(trace, free)
+    free = np.ones(graph.num_classes, bool)
+    free[list(graph.pinned)] = False
+    prunable = touched(graph, free)
     gone = report.weights_before - report.weights_after
     return {
-        "classes": trace.num_classes,
-        "pinned": len(trace.pinned),
-        "reasons": reasons(trace),
+        "classes": graph.num_classes,
+        "pinned": len(graph.pinned),
+        "reasons": reasons(graph),
         "prunable": prunable,
-        "planned": touched(trace, dead_classes(trace, masks)),
+        "planned": touched(graph, dead_classes(graph, masks)),
         "gone": gone,
         "share": gone / prunable if prunable else math.nan,
     }
 
 
-def touched(trace, classes):
+def touched(graph, classes):
     """Number of weights that lie on a position of one of the classes.
 
     Args:
-        trace: A finished `Trace`.
+        graph: A finished `DependencyGraph`.
         classes: bool array, one entry per channel class.
     """
     total = 0
-    for weight in trace.weights.values():
+    for weight in graph.weights.values():
         shape = tuple(weight.variable.shape)
         others = [
-            size if ids is None else int((~classes[trace.classes[ids]]).sum())
+            size if ids is None else int((~classes[graph.classes[ids]]).sum())
             for size, ids in zip(shape, weight.ids)
         ]
         total += math.prod(shape) - math.prod(others)
     return total
 
 
-def dead_classes(trace, masks):
+def dead_classes(graph, masks):
     """bool array: the channel classes whose filters the masks remove."""
-    weights = {w.key: w for w in trace.weights.values()}
-    dead = np.zeros(trace.num_classes, bool)
+    weights = {w.key: w for w in graph.weights.values()}
+    dead = np.zeros(graph.num_classes, bool)
     for key, mask in masks.kernels.items():
         ids = weights[key].ids[-1]
         if ids is not None:
-            dead[trace.classes[ids[~mask.filters]]] = True
+            dead[graph.classes[ids[~mask.filters]]] = True
     return dead
 
 
-def reasons(trace):
+def reasons(graph):
     """Why classes are pinned: dict from reason to `[classes, places]`."""
 
     def kind(reason):
@@ -191,6 +191,6 @@ def reasons(trace):
             return "width of a layer without a rule"
         return re.sub(r"^'[^']*': ", "", reason)
 
-    classes = collections.Counter(map(kind, trace.pinned.values()))
-    places = collections.Counter(map(kind, {*trace.pinned.values()}))
+    classes = collections.Counter(map(kind, graph.pinned.values()))
+    places = collections.Counter(map(kind, {*graph.pinned.values()}))
     return {why: [n, places[why]] for why, n in classes.most_common()}

@@ -28,7 +28,7 @@ from absl import flags
 
 from benchmarks import application_checks
 from benchmarks import application_models
-from keras_prm import tables
+from keras_prm.reports import tables
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("models", [], "Constructors to run; all if none is given.")

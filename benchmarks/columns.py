@@ -31,11 +31,11 @@ from absl import flags
 from keras import layers
 
 import keras_prm
-from keras_prm import layer_files
-from keras_prm import litert_runtime
-from keras_prm import lowering_costs
-from keras_prm import lowering_search
-from keras_prm import lowerings
+from keras_prm.litert import runtime
+from keras_prm.lowering import cost_model
+from keras_prm.lowering import layer_files
+from keras_prm.lowering import methods
+from keras_prm.lowering import strategies
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list(
@@ -74,7 +74,7 @@ def random_site(rng, size, inputs, filters, live, strides=1, in_order=True):
         mask = mask[..., np.argsort(-counts, kind="stable")]
     kernel = rng.normal(size=(3, 3, inputs, filters)).astype("float32")
     kernel *= mask[..., None]
-    return lowerings.ColumnSite(layer, "kernel", kernel, (size, size))
+    return methods.ColumnSite(layer, "kernel", kernel, (size, size))
 
 
 def bound(site, number):
@@ -83,7 +83,7 @@ def bound(site, number):
     kernel = rng.normal(size=(1, 1, number, site.array.shape[-1]))
     point = layers.Conv2D(site.array.shape[-1], 1)
     kernel = kernel.astype("float32")
-    return lowerings.ColumnSite(point, "kernel", kernel, site.new_space)
+    return methods.ColumnSite(point, "kernel", kernel, site.new_space)
 
 
 def times(site, files, threads):
@@ -97,8 +97,8 @@ def times(site, files, threads):
 
 
 def print_row(site, threads, label):
-    options = {option.name: option for option in lowerings.candidates(site)}
-    choice = lowering_search.ModelLowering().choose_one(site)
+    options = {option.name: option for option in methods.candidates(site)}
+    choice = strategies.ModelLowering().choose_one(site)
     files = [layer_files.converted(site) for _ in range(2)]
     names = [name for name in NAMES if name in options]
     files += [layer_files.converted(site, options[n]) for n in names]
@@ -134,7 +134,7 @@ def fit(rng):
     from scipy.optimize import nnls
 
     names, rows = (
-        [f.name for f in dataclasses.fields(lowering_costs.CostModel)],
+        [f.name for f in dataclasses.fields(cost_model.CostModel)],
         [],
     )
     measured, groups, kinds = [], [], []
@@ -148,12 +148,12 @@ def fit(rng):
         site = random_site(
             rng, size, inputs, filters, live, strides, bool(rng.integers(2))
         )
-        options = [None, *lowerings.candidates(site)]
+        options = [None, *methods.candidates(site)]
         files = [layer_files.converted(site, o) for o in options]
         for option, seconds in zip(
             options, times(site, files, int(FLAGS.threads[0]))
         ):
-            sizes = lowering_costs.operations(site, option)
+            sizes = cost_model.operations(site, option)
             rows.append([sizes[name] for name in names])
             measured.append(1e6 * seconds)
             groups.append(number)
@@ -180,7 +180,7 @@ def fit(rng):
     )
 
 
-class Listener(lowering_search.Lowerer):
+class Listener(strategies.Lowerer):
     """Notes which layers could be lowered, and leaves them as they are."""
 
     def __init__(self):
@@ -188,7 +188,7 @@ class Listener(lowering_search.Lowerer):
 
     def choose_one(self, site):
         self.sites.append(site)
-        return lowering_search.Choice(site, None)
+        return strategies.Choice(site, None)
 
 
 def model_sites(path):
@@ -203,7 +203,7 @@ def main(argv):
     rng = np.random.default_rng(FLAGS.seed)
     print(
         f"{platform.machine()} with {os.cpu_count()} cores, Keras "
-        f"{keras.__version__}, LiteRT {litert_runtime.version()}, medians "
+        f"{keras.__version__}, LiteRT {runtime.version()}, medians "
         f"of {FLAGS.runs} rounds, seed {FLAGS.seed}"
     )
     if FLAGS.fit:

@@ -24,7 +24,7 @@ from keras import layers
 import keras_prm
 from benchmarks import application_checks
 from benchmarks import application_models
-from keras_prm import tables
+from keras_prm.reports import tables
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("models", [], "Names to run; all if none is given.")

@@ -33,7 +33,7 @@ from keras import layers
 from keras import ops
 
 import keras_prm
-from keras_prm import narrowing
+from keras_prm.rebuild import narrowing
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list(

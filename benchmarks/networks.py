@@ -32,7 +32,7 @@ from absl import flags
 import keras_prm
 from benchmarks import application_models
 from benchmarks import step_models
-from keras_prm import tables
+from keras_prm.reports import tables
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("part", "filters", ["filters", "columns", "int8"], "Which.")

@@ -27,7 +27,7 @@ from keras import layers
 
 import keras_prm
 from examples import image_data
-from keras_prm import tables
+from keras_prm.reports import tables
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of weights and data.")

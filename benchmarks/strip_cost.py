@@ -26,7 +26,7 @@ from absl import flags
 
 import keras_prm
 from benchmarks import application_models
-from keras_prm import graph
+from keras_prm.analysis.trace import trace
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("model", "ResNet50", "What is compared with its copy.")
@@ -76,7 +76,7 @@ def seconds(jobs):
 
 def num_channels(model):
     """Channels of all tensors of the trace together."""
-    values = graph.trace(model).values
+    values = trace(model).values
     return sum(
         len(ids) for value in values for ids in value.ids if ids is not None
     )

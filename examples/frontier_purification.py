@@ -23,7 +23,7 @@ from examples import frontier_results
 from examples import image_data
 from examples import recipes
 from examples import result_files
-from keras_prm import tables
+from keras_prm.reports import tables
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(

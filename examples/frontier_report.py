@@ -8,7 +8,7 @@ import numpy as np
 from examples.frontier_methods import METHODS
 from examples.over_seeds import median
 from examples.over_seeds import spread
-from keras_prm import tables
+from keras_prm.reports import tables
 
 # Compression of CONV weights and accuracy of LeNet-5 on MNIST, as printed in
 # arXiv 1908.10017; the last is the one of arXiv 1905.00136.

@@ -25,7 +25,7 @@ from absl import logging
 from networks import lenet5
 
 import keras_prm
-from keras_prm import report
+from keras_prm.pipeline import report
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(

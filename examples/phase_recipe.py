@@ -7,10 +7,10 @@ import pathlib
 
 from examples import keeping
 from examples import networks
-from keras_prm import lowering
+from keras_prm.rebuild import lower_columns
 
 WAYS = ("admm", "magnitude", "elsewhere")
-LOWERINGS = ("none", "fewest", *lowering.LOWERERS)
+LOWERINGS = ("none", "fewest", *lower_columns.LOWERERS)
 OF_POINTS = ("distillation", "column_pattern", "max_drop", "lowering")
 
 
@@ -158,7 +158,7 @@ class PhaseRecipe:
     margin: int = 0
     flips: bool = True
     top: int | None = None
-    lowering: str = "fewest"
+    lower_columns: str = "fewest"
 
     def __post_init__(self):
         seen = {"dense"}

@@ -18,7 +18,7 @@ from examples import result_files
 from examples.over_seeds import median
 from examples.over_seeds import middle
 from examples.over_seeds import spread
-from keras_prm import tables
+from keras_prm.reports import tables
 
 COUNTS = {
     "CONV weights": "conv_weights",

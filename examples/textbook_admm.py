@@ -11,8 +11,8 @@ import keras
 from keras import ops
 
 import keras_prm
-from keras_prm import admm
-from keras_prm import plan_projections
+from keras_prm.admm import iteration
+from keras_prm.plans import plan_projections
 
 
 def joint(kernels, plan):
@@ -35,7 +35,7 @@ def filters_first(kernels, plan):
 def _masks(plan, channels, columns):
     """0/1 arrays in the shapes of the kernels."""
     return [
-        admm.kernel_mask(kernel, channels, column)
+        iteration.kernel_mask(kernel, channels, column)
         for kernel, column in zip(plan.kernels, columns)
     ]
 

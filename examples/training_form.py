@@ -9,7 +9,7 @@ import keras
 from keras import layers
 
 import keras_prm
-from keras_prm import layer_rules
+from keras_prm.rules import registry
 
 
 class FusedBatchNormalization(layers.BatchNormalization):
@@ -59,7 +59,7 @@ class FusedBatchNormalization(layers.BatchNormalization):
 
 
 keras_prm.register_rule(
-    FusedBatchNormalization, layer_rules.RULES[layers.BatchNormalization]
+    FusedBatchNormalization, registry.RULES[layers.BatchNormalization]
 )
 _KEPT = (layers.InputLayer, layers.Normalization)
 

@@ -13,7 +13,7 @@ import sys
 from absl import app
 from absl import flags
 
-from keras_prm.litert_benchmark import benchmark
+from keras_prm.litert.benchmark import benchmark
 
 
 def define_flags(flag_values=flags.FLAGS):

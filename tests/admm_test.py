@@ -4,11 +4,11 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import ops
 
-from keras_prm import admm
-from keras_prm.penalties import ResidualBalancing
-from keras_prm.plans import SparsityPlan
-from keras_prm.structures import ChannelGroup
-from keras_prm.structures import KernelPlan
+from keras_prm.admm import iteration
+from keras_prm.admm.rho_schedules import ResidualBalancing
+from keras_prm.plans.plan import SparsityPlan
+from keras_prm.plans.records import ChannelGroup
+from keras_prm.plans.records import KernelPlan
 from tests.training import Textbook
 
 
@@ -45,11 +45,11 @@ class ADMMTest(parameterized.TestCase):
 
     def start(self, rho):
         """The state and the textbook's, of the same weights."""
-        state = admm.start(tensors(self.w), self.plan, rho)
+        state = iteration.start(tensors(self.w), self.plan, rho)
         return state, Textbook(self.w, self.plan, rho)
 
     def update(self, state, rho, rescale=True, **kwargs):
-        return admm.update(
+        return iteration.update(
             tensors(self.w), state, self.plan, rho, rescale, **kwargs
         )
 
@@ -110,8 +110,8 @@ class ADMMTest(parameterized.TestCase):
         for i, (z, old) in enumerate(zip(textbook.z, before, strict=True)):
             expected = 0.5 * np.linalg.norm(z - old)
             self.assertAlmostEqual(float(state.dual[i]), expected, places=4)
-        primal = admm.distances(
-            tensors(self.w), admm.sparse_parts(self.plan, state)
+        primal = iteration.distances(
+            tensors(self.w), iteration.sparse_parts(self.plan, state)
         )
         for i, (w, z) in enumerate(zip(self.w, textbook.z, strict=True)):
             expected = np.linalg.norm(w - z)
@@ -124,14 +124,14 @@ class ADMMTest(parameterized.TestCase):
         state = self.update(state, rho)
         textbook.update(self.w)
         rule = ResidualBalancing(rho, factor=factor)
-        state = admm.balance(tensors(self.w), state, self.plan, rule)
+        state = iteration.balance(tensors(self.w), state, self.plan, rule)
         self.assertAlmostEqual(float(state.rho), expected, places=7)
         textbook.u = [u * rho / expected for u in textbook.u]
         self.assert_agrees(state, textbook)
 
     def test_a_share_of_the_plan(self):
         """Of 6 classes 3 shall go, and of 9 columns of a class 50 %."""
-        state = admm.start(tensors(self.w), self.plan, 0.1, share=0.0)
+        state = iteration.start(tensors(self.w), self.plan, 0.1, share=0.0)
         for share, classes, columns in (
             (0.0, 6, 18),
             (0.4, 5, 15),  # floor(0.4 * 3) = 1, floor(0.4 * 9) = 3

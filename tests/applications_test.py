@@ -12,7 +12,7 @@ from absl.testing import parameterized
 import keras_prm
 from benchmarks import application_checks
 from benchmarks import application_models
-from keras_prm import graph
+from keras_prm.analysis.trace import trace
 from tests import zoo
 
 # One of each kind, at sizes that take seconds.
@@ -85,7 +85,7 @@ class ApplicationsTest(parameterized.TestCase):
         plan = keras_prm.SparsityPlan.uniform(model, filters=0.5)
         masks = keras_prm.hard_prune(model, plan)
         _, report = keras_prm.strip(model, return_report=True)
-        found = application_checks.shares(graph.trace(model), masks, report)
+        found = application_checks.shares(trace(model), masks, report)
         kernels = 25 * 20 + 25 * 20 * 50 + 800 * 500 + 500 * 10
         small = 25 * 10 + 25 * 10 * 25 + 400 * 250 + 250 * 10
         self.assertEqual(found["prunable"], kernels + 20 + 50 + 500)

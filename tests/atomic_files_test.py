@@ -10,10 +10,10 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
-from keras_prm import atomic_files
-from keras_prm.masks import Masks
-from keras_prm.plans import SparsityPlan
-from keras_prm.pruning import hard_prune
+from keras_prm.plans.plan import SparsityPlan
+from keras_prm.pruning.hard_prune import hard_prune
+from keras_prm.pruning.masks import Masks
+from keras_prm.utils import atomic_files
 
 
 class WriteTextTest(parameterized.TestCase):

@@ -13,11 +13,11 @@ from absl.testing import parameterized
 from keras import layers
 from keras import ops
 
-from keras_prm import config_arrays
-from keras_prm.functional_form import as_functional
-from keras_prm.plans import SparsityPlan
-from keras_prm.pruning import hard_prune
-from keras_prm.rebuild import strip
+from keras_prm.inlining.as_functional import as_functional
+from keras_prm.plans.plan import SparsityPlan
+from keras_prm.pruning.hard_prune import hard_prune
+from keras_prm.rebuild import config_arrays
+from keras_prm.rebuild.strip import strip
 from tests import zoo
 from tests.zeros import max_error
 

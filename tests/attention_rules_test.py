@@ -5,7 +5,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
-from keras_prm.rebuild import strip
+from keras_prm.rebuild.strip import strip
 from tests import zoo
 from tests.zeros import edit
 from tests.zeros import max_error

@@ -12,9 +12,9 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import ops
 
-from keras_prm import backends
-from keras_prm.callbacks import StructuredMask
-from keras_prm.pruning import hard_prune
+from keras_prm.pruning.hard_prune import hard_prune
+from keras_prm.training.mask_callbacks import StructuredMask
+from keras_prm.utils import backend
 from tests.training import ON_TENSORFLOW
 from tests.training import build
 from tests.training import train
@@ -76,14 +76,14 @@ class BackendsTest(parameterized.TestCase):
 
         self.assertTrue(allowed())
         with self.assertRaises(ZeroDivisionError):
-            with backends.full_precision():
+            with backend.full_precision():
                 self.assertFalse(allowed())
                 1 / 0
         self.assertTrue(allowed())
 
     def test_add_pull(self):
         """1 + 0.5 * (4 - 1) = 2.5, 2 + 0.5 * (0 - 4) = 0."""
-        found = backends.add_pull(
+        found = backend.add_pull(
             ops.convert_to_tensor([1.0, 2.0]),
             ops.convert_to_tensor(0.5),
             keras.Variable([4.0, 0.0]),
@@ -96,13 +96,13 @@ class BackendsTest(parameterized.TestCase):
         seen = []
 
         def function(x):
-            seen.append(backends.known(ops.any(x > 0)))
+            seen.append(backend.known(ops.any(x > 0)))
             return x
 
         x = ops.ones((2,))
         function(x)
         function(-x)
-        backends.compiled(function)(x)
+        backend.compiled(function)(x)
         traced = keras.backend.backend() == "jax"
         self.assertEqual(seen, [True, False, None if traced else True])
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 from absl.testing import absltest
 
-from keras_prm import benchmark_report
+from keras_prm.reports import benchmark_report
 
 # Seconds of eleven rounds, so that percentiles 10 and 90 are whole rounds.
 DENSE = np.array([10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 110]) * 1e-5

@@ -9,8 +9,8 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
-from keras_prm import benchmark_sources
-from keras_prm.litert import LiteRTModel
+from keras_prm.litert import benchmark_models
+from keras_prm.litert.model import LiteRTModel
 from tests.litert_files import double
 from tests.litert_files import file_of
 from tests.litert_files import spec
@@ -35,7 +35,7 @@ class FilesTest(parameterized.TestCase):
         self.path.write_bytes(self.content)
 
     def files(self, models, *arguments):
-        return benchmark_sources.files(models, self.folder, *arguments)
+        return benchmark_models.files(models, self.folder, *arguments)
 
     def test_files_of_all_kinds(self):
         opened = LiteRTModel(self.content)
@@ -80,7 +80,7 @@ class FilesTest(parameterized.TestCase):
     def test_how_keras_models_are_exported(self):
         model, data = dense(), {"zebra": 1, "apple": 2}
         with mock.patch.object(
-            benchmark_sources.export, "export_litert"
+            benchmark_models.export, "export_litert"
         ) as export:
             self.files([model, self.path], "int8", data, 2)
         path = self.folder / "0.tflite"

@@ -4,7 +4,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
-from keras_prm.calibration import recalibrate
+from keras_prm.training.recalibrate import recalibrate
 from tests import zoo
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"

@@ -10,15 +10,15 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
-from keras_prm import enforcing
-from keras_prm import masks as masks_module
-from keras_prm.callbacks import StructuredMask
-from keras_prm.enforcing import release_masks
-from keras_prm.masks import apply_masks
-from keras_prm.masks import masks_of
-from keras_prm.optimizers import ADMMWrapper
-from keras_prm.plans import SparsityPlan
-from keras_prm.pruning import hard_prune
+from keras_prm.admm.optimizer import ADMMWrapper
+from keras_prm.plans.plan import SparsityPlan
+from keras_prm.pruning.hard_prune import hard_prune
+from keras_prm.pruning.masks import Masks
+from keras_prm.pruning.masks import apply_masks
+from keras_prm.pruning.masks import masks_of
+from keras_prm.training import mask_constraint
+from keras_prm.training.mask_callbacks import StructuredMask
+from keras_prm.training.mask_constraint import release_masks
 from tests import zoo
 from tests.watching import JIT
 from tests.watching import ON_TENSORFLOW
@@ -147,7 +147,7 @@ class StructuredMaskTest(parameterized.TestCase):
         masks = self.prune(model)
         watch = Watch(masks)
         with (
-            mock.patch.object(enforcing, "retrace"),
+            mock.patch.object(mask_constraint, "retrace"),
             self.assertWarnsRegex(UserWarning, "Mask them there, too"),
         ):
             train(model, StructuredMask(masks), watch)
@@ -182,7 +182,7 @@ class StructuredMaskTest(parameterized.TestCase):
             masks.save(os.path.join(folder, "masks.json"))
             # Names that Keras makes up go on counting.
             model = keras.models.load_model(os.path.join(folder, "model.keras"))
-            masks = masks_module.Masks.load(os.path.join(folder, "masks.json"))
+            masks = Masks.load(os.path.join(folder, "masks.json"))
         self.assertEqual(masks_of(model), masks)
         model.compile(sgd(), "mse", jit_compile=JIT)
         self.assert_tight(model, masks)
@@ -212,7 +212,7 @@ class StructuredMaskTest(parameterized.TestCase):
             train(model, StructuredMask(masks), stop)
         model.get_layer("a").trainable = False
         model.compile(sgd(), "mse", jit_compile=JIT)
-        train(model, StructuredMask(masks_module.Masks({})))
+        train(model, StructuredMask(Masks({})))
         self.assertTrue(all(v.constraint is None for v in model.weights))
 
     def test_admm_that_goes_on_pulling(self):
@@ -234,11 +234,11 @@ class StructuredMaskTest(parameterized.TestCase):
         model.compile(ADMMWrapper(sgd(), plan), "mse", jit_compile=JIT)
         masks = hard_prune(model, plan, optimizer=False)
         with self.assertWarnsRegex(UserWarning, "with a bare optimizer"):
-            with enforcing.enforced(model, masks):
+            with mask_constraint.enforced(model, masks):
                 pass
         self.assertTrue(all(v.constraint is None for v in model.weights))
         model.compile(sgd(), "mse", jit_compile=JIT)
-        with enforcing.enforced(model, masks):
+        with mask_constraint.enforced(model, masks):
             pass
 
     def admm_around(self, targets, is_built):
@@ -266,9 +266,9 @@ class StructuredMaskTest(parameterized.TestCase):
         if is_held:
             message = "hold all that the plan.*with a bare optimizer"
             expected = self.assertWarnsRegex(UserWarning, message)
-        masks = masks_module.Masks.from_json(masks_of(inner).to_json())
+        masks = Masks.from_json(masks_of(inner).to_json())
         with expected:
-            with enforcing.enforced(inner, masks, compiled=outer):
+            with mask_constraint.enforced(inner, masks, compiled=outer):
                 pass
         self.assertTrue(all(v.constraint is None for v in outer.weights))
 
@@ -281,7 +281,7 @@ class StructuredMaskTest(parameterized.TestCase):
             if way == "fit":
                 train(outer, StructuredMask(masks, model=inner))
             else:
-                with enforcing.enforced(inner, masks, compiled=outer):
+                with mask_constraint.enforced(inner, masks, compiled=outer):
                     pass
         self.assertTrue(all(v.constraint is None for v in outer.weights))
 
@@ -295,7 +295,7 @@ class StructuredMaskTest(parameterized.TestCase):
         model.optimizer.build(model.trainable_variables)
         for masks in (hard_prune(model, plan, optimizer=False), None):
             with self.assertWarnsRegex(UserWarning, "with a bare optimizer"):
-                with enforcing.enforced(model, masks or masks_of(model)):
+                with mask_constraint.enforced(model, masks or masks_of(model)):
                     pass
 
     @parameterized.parameters(True, False)
@@ -333,7 +333,7 @@ class StructuredMaskTest(parameterized.TestCase):
             train(model, StructuredMask(masks), epochs=1)
         other.train_on_batch(np.ones((4, 6)), np.ones((4, 8)))
         with self.assertWarnsRegex(UserWarning, message):
-            with enforcing.enforced(model, masks):
+            with mask_constraint.enforced(model, masks):
                 pass
         other.train_on_batch(np.ones((4, 6)), np.ones((4, 8)))
         # What another model, or another object, has held says nothing.
@@ -363,7 +363,7 @@ class StructuredMaskTest(parameterized.TestCase):
         other.compile(sgd(), "mse", jit_compile=JIT)
         batch = np.ones((4, 6)), np.ones((4, 8))
         other.train_on_batch(*batch)  # compiled before there are masks
-        masks_module.apply_masks(model, masks)
+        apply_masks(model, masks)
 
         class Other(keras.callbacks.Callback):
             def on_epoch_end(self, epoch, logs=None):
@@ -471,7 +471,7 @@ class StructuredMaskTest(parameterized.TestCase):
         self.assertIs(old.constraint, norm)
         for variable in model.weights:
             constraint = getattr(variable, "constraint", None)
-            self.assertNotIsInstance(constraint, enforcing.MaskConstraint)
+            self.assertNotIsInstance(constraint, mask_constraint.MaskConstraint)
         model.evaluate(*make_data(), verbose=0, callbacks=[mask])
 
     def test_training_goes_on_after_a_change_as_the_error_says(self):
@@ -489,7 +489,7 @@ class StructuredMaskTest(parameterized.TestCase):
         model = make()
         masks = self.prune(model)
         others = {"a/kernel": masks.kernels["a/kernel"]}
-        masks = masks_module.Masks(others)
+        masks = Masks(others)
         model.compile(adam(), "mse", jit_compile=JIT)
         change = Change("on_train_end", swap)
         train(model, change, StructuredMask(masks))
@@ -504,7 +504,7 @@ class EnforcedTest(parameterized.TestCase):
         with self.assertRaisesRegex(
             ValueError, r"(?s)train with masks that are made.*'b/kernel"
         ):
-            with enforcing.enforced(model, masks):
+            with mask_constraint.enforced(model, masks):
                 swap(model.layers[1])
                 weights = model.get_weights()
         for a, b in zip(weights, model.get_weights(), strict=True):
@@ -515,7 +515,7 @@ class EnforcedTest(parameterized.TestCase):
         model = make()
         masks = hard_prune(model, SparsityPlan.uniform(model, filters=0.5))
         with self.assertRaises(ZeroDivisionError):
-            with enforcing.enforced(model, masks):
+            with mask_constraint.enforced(model, masks):
                 swap(model.layers[1])
                 raise ZeroDivisionError
         self.assertTrue(all(v.constraint is None for v in model.weights))

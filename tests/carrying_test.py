@@ -10,13 +10,13 @@ from absl.testing import parameterized
 from keras import layers
 from keras import optimizers
 
-from keras_prm import topology
-from keras_prm.carrying import carry_optimizer
-from keras_prm.enforcing import enforced
-from keras_prm.optimizers import ADMMWrapper
-from keras_prm.plans import SparsityPlan
-from keras_prm.pruning import hard_prune
-from keras_prm.rebuild import strip
+from keras_prm.admm.optimizer import ADMMWrapper
+from keras_prm.plans.plan import SparsityPlan
+from keras_prm.pruning.hard_prune import hard_prune
+from keras_prm.rebuild.strip import strip
+from keras_prm.training.carry_optimizer import carry_optimizer
+from keras_prm.training.mask_constraint import enforced
+from keras_prm.utils import keras_graph
 from tests import zoo
 from tests.lowering_models import Forced
 from tests.zeros import classes
@@ -197,7 +197,7 @@ def make(name, optimizer="adam", steps=3, **kwargs):
 
 
 def keys(model):
-    names = {id(v): k for k, v in topology.variables_by_key(model).items()}
+    names = {id(v): k for k, v in keras_graph.variables_by_key(model).items()}
     return [names[id(v)] for v in model.trainable_variables]
 
 
@@ -210,10 +210,10 @@ def cut(variable, report, key):
 
 def farthest(model, small, report):
     """The largest difference of a weight from what it has come from."""
-    old = topology.variables_by_key(model)
+    old = keras_graph.variables_by_key(model)
     return max(
         np.abs(cut(old[key], report, key) - read(v)).max()
-        for key, v in topology.variables_by_key(small).items()
+        for key, v in keras_graph.variables_by_key(small).items()
     )
 
 

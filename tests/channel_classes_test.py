@@ -5,9 +5,9 @@ import types
 import numpy as np
 from absl.testing import absltest
 
-from keras_prm.channel_classes import Box
-from keras_prm.channel_classes import ClassTable
-from keras_prm.structures import Weight
+from keras_prm.analysis.channel_groups import Box
+from keras_prm.analysis.channel_groups import ClassTable
+from keras_prm.dependency.values import Weight
 
 
 def table_of(classes, pinned, *shapes):
@@ -19,14 +19,14 @@ def table_of(classes, pinned, *shapes):
         )
         for number, shape in enumerate(shapes)
     }
-    trace = types.SimpleNamespace(
+    graph = types.SimpleNamespace(
         classes=np.array(classes),
         num_classes=max(classes) + 1,
         pinned=pinned,
         weights=weights,
         products=[],
     )
-    return ClassTable(trace)
+    return ClassTable(graph)
 
 
 class ClassTableTest(absltest.TestCase):
@@ -53,8 +53,8 @@ class ClassTableTest(absltest.TestCase):
 
     def test_classes_without_weights_have_no_row(self):
         table = table_of([0, 1], {}, (2, 3))
-        table.trace.num_classes, table.trace.pinned = 4, {3: "why"}
-        table = ClassTable(table.trace)
+        table.graph.num_classes, table.graph.pinned = 4, {3: "why"}
+        table = ClassTable(table.graph)
         self.assertEqual(list(table.labels), [0, 0, -1, -1])
         self.assertEqual(table.sizes, [2])
 

@@ -13,15 +13,14 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
-from keras_prm import checkpoint_files
-from keras_prm import checkpoints
-from keras_prm import progress
-from keras_prm.callbacks import StructuredMask
-from keras_prm.checkpoints import AtomicCheckpoint
-from keras_prm.optimizers import ADMMWrapper
-from keras_prm.penalties import ResidualBalancing
-from keras_prm.plans import SparsityPlan
-from keras_prm.pruning import hard_prune
+from keras_prm.admm.optimizer import ADMMWrapper
+from keras_prm.admm.rho_schedules import ResidualBalancing
+from keras_prm.plans.plan import SparsityPlan
+from keras_prm.pruning.hard_prune import hard_prune
+from keras_prm.training import checkpoint
+from keras_prm.training import checkpoint_files
+from keras_prm.training.checkpoint import AtomicCheckpoint
+from keras_prm.training.mask_callbacks import StructuredMask
 
 BACKEND = keras.backend.backend()
 # Tracing takes TensorFlow longer than nine steps do.
@@ -338,7 +337,7 @@ class ResumeTest(CheckpointTestCase):
 
     def test_keras_that_begins_elsewhere(self):
         self.written()
-        with mock.patch.object(checkpoints, "_begin_fit_at"):
+        with mock.patch.object(checkpoint, "_begin_fit_at"):
             with self.assertRaisesRegex(RuntimeError, "use one that keras_prm"):
                 fit(compiled(), AtomicCheckpoint(self.path))
 
@@ -365,7 +364,7 @@ class ResumeTest(CheckpointTestCase):
             (2, f"resuming at epoch 2 of 2 from {self.path}"),
             (2, "all is done after 2 of 2 epochs"),
         ):
-            with mock.patch.object(progress, "print_message") as said:
+            with mock.patch.object(console, "print_message") as said:
                 fit(compiled(), AtomicCheckpoint(self.path), epochs=epochs)
             lines = " ".join(call.args[0] for call in said.call_args_list)
             self.assertIn(message, lines)
@@ -382,7 +381,7 @@ class ResumeTest(CheckpointTestCase):
             **HOW,
         )
         message = r"update_every=3 \(in the file 2\), ramp=Poly.*Set them as"
-        with mock.patch.object(progress, "print_message") as said:
+        with mock.patch.object(console, "print_message") as said:
             with self.assertWarnsRegex(UserWarning, message):
                 fit(model, AtomicCheckpoint(self.path))
         lines = " ".join(call.args[0] for call in said.call_args_list)
@@ -403,7 +402,7 @@ class ResumeTest(CheckpointTestCase):
         )
         for rate, epochs, is_said in ((0.25, 2, 0), (0.5, 3, 1), (0.5, 4, 0)):
             model = compiled(sgd(rate))
-            with mock.patch.object(progress, "print_message") as said:
+            with mock.patch.object(console, "print_message") as said:
                 fit(model, AtomicCheckpoint(self.path), epochs=epochs)
             lines = " ".join(call.args[0] for call in said.call_args_list)
             self.assertEqual(message in lines, bool(is_said), lines)

@@ -20,12 +20,12 @@ from keras import layers
 from keras import ops
 
 from benchmarks import coincidences as search
-from keras_prm import coincidences
-from keras_prm import graph
-from keras_prm.export import export_litert
-from keras_prm.plans import SparsityPlan
-from keras_prm.pruning import hard_prune
-from keras_prm.rebuild import strip
+from keras_prm.analysis.trace import trace
+from keras_prm.litert.export import export_litert
+from keras_prm.plans.plan import SparsityPlan
+from keras_prm.pruning.hard_prune import hard_prune
+from keras_prm.rebuild.strip import strip
+from keras_prm.utils import ambiguous_sums
 from tests import zeros
 from tests import zoo
 
@@ -247,14 +247,14 @@ class StripTest(parameterized.TestCase):
         inputs = keras.Input(batch_shape=(1, STEPS, 2))
         x = layers.Conv1D(STEPS, 1, name="a")(inputs)
         model = keras.Model(inputs, layers.Dense(2)(x + narrow(x)))
-        trace = graph.trace(model)
-        self.assertIn("along another axis", trace.skipped[0][1])
+        graph = trace(model)
+        self.assertIn("along another axis", graph.skipped[0][1])
         inputs = keras.Input((STEPS, 2))
         first = layers.Conv1D(STEPS, 1, data_format="channels_first", name="b")
         x = first(ops.swapaxes(inputs, 1, 2))
         x = layers.Dense(2)(ops.swapaxes(x, 1, 2))
-        trace = graph.trace(keras.Model(inputs, x))
-        self.assertIn("'b' has as many as positions", trace.pinned.values())
+        graph = trace(keras.Model(inputs, x))
+        self.assertIn("'b' has as many as positions", graph.pinned.values())
 
     def test_the_file_agrees_with_the_model(self):
         """Whatever the batch that it is made for, and the backend."""
@@ -282,7 +282,7 @@ def is_always_safe(shapes):
         ]
         total = known[0]
         for shape in known[1:]:
-            if coincidences.is_misplaced(total, shape):
+            if ambiguous_sums.is_misplaced(total, shape):
                 return False
             total = np.broadcast_shapes(total, shape)
     return True
@@ -299,7 +299,7 @@ class OrderTest(parameterized.TestCase):
             whole[:-1] = np.where(unknown, None, whole[:-1])
             long = rng.uniform(size=(rng.integers(2, 6), rank)) < 0.5
             shapes = [tuple(np.where(row, whole, 1).tolist()) for row in long]
-            order = coincidences.safe_order(shapes)
+            order = ambiguous_sums.safe_order(shapes)
             exists = any(
                 is_always_safe(each) for each in itertools.permutations(shapes)
             )
@@ -312,15 +312,15 @@ class OrderTest(parameterized.TestCase):
 
     def test_that_is_safe_stays(self):
         shapes = [(None, 3, 3), (None, 1, 3), (1, 1, 1)]
-        self.assertEqual(coincidences.safe_order(shapes), [0, 1, 2])
+        self.assertEqual(ambiguous_sums.safe_order(shapes), [0, 1, 2])
 
     def test_of_many_operands(self):
         """There are more orders of 30 than can be tried."""
         steps, channels = (None, 3, 1), (None, 1, 3)
         shapes = [channels, steps] * 15
         start = time.process_time()
-        self.assertIsNone(coincidences.safe_order(shapes))
-        order = coincidences.safe_order([*shapes[:-1], (None, 3, 3)])
+        self.assertIsNone(ambiguous_sums.safe_order(shapes))
+        order = ambiguous_sums.safe_order([*shapes[:-1], (None, 3, 3)])
         self.assertLess(time.process_time() - start, 0.5)
         self.assertEqual(order[14:17], [29, 0, 2])
 
@@ -332,14 +332,14 @@ class SearchTest(parameterized.TestCase):
         (((None, 6, 6, 6), (6,)), False),
     )
     def test_an_operand_of_fewer_axes(self, shapes, expected):
-        self.assertEqual(coincidences.is_misplaced(*shapes), expected)
+        self.assertEqual(ambiguous_sums.is_misplaced(*shapes), expected)
 
     def test_where_backends_add_otherwise(self):
         """`is_misplaced` says of each pair of shapes what is found."""
         cases = [*search.binary_cases(["add"], 3)]
         rng = np.random.default_rng(0)
         found = {shapes for _, shapes in search.differing(cases, rng)}
-        want = {s for _, s in cases if coincidences.is_misplaced(*s)}
+        want = {s for _, s in cases if ambiguous_sums.is_misplaced(*s)}
         self.assertEqual(found, want if ON_TENSORFLOW else set())
 
     @parameterized.parameters(*sorted({"subtract", "multiply", "maximum"}))

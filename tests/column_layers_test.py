@@ -9,8 +9,8 @@ from absl.testing import parameterized
 from keras import layers
 from keras import ops
 
-from keras_prm import column_layers
-from keras_prm.column_layers import GatherColumns
+from keras_prm.lowering.gather_columns import METHODS
+from keras_prm.lowering.gather_columns import GatherColumns
 
 # Strides and dilation.
 STEPS = ((1, 1), (2, 1), (3, 1), (1, 2), (1, 3))
@@ -73,7 +73,7 @@ class GatherColumnsTest(parameterized.TestCase):
         *itertools.product(
             ("valid", "same", "causal"),
             STEPS,
-            column_layers.METHODS,
+            METHODS,
             (True, False),
         )
     )
@@ -82,9 +82,7 @@ class GatherColumnsTest(parameterized.TestCase):
         self.check(layers.Conv1D, padding, steps, method, in_order, shape, (3,))
 
     @parameterized.parameters(
-        *itertools.product(
-            ("valid", "same"), STEPS, column_layers.METHODS, (8, 9)
-        )
+        *itertools.product(("valid", "same"), STEPS, METHODS, (8, 9))
     )
     def test_conv2d(self, padding, steps, method, size):
         shape = (2, size, size + 3, 4)
@@ -104,7 +102,7 @@ class GatherColumnsTest(parameterized.TestCase):
             (3, 3),
         )
 
-    @parameterized.parameters(*column_layers.METHODS)
+    @parameterized.parameters(*METHODS)
     def test_unknown_size(self, method):
         x = keras.Input((None, None, 3))
         layer = GatherColumns(
@@ -117,7 +115,7 @@ class GatherColumnsTest(parameterized.TestCase):
             model.predict(array, verbose=0)[..., 1], array[..., 1]
         )
 
-    @parameterized.parameters(*column_layers.METHODS)
+    @parameterized.parameters(*METHODS)
     def test_features(self, method):
         x = np.arange(24, dtype="float32").reshape(2, 3, 4)
         for columns in ([3, 0, 1], [1, 2]):
@@ -134,7 +132,7 @@ class GatherColumnsTest(parameterized.TestCase):
             x.astype("float32")[..., 1],
         )
 
-    @parameterized.parameters(*column_layers.METHODS)
+    @parameterized.parameters(*METHODS)
     def test_config_round_trip(self, method):
         layer = GatherColumns([5, 1], (3, 1), 2, "same", 1, method, name="g")
         again = GatherColumns.from_config(layer.get_config())
@@ -142,7 +140,7 @@ class GatherColumnsTest(parameterized.TestCase):
         text = keras.saving.serialize_keras_object(layer)
         self.assertEqual(text["registered_name"], "keras_prm>GatherColumns")
 
-    @parameterized.parameters(*column_layers.METHODS)
+    @parameterized.parameters(*METHODS)
     def test_gradients_reach_the_input(self, method):
         """A layer that learns stands behind a lowered one, and one before."""
         x = keras.Input((6, 6, 2))

@@ -7,10 +7,10 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import ops
 
-from keras_prm.column_patterns import PATTERNS
-from keras_prm.column_patterns import pick_columns
-from keras_prm.column_patterns import window_size
-from keras_prm.projections import project_columns
+from keras_prm.plans.column_patterns import PATTERNS
+from keras_prm.plans.column_patterns import pick_columns
+from keras_prm.plans.column_patterns import window_size
+from keras_prm.plans.projections import project_columns
 from tests.patterns import NOT_FREE
 from tests.patterns import is_feasible
 from tests.plan_projections_test import compile_function

@@ -8,7 +8,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
-from keras_prm import constants
+from keras_prm.dependency import constants
 
 NAN = np.nan
 VALUES = np.array([-2.0, NAN, 0.0, 0.0, 0.5, 3.0])

@@ -15,12 +15,12 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
-from keras_prm import conversion
-from keras_prm import conversion_process
-from keras_prm import conversion_worker
-from keras_prm import export
-from keras_prm import model_state
-from keras_prm.litert import LiteRTModel
+from keras_prm.equivalence import model_state
+from keras_prm.litert import conversion
+from keras_prm.litert import conversion_process
+from keras_prm.litert import conversion_worker
+from keras_prm.litert.export import export_litert
+from keras_prm.litert.model import LiteRTModel
 from tests import exporting
 from tests.exporting import SOUND
 
@@ -147,7 +147,7 @@ class ProcessTest(exporting.ExportTestCase):
     def test_the_one_call(self):
         """From JAX or PyTorch; on TensorFlow there is no other process."""
         model = exporting.dict_model()
-        report = export.export_litert(model, self.path, batch_size=2)
+        report = export_litert(model, self.path, batch_size=2)
         self.assertLess(report.max_rel_error, SOUND["float32"])
         self.assertEqual(os.listdir(self.folder), [self.path.name])
         names = list(LiteRTModel(self.path).input_shapes)
@@ -223,7 +223,7 @@ class ProcessTest(exporting.ExportTestCase):
         x = layers.LSTM(3, stateful=True)(inner(inputs))
         model = keras.Model(inputs, layers.BatchNormalization()(x))
         model = exporting.randomise(model)
-        export.export_litert(model, self.path)
+        export_litert(model, self.path)
         file = LiteRTModel(self.path)
         rng = np.random.default_rng(0)
         seen = []

@@ -6,9 +6,9 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
-from keras_prm import conversion
-from keras_prm import rebuild
-from keras_prm.litert import LiteRTModel
+from keras_prm.litert import conversion
+from keras_prm.litert.model import LiteRTModel
+from keras_prm.rebuild.strip import strip
 from tests import exporting
 from tests import zoo
 
@@ -122,7 +122,7 @@ class RowsTest(absltest.TestCase):
     def test_copies_have_the_same_input_names(self):
         inputs = [keras.Input((3,)), keras.Input((3,))]
         model = keras.Model(inputs, layers.Add()(inputs))
-        copies = model.from_config(model.get_config()), rebuild.strip(model)
+        copies = model.from_config(model.get_config()), strip(model)
         for copy in copies:
             self.assertEqual(
                 conversion.input_names(copy), conversion.input_names(model)

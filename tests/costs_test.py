@@ -6,9 +6,9 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
-from keras_prm.costs import costs
-from keras_prm.costs import saved_bytes
-from keras_prm.explanation import explain
+from keras_prm.analysis.costs import costs
+from keras_prm.analysis.costs import saved_bytes
+from keras_prm.analysis.explain import explain
 from tests import zoo
 
 

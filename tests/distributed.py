@@ -18,7 +18,7 @@ from keras_prm import ADMMWrapper
 from keras_prm import SparsityPlan
 from keras_prm import StructuredMask
 from keras_prm import hard_prune
-from keras_prm import topology
+from keras_prm.utils import keras_graph
 
 NUM_DEVICES = 2
 BATCH = 8
@@ -207,7 +207,7 @@ class DistributedTest(parameterized.TestCase):
         """On no device is anything that is masked not zero."""
         self.assertNotEmpty(run.masks.kernels)
         self.assertNotEmpty(run.masks.vectors)
-        variables = topology.variables_by_key(run.model)
+        variables = keras_graph.variables_by_key(run.model)
         for key, factors in run.masks.factors().items():
             variable = variables[key]
             keep = np.ones(variable.shape, bool)

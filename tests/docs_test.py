@@ -13,8 +13,8 @@ from absl.testing import parameterized
 from keras import layers
 
 import keras_prm
-from keras_prm import layer_rules
-from keras_prm.rebuild import strip
+from keras_prm.rebuild.strip import strip
+from keras_prm.rules import registry
 from tests import zoo
 from tests.lowering_models import chain
 from tests.lowering_models import empty_columns
@@ -31,9 +31,9 @@ def blocks(path):
 class LayersTest(parameterized.TestCase):
     def setUp(self):
         super().setUp()
-        before = dict(layer_rules.RULES)
-        self.addCleanup(layer_rules.RULES.update, before)
-        self.addCleanup(layer_rules.RULES.clear)
+        before = dict(registry.RULES)
+        self.addCleanup(registry.RULES.update, before)
+        self.addCleanup(registry.RULES.clear)
         self.names = {}
         for block in blocks(DOCS / "layers.md"):
             exec(block, self.names)

@@ -6,8 +6,8 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
-from keras_prm import drawing
-from keras_prm import input_domains
+from keras_prm.equivalence import input_domains
+from keras_prm.equivalence import random_inputs
 
 
 def model_of(layer, shape, dtype="float32"):
@@ -67,7 +67,7 @@ class RangeTest(parameterized.TestCase):
         self.assert_range(model_of(function, (8, 8, 3)), 0, high)
 
     def assert_range(self, model, low, high):
-        (array,) = drawing.random(model)
+        (array,) = random_inputs.random(model)
         array, reach = array[:-1], high - low
         self.assertBetween(array.min(), low, low + 0.02 * reach)
         self.assertBetween(array.max(), high - 0.02 * reach, high)
@@ -92,11 +92,11 @@ class RangeTest(parameterized.TestCase):
     def test_ends_that_are_not_finite(self, first):
         self.assertEqual(input_domains.of(model_of(first, (8, 3))), [None])
         self.assertTrue(
-            np.isfinite(drawing.random(model_of(first, (8, 3)))[0]).all()
+            np.isfinite(random_inputs.random(model_of(first, (8, 3)))[0]).all()
         )
 
     def test_each_channel_has_its_own(self):
-        (array,) = drawing.random(image_model(normalization()))
+        (array,) = random_inputs.random(image_model(normalization()))
         array = array[:-1]
         np.testing.assert_allclose(array.min((0, 1, 2)), (8, 96, 44), rtol=0.02)
         np.testing.assert_allclose(
@@ -106,21 +106,21 @@ class RangeTest(parameterized.TestCase):
     def test_wrapped(self):
         inside = keras.Sequential([layers.Embedding(50, 3), layers.Flatten()])
         model = model_of(layers.TimeDistributed(inside), (4, 5), "int32")
-        (array,) = drawing.random(model)
+        (array,) = random_inputs.random(model)
         self.assertSameElements(np.unique(array), range(50))
 
     def test_bytes_and_booleans(self):
         def cast(x):
             return layers.Dense(2)(keras.ops.cast(x, "float32"))
 
-        (array,) = drawing.random(model_of(cast, (20,), "uint8"))
+        (array,) = random_inputs.random(model_of(cast, (20,), "uint8"))
         self.assertEqual((array.dtype, array.max()), (np.uint8, 255))
-        (array,) = drawing.random(model_of(cast, (20,), "bool"))
+        (array,) = random_inputs.random(model_of(cast, (20,), "bool"))
         self.assertEqual(array.dtype, bool)
         self.assertBetween(array[:-1].mean(), 0.4, 0.6)
 
     def test_the_last_row_is_zeros(self):
-        (array,) = drawing.random(image_model(layers.Rescaling(1 / 255)))
+        (array,) = random_inputs.random(image_model(layers.Rescaling(1 / 255)))
         self.assertEqual(np.abs(array[-1]).max(), 0)
         self.assertTrue(np.abs(array[:-1]).max((1, 2, 3)).all())
 
@@ -129,12 +129,12 @@ class IndexTest(parameterized.TestCase):
     def test_the_whole_table(self):
         for size in (5, 40, 3000):
             model = model_of(layers.Embedding(size, 2), (1,), "int32")
-            (array,) = drawing.random(model)
+            (array,) = random_inputs.random(model)
             self.assertSameElements(np.unique(array), range(size))
 
     def test_a_table_too_large_is_spread_over(self):
         model = model_of(layers.Embedding(10**6, 1), (1,), "int32")
-        (array,) = drawing.random(model)
+        (array,) = random_inputs.random(model)
         self.assertLen(np.unique(array), 4095)  # and the first one is 0
         self.assertEqual(array.max(), 10**6 - 1)
 
@@ -142,7 +142,7 @@ class IndexTest(parameterized.TestCase):
         tokens = keras.Input((6,), dtype="int32")
         tables = [layers.Embedding(n, 2)(tokens) for n in (30, 7, 9)]
         model = keras.Model(tokens, layers.Add()(tables))
-        (array,) = drawing.random(model)
+        (array,) = random_inputs.random(model)
         self.assertSameElements(np.unique(array), range(7))
 
     def test_columns_of_one_input(self):
@@ -150,13 +150,15 @@ class IndexTest(parameterized.TestCase):
         tables = [
             layers.Embedding(n, 2)(inputs[:, i]) for i, n in ((0, 70), (1, 9))
         ]
-        (array,) = drawing.random(keras.Model(inputs, layers.Add()(tables)))
+        (array,) = random_inputs.random(
+            keras.Model(inputs, layers.Add()(tables))
+        )
         self.assertSameElements(np.unique(array[:, 0]), range(70))
         self.assertSameElements(np.unique(array[:, 1]), range(9))
 
     def test_zeros_are_padding_alone(self):
         embedding = layers.Embedding(20, 3, mask_zero=True)
-        (array,) = drawing.random(model_of(embedding, (9,), "int32"))
+        (array,) = random_inputs.random(model_of(embedding, (9,), "int32"))
         steps = array[:-1] != 0
         self.assertSameElements(np.unique(array), range(20))
         self.assertTrue(steps[:, 0].all())
@@ -173,7 +175,7 @@ class IndexTest(parameterized.TestCase):
             def call(self, x):
                 return self.tokens(x)
 
-        (array,) = drawing.random(model_of(Positions(), (6,), "int32"))
+        (array,) = random_inputs.random(model_of(Positions(), (6,), "int32"))
         self.assertSameElements(np.unique(array), range(50))
 
     @parameterized.parameters(
@@ -182,13 +184,13 @@ class IndexTest(parameterized.TestCase):
         (lambda x: keras.ops.take(np.ones((5, 2)), x, axis=0), range(5)),
     )
     def test_others(self, function, expected):
-        (array,) = drawing.random(model_of(function, (4,), "int32"))
+        (array,) = random_inputs.random(model_of(function, (4,), "int32"))
         self.assertSameElements(np.unique(array), expected)
 
     def test_rows_agree_between_inputs(self):
         a, b = keras.Input((3,)), keras.Input((1,), dtype="int32")
         y = layers.Dense(2)(a), layers.Embedding(90, 2)(b)
-        arrays = drawing.random(keras.Model([a, b], y))
+        arrays = random_inputs.random(keras.Model([a, b], y))
         self.assertEqual([len(x) for x in arrays], [91, 91])
 
 
@@ -202,29 +204,29 @@ class WordTest(parameterized.TestCase):
         layer = layers.TextVectorization(
             vocabulary=["cat", "dog"], output_sequence_length=5
         )
-        (array,) = drawing.random(model_of(layer, (1,), "string"))
+        (array,) = random_inputs.random(model_of(layer, (1,), "string"))
         words = {word for text in array[:-1].flat for word in text.split()}
         self.assertEqual(words, {"cat", "dog", "zzz"})
         self.assertEqual(array[-1, 0], "")
 
     def test_lookups(self):
         layer = layers.StringLookup(vocabulary=["x", "zzz"])
-        (array,) = drawing.random(model_of(layer, (2,), "string"))
+        (array,) = random_inputs.random(model_of(layer, (2,), "string"))
         self.assertEqual(set(array[:-1].flat), {"x", "zzz", "zzzz"})
         layer = layers.StringLookup(vocabulary=["x", "y"], num_oov_indices=0)
-        (array,) = drawing.random(model_of(layer, (2,), "string"))
+        (array,) = random_inputs.random(model_of(layer, (2,), "string"))
         self.assertEqual(set(array[:-1].flat), {"x", "y"})
         layer = layers.IntegerLookup(vocabulary=[3, 70, 900])
-        (array,) = drawing.random(model_of(layer, (2,), "int64"))
+        (array,) = random_inputs.random(model_of(layer, (2,), "int64"))
         self.assertEqual(set(array[:-1].flat), {3, 70, 900, 901})
 
     def test_buckets(self):
         layer = layers.Discretization([0.0, 10.0, 100.0])
-        (array,) = drawing.random(model_of(layer, (2,)))
+        (array,) = random_inputs.random(model_of(layer, (2,)))
         buckets = np.digitize(array.ravel(), [0, 10, 100])
         self.assertSameElements(buckets.tolist(), range(4))
         layer = layers.Hashing(7)
-        (array,) = drawing.random(model_of(layer, (2,), "string"))
+        (array,) = random_inputs.random(model_of(layer, (2,), "string"))
         self.assertGreater(len(set(array.flat)), 7)
 
 
@@ -237,7 +239,7 @@ class TextTest(parameterized.TestCase):
     def test_bytes_that_are_scaled(self, dtype, expected):
         """Of integers both ends are drawn."""
         model = model_of(layers.Rescaling(1 / 255), (40, 40, 3), dtype)
-        drawn = next(drawing.attempts(model))
+        drawn = next(random_inputs.attempts(model))
         self.assertEqual(drawn.text, expected)
         if dtype == "uint8":
             self.assertEqual(drawn.arrays[0].max(), 255)
@@ -248,7 +250,7 @@ class AttemptsTest(parameterized.TestCase):
         """Others are tried after it: real numbers first, then integers."""
         a, b = keras.Input((3,)), keras.Input((2,), dtype="int32")
         y = layers.Rescaling(0.01)(a), layers.Embedding(9, 2)(b)
-        found = [*drawing.attempts(keras.Model([a, b], y))]
+        found = [*random_inputs.attempts(keras.Model([a, b], y))]
         ends = [(d.arrays[0].max().round(), d.arrays[1].max()) for d in found]
         self.assertEqual(ends[:3], [(100, 8), (1, 8), (1, 8)])
         self.assertIn((254, 8), ends)
@@ -257,7 +259,7 @@ class AttemptsTest(parameterized.TestCase):
 
     def test_open_sizes(self):
         model = model_of(layers.Conv2D(1, 3), (None, None, 1))
-        shapes = [d.arrays[0].shape for d in drawing.attempts(model, 2)]
+        shapes = [d.arrays[0].shape for d in random_inputs.attempts(model, 2)]
         self.assertEqual(shapes[0], (2, 32, 32, 1))
         self.assertEqual(shapes[-1], (2, 256, 256, 1))
 

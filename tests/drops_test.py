@@ -4,7 +4,7 @@ import numpy as np
 from absl.testing import absltest
 from absl.testing import parameterized
 
-from keras_prm import drops
+from keras_prm.pruning import drops
 
 
 class ShareTest(parameterized.TestCase):

@@ -8,11 +8,11 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
-from keras_prm import graph
-from keras_prm.channel_classes import ClassTable
-from keras_prm.costs import costs
-from keras_prm.explanation import explain
-from keras_prm.rebuild import strip
+from keras_prm.analysis.channel_groups import ClassTable
+from keras_prm.analysis.costs import costs
+from keras_prm.analysis.explain import explain
+from keras_prm.analysis.trace import trace
+from keras_prm.rebuild.strip import strip
 from tests import zeros
 from tests import zoo
 
@@ -238,7 +238,7 @@ class ZooTest(parameterized.TestCase):
     def test_what_strip_removes(self, name):
         """One class of each row, all its weights 0: just these must go."""
         model = zoo.make(name)
-        table = ClassTable(graph.trace(model))
+        table = ClassTable(trace(model))
         weights, before = model.get_weights(), costs(model)
         for number, row in enumerate(explain(model).rows):
             if row.pinned or row.num_classes == 1:
@@ -279,7 +279,7 @@ class ZooTest(parameterized.TestCase):
 
 def zero_class(table, number):
     """Sets all weights of one channel class to 0."""
-    for weight, box in zip(table.trace.weights.values(), table.weights):
+    for weight, box in zip(table.graph.weights.values(), table.weights):
         for axis, classes in box.classes.items():
             every = [slice(None)] * len(box.shape)
             every[axis] = np.flatnonzero(classes == number)

@@ -5,7 +5,7 @@ import numpy as np
 from absl.testing import absltest
 from absl.testing import parameterized
 
-from keras_prm import export_checks
+from keras_prm.litert import export_checks
 from tests import exporting
 from tests.exporting import dense_model
 

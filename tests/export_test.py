@@ -13,13 +13,13 @@ import numpy as np
 from absl.testing import absltest
 from absl.testing import parameterized
 
-from keras_prm import conversion
-from keras_prm import export
-from keras_prm import rebuild
-from keras_prm import reports
-from keras_prm import tflite_schema
-from keras_prm import verification
-from keras_prm.litert import LiteRTModel
+from keras_prm.litert import conversion
+from keras_prm.litert import flatbuffer
+from keras_prm.litert.export import export_litert
+from keras_prm.litert.model import LiteRTModel
+from keras_prm.rebuild.strip import strip
+from keras_prm.rebuild.verify import verify
+from keras_prm.reports import records
 from keras_prm.version import __version__
 from tests import exporting
 from tests import zeros
@@ -51,7 +51,7 @@ class FileTest(exporting.ExportTestCase):
     def test_file_computes_what_the_model_does(self, mode, build, given):
         model = build()
         data = data_for(model) if given or mode == "int8" else None
-        report = export.export_litert(model, self.path, mode, data)
+        report = export_litert(model, self.path, mode, data)
         self.assertEqual(report.quantize, mode)
         self.assertEqual(report.num_bytes, self.path.stat().st_size)
         self.assertEqual(report.num_samples, 20 if data else 8)
@@ -71,7 +71,7 @@ class FileTest(exporting.ExportTestCase):
         model = large_model()
         data = np.linspace(0, 1, 1600).reshape(4, 400)
         size = {
-            mode: export.export_litert(model, self.path, mode, data).num_bytes
+            mode: export_litert(model, self.path, mode, data).num_bytes
             for mode in (None, *MODES)
         }
         self.assertGreaterEqual(size[None], 4 * (400 * LARGE + 3 * LARGE))
@@ -84,7 +84,7 @@ class FileTest(exporting.ExportTestCase):
     def test_int8_weights_are_per_channel(self, int8_io, dtype):
         model = conv_model()
         data = data_for(model)
-        export.export_litert(model, self.path, "int8", data, int8_io=int8_io)
+        export_litert(model, self.path, "int8", data, int8_io=int8_io)
         interpreter = LiteRTModel(self.path)._interpreter
         for detail in (
             *interpreter.get_input_details(),
@@ -104,7 +104,7 @@ class FileTest(exporting.ExportTestCase):
     def test_fixed_batch_size(self, mode):
         model = conv_model()
         x = data_for(model)["image"]
-        report = export.export_litert(model, self.path, mode, x, batch_size=3)
+        report = export_litert(model, self.path, mode, x, batch_size=3)
         file = LiteRTModel(self.path)
         self.assertEqual(file.input_shapes, {"image": (3, 8, 8, 3)})
         self.assertEqual(report.num_samples, 20)
@@ -115,7 +115,7 @@ class FileTest(exporting.ExportTestCase):
         model = keras.Model(inputs, keras.layers.Dense(2)(inputs))
         labels = np.arange(10) % 2
         data = np.random.default_rng(0).normal(size=(10, 3))
-        report = export.export_litert(
+        report = export_litert(
             model, self.path, None, data, evaluation_data=(data, labels)
         )
         self.assertEqual(report.num_samples, 10)
@@ -140,7 +140,7 @@ class FileTest(exporting.ExportTestCase):
         self.assert_refused("pass `batch_size=1`", model, self.path)
         reason = conversion._reason("'tf.TensorListReserve' op", model, 1)
         self.assertIn("for recurrent layers, set `unroll=True`.", reason)
-        report = export.export_litert(model, self.path, batch_size=1)
+        report = export_litert(model, self.path, batch_size=1)
         self.assertLess(report.max_rel_error, SOUND["float32"])
         # Here the converter would kill Python.
         self.assert_refused(
@@ -163,7 +163,7 @@ class FileTest(exporting.ExportTestCase):
         x = keras.layers.MultiHeadAttention(2, 3, dtype=policy)(x, x)
         model = keras.Model(inputs, keras.layers.Dense(2, dtype=policy)(x))
         images = np.random.default_rng(0).normal(size=(20, 8, 8, 3))
-        report = export.export_litert(model, self.path, mode, images)
+        report = export_litert(model, self.path, mode, images)
         self.assertLess(report.max_rel_error, SOUND[mode or "float32"])
         self.assertEqual(
             [layer.dtype_policy.name for layer in model.layers],
@@ -183,14 +183,14 @@ class FileTest(exporting.ExportTestCase):
             "dataset": tf.data.Dataset.from_tensor_slices(x).batch(6),
             "dataset_xy": tf.data.Dataset.from_tensors((x, 0)),
         }[form]
-        report = export.export_litert(model, self.path, "int8", data)
+        report = export_litert(model, self.path, "int8", data)
         self.assertEqual(report.num_samples, 20)
         self.assertLess(report.max_rel_error, SOUND["int8"])
 
     def test_endless_data(self):
         model = conv_model()
         data = itertools.repeat(data_for(model)["image"])
-        report = export.export_litert(model, self.path, "int8", data)
+        report = export_litert(model, self.path, "int8", data)
         self.assertEqual(report.num_samples, 64)
 
     @parameterized.parameters(
@@ -201,12 +201,12 @@ class FileTest(exporting.ExportTestCase):
         inputs = keras.Input((3,))
         outputs = kind((name, inputs + i) for i, name in enumerate(names))
         model = keras.Model(inputs, outputs)
-        export.export_litert(model, self.path)
+        export_litert(model, self.path)
         expected = keras.tree.flatten(model(np.ones((2, 3))))
         file = LiteRTModel(self.path)
         np.testing.assert_allclose(file(np.ones((2, 3))), expected)
         self.assertCountEqual(file.metadata["output_names"], names)
-        self.assertTrue(verification.verify(model, model, self.path).ok)
+        self.assertTrue(verify(model, model, self.path).ok)
 
     def test_outputs_without_rows(self):
         inputs = keras.Input((3,))
@@ -220,7 +220,7 @@ class FileTest(exporting.ExportTestCase):
         with self.assertWarnsRegex(UserWarning, "must match the names"):
             model = keras.Model({"x": a, "y": b}, [[y, {"z": y}], a])
         data = {"x": np.ones((5, 3)), "y": np.zeros((5, 2))}
-        report = export.export_litert(model, self.path, None, data)
+        report = export_litert(model, self.path, None, data)
         self.assertEqual(report.max_abs_error, 0.0)
 
     def test_dict_keys_may_be_the_inputs_names_in_another_order(self):
@@ -231,7 +231,7 @@ class FileTest(exporting.ExportTestCase):
             model = keras.Model({"p": a, "q": b}, {"y": y})
         p = np.random.default_rng(0).normal(size=(40, 3))
         data = {"p": p, "q": 0.0 * p}
-        report = export.export_litert(
+        report = export_litert(
             model,
             self.path,
             evaluation_data=(data, p.astype("float32")),
@@ -245,7 +245,7 @@ class FileTest(exporting.ExportTestCase):
         with self.assertWarnsRegex(UserWarning, "must match the names"):
             model = keras.Model({"x": a, "y": b}, keras.layers.Add()([a, b]))
         x = np.ones((5, 3), "float32")
-        report = export.export_litert(
+        report = export_litert(
             model,
             self.path,
             evaluation_data=({"x": x, "y": x}, 2.0 * x),
@@ -257,15 +257,15 @@ class FileTest(exporting.ExportTestCase):
         model = keras.Sequential(
             [keras.Input((6,)), keras.layers.Embedding(5, 3)]
         )
-        report = export.export_litert(model, str(self.path))
+        report = export_litert(model, str(self.path))
         self.assertEqual(report.max_abs_error, 0.0)
         self.assertEqual(report.path, str(self.path))
 
     def test_missing_folders_are_made_and_files_replaced(self):
         path = self.folder / "a" / "b" / "model.tflite"
-        export.export_litert(dense_model(), path)
+        export_litert(dense_model(), path)
         path.write_bytes(b"old")
-        export.export_litert(dense_model(), path)
+        export_litert(dense_model(), path)
         self.assertGreater(path.stat().st_size, 500)
         self.assertEqual(os.listdir(path.parent), ["model.tflite"])
 
@@ -276,10 +276,10 @@ class FileTest(exporting.ExportTestCase):
         model = keras.Model(model.inputs, outputs)
         zeros.edit(layer.kernel, ..., [1, 4])
         zeros.edit(layer.bias, [1, 4])
-        small, found = rebuild.strip(model, return_report=True)
+        small, found = strip(model, return_report=True)
         x = data_for(small)
         for mode in MODES:
-            export.export_litert(small, self.path, mode, x, report=found)
+            export_litert(small, self.path, mode, x, report=found)
             self.assertEqual(
                 LiteRTModel(self.path).metadata,
                 {
@@ -289,7 +289,7 @@ class FileTest(exporting.ExportTestCase):
                     "kept_channels": {layer.name: [0, 2, 3, 5, 6, 7]},
                 },
             )
-        export.export_litert(small, self.path)
+        export_litert(small, self.path)
         self.assertNotIn("kept_channels", LiteRTModel(self.path).metadata)
 
 
@@ -302,7 +302,7 @@ class CheckTest(exporting.ExportTestCase):
         return exporting.layer_model(exporting.OffByOne())
 
     def test_unchecked(self):
-        report = export.export_litert(self.off_by_one(), self.path, check=False)
+        report = export_litert(self.off_by_one(), self.path, check=False)
         self.assertIsNone(report.max_abs_error)
         self.assertIsNone(report.model_score)
         self.assertIn("not compared", str(report))
@@ -315,9 +315,7 @@ class CheckTest(exporting.ExportTestCase):
             "larger tolerance", model, self.path, "int8", data, tolerance=0.5
         )
         data = np.full((2, 4, 4), 2.0)
-        report = export.export_litert(
-            model, self.path, None, data, tolerance=0.6
-        )
+        report = export_litert(model, self.path, None, data, tolerance=0.6)
         self.assertAlmostEqual(report.max_abs_error, 1.0, 5)
         self.assertAlmostEqual(report.max_rel_error, 0.5, 5)
         self.assertEqual(report.tolerance, 0.6)
@@ -335,7 +333,7 @@ class CheckTest(exporting.ExportTestCase):
             for value, passes in ((2e3, True), (5e2, False)):
                 data = np.full((2, 4), value)
                 if passes:
-                    export.export_litert(model, self.path, None, data)
+                    export_litert(model, self.path, None, data)
                 else:
                     self.assert_refused("agrees", model, self.path, None, data)
 
@@ -349,7 +347,7 @@ class CheckTest(exporting.ExportTestCase):
         """Logarithms of what is given, where random inputs are not it."""
         model = exporting.lambda_model(lambda x: keras.ops.log(x - 100.0))
         x = np.linspace(101, 102, 96).reshape(6, 4, 4)
-        report = export.export_litert(model, self.path, inputs=x)
+        report = export_litert(model, self.path, inputs=x)
         self.assertEqual(report.num_samples, 6)
         self.assertIn("on 6 samples given", str(report))
         self.assert_refused("typical `inputs`", model, self.path, inputs=x - 9)
@@ -359,14 +357,14 @@ class CheckTest(exporting.ExportTestCase):
         x = inputs = keras.Input((9,), dtype="int32")
         x = keras.layers.Embedding(20, 4, mask_zero=True)(x)
         x = keras.layers.GlobalAveragePooling1D()(x)
-        report = export.export_litert(keras.Model(inputs, x), self.path)
+        report = export_litert(keras.Model(inputs, x), self.path)
         self.assertIn("integers 0 to 19, zeros at the end", str(report))
 
     def test_a_dead_model_is_untested(self):
         model = dense_model()
         model.set_weights([np.zeros((3, 3)), np.ones(3)])
         with self.assertWarnsRegex(UserWarning, "untested.*Pass other"):
-            report = export.export_litert(model, self.path)
+            report = export_litert(model, self.path)
         self.assertLen(report.problems, 1)
         self.assertTrue(self.path.exists())
 
@@ -388,11 +386,11 @@ class CheckTest(exporting.ExportTestCase):
         code = r"keras.Model\(model.get_layer\('words'\).output, model.outputs"
         self.assert_refused(code, model, self.path, check=check)
         rest = keras.Model(model.get_layer("words").output, model.outputs)
-        export.export_litert(rest, self.path)
+        export_litert(rest, self.path)
         inputs = keras.Input((2,), dtype="string")
         x = keras.layers.StringLookup(vocabulary=["a", "b"])(inputs)
         model = keras.Model(inputs, keras.layers.Embedding(5, 8)(x))
-        report = export.export_litert(model, self.path, check=check)
+        report = export_litert(model, self.path, check=check)
         self.assertEqual(report.num_samples, 8 * check)
 
     def test_strings_beside_numbers(self):
@@ -401,7 +399,7 @@ class CheckTest(exporting.ExportTestCase):
         x = keras.layers.Embedding(5, 8)(x)
         x = keras.layers.Concatenate()([keras.layers.Flatten()(x), inputs[1]])
         model = keras.Model(inputs, keras.layers.Dense(3)(x))
-        report = export.export_litert(model, self.path, "dynamic_range")
+        report = export_litert(model, self.path, "dynamic_range")
         self.assertEqual(report.num_samples, 8)
         self.assertLess(report.max_rel_error, 1e-3)
 
@@ -418,11 +416,11 @@ class CheckTest(exporting.ExportTestCase):
             return keras.ops.sum(predictions, -1)
 
         for kwargs in ({}, {"evaluation_data": data, "metric": summed}):
-            export.export_litert(model, self.path, **kwargs)
+            export_litert(model, self.path, **kwargs)
             np.testing.assert_array_equal(layer.states[0], np.full((1, 8), 0.5))
             found = LiteRTModel(self.path).predict(x)
             np.testing.assert_allclose(found, expected, atol=1e-5)
-        self.assertTrue(verification.verify(model, model, self.path).ok)
+        self.assertTrue(verify(model, model, self.path).ok)
 
     @parameterized.parameters(*MODES)
     def test_scores(self, mode):
@@ -430,7 +428,7 @@ class CheckTest(exporting.ExportTestCase):
         x = data_for(model, 70)["image"]
         y = np.argmax(model(x), -1)
         y[:7] = (y[:7] + 1) % 4
-        report = export.export_litert(
+        report = export_litert(
             model, self.path, mode, x, evaluation_data=(x, y), batch_size=4
         )
         self.assertEqual(report.metric, "sparse_categorical_accuracy")
@@ -472,10 +470,10 @@ class CheckTest(exporting.ExportTestCase):
                 )
 
     def test_metadata_without_ai_edge_litert(self):
-        missing = dict.fromkeys(tflite_schema._READERS[:1])
+        missing = dict.fromkeys(flatbuffer._READERS[:1])
         with mock.patch.dict(sys.modules, missing):
-            export.export_litert(dense_model(), self.path, check=False)
-            found = tflite_schema.metadata(self.path.read_bytes())
+            export_litert(dense_model(), self.path, check=False)
+            found = flatbuffer.metadata(self.path.read_bytes())
         self.assertEqual(found["quantize"], "float32")
 
 
@@ -487,14 +485,14 @@ class FailureTest(exporting.ExportTestCase):
     def test_a_link_stays_and_what_it_names_is_written(self):
         link = self.folder / "link.tflite"
         link.symlink_to(self.path)
-        report = export.export_litert(dense_model(), link)
+        report = export_litert(dense_model(), link)
         self.assertTrue(link.is_symlink())
         self.assertEqual(report.path, str(link))
         self.assertGreater(self.path.stat().st_size, 500)
 
     def test_names_may_be_as_long_as_the_disk_takes(self):
         path = self.folder / ("x" * 248 + ".tflite")
-        export.export_litert(dense_model(), path, check=False)
+        export_litert(dense_model(), path, check=False)
         self.assertEqual(os.listdir(self.folder), [path.name])
 
     def test_destination_cannot_be_written(self):
@@ -505,7 +503,7 @@ class FailureTest(exporting.ExportTestCase):
         (keras.Model, "export", FULL),
         (keras.Model, "export", RuntimeError("a: No space left on device")),
         (keras.Model, "export", RuntimeError("x/v; File too large [Op:Save]")),
-        (tflite_schema, "add_metadata", FULL),
+        (flatbuffer, "add_metadata", FULL),
         (os, "replace", FULL),
     )
     def test_disk_is_full(self, owner, name, error):
@@ -543,7 +541,7 @@ class FailureTest(exporting.ExportTestCase):
         x = keras.layers.Dropout(0.5, name="drop")(x, training=True)
         model = keras.Model(inputs, keras.layers.Dense(3)(x))
         with self.assertWarnsRegex(UserWarning, "'drop'.*as an input"):
-            export.export_litert(model, self.path)
+            export_litert(model, self.path)
 
     def test_random_at_inference(self):
         def noisy(x):
@@ -559,14 +557,14 @@ class FailureTest(exporting.ExportTestCase):
         )
 
     def test_report_of_another_model(self):
-        row = reports.StripRow("no/kernel", (3, 3), (3, 2), 0, 0)
+        row = records.StripRow("no/kernel", (3, 3), (3, 2), 0, 0)
         kept = {"no/kernel": (None, (0, 2))}
-        report = reports.StripReport((row,), (), 9, 6, kept=kept)
+        report = records.StripReport((row,), (), 9, 6, kept=kept)
         model = dense_model()
         key = f"{model.layers[-1].name}/kernel"
-        row = reports.StripRow(key, (3, 5), (3, 2), 0, 0)
+        row = records.StripRow(key, (3, 5), (3, 2), 0, 0)
         kept = {key: (None, (0, 2))}
-        narrow = reports.StripReport((row,), (), 9, 6, kept=kept)
+        narrow = records.StripReport((row,), (), 9, 6, kept=kept)
         width = r"\(2, 3\)}. Pass the report that `strip` returned"
         self.assert_refused(width, model, self.path, report=narrow)
         for message, wrong, error in (

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from absl.testing import parameterized
 
-from keras_prm import export
+from keras_prm.litert.export import export_litert
 
 MODES = ("float32", "float16", "dynamic_range", "int8")
 # Relative to the largest output: what a sound file keeps well below.
@@ -146,6 +146,6 @@ class ExportTestCase(parameterized.TestCase):
         """Nothing is written, an older file stays, nothing is left over."""
         self.path.write_bytes(b"old")
         with self.assertRaisesRegex(error, message):
-            export.export_litert(*args, **kwargs)
+            export_litert(*args, **kwargs)
         self.assertEqual(self.path.read_bytes(), b"old")
         self.assertEqual(os.listdir(self.folder), [self.path.name])

@@ -8,7 +8,7 @@ import numpy as np
 from absl.testing import absltest
 from absl.testing import parameterized
 
-from keras_prm import file_scores
+from keras_prm.litert import evaluation
 from tests import exporting
 
 X = np.random.default_rng(0).normal(size=(300, 3)).astype("float32")
@@ -58,8 +58,8 @@ class EvaluationTest(parameterized.TestCase):
         self.y[:30] = (self.y[:30] + 1) % 3
 
     def scores(self, data, metric=None):
-        evaluation = file_scores.Evaluation(self.view, data, metric)
-        return evaluation.run(File(self.model))
+        scores = evaluation.Evaluation(self.view, data, metric)
+        return scores.run(File(self.model))
 
     @parameterized.named_parameters(
         ("arrays", lambda x, y: (x, y)),
@@ -138,11 +138,11 @@ class EvaluationTest(parameterized.TestCase):
     def test_256_rows_are_looked_at(self):
         x = np.arange(300, dtype="float32")[:, None] * X
         batches = ((x[i:][:32], self.y[i:][:32]) for i in range(0, 300, 32))
-        evaluation = file_scores.Evaluation(self.view, batches)
-        (values,) = evaluation.inputs
+        scores = evaluation.Evaluation(self.view, batches)
+        (values,) = scores.inputs
         expected = x[:256]
         np.testing.assert_allclose(values, expected.ravel(), rtol=1e-6)
-        self.assertEqual(evaluation.run(File(self.model)).num_samples, 300)
+        self.assertEqual(scores.run(File(self.model)).num_samples, 300)
 
     def test_metric_objects_are_not_touched(self):
         metric = keras.metrics.MeanSquaredError()
@@ -170,7 +170,7 @@ class EvaluationTest(parameterized.TestCase):
     def test_accuracy_of_one_figure_is_unclear(self):
         view = exporting.dense_model(1)
         with self.assertRaisesRegex(ValueError, "binary_accuracy"):
-            file_scores.Evaluation(view, (X, np.ones(300, int)), "accuracy")
+            evaluation.Evaluation(view, (X, np.ones(300, int)), "accuracy")
 
     @parameterized.named_parameters(
         ("empty", (X[:0], X[:0, 0]), "Pass arrays"),
@@ -201,7 +201,7 @@ class EvaluationTest(parameterized.TestCase):
     def test_several_outputs(self):
         model = exporting.dict_model()
         with self.assertRaisesRegex(ValueError, r"model.outputs\[0\]"):
-            file_scores.Evaluation(model, (X, self.y))
+            evaluation.Evaluation(model, (X, self.y))
 
 
 if __name__ == "__main__":

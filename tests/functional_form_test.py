@@ -13,8 +13,8 @@ from keras import layers
 from keras import ops
 
 import keras_prm
-from keras_prm import number_checks
-from keras_prm import opening
+from keras_prm.equivalence import number_checks
+from keras_prm.inlining import inliner
 
 
 class Block(layers.Layer):
@@ -644,7 +644,7 @@ class ClosedTest(parameterized.TestCase):
         layer.build((None, 3))
         inputs = (keras.Input((3,)),)
         with self.assertRaisesRegex(ValueError, "does not compute the same"):
-            opening.Opener().layer(layer, inputs, {}, "")
+            inliner.Opener().layer(layer, inputs, {}, "")
         bias = keras.ops.convert_to_numpy(layer.dense.bias)
         np.testing.assert_array_equal(bias, np.zeros(3))
 

@@ -27,10 +27,10 @@ from absl.testing import parameterized
 from hypothesis import strategies as st
 from keras import layers
 
-from keras_prm import layer_rules
-from keras_prm import round_trips
-from keras_prm import topology
-from keras_prm.rebuild import strip
+from keras_prm.rebuild import round_trips
+from keras_prm.rebuild.strip import strip
+from keras_prm.rules import registry
+from keras_prm.utils import keras_graph
 from tests import fuzzing
 from tests import zeros
 from tests.fuzz_rows import ROWS
@@ -78,7 +78,7 @@ def _has_a_last_group(model, small):
     groups = [
         {
             path: getattr(layer, "groups", 1)
-            for path, layer in topology.layer_paths(m)
+            for path, layer in keras_graph.layer_paths(m)
         }
         for m in (model, small)
     ]
@@ -150,7 +150,7 @@ def _change(model, x, rows):
 
 def _inner_tensors_are_finite(model, x):
     """What `strip` asks for, in the outermost model at least."""
-    tensors = [y for call in topology.calls(model) for y in call.outputs]
+    tensors = [y for call in keras_graph.calls(model) for y in call.outputs]
     return _is_finite(keras.Model(model.input, tensors), x)
 
 
@@ -271,13 +271,13 @@ class FuzzTest(parameterized.TestCase):
         layer, other, rows = MUTANTS[name]
         rows = ["kernel", *rows.split()]
         programs = fuzzing.programs(rows, 6, [st.just((5, 4))])
-        wrong = {layer: layer_rules.RULES[other]}
+        wrong = {layer: registry.RULES[other]}
 
         def test(program):
             model, x = drawn(program)
             _check_outputs(model, strip(model), x)
 
-        with mock.patch.dict(layer_rules.RULES, wrong):
+        with mock.patch.dict(registry.RULES, wrong):
             with self.assertRaisesRegex(AssertionError, "off by"):
                 run(test, programs, 200, seed=0, shrink=False)
 

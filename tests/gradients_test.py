@@ -4,7 +4,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
-from keras_prm import gradients
+from keras_prm.pruning import gradients
 from tests import zoo
 
 BACKEND = keras.backend.backend()

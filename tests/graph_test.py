@@ -9,9 +9,9 @@ from absl.testing import parameterized
 from keras import layers
 from keras import ops
 
-from keras_prm import graph
-from keras_prm import layer_rules
-from keras_prm import training_argument
+from keras_prm.analysis.trace import trace
+from keras_prm.rules import registry
+from keras_prm.utils import training_argument
 from tests import zoo
 
 _NORM = "it normalises over all channels"
@@ -30,16 +30,16 @@ class Classes:
 
     def __init__(self, inputs, outputs):
         model = keras.Model(inputs, outputs)
-        self.trace = graph.trace(model)
-        self.weights = {w.key: w for w in self.trace.weights.values()}
+        self.graph = trace(model)
+        self.weights = {w.key: w for w in self.graph.weights.values()}
 
     def __call__(self, key, axis):
         ids = self.weights[key].ids[axis]
-        return None if ids is None else list(self.trace.classes[ids])
+        return None if ids is None else list(self.graph.classes[ids])
 
     def reason(self, key, axis):
         """Why the first class of an axis is pinned, or `None`."""
-        return self.trace.pinned.get(self(key, axis)[0])
+        return self.graph.pinned.get(self(key, axis)[0])
 
 
 class ClassesTest(parameterized.TestCase):
@@ -197,8 +197,8 @@ class PinTest(parameterized.TestCase):
     def test_with_a_reason(self, make, reason):
         of = self.pinned(lambda x: layers.Dense(2, name="b")(make(x)))
         self.assertIn(reason, of.reason("a/kernel", 1))
-        self.assertLen(of.trace.skipped, 1)
-        self.assertIn(reason, of.trace.skipped[0][1])
+        self.assertLen(of.graph.skipped, 1)
+        self.assertIn(reason, of.graph.skipped[0][1])
 
     def test_training_false_does_not(self):
         norm = layers.BatchNormalization()
@@ -220,8 +220,8 @@ class PinTest(parameterized.TestCase):
         class Own(layers.Dropout):
             pass
 
-        rule = layer_rules.RULES[layers.Dropout]
-        with mock.patch.dict(layer_rules.RULES, {Own: rule}):
+        rule = registry.RULES[layers.Dropout]
+        with mock.patch.dict(registry.RULES, {Own: rule}):
             make = Own(0.5)
             of = self.pinned(lambda x: layers.Dense(2)(make(x, training=True)))
         reason = of.reason("a/kernel", 1)
@@ -267,32 +267,32 @@ class ZooTest(parameterized.TestCase):
     @parameterized.parameters(*zoo.MODELS)
     def test_ids_fit_shapes_and_every_kernel_is_there(self, name):
         model = zoo.make(name)
-        trace = graph.trace(model)
-        for value in trace.values:
+        graph = trace(model)
+        for value in graph.values:
             for size, ids in zip(value.shape, value.ids):
                 if ids is not None:
                     self.assertLen(ids, size)
-        for weight in trace.weights.values():
+        for weight in graph.weights.values():
             for size, ids in zip(weight.variable.shape, weight.ids):
                 if ids is not None:
                     self.assertLen(ids, size)
         kernels = {v.path for v in model.weights if v.path.endswith("kernel")}
-        found = {w.variable.path for w in trace.weights.values()}
+        found = {w.variable.path for w in graph.weights.values()}
         self.assertContainsSubset(kernels, found)
-        reasons = {reason for _, reason in trace.skipped}
+        reasons = {reason for _, reason in graph.skipped}
         self.assertEqual(reasons, {*LEFT_ALONE.get(name, ())})
 
     def test_macs_are_output_positions(self):
-        trace = graph.trace(zoo.make("lenet5"))
+        graph = trace(zoo.make("lenet5"))
         self.assertEqual(
-            [(m.path, m.macs) for m in trace.mixes],
+            [(m.path, m.macs) for m in graph.mixes],
             [("conv1", 24 * 24), ("conv2", 8 * 8), ("fc1", 1), ("fc2", 1)],
         )
 
     def test_a_model_is_only_read(self):
         model = zoo.make("nested")
         config, weights = model.get_config(), model.get_weights()
-        graph.trace(model)
+        trace(model)
         self.assertEqual(model.get_config(), config)
         for a, b in zip(weights, model.get_weights()):
             np.testing.assert_array_equal(a, b)

@@ -10,8 +10,8 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
-from keras_prm.held_out import DataScorer
-from keras_prm.purification import purify
+from keras_prm.pruning.held_out import DataScorer
+from keras_prm.pruning.purify import purify
 
 NUM = 400
 

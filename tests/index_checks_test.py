@@ -7,9 +7,9 @@ from absl.testing import parameterized
 from keras import layers
 from keras import ops
 
-from keras_prm import index_checks
-from keras_prm.export import export_litert
-from keras_prm.verification import verify
+from keras_prm.equivalence import index_checks
+from keras_prm.litert.export import export_litert
+from keras_prm.rebuild.verify import verify
 
 
 def table(rows=20):

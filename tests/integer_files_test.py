@@ -6,9 +6,9 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
-from keras_prm import export
-from keras_prm import float_inputs
-from keras_prm.litert import LiteRTModel
+from keras_prm.litert import float_inputs
+from keras_prm.litert.export import export_litert
+from keras_prm.litert.model import LiteRTModel
 from tests import exporting
 
 
@@ -48,7 +48,7 @@ class IntegerFilesTest(exporting.ExportTestCase):
         self.needs_tensorflow()
 
     def export(self, model, data, **options):
-        report = export.export_litert(model, self.path, "int8", data, **options)
+        report = export_litert(model, self.path, "int8", data, **options)
         self.assertLess(report.max_rel_error, exporting.SOUND["int8"])
         return report
 
@@ -163,7 +163,7 @@ class DoubleTest(exporting.ExportTestCase):
     def test_computes_in_float32(self, mode, input_dtype):
         model = self.model(input_dtype=input_dtype)
         data = np.random.default_rng(0).normal(size=(16, 4))
-        report = export.export_litert(model, self.path, mode, data)
+        report = export_litert(model, self.path, mode, data)
         self.assertLess(report.max_rel_error, exporting.SOUND[mode])
         self.assertEqual(report.inputs[0].dtype, "float32")
         expected = model.predict(data, verbose=0)
@@ -175,7 +175,7 @@ class DoubleTest(exporting.ExportTestCase):
 
     def test_constants_in_float64(self):
         model = self.model(lambda y: keras.ops.add(y, np.array([0.5, 1.0])))
-        report = export.export_litert(model, self.path)
+        report = export_litert(model, self.path)
         self.assertLess(report.max_rel_error, 1e-5)
 
     def test_a_cast_to_float64(self):

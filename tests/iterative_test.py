@@ -3,15 +3,15 @@ import numpy as np
 from absl.testing import absltest
 from absl.testing import parameterized
 
-from keras_prm import enforcing
-from keras_prm import scores
-from keras_prm.enforcing import MaskConstraint
-from keras_prm.iterative import IterativePruning
-from keras_prm.masks import masks_of
-from keras_prm.optimizers import ADMMWrapper
-from keras_prm.plans import SparsityPlan
-from keras_prm.pruning import hard_prune
-from keras_prm.rebuild import strip
+from keras_prm.admm.optimizer import ADMMWrapper
+from keras_prm.plans.plan import SparsityPlan
+from keras_prm.pruning import scores
+from keras_prm.pruning.hard_prune import hard_prune
+from keras_prm.pruning.masks import masks_of
+from keras_prm.rebuild.strip import strip
+from keras_prm.training import mask_constraint
+from keras_prm.training.iterative import IterativePruning
+from keras_prm.training.mask_constraint import MaskConstraint
 from tests import watching
 from tests import zoo
 from tests.watching import adam
@@ -203,9 +203,9 @@ class IterativePruningTest(parameterized.TestCase):
             count.append(model)
             return retrace(model)
 
-        retrace = enforcing.retrace
+        retrace = mask_constraint.retrace
         self.enter_context(
-            absltest.mock.patch.object(enforcing, "retrace", count_calls)
+            absltest.mock.patch.object(mask_constraint, "retrace", count_calls)
         )
         self.prune(epochs=6)
         # The begin, the end, and two prunings: masks come, and others go.
@@ -217,7 +217,7 @@ class IterativePruningTest(parameterized.TestCase):
         self.compile(run_eagerly=False)
         train(self.model)
         with (
-            absltest.mock.patch.object(enforcing, "retrace"),
+            absltest.mock.patch.object(mask_constraint, "retrace"),
             self.assertWarnsRegex(UserWarning, "Mask them there, too"),
         ):
             _, watch = self.prune()

@@ -11,10 +11,10 @@ import numpy as np
 from absl.testing import absltest
 from keras import distribution
 
-from keras_prm.masks import masks_of
-from keras_prm.plans import SparsityPlan
-from keras_prm.pruning import hard_prune
-from keras_prm.rebuild import strip
+from keras_prm.plans.plan import SparsityPlan
+from keras_prm.pruning.hard_prune import hard_prune
+from keras_prm.pruning.masks import masks_of
+from keras_prm.rebuild.strip import strip
 from tests import distributed
 from tests.distributed import arrays
 

@@ -8,8 +8,8 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
-from keras_prm import kernel_boxes
-from keras_prm.rebuild import strip
+from keras_prm.rebuild import kernel_boxes
+from keras_prm.rebuild.strip import strip
 from tests import zoo
 
 # Stride and dilation, which TensorFlow does not combine.

@@ -9,13 +9,13 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
-from keras_prm import channel_rules
-from keras_prm import constants
-from keras_prm import graph
-from keras_prm import layer_rules
-from keras_prm import operator_rules
-from keras_prm import sites
-from keras_prm.rebuild import strip
+from keras_prm.analysis.trace import trace
+from keras_prm.dependency import constants
+from keras_prm.rebuild.strip import strip
+from keras_prm.rules import base
+from keras_prm.rules import operators
+from keras_prm.rules import passthrough
+from keras_prm.rules import registry
 from tests import zoo
 
 
@@ -34,8 +34,8 @@ def scale_rule(site):
     """A worked example: the channels pass, each with its factor."""
     x, out = site.inputs[0], site.outputs[0]
     axis, factor = len(x.shape) - 1, site.layer.factor
-    site.trace.weight(factor, [site.trace.ids(x, axis)], "vector")
-    site.trace.affine((x, axis), (out, axis), lambda read: (read(factor), 0.0))
+    site.graph.weight(factor, [site.graph.ids(x, axis)], "vector")
+    site.graph.affine((x, axis), (out, axis), lambda read: (read(factor), 0.0))
 
 
 def scaled():
@@ -51,7 +51,7 @@ def scaled():
 
 class RegisterTest(parameterized.TestCase):
     def tearDown(self):
-        layer_rules.RULES.pop(Scale, None)
+        registry.RULES.pop(Scale, None)
         super().tearDown()
 
     def test_without_a_rule_the_layer_is_left_alone(self):
@@ -61,7 +61,7 @@ class RegisterTest(parameterized.TestCase):
         self.assertEqual(report.skipped, (("scale", "no rule for Scale"),))
 
     def test_with_a_rule_its_dead_channels_go(self):
-        layer_rules.register_rule(Scale, sites.Rule(scale_rule))
+        registry.register_rule(Scale, base.Rule(scale_rule))
         model = scaled()
         small, report = strip(model, return_report=True)
         self.assertEqual(report.skipped, ())
@@ -77,23 +77,23 @@ class RegisterTest(parameterized.TestCase):
             def call(self, inputs, training=None):
                 return super().call(inputs) + 1
 
-        self.assertIsNone(layer_rules.rule_for(Mine(3)))
-        self.assertIsNotNone(layer_rules.rule_for(layers.Dense(3)))
+        self.assertIsNone(registry.rule_for(Mine(3)))
+        self.assertIsNotNone(registry.rule_for(layers.Dense(3)))
 
     def test_a_wrong_rule_does_not_go_unnoticed(self):
         """A config key that was forgotten shows in the shape."""
-        table = layer_rules.RULES
+        table = registry.RULES
         original = table[layers.Dense]
         model = zoo.make("mlp")
         kernel = np.array(keras.ops.convert_to_numpy(model.layers[1].kernel))
         kernel[:, 0] = 0
         model.layers[1].kernel.assign(kernel)
-        layer_rules.register_rule(layers.Dense, sites.Rule(original.trace))
+        registry.register_rule(layers.Dense, base.Rule(original.trace))
         try:
             with self.assertRaisesRegex(RuntimeError, "rule for Dense: mend"):
                 strip(model)
         finally:
-            layer_rules.register_rule(layers.Dense, original)
+            registry.register_rule(layers.Dense, original)
 
 
 @keras.saving.register_keras_serializable("layer_rules_test")
@@ -104,15 +104,15 @@ class Gate(layers.Layer):
 
 class ArgumentsTest(parameterized.TestCase):
     def tearDown(self):
-        layer_rules.RULES.pop(Gate, None)
+        registry.RULES.pop(Gate, None)
         super().tearDown()
 
     @parameterized.product(known=(True, False), by_name=(True, False))
     def test_only_those_that_a_rule_names(self, known, by_name):
         names = ("gate",) if known else ()
-        layer_rules.register_rule(
+        registry.register_rule(
             Gate,
-            sites.Rule(channel_rules.join(constants.multiply), arguments=names),
+            base.Rule(passthrough.join(constants.multiply), arguments=names),
         )
         inputs = keras.Input((4,))
         x, y = (layers.Dense(6, name=n)(inputs) for n in "ab")
@@ -151,8 +151,8 @@ class OpaqueTest(parameterized.TestCase):
         model = self.model()
         self.assertEqual(strip(model).get_layer("a").units, 6)
         change(model.get_layer("d"))
-        trace = graph.trace(model)
-        self.assertEqual(trace.skipped, [("d", reason)])
+        graph = trace(model)
+        self.assertEqual(graph.skipped, [("d", reason)])
         small = strip(model)
         self.assertEqual(small.get_layer("a").units, 8)
         x = zoo.inputs_of(model)
@@ -163,22 +163,22 @@ class TableTest(parameterized.TestCase):
     def test_every_rule_has_a_model_in_the_zoo(self):
         kinds = set()
         with mock.patch.object(
-            layer_rules,
+            registry,
             "apply",
-            lambda site, reason=None, apply=layer_rules.apply: (
+            lambda site, reason=None, apply=registry.apply: (
                 kinds.add(type(site.layer).__name__),
                 apply(site, reason),
             ),
         ):
             for name in zoo.MODELS:
-                graph.trace(zoo.make(name))
+                trace(zoo.make(name))
         table = [
             kind.__name__
-            for kind in layer_rules.RULES
+            for kind in registry.RULES
             # Not what others registered in this process.
             if kind.__module__.partition(".")[0] in ("keras", "keras_prm")
         ]
-        self.assertContainsSubset({*table, *operator_rules.OPERATIONS}, kinds)
+        self.assertContainsSubset({*table, *operators.OPERATIONS}, kinds)
 
     def test_operations_are_keras_own(self):
         """A class that only has the name of one is not taken for it."""
@@ -186,9 +186,9 @@ class TableTest(parameterized.TestCase):
         class Add(keras.Operation):
             pass
 
-        self.assertIsNone(layer_rules.rule_for(Add()))
+        self.assertIsNone(registry.rule_for(Add()))
 
-    @parameterized.parameters(*layer_rules.APPLICATIONS)
+    @parameterized.parameters(*registry.APPLICATIONS)
     def test_layers_of_applications_exist(self, name):
         """Fails loudly when Keras moves one."""
         module, _, kind = name.rpartition(".")
@@ -197,11 +197,11 @@ class TableTest(parameterized.TestCase):
 
 class RegisterRefusalTest(parameterized.TestCase):
     def test_not_a_layer_or_not_a_rule(self):
-        rule = sites.Rule(lambda site: None)
+        rule = base.Rule(lambda site: None)
         for arguments in (("x", rule), (layers.Softmax, None)):
             with self.assertRaisesRegex(TypeError, "register_rule.MyLayer"):
-                layer_rules.register_rule(*arguments)
-        self.assertNotIn(layers.Softmax, layer_rules.RULES)
+                registry.register_rule(*arguments)
+        self.assertNotIn(layers.Softmax, registry.RULES)
 
 
 if __name__ == "__main__":

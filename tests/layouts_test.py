@@ -3,7 +3,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import ops
 
-from keras_prm import layouts
+from keras_prm.utils import kernel_layout
 
 
 class LayoutsTest(parameterized.TestCase):
@@ -15,10 +15,12 @@ class LayoutsTest(parameterized.TestCase):
     )
     def test_there_and_back(self, shape, axes, matrix_shape):
         kernel = np.arange(np.prod(shape)).reshape(shape)
-        matrix = layouts.to_matrix(kernel, axes)
+        matrix = kernel_layout.to_matrix(kernel, axes)
         self.assertEqual(matrix.shape, matrix_shape)
-        np.testing.assert_array_equal(layouts.from_matrix(matrix, axes), kernel)
-        tensor = layouts.to_matrix(ops.convert_to_tensor(kernel), axes)
+        np.testing.assert_array_equal(
+            kernel_layout.from_matrix(matrix, axes), kernel
+        )
+        tensor = kernel_layout.to_matrix(ops.convert_to_tensor(kernel), axes)
         np.testing.assert_array_equal(ops.convert_to_numpy(tensor), matrix)
 
 

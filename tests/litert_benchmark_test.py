@@ -14,12 +14,13 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
-from keras_prm import export
-from keras_prm import litert_benchmark
-from keras_prm import rebuild
-from keras_prm import timing
-from keras_prm.litert import LiteRTModel
-from keras_prm.litert_benchmark import benchmark
+from keras_prm.litert import benchmark as benchmark_module
+from keras_prm.litert import benchmark_models
+from keras_prm.litert import timing
+from keras_prm.litert.benchmark import benchmark
+from keras_prm.litert.export import export_litert
+from keras_prm.litert.model import LiteRTModel
+from keras_prm.rebuild.strip import strip
 from tests import exporting
 from tests.litert_files import double
 from tests.litert_files import file_of
@@ -66,7 +67,7 @@ class Stage:
                 load=lambda model, inputs: self.load(model, inputs),
             ),
             mock.patch.object(
-                litert_benchmark, "peak_memory", self.peak_memory
+                benchmark_module, "peak_memory", self.peak_memory
             ),
         ):
             return benchmark(*arguments, **keywords)
@@ -154,7 +155,7 @@ class BenchmarkTest(parameterized.TestCase):
         """Of [-1, 1) this one makes a division by zero."""
         model, images = exporting.standardising()
         with self.assertWarnsRegex(UserWarning, "a row of zeros"):
-            export.export_litert(model, self.paths[0], "int8", images)
+            export_litert(model, self.paths[0], "int8", images)
         found = benchmark(self.paths[0], runs=1, warmup=0, memory=False)
         self.assertLen(found.rows, 1)
         with self.assertRaisesRegex(ValueError, "DIV.*Pass others"):
@@ -218,7 +219,7 @@ class RealBenchmarkTest(parameterized.TestCase):
         inputs = [keras.Input((3,)), keras.Input((3,))]
         x = layers.Concatenate()(inputs)
         model = keras.Model(inputs, layers.Dense(2)(x))
-        models = {"dense": model, "small": rebuild.strip(model)}
+        models = {"dense": model, "small": strip(model)}
         self.assertLen(benchmark(models, runs=1, memory=False).rows, 2)
 
     def test_numbers_of_numpy(self):
@@ -230,7 +231,7 @@ class RealBenchmarkTest(parameterized.TestCase):
 
     def test_all_rows_calibrate(self):
         model = keras.Sequential([keras.Input((3,)), layers.Dense(4)])
-        sources = litert_benchmark.benchmark_sources
+        sources = benchmark_models
         with mock.patch.object(
             sources, "files", side_effect=sources.files
         ) as files:
@@ -344,9 +345,7 @@ class BadInputTest(parameterized.TestCase):
         model = keras.Sequential([keras.Input((3,)), layers.Dense(4)])
         with (
             mock.patch.dict(sys.modules, missing),
-            mock.patch.object(
-                litert_benchmark.benchmark_sources, "files"
-            ) as files,
+            mock.patch.object(benchmark_models, "files") as files,
             self.assertRaisesRegex(ImportError, "pip install ai-edge-litert"),
         ):
             benchmark(model)

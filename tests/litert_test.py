@@ -10,7 +10,7 @@ import numpy as np
 from absl.testing import absltest
 from absl.testing import parameterized
 
-from keras_prm import litert
+from keras_prm.litert.model import LiteRTModel
 from tests.litert_files import double
 from tests.litert_files import file_of
 from tests.litert_files import quantised
@@ -30,7 +30,7 @@ class LiteRTModelTest(parameterized.TestCase):
 
     @parameterized.product(rows=(1, 2, 7), batch_size=(None, 1, 3, 100))
     def test_any_batch_size(self, rows, batch_size):
-        model = litert.LiteRTModel(file_of(double, spec(None, 3)))
+        model = LiteRTModel(file_of(double, spec(None, 3)))
         for x in (ROWS[:rows], ROWS[:1], ROWS[:rows]):
             y = model.predict(x, batch_size=batch_size)
             np.testing.assert_array_equal(y, 2 * x)
@@ -38,12 +38,12 @@ class LiteRTModelTest(parameterized.TestCase):
 
     @parameterized.parameters(1, 2, 3, 7)
     def test_fixed_batch_size(self, size):
-        model = litert.LiteRTModel(file_of(double, spec(size, 3)))
+        model = LiteRTModel(file_of(double, spec(size, 3)))
         self.assertEqual(model.input_shapes, {"x": (size, 3)})
         np.testing.assert_array_equal(model(ROWS), 2 * ROWS)
 
     def test_other_unknown_sizes(self):
-        model = litert.LiteRTModel(file_of(double, spec(None, None, 2)))
+        model = LiteRTModel(file_of(double, spec(None, None, 2)))
         for size in (3, 5):
             x = np.ones((2, size, 2), "float32")
             np.testing.assert_array_equal(model(x), 2 * x)
@@ -52,7 +52,7 @@ class LiteRTModelTest(parameterized.TestCase):
         content = file_of(double, spec(None, 3))
         self.path.write_bytes(content)
         for source in (content, self.path, str(self.path)):
-            model = litert.LiteRTModel(source, num_threads=2)
+            model = LiteRTModel(source, num_threads=2)
             self.assertEqual(model.num_bytes, len(content))
             np.testing.assert_array_equal(model(ROWS), 2 * ROWS)
 
@@ -60,9 +60,9 @@ class LiteRTModelTest(parameterized.TestCase):
         apple, zebra = ROWS, ROWS**2 + 1
         expected = (zebra - apple, zebra * apple)
         content = two_inputs()
-        by_name = litert.LiteRTModel(content)
+        by_name = LiteRTModel(content)
         for order in (["zebra", "apple"], ["apple", "zebra"]):
-            ordered = litert.LiteRTModel(content, input_names=order)
+            ordered = LiteRTModel(content, input_names=order)
             self.assertEqual(ordered.input_names, order)
             arrays = {"zebra": zebra, "apple": apple}
             for outputs in (
@@ -77,7 +77,7 @@ class LiteRTModelTest(parameterized.TestCase):
         outputs = [inputs + float(i) for i in range(12)]
         model = keras.Model(inputs, outputs)
         model.export(self.path, format="litert", verbose=False)
-        for i, y in enumerate(litert.LiteRTModel(self.path)(ROWS)):
+        for i, y in enumerate(LiteRTModel(self.path)(ROWS)):
             np.testing.assert_array_equal(y, ROWS + i)
 
     def test_keys_of_a_dict_of_outputs_are_in_order(self):
@@ -87,12 +87,12 @@ class LiteRTModelTest(parameterized.TestCase):
         model = keras.Model(inputs, outputs)
         model.export(self.path, format="litert", verbose=False)
         expected = keras.tree.flatten(model(ROWS))
-        found = litert.LiteRTModel(self.path)(ROWS)
+        found = LiteRTModel(self.path)(ROWS)
         np.testing.assert_array_equal(found, expected)
 
     @parameterized.parameters("int8", "uint8")
     def test_quantised_inputs_and_outputs(self, int_type):
-        model = litert.LiteRTModel(quantised(int_type))
+        model = LiteRTModel(quantised(int_type))
         x = np.array([[-1.0, 0.25, 0.5], [0.0, 1.0, 9.0]], "float32")
         y = model(x)
         self.assertEqual(y.dtype, np.float32)
@@ -106,11 +106,11 @@ class LiteRTModelTest(parameterized.TestCase):
 
     def test_integers_and_doubles_are_cast(self):
         content = file_of(lambda x: x + 1, spec(None, 3, dtype="int32"))
-        y = litert.LiteRTModel(content)(ROWS.astype("float64"))
+        y = LiteRTModel(content)(ROWS.astype("float64"))
         np.testing.assert_array_equal(y, ROWS + 1)
 
     def test_load_and_invoke(self):
-        model = litert.LiteRTModel(two_inputs())
+        model = LiteRTModel(two_inputs())
         held = model.load({"zebra": 3 * ROWS, "apple": ROWS.astype("float64")})
         model.invoke()
         difference = model._result(model._outputs[0])
@@ -123,7 +123,7 @@ class LiteRTModelTest(parameterized.TestCase):
             np.testing.assert_array_equal(found, array)
 
     def test_load_fills_a_fixed_batch(self):
-        model = litert.LiteRTModel(file_of(double, spec(4, 3)))
+        model = LiteRTModel(file_of(double, spec(4, 3)))
         (held,) = model.load(ROWS[:2]).values()
         np.testing.assert_array_equal(held, ROWS[[0, 1, 1, 1]])
 
@@ -133,7 +133,7 @@ class LiteRTModelTest(parameterized.TestCase):
             (quantised("int8"), "float32"),
             (file_of(lambda x: x + 1, spec(None, dtype="int32")), "int32"),
         ):
-            model = litert.LiteRTModel(content)
+            model = LiteRTModel(content)
             self.assertEqual(list(model.input_dtypes.values()), [expected])
             self.assertEqual(model.content, content)
 
@@ -148,28 +148,28 @@ class LiteRTModelTest(parameterized.TestCase):
     )
     def test_wrong_inputs(self, inputs, message):
         with self.assertRaisesRegex(ValueError, message):
-            litert.LiteRTModel(two_inputs())(inputs)
+            LiteRTModel(two_inputs())(inputs)
 
     def test_wrong_batch_size(self):
-        model = litert.LiteRTModel(file_of(double, spec(None, 3)))
+        model = LiteRTModel(file_of(double, spec(None, 3)))
         with self.assertRaisesRegex(ValueError, "batch_size=-1"):
             model.predict(ROWS, batch_size=-1)
 
     @parameterized.parameters("3", 2.5, True, 0)
     def test_batch_size_is_no_whole_number(self, size):
-        model = litert.LiteRTModel(file_of(double, spec(None, 3)))
+        model = LiteRTModel(file_of(double, spec(None, 3)))
         with self.assertRaisesRegex(ValueError, "at least 1, or None"):
             model.predict(ROWS, batch_size=size)
 
     @parameterized.parameters("1", None, 0, -1, 1.5, True)
     def test_wrong_numbers_of_threads(self, num_threads):
         with self.assertRaisesRegex(ValueError, "a whole number of threads"):
-            litert.LiteRTModel(b"", num_threads)
+            LiteRTModel(b"", num_threads)
 
     @parameterized.parameters((None,), (3,), (["a.tflite"],))
     def test_what_is_no_file(self, source):
         with self.assertRaisesRegex(TypeError, "`export_litert` makes a file"):
-            litert.LiteRTModel(source)
+            LiteRTModel(source)
 
     @parameterized.parameters(
         (ROWS.astype("complex64"),),
@@ -177,28 +177,28 @@ class LiteRTModelTest(parameterized.TestCase):
         (np.full((2, 3), None),),
     )
     def test_what_holds_no_numbers(self, rows):
-        model = litert.LiteRTModel(file_of(double, spec(None, 3)))
+        model = LiteRTModel(file_of(double, spec(None, 3)))
         with self.assertRaisesRegex(ValueError, "Convert them, to float32"):
             model(rows)
 
     @parameterized.parameters(5, "x", [[]])
     def test_names_that_are_no_list(self, names):
         with self.assertRaisesRegex(ValueError, "Expected each of: .*apple"):
-            litert.LiteRTModel(two_inputs(), input_names=names)
+            LiteRTModel(two_inputs(), input_names=names)
 
     def test_wrong_names(self):
         with self.assertRaisesRegex(ValueError, "Expected each of: .*apple"):
-            litert.LiteRTModel(two_inputs(), input_names=["zebra", "bear"])
+            LiteRTModel(two_inputs(), input_names=["zebra", "bear"])
 
     def test_not_a_litert_file(self):
         with self.assertRaisesRegex(ValueError, "Expected a whole"):
-            litert.LiteRTModel(b"no such thing" * 10)
+            LiteRTModel(b"no such thing" * 10)
 
     def test_missing_package(self):
         missing = {"ai_edge_litert.interpreter": None}
         with mock.patch.dict(sys.modules, missing):
             with self.assertRaisesRegex(ImportError, "pip install ai-edge-l"):
-                litert.LiteRTModel(b"")
+                LiteRTModel(b"")
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
-from keras_prm import graph
-from keras_prm.liveness import Liveness
+from keras_prm.analysis.liveness import Liveness
+from keras_prm.analysis.trace import trace
 from tests import zoo
 
 
@@ -26,9 +26,9 @@ class Verdict:
     """The liveness of a model, by layer names."""
 
     def __init__(self, model):
-        self.trace = graph.trace(model)
-        self.live = Liveness(self.trace)
-        self.weights = {w.key: w for w in self.trace.weights.values()}
+        self.graph = trace(model)
+        self.live = Liveness(self.graph)
+        self.weights = {w.key: w for w in self.graph.weights.values()}
 
     def removed(self, key, axis=-1):
         """Positions on an axis of a weight that go."""
@@ -37,12 +37,12 @@ class Verdict:
 
     def constant(self, name, position):
         """The constant that a layer puts out on its last axis."""
-        (value,) = [v for v in self.trace.values if v.origin == name]
+        (value,) = [v for v in self.graph.values if v.origin == name]
         found = self.live.constants.get((value.number, len(value.shape) - 1))
         return float("nan") if found is None else found[position]
 
     def folded(self, name):
-        (mix,) = [m for m in self.trace.mixes if m.path == name]
+        (mix,) = [m for m in self.graph.mixes if m.path == name]
         return self.live.folded_bias(mix)
 
 
@@ -280,7 +280,7 @@ class UseTest(parameterized.TestCase):
         model = keras.Model(inputs, layers.Dense(2, name="out")(x))
         zoo.randomise(model)
         verdict = Verdict(model)
-        classes = verdict.trace.classes[verdict.weights["b/kernel"].ids[1]]
+        classes = verdict.graph.classes[verdict.weights["b/kernel"].ids[1]]
         self.assertFalse(verdict.live.unused[classes].any())
         self.assertEqual(verdict.removed("b/kernel"), [])
 
@@ -290,7 +290,7 @@ class UseTest(parameterized.TestCase):
         verdict = Verdict(model)
         zeros = {
             value.origin: verdict.live.is_zero(value)
-            for value in verdict.trace.values
+            for value in verdict.graph.values
         }
         self.assertTrue(zeros["oneb"])
         self.assertFalse(zeros["stem"])

@@ -6,14 +6,14 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
-from keras_prm import export
-from keras_prm import export_checks
-from keras_prm import lowering
-from keras_prm import lowering_search
-from keras_prm import lowerings
-from keras_prm import rebuild
-from keras_prm.column_layers import GatherColumns
-from keras_prm.lowering_timing import AutoLowering
+from keras_prm.litert import export_checks
+from keras_prm.litert.export import export_litert
+from keras_prm.lowering import methods
+from keras_prm.lowering import strategies
+from keras_prm.lowering.gather_columns import GatherColumns
+from keras_prm.lowering.layer_timing import AutoLowering
+from keras_prm.rebuild import lower_columns
+from keras_prm.rebuild.strip import strip
 from tests import exporting
 from tests import lowering_models
 
@@ -39,8 +39,8 @@ class FilesTest(exporting.ExportTestCase):
         model, sizes = keywords(), {}
         (data,) = exporting.data_for(model).values()
         for name in ("none", "smallest"):
-            small = rebuild.strip(model, name, quantize=mode)
-            sizes[name] = export.export_litert(
+            small = strip(model, name, quantize=mode)
+            sizes[name] = export_litert(
                 small, self.path, mode, data, check=False
             ).num_bytes
         self.assertLessEqual(sizes["smallest"], sizes["none"])
@@ -53,8 +53,8 @@ class FilesTest(exporting.ExportTestCase):
     def test_a_file_that_it_was_not_chosen_for(self, name, mode):
         """The model itself knows, once it was saved and loaded too."""
         lowered = {
-            "smallest": lowering_search.SmallestLowering(),
-            "model": lowering_search.ModelLowering(),
+            "smallest": strategies.SmallestLowering(),
+            "model": strategies.ModelLowering(),
         }[name].files()
         gather = GatherColumns([0, 2], chosen_for=lowered, name="columns")
         model = keras.Sequential([keras.Input((4,)), gather, layers.Dense(2)])
@@ -68,21 +68,21 @@ class FilesTest(exporting.ExportTestCase):
             export_checks.warn_of_lowering(view, fitting)
 
     def test_strip_notes_what_it_was_chosen_for(self):
-        small = rebuild.strip(keywords(), "smallest")
+        small = strip(keywords(), "smallest")
         found = [x for x in small.layers if isinstance(x, GatherColumns)]
         self.assertNotEmpty(found)
         for layer in found:
             self.assertEqual(layer.chosen_for, ("float32",))
         self.needs_tensorflow()
         with self.assertWarnsRegex(UserWarning, "quantize='dynamic_range'"):
-            export.export_litert(small, self.path, "dynamic_range", check=False)
+            export_litert(small, self.path, "dynamic_range", check=False)
 
 
 class ArgumentTest(parameterized.TestCase):
     def test_fewer_layers_pay_in_int8(self):
         numbers = [
             num_lowered(
-                rebuild.strip(
+                strip(
                     keywords(), "smallest", return_report=True, quantize=mode
                 )[1]
             )
@@ -95,36 +95,36 @@ class ArgumentTest(parameterized.TestCase):
         kernel = np.zeros((3, 3, 64, 64), "float32")
         kernel[1, 1, :16] = 1.0
         layer = layers.Conv2D(64, 3, padding="same")
-        site = lowerings.ColumnSite(layer, "k", kernel, (16, 16))
+        site = methods.ColumnSite(layer, "k", kernel, (16, 16))
         for mode in ("float32", "float16"):
-            lowerer = lowering.lowerer("model", mode)
+            lowerer = lower_columns.lowerer("model", mode)
             self.assertIsNotNone(lowerer.choose_one(site).lowering)
         for mode in ("dynamic_range", "int8"):
-            choice = lowering.lowerer("model", mode).choose_one(site)
+            choice = lower_columns.lowerer("model", mode).choose_one(site)
             self.assertIsNone(choice.lowering)
             self.assertIn("lowering='auto' measures", choice.reason)
 
     def test_auto_is_told(self):
-        self.assertEqual(lowering.lowerer("auto", "int8").quantize, "int8")
-        self.assertEqual(lowering.lowerer("auto").quantize, "float32")
+        self.assertEqual(lower_columns.lowerer("auto", "int8").quantize, "int8")
+        self.assertEqual(lower_columns.lowerer("auto").quantize, "float32")
 
     @parameterized.parameters("INT8", "int4", 8, True, [["int8"]])
     def test_unknown_quantization(self, quantize):
         for name in ("none", "smallest", "auto"):
             with self.assertRaisesRegex(ValueError, "None or one of.*'int8'"):
-                lowering.lowerer(name, quantize)
+                lower_columns.lowerer(name, quantize)
 
     @parameterized.parameters(
         AutoLowering(quantize="int8"), lowering_models.Drawn()
     )
     def test_a_lowering_that_says_something_else(self, lowerer):
         with self.assertRaisesRegex(ValueError, "Pass quantize to the lower"):
-            lowering.lowerer(lowerer, "float16")
+            lower_columns.lowerer(lowerer, "float16")
 
     def test_a_lowering_that_says_the_same(self):
-        lowerer = lowering_search.SmallestLowering("int8")
-        self.assertIs(lowering.lowerer(lowerer, "int8"), lowerer)
-        self.assertEqual(lowering.lowerer("smallest", "int8"), lowerer)
+        lowerer = strategies.SmallestLowering("int8")
+        self.assertIs(lower_columns.lowerer(lowerer, "int8"), lowerer)
+        self.assertEqual(lower_columns.lowerer("smallest", "int8"), lowerer)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
-from keras_prm import lowering_costs
-from keras_prm import lowerings
+from keras_prm.lowering import cost_model
+from keras_prm.lowering import methods
 
 
 def site(mask, filters=16, size=4, **options):
@@ -14,7 +14,7 @@ def site(mask, filters=16, size=4, **options):
     kernel = np.ones((*mask.shape, filters), "float32") * mask[..., None]
     options = {"padding": "same", **options}
     layer = layers.Conv2D(filters, 3, **options)
-    return lowerings.ColumnSite(layer, "kernel", kernel, (size, size))
+    return methods.ColumnSite(layer, "kernel", kernel, (size, size))
 
 
 def two_levels():
@@ -25,14 +25,14 @@ def two_levels():
 
 
 def lowering(where, name):
-    return {o.name: o for o in lowerings.candidates(where)}[name]
+    return {o.name: o for o in methods.candidates(where)}[name]
 
 
 class OperationsTest(parameterized.TestCase):
     def check(self, name, **expected):
         where = two_levels()
         option = None if name is None else lowering(where, name)
-        found = lowering_costs.operations(where, option)
+        found = cost_model.operations(where, option)
         counts = {n: found[n] for n in ("convolutions", "slices", "gathers")}
         sizes = {n: v * 1e6 for n, v in found.items() if n not in counts}
         for key, value in {**counts, **sizes}.items():
@@ -120,24 +120,24 @@ class BytesTest(parameterized.TestCase):
         where = two_levels()
         option = None if name is None else lowering(where, name)
         self.assertEqual(
-            lowering_costs.file_bytes(where, option, quantize), expected
+            cost_model.file_bytes(where, option, quantize), expected
         )
 
     def test_long_names_take_bytes(self):
         where = two_levels()
-        longer = lowerings.ColumnSite(
+        longer = methods.ColumnSite(
             where.layer, "twenty/letters/here", where.array, where.space
         )
         option = lowering(where, "columns by gather")
         self.assertEqual(
-            lowering_costs.file_bytes(longer, option)
-            - lowering_costs.file_bytes(where, option),
+            cost_model.file_bytes(longer, option)
+            - cost_model.file_bytes(where, option),
             2 * 3 * (19 - 11),
         )
 
     def test_microseconds_are_linear(self):
-        model = lowering_costs.MODELS[1]
-        once = lowering_costs.operations(two_levels())
+        model = cost_model.MODELS[1]
+        once = cost_model.operations(two_levels())
         twice = {name: 2 * value for name, value in once.items()}
         self.assertAlmostEqual(
             model.microseconds(twice), 2 * model.microseconds(once)
@@ -146,7 +146,7 @@ class BytesTest(parameterized.TestCase):
 
 class CandidatesTest(parameterized.TestCase):
     def names(self, where):
-        return [option.name for option in lowerings.candidates(where)]
+        return [option.name for option in methods.candidates(where)]
 
     def test_no_empty_channel(self):
         self.assertLen(self.names(two_levels()), 4)
@@ -154,7 +154,7 @@ class CandidatesTest(parameterized.TestCase):
     def test_an_empty_channel(self):
         where = two_levels()
         kernel = np.concatenate([where.array, 0 * where.array], axis=-2)
-        where = lowerings.ColumnSite(where.layer, "k", kernel, where.space)
+        where = methods.ColumnSite(where.layer, "k", kernel, where.space)
         self.assertLen(self.names(where), 7)
 
     @parameterized.parameters(
@@ -166,13 +166,13 @@ class CandidatesTest(parameterized.TestCase):
             value = value if isinstance(value, tuple) else (value, value)
             setattr(layer, name, value)
         kernel = two_levels().array
-        where = lowerings.ColumnSite(layer, "k", kernel, (4, 4))
+        where = methods.ColumnSite(layer, "k", kernel, (4, 4))
         self.assertEqual(self.names(where), ["columns by patches"])
 
     def test_dense_has_no_one_hot_kernel(self):
         kernel = np.ones((5, 3), "float32")
         kernel[2:4] = 0
-        where = lowerings.ColumnSite(layers.Dense(3), "k", kernel, ())
+        where = methods.ColumnSite(layers.Dense(3), "k", kernel, ())
         self.assertEqual(
             self.names(where), ["channels by gather", "channels by slices"]
         )
@@ -183,7 +183,7 @@ class CandidatesTest(parameterized.TestCase):
             source = (None, None)
 
         for kernel in (np.ones((2, 3)), np.zeros((2, 3))):
-            self.assertIsNone(lowerings.site_of([Mix], "k", kernel))
+            self.assertIsNone(methods.site_of([Mix], "k", kernel))
 
 
 if __name__ == "__main__":

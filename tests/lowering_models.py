@@ -4,9 +4,9 @@ import keras
 import numpy as np
 from keras import layers
 
-from keras_prm import lowering_search
-from keras_prm import lowerings
-from keras_prm.column_layers import GatherColumns
+from keras_prm.lowering import methods
+from keras_prm.lowering import strategies
+from keras_prm.lowering.gather_columns import GatherColumns
 from tests import zeros
 from tests import zoo
 
@@ -21,29 +21,29 @@ NAMES = (
 )
 
 
-class Forced(lowering_search.Lowerer):
+class Forced(strategies.Lowerer):
     """Takes the lowering of one name wherever a layer has it."""
 
     def __init__(self, name):
         self.name = name
 
     def choose_one(self, site):
-        for option in lowerings.candidates(site):
+        for option in methods.candidates(site):
             if option.name == self.name:
-                return lowering_search.Choice(site, option, reason="forced")
-        return lowering_search.Choice(site, None, reason="not to be had")
+                return strategies.Choice(site, option, reason="forced")
+        return strategies.Choice(site, None, reason="not to be had")
 
 
-class Drawn(lowering_search.Lowerer):
+class Drawn(strategies.Lowerer):
     """Takes any lowering of each layer, by chance, whether it pays or not."""
 
     def __init__(self, seed=0):
         self.rng = np.random.default_rng(seed)
 
     def choose_one(self, site):
-        options = lowerings.candidates(site)
+        options = methods.candidates(site)
         option = options[self.rng.integers(len(options))]
-        return lowering_search.Choice(site, option, reason="drawn")
+        return strategies.Choice(site, option, reason="drawn")
 
 
 def empty_columns(model, share=0.3, seed=0):

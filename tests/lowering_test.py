@@ -9,9 +9,9 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
-from keras_prm import channel_order
-from keras_prm import graph
-from keras_prm.rebuild import strip
+from keras_prm.analysis.trace import trace
+from keras_prm.rebuild import channel_order
+from keras_prm.rebuild.strip import strip
 from tests import zeros
 from tests import zoo
 from tests.lowering_models import NAMES
@@ -268,11 +268,11 @@ class LoadTest(absltest.TestCase):
 
 class OrderTest(parameterized.TestCase):
     def moved(self, model, name):
-        trace = graph.trace(model)
-        weights = {w.key: w for w in trace.weights.values()}
+        graph = trace(model)
+        weights = {w.key: w for w in graph.weights.values()}
         ids = weights[f"{name}/kernel"].in_ids
         order = np.arange(len(ids))[::-1]
-        return channel_order.ChannelOrder(trace, model).reorderings(ids, order)
+        return channel_order.ChannelOrder(graph, model).reorderings(ids, order)
 
     @parameterized.parameters(("b", True), ("c", True), ("a", False))
     def test_which_may_move(self, name, expected):
@@ -297,14 +297,14 @@ class OrderTest(parameterized.TestCase):
         model = zoo.make(name)
         x = zoo.inputs_of(model)
         before = keras.tree.flatten(model(x))
-        trace = graph.trace(model)
-        order = channel_order.ChannelOrder(trace, model)
+        graph = trace(model)
+        order = channel_order.ChannelOrder(graph, model)
         seen = set()
-        for weight in trace.weights.values():
+        for weight in graph.weights.values():
             ids = weight.in_ids if weight.role == "kernel" else None
             if ids is None:
                 continue
-            names = frozenset(trace.classes[ids].tolist())
+            names = frozenset(graph.classes[ids].tolist())
             if names & seen:
                 continue
             seen |= names

@@ -11,17 +11,17 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
-from keras_prm import export
-from keras_prm import layer_files
-from keras_prm import litert
-from keras_prm import litert_runtime
-from keras_prm import lowering
-from keras_prm import lowering_search
-from keras_prm import lowering_timing
-from keras_prm import lowerings
-from keras_prm import timing_cache
-from keras_prm.lowering_timing import AutoLowering
-from keras_prm.rebuild import strip
+from keras_prm.litert import runtime
+from keras_prm.litert.export import export_litert
+from keras_prm.litert.model import LiteRTModel
+from keras_prm.lowering import layer_files
+from keras_prm.lowering import layer_timing
+from keras_prm.lowering import methods
+from keras_prm.lowering import strategies
+from keras_prm.lowering import timing_cache
+from keras_prm.lowering.layer_timing import AutoLowering
+from keras_prm.rebuild import lower_columns
+from keras_prm.rebuild.strip import strip
 from tests import lowering_models
 from tests import zeros
 from tests import zoo
@@ -48,7 +48,7 @@ class FakeClock:
         return [1e-3, *(1e-3 * r for r in others)][: len(models)]
 
     def installed(self):
-        return mock.patch.object(lowering_timing.timing, "latency", self)
+        return mock.patch.object(layer_timing.timing, "latency", self)
 
 
 def short():
@@ -66,7 +66,7 @@ def short():
 class AutoTest(parameterized.TestCase):
     def setUp(self):
         super().setUp()
-        lowering_timing.forget()
+        layer_timing.forget()
         self.model = lowering_models.empty_columns(short())
 
     def test_takes_what_is_fastest(self):
@@ -92,11 +92,11 @@ class AutoTest(parameterized.TestCase):
         clock = FakeClock(0.5)
 
         def latency(models, inputs, **options):
-            if isinstance(models[0], litert.LiteRTModel):
+            if isinstance(models[0], LiteRTModel):
                 return [1e-3, 1.1e-3]
             return clock(models, inputs, **options)
 
-        with mock.patch.object(lowering_timing.timing, "latency", latency):
+        with mock.patch.object(layer_timing.timing, "latency", latency):
             small, report = strip(self.model, "auto", return_report=True)
         self.assertFalse(lowering_models.num_lowered(small))
         given_up = [r for r in report.lowered if "whole model" in r.reason]
@@ -168,7 +168,7 @@ class AutoTest(parameterized.TestCase):
             auto = AutoLowering(cache=path)
             with FakeClock(0.5).installed():
                 _, first = strip(self.model, auto, return_report=True)
-            lowering_timing.forget()
+            layer_timing.forget()
             clock = FakeClock(2.0)
             with clock.installed():
                 _, again = strip(self.model, auto, return_report=True)
@@ -209,9 +209,7 @@ class AutoTest(parameterized.TestCase):
 
     def test_no_interpreter(self):
         error = ImportError("First `pip install ai-edge-litert`.")
-        with mock.patch.object(
-            litert_runtime, "interpreter_class", side_effect=error
-        ):
+        with mock.patch.object(runtime, "interpreter_class", side_effect=error):
             with self.assertRaisesRegex(ImportError, "pip install ai-edge"):
                 strip(self.model, "auto")
 
@@ -231,15 +229,15 @@ class FileTest(parameterized.TestCase):
     def test_measured_layers_compute_the_same(self, name):
         model = lowering_models.empty_columns(lowering_models.chain())
         seen = 0
-        for site in lowering.sites(model):
-            options = {o.name: o for o in lowerings.candidates(site)}
+        for site in lower_columns.sites(model):
+            options = {o.name: o for o in methods.candidates(site)}
             if name not in options:
                 continue
             seen += 1
             shape = (1, *site.space, site.array.shape[-2])
             x = np.random.default_rng(0).normal(size=shape).astype("float32")
             dense, other = (
-                litert.LiteRTModel(layer_files.converted(site, o))(x)
+                LiteRTModel(layer_files.converted(site, o))(x)
                 for o in (None, options[name])
             )
             np.testing.assert_allclose(other, dense, atol=1e-4)
@@ -252,7 +250,7 @@ class FileTest(parameterized.TestCase):
         small = strip(model, lowering_models.Forced(name))
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder) / "small.tflite"
-            report = export.export_litert(small, path)
+            report = export_litert(small, path)
             self.assertLess(report.max_rel_error, 1e-5)
 
     @parameterized.parameters(
@@ -266,8 +264,8 @@ class FileTest(parameterized.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             dense = pathlib.Path(folder) / "dense.tflite"
             lowered = pathlib.Path(folder) / "lowered.tflite"
-            before = export.export_litert(strip(model), dense, mode, x)
-            after = export.export_litert(small, lowered, mode, x)
+            before = export_litert(strip(model), dense, mode, x)
+            after = export_litert(small, lowered, mode, x)
         # Sorting and gathering add no error of their own to speak of.
         self.assertLess(
             after.max_rel_error, 2 * before.max_rel_error + 0.01 * limit
@@ -300,7 +298,7 @@ class RaiseTest(parameterized.TestCase):
 
     def test_a_lowerer_has_to_choose(self):
         with self.assertRaises(NotImplementedError):
-            lowering_search.Lowerer().choose([None])
+            strategies.Lowerer().choose([None])
 
 
 if __name__ == "__main__":

@@ -8,19 +8,19 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
-from keras_prm import graph
-from keras_prm import topology
-from keras_prm.enforcing import MaskConstraint
-from keras_prm.enforcing import enforced
-from keras_prm.enforcing import release_masks
-from keras_prm.masks import Masks
-from keras_prm.masks import apply_masks
-from keras_prm.masks import masks_of
-from keras_prm.optimizers import ADMMWrapper
-from keras_prm.plans import SparsityPlan
-from keras_prm.pruning import hard_prune
-from keras_prm.rebuild import strip
-from keras_prm.structures import KernelMask
+from keras_prm.admm.optimizer import ADMMWrapper
+from keras_prm.analysis.trace import trace
+from keras_prm.plans.plan import SparsityPlan
+from keras_prm.plans.records import KernelMask
+from keras_prm.pruning.hard_prune import hard_prune
+from keras_prm.pruning.masks import Masks
+from keras_prm.pruning.masks import apply_masks
+from keras_prm.pruning.masks import masks_of
+from keras_prm.rebuild.strip import strip
+from keras_prm.training.mask_constraint import MaskConstraint
+from keras_prm.training.mask_constraint import enforced
+from keras_prm.training.mask_constraint import release_masks
+from keras_prm.utils import keras_graph
 from tests import zoo
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
@@ -59,7 +59,7 @@ class MasksTestCase(parameterized.TestCase):
 
     def assert_masked(self, model, masks):
         """All that is masked is zero; returns how much that is."""
-        variables = topology.variables_by_key(model)
+        variables = keras_graph.variables_by_key(model)
         count = 0
         for key, factors in masks.factors().items():
             keep = np.ones(variables[key].shape, bool)
@@ -102,12 +102,12 @@ class HardPruneTest(MasksTestCase):
     @parameterized.parameters(*MODELS)
     def test_zero_where_masked_and_nowhere_else(self, name):
         model = zoo.make(name)
-        before = topology.variables_by_key(model)
+        before = keras_graph.variables_by_key(model)
         before = {k: keras.ops.convert_to_numpy(v) for k, v in before.items()}
         plan = SparsityPlan.uniform(model, filters=0.5, columns=0.3)
         masks = hard_prune(model, plan)
         self.assertEqual([*masks.kernels], [k.key for k in plan.kernels])
-        for key, variable in topology.variables_by_key(model).items():
+        for key, variable in keras_graph.variables_by_key(model).items():
             keep = np.ones(variable.shape, bool)
             if key in masks.kernels:
                 keep = masks.kernels[key].full()
@@ -623,8 +623,8 @@ class ZooCoversMasksTest(parameterized.TestCase):
     def test_depthwise_kernels_and_both_roles_are_masked(self):
         model = zoo.make("depthwise")
         masks = hard_prune(model, SparsityPlan.uniform(model, 0.5))
-        trace = graph.trace(model)
-        depthwise = {w.key for w in trace.weights.values() if w.ids[-1] is None}
+        graph = trace(model)
+        depthwise = {w.key for w in graph.weights.values() if w.ids[-1] is None}
         self.assertTrue(depthwise & {*masks.kernels})
         for key in depthwise & {*masks.kernels}:
             # The copies of the multiplier live; the dead inputs are columns.

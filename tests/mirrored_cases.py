@@ -9,10 +9,10 @@ import numpy as np
 import tensorflow as tf
 from absl.testing import absltest
 
-from keras_prm.carrying import carry_optimizer
-from keras_prm.masks import masks_of
-from keras_prm.pruning import hard_prune
-from keras_prm.rebuild import strip
+from keras_prm.pruning.hard_prune import hard_prune
+from keras_prm.pruning.masks import masks_of
+from keras_prm.rebuild.strip import strip
+from keras_prm.training.carry_optimizer import carry_optimizer
 from tests import distributed
 from tests.distributed import arrays
 

@@ -6,13 +6,13 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
-from keras_prm import model_classes
-from keras_prm import topology
-from keras_prm.carrying import carry_optimizer
-from keras_prm.functional_form import as_functional
-from keras_prm.plans import SparsityPlan
-from keras_prm.pruning import hard_prune
-from keras_prm.rebuild import strip
+from keras_prm.inlining.as_functional import as_functional
+from keras_prm.plans.plan import SparsityPlan
+from keras_prm.pruning.hard_prune import hard_prune
+from keras_prm.rebuild import model_classes
+from keras_prm.rebuild.strip import strip
+from keras_prm.training.carry_optimizer import carry_optimizer
+from keras_prm.utils import keras_graph
 from tests import zeros
 from tests import zoo
 from tests.lowering_models import Forced
@@ -321,7 +321,7 @@ class ModelClassesTest(parameterized.TestCase):
             if "temperature" in v.name
         ]
         self.assertEqual(slots, [0.25, 0.25])
-        keys = topology.variables_by_key(model)
+        keys = keras_graph.variables_by_key(model)
         self.assertIn("temperature" if outermost else "net/temperature", keys)
         self.assertLen(keys, len(model.weights))
 

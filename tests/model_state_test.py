@@ -11,7 +11,7 @@ from absl.testing import parameterized
 from keras import layers
 
 import keras_prm
-from keras_prm import model_state
+from keras_prm.equivalence import model_state
 from tests.training import ON_TENSORFLOW
 
 

@@ -11,10 +11,10 @@ import keras
 import tensorflow as tf
 from absl.testing import absltest
 
-from keras_prm.enforcing import enforced
-from keras_prm.masks import masks_of
-from keras_prm.pruning import hard_prune
-from keras_prm.rebuild import strip
+from keras_prm.pruning.hard_prune import hard_prune
+from keras_prm.pruning.masks import masks_of
+from keras_prm.rebuild.strip import strip
+from keras_prm.training.mask_constraint import enforced
 from tests import distributed
 from tests.distributed import arrays
 

@@ -10,9 +10,9 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
-from keras_prm import export
-from keras_prm import narrowing
-from keras_prm.rebuild import strip
+from keras_prm.litert.export import export_litert
+from keras_prm.rebuild import narrowing
+from keras_prm.rebuild.strip import strip
 from tests import zoo
 from tests.zeros import both_with_vectors
 from tests.zeros import edit
@@ -158,9 +158,7 @@ class StripTest(parameterized.TestCase):
             )
             if keras.backend.backend() == "tensorflow":
                 path = path.with_suffix(".tflite")
-                self.assertGreater(
-                    export.export_litert(small, path).num_samples, 0
-                )
+                self.assertGreater(export_litert(small, path).num_samples, 0)
 
     def test_with_a_smaller_window_and_a_name_that_is_taken(self):
         inputs = keras.Input((5, 5, 256))

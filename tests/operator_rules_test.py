@@ -7,9 +7,9 @@ from absl.testing import parameterized
 from keras import layers
 from keras import ops
 
-from keras_prm import graph
-from keras_prm import layer_rules
-from keras_prm import operator_rules
+from keras_prm.analysis.trace import trace
+from keras_prm.rules import operators
+from keras_prm.rules import registry
 
 EXAMPLES = {
     "Power": lambda x: ops.power(x, 2.0),
@@ -45,14 +45,14 @@ def _snake(name):
 
 
 class TableTest(parameterized.TestCase):
-    @parameterized.parameters(*operator_rules.OPERATIONS)
+    @parameterized.parameters(*operators.OPERATIONS)
     def test_operations_exist(self, name):
         """Fails loudly when Keras renames an operation."""
         x = keras.Input((2, 4))
         function = EXAMPLES.get(name) or getattr(ops, _snake(name))
         operation = function(x)._keras_history.operation
         self.assertEqual(type(operation).__name__, name)
-        self.assertIsNotNone(layer_rules.rule_for(operation))
+        self.assertIsNotNone(registry.rule_for(operation))
 
 
 class PinTest(parameterized.TestCase):
@@ -73,12 +73,12 @@ class PinTest(parameterized.TestCase):
     def test_with_a_reason(self, function, reason):
         x = inputs = keras.Input((5, 3))
         x = layers.Dense(4, name="a")(x)
-        trace = graph.trace(keras.Model(inputs, function(x)))
-        kernel = next(iter(trace.weights.values()))
-        classes = trace.classes[kernel.out_ids]
-        self.assertIn(reason, trace.skipped[0][1])
+        graph = trace(keras.Model(inputs, function(x)))
+        kernel = next(iter(graph.weights.values()))
+        classes = graph.classes[kernel.out_ids]
+        self.assertIn(reason, graph.skipped[0][1])
         for number in classes:
-            self.assertIn(int(number), trace.pinned)
+            self.assertIn(int(number), graph.pinned)
 
 
 if __name__ == "__main__":

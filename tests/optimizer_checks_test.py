@@ -3,13 +3,13 @@ import numpy as np
 from absl.testing import absltest
 from absl.testing import parameterized
 
-from keras_prm.optimizer_checks import INNER_ARGUMENTS
-from keras_prm.optimizer_checks import check_arguments
-from keras_prm.optimizer_checks import check_finite
-from keras_prm.optimizer_checks import check_inner
-from keras_prm.optimizer_checks import check_variables
-from keras_prm.plans import SparsityPlan
-from keras_prm.structures import KernelPlan
+from keras_prm.admm.optimizer_checks import INNER_ARGUMENTS
+from keras_prm.admm.optimizer_checks import check_arguments
+from keras_prm.admm.optimizer_checks import check_finite
+from keras_prm.admm.optimizer_checks import check_inner
+from keras_prm.admm.optimizer_checks import check_variables
+from keras_prm.plans.plan import SparsityPlan
+from keras_prm.plans.records import KernelPlan
 
 
 def make_plan():

@@ -8,12 +8,12 @@ from absl.testing import parameterized
 from keras import layers
 from keras import ops
 
-from keras_prm.optimizers import ADMMWrapper
-from keras_prm.penalties import RhoStages
-from keras_prm.plan_projections import project_plan
-from keras_prm.plans import SparsityPlan
-from keras_prm.structures import ChannelGroup
-from keras_prm.structures import KernelPlan
+from keras_prm.admm.optimizer import ADMMWrapper
+from keras_prm.admm.rho_schedules import RhoStages
+from keras_prm.plans.plan import SparsityPlan
+from keras_prm.plans.plan_projections import project_plan
+from keras_prm.plans.records import ChannelGroup
+from keras_prm.plans.records import KernelPlan
 from tests.training import ON_JAX
 from tests.training import ON_TENSORFLOW
 from tests.training import ON_TORCH

@@ -7,10 +7,10 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
-from keras_prm import training_state
-from keras_prm.column_patterns import PATTERNS
-from keras_prm.optimizers import ADMMWrapper
-from keras_prm.plans import SparsityPlan
+from keras_prm.admm.optimizer import ADMMWrapper
+from keras_prm.plans.column_patterns import PATTERNS
+from keras_prm.plans.plan import SparsityPlan
+from keras_prm.training import training_state
 from tests.pattern_training_test import make
 from tests.pattern_training_test import make_plan
 

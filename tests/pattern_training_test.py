@@ -7,15 +7,15 @@ from absl.testing import parameterized
 from keras import layers
 from keras import ops
 
-from keras_prm import scores
-from keras_prm.callbacks import StructuredMask
-from keras_prm.iterative import IterativePruning
-from keras_prm.optimizers import ADMMWrapper
-from keras_prm.plan_projections import kernel_inputs
-from keras_prm.plan_projections import project_plan
-from keras_prm.plans import SparsityPlan
-from keras_prm.projections import removed_count
-from keras_prm.pruning import hard_prune
+from keras_prm.admm.optimizer import ADMMWrapper
+from keras_prm.plans.plan import SparsityPlan
+from keras_prm.plans.plan_projections import kernel_inputs
+from keras_prm.plans.plan_projections import project_plan
+from keras_prm.plans.projections import removed_count
+from keras_prm.pruning import scores
+from keras_prm.pruning.hard_prune import hard_prune
+from keras_prm.training.iterative import IterativePruning
+from keras_prm.training.mask_callbacks import StructuredMask
 from tests.patterns import NOT_FREE
 from tests.patterns import is_feasible
 from tests.plan_projections_test import compile_function

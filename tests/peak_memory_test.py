@@ -10,8 +10,8 @@ import keras
 import numpy as np
 from absl.testing import absltest
 
-from keras_prm import peak_memory
-from keras_prm.litert import LiteRTModel
+from keras_prm.litert import peak_memory
+from keras_prm.litert.model import LiteRTModel
 from tests.litert_files import file_of
 from tests.litert_files import quantised
 from tests.litert_files import spec

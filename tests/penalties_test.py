@@ -4,10 +4,10 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import ops
 
-from keras_prm.optimizers import ADMMWrapper
-from keras_prm.penalties import ResidualBalancing
-from keras_prm.penalties import RhoStages
-from keras_prm.pruning import hard_prune
+from keras_prm.admm.optimizer import ADMMWrapper
+from keras_prm.admm.rho_schedules import ResidualBalancing
+from keras_prm.admm.rho_schedules import RhoStages
+from keras_prm.pruning.hard_prune import hard_prune
 from tests.training import build
 from tests.training import functional
 from tests.training import make_plan

@@ -4,11 +4,11 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
-from keras_prm import graph
-from keras_prm import plan_builder
-from keras_prm import plan_checks
-from keras_prm.plans import SparsityPlan
-from keras_prm.structures import ChannelGroup
+from keras_prm.analysis.trace import trace
+from keras_prm.plans import plan_builder
+from keras_prm.plans import plan_checks
+from keras_prm.plans.plan import SparsityPlan
+from keras_prm.plans.records import ChannelGroup
 from tests import zoo
 
 
@@ -69,16 +69,16 @@ class PlanBuilderTest(parameterized.TestCase):
 
     def test_classes_are_numbered_as_the_trace_ties_them(self):
         model = zoo.make("branches")
-        trace = graph.trace(model)
+        graph = trace(model)
         plan = SparsityPlan.uniform(model, filters=0.5)
-        weights = {w.key: w for w in trace.weights.values()}
+        weights = {w.key: w for w in graph.weights.values()}
         seen = {}
         for kernel in plan.kernels:
             for axis, numbers in (
                 (-2, kernel.in_classes),
                 (-1, kernel.out_classes),
             ):
-                classes = trace.classes[weights[kernel.key].ids[axis]]
+                classes = graph.classes[weights[kernel.key].ids[axis]]
                 for a, b in zip(classes.tolist(), numbers, strict=True):
                     self.assertEqual(seen.setdefault(a, b), b)
         found = [n for n in seen.values() if n >= 0]
@@ -86,19 +86,19 @@ class PlanBuilderTest(parameterized.TestCase):
 
     def test_components_are_tied_by_filters(self):
         model = zoo.make("residual")
-        trace = graph.trace(model)
-        paths = plan_checks.kernel_paths(trace)
+        graph = trace(model)
+        paths = plan_checks.kernel_paths(graph)
         self.assertEqual(
             [*paths],
             ["stem", "onea", "oneb", "twoa", "twob", "down", "short", "out"],
         )
         wanted = {path: {"filters": 0.5} for path in paths}
         groups, numbers, skipped = plan_builder.groups(
-            model, trace, {}, 1, strict=False
+            model, graph, {}, 1, strict=False
         )
         self.assertEqual((groups, numbers, skipped), ([], {}, []))
         groups, numbers, skipped = plan_builder.groups(
-            model, trace, wanted, 1, strict=False
+            model, graph, wanted, 1, strict=False
         )
         self.assertEqual(
             [(g.name, g.start, g.size) for g in groups],
@@ -112,7 +112,7 @@ class PlanBuilderTest(parameterized.TestCase):
         self.assertCountEqual(numbers.values(), range(8 + 8 + 8 + 12))
         self.assertEqual([name for name, _, _ in skipped], ["out"])
         with self.assertRaisesRegex(ValueError, "out.: .it is an output"):
-            plan_builder.groups(model, trace, wanted, 1, strict=True)
+            plan_builder.groups(model, graph, wanted, 1, strict=True)
 
 
 if __name__ == "__main__":

@@ -6,15 +6,15 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import ops
 
-from keras_prm.plan_projections import kernel_filters
-from keras_prm.plan_projections import kernel_inputs
-from keras_prm.plan_projections import project_plan
-from keras_prm.plans import SparsityPlan
-from keras_prm.projections import project_columns
-from keras_prm.projections import project_joint
-from keras_prm.projections import removed_count
-from keras_prm.structures import ChannelGroup
-from keras_prm.structures import KernelPlan
+from keras_prm.plans.plan import SparsityPlan
+from keras_prm.plans.plan_projections import kernel_filters
+from keras_prm.plans.plan_projections import kernel_inputs
+from keras_prm.plans.plan_projections import project_plan
+from keras_prm.plans.projections import project_columns
+from keras_prm.plans.projections import project_joint
+from keras_prm.plans.projections import removed_count
+from keras_prm.plans.records import ChannelGroup
+from keras_prm.plans.records import KernelPlan
 from tests.projections_test import energy
 from tests.projections_test import normal
 

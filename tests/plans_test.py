@@ -8,12 +8,12 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
-from keras_prm.masks import Masks
-from keras_prm.plans import SparsityPlan
-from keras_prm.projections import removed_count
-from keras_prm.pruning import hard_prune
-from keras_prm.structures import ChannelGroup
-from keras_prm.structures import KernelPlan
+from keras_prm.plans.plan import SparsityPlan
+from keras_prm.plans.projections import removed_count
+from keras_prm.plans.records import ChannelGroup
+from keras_prm.plans.records import KernelPlan
+from keras_prm.pruning.hard_prune import hard_prune
+from keras_prm.pruning.masks import Masks
 from tests import zoo
 
 

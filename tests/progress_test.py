@@ -14,12 +14,12 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
-from keras_prm.optimizers import ADMMWrapper
-from keras_prm.optimizers import find_wrapper
-from keras_prm.plans import SparsityPlan
-from keras_prm.progress import ADMMProgress
-from keras_prm.progress import scalars
-from keras_prm.progress import summary
+from keras_prm.admm.optimizer import ADMMWrapper
+from keras_prm.admm.optimizer import find_wrapper
+from keras_prm.plans.plan import SparsityPlan
+from keras_prm.training.progress import ADMMProgress
+from keras_prm.training.progress import scalars
+from keras_prm.training.progress import summary
 from tests import zoo
 
 # JAX is slow without, TensorFlow with it.

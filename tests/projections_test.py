@@ -5,10 +5,10 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import ops
 
-from keras_prm.projections import project_columns
-from keras_prm.projections import project_filters
-from keras_prm.projections import project_joint
-from keras_prm.projections import removed_count
+from keras_prm.plans.projections import project_columns
+from keras_prm.plans.projections import project_filters
+from keras_prm.plans.projections import project_joint
+from keras_prm.plans.projections import removed_count
 from tests.patterns import NOT_FREE
 from tests.patterns import is_feasible
 

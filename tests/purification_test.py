@@ -9,10 +9,10 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
-from keras_prm.masks import masks_of
-from keras_prm.purification import purify
-from keras_prm.rebuild import strip
-from keras_prm.thresholds import Thresholds
+from keras_prm.pruning.masks import masks_of
+from keras_prm.pruning.purify import purify
+from keras_prm.rebuild.strip import strip
+from keras_prm.reports.thresholds import Thresholds
 from tests import zoo
 
 

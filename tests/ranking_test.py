@@ -6,13 +6,13 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
-from keras_prm import scores
-from keras_prm.column_patterns import PATTERNS
-from keras_prm.masks import masks_of
-from keras_prm.optimizers import ADMMWrapper
-from keras_prm.plans import SparsityPlan
-from keras_prm.pruning import hard_prune
-from keras_prm.rebuild import strip
+from keras_prm.admm.optimizer import ADMMWrapper
+from keras_prm.plans.column_patterns import PATTERNS
+from keras_prm.plans.plan import SparsityPlan
+from keras_prm.pruning import scores
+from keras_prm.pruning.hard_prune import hard_prune
+from keras_prm.pruning.masks import masks_of
+from keras_prm.rebuild.strip import strip
 from tests import zoo
 
 

@@ -14,7 +14,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
-from keras_prm.explanation import explain
+from keras_prm.analysis.explain import explain
 from tests import zoo
 
 README = pathlib.Path(__file__).absolute().parent.parent / "README.md"

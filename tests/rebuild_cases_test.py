@@ -7,7 +7,7 @@ from absl.testing import parameterized
 from keras import layers
 from keras import ops
 
-from keras_prm.rebuild import strip
+from keras_prm.rebuild.strip import strip
 from tests import zoo
 from tests.zeros import edit
 from tests.zeros import max_error

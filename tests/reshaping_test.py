@@ -6,7 +6,7 @@ import numpy as np
 from absl.testing import absltest
 from absl.testing import parameterized
 
-from keras_prm import reshaping
+from keras_prm.dependency import reshaping
 
 
 def random_shape(rng, size):

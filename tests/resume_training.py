@@ -17,11 +17,11 @@ import numpy as np
 from keras import layers
 
 from examples import image_data
-from keras_prm.callbacks import StructuredMask
-from keras_prm.checkpoints import AtomicCheckpoint
-from keras_prm.optimizers import ADMMWrapper
-from keras_prm.plans import SparsityPlan
-from keras_prm.pruning import hard_prune
+from keras_prm.admm.optimizer import ADMMWrapper
+from keras_prm.plans.plan import SparsityPlan
+from keras_prm.pruning.hard_prune import hard_prune
+from keras_prm.training.checkpoint import AtomicCheckpoint
+from keras_prm.training.mask_callbacks import StructuredMask
 
 EPOCHS = 3
 STEPS = 4

@@ -11,11 +11,11 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
-from keras_prm import conversion_process
-from keras_prm import round_trip_worker
-from keras_prm import round_trips
 from keras_prm import verify
-from keras_prm.rebuild import strip
+from keras_prm.litert import conversion_process
+from keras_prm.rebuild import round_trip_worker
+from keras_prm.rebuild import round_trips
+from keras_prm.rebuild.strip import strip
 from tests import zoo
 from tests.lowering_models import Drawn
 from tests.zeros import borders

@@ -7,7 +7,7 @@ import numpy as np
 from absl.testing import absltest
 from absl.testing import parameterized
 
-from keras_prm import samples
+from keras_prm.utils import datasets
 from tests import exporting
 
 
@@ -47,7 +47,7 @@ class RepresentativeTest(parameterized.TestCase):
         ("function", lambda x: lambda: ([x[i : i + 1]] for i in range(7)), 7),
     )
     def test_forms(self, form, num):
-        (found,) = samples.representative(exporting.dense_model(), form(X))
+        (found,) = datasets.representative(exporting.dense_model(), form(X))
         self.assertLen(found, num)
         self.assertEqual(found.dtype, np.float32)
 
@@ -72,7 +72,7 @@ class RepresentativeTest(parameterized.TestCase):
     def test_refused(self, data, message):
         model = exporting.dense_model()
         with self.assertRaisesRegex(ValueError, message):
-            samples.representative(model, data)
+            datasets.representative(model, data)
 
     def test_what_of_several_inputs_is_wrong(self):
         inputs = {name: keras.Input((3,), name=name) for name in "ab"}
@@ -84,7 +84,7 @@ class RepresentativeTest(parameterized.TestCase):
             ([X[0], X[0]], "Rows come first"),
         ):
             with self.assertRaisesRegex(ValueError, message):
-                samples.representative(model, data)
+                datasets.representative(model, data)
 
     def test_labels_are_no_inputs(self):
         for num_inputs, data in (
@@ -96,23 +96,23 @@ class RepresentativeTest(parameterized.TestCase):
             inputs = [keras.Input((3,), name=n) for n in "ab"[:num_inputs]]
             output = keras.layers.Add()(inputs) if inputs[1:] else inputs[0]
             model = keras.Model(inputs, keras.layers.Dense(3)(output))
-            for found in samples.representative(model, data):
+            for found in datasets.representative(model, data):
                 np.testing.assert_array_equal(found, X)
 
     def test_integers(self):
         tokens = np.arange(12.0).reshape(2, 6) % 5
-        (found,) = samples.representative(token_model(), tokens)
+        (found,) = datasets.representative(token_model(), tokens)
         self.assertEqual(found.dtype, np.int32)
         with self.assertRaisesRegex(ValueError, "tokens.*Pass integers"):
-            samples.representative(token_model(), tokens + 0.5)
+            datasets.representative(token_model(), tokens + 0.5)
         with self.assertRaisesRegex(ValueError, "tokens.*integers that fit"):
-            samples.representative(token_model(), tokens + 2.0**40)
+            datasets.representative(token_model(), tokens + 2.0**40)
 
     def test_keys_before_names(self):
         a, b = keras.Input((3,), name="q"), keras.Input((3,), name="p")
         with self.assertWarnsRegex(UserWarning, "must match the names"):
             model = keras.Model({"p": a, "q": b}, keras.layers.Add()([a, b]))
-        found = samples.representative(model, {"p": X, "q": -X})
+        found = datasets.representative(model, {"p": X, "q": -X})
         named = dict(zip([x.name for x in model.inputs], found))
         np.testing.assert_array_equal(named["q"], X)
         np.testing.assert_array_equal(named["p"], -X)
@@ -120,7 +120,7 @@ class RepresentativeTest(parameterized.TestCase):
     def test_names_where_there_are_no_keys(self):
         inputs = [keras.Input((3,), name=name) for name in "qp"]
         model = keras.Model(inputs, keras.layers.Add()(inputs))
-        q, p = samples.representative(model, {"p": X, "q": -X})
+        q, p = datasets.representative(model, {"p": X, "q": -X})
         np.testing.assert_array_equal((q, p), (-X, X))
 
 
@@ -130,27 +130,27 @@ class CalibrationTest(parameterized.TestCase):
         model = exporting.dense_model()
         data = [np.full((4, 3), value, "float32")]
         with self.assertRaisesRegex(ValueError, f"{value}.*Pass some hundred"):
-            samples.check_calibration(model, data)
+            datasets.check_calibration(model, data)
         data[0][0, 0] += 1
-        samples.check_calibration(model, data)
+        datasets.check_calibration(model, data)
 
     @parameterized.parameters((11.0, False), (9.0, True), (1.0, True))
     def test_range(self, factor, passes):
         model = exporting.dense_model()
         for pair in (([X], [factor * X]), ([factor * X], [X])):
             if passes:
-                samples.check_calibration(model, *pair)
+                datasets.check_calibration(model, *pair)
             else:
                 with self.assertRaisesRegex(ValueError, "x.*Scale both alike"):
-                    samples.check_calibration(model, *pair)
+                    datasets.check_calibration(model, *pair)
 
     def test_large_numbers(self):
         x = X / np.abs(X).max() * np.float32(3e38)
-        samples.check_calibration(exporting.dense_model(), [x], [x])
+        datasets.check_calibration(exporting.dense_model(), [x], [x])
 
     def test_range_of_integers_is_not_judged(self):
         tokens = np.arange(12).reshape(2, 6)
-        samples.check_calibration(token_model(), [tokens], [100 * tokens])
+        datasets.check_calibration(token_model(), [tokens], [100 * tokens])
 
     @parameterized.parameters(1, 2)
     def test_words_are_refused(self, number):
@@ -164,7 +164,7 @@ class CalibrationTest(parameterized.TestCase):
         with self.assertRaisesRegex(
             ValueError, r"strings \['w'\]. Turn .*, or pass .*'dynamic_range'"
         ):
-            samples.check_calibration(model, data, data)
+            datasets.check_calibration(model, data, data)
 
 
 class PortionsTest(parameterized.TestCase):
@@ -175,7 +175,7 @@ class PortionsTest(parameterized.TestCase):
     )
     def test_all_rows_once(self, size, is_fixed, expected, rows):
         arrays = [np.arange(10), np.arange(20).reshape(10, 2)]
-        parts = list(samples.portions(arrays, size, is_fixed))
+        parts = list(datasets.portions(arrays, size, is_fixed))
         self.assertEqual([num for _, num in parts], expected)
         for i, array in enumerate(arrays):
             self.assertEqual({len(x[i]) for x, _ in parts}, {rows})

@@ -4,8 +4,8 @@ import numpy as np
 from absl.testing import absltest
 from absl.testing import parameterized
 
-from keras_prm import scores
-from keras_prm.scores import Structures
+from keras_prm.pruning import scores
+from keras_prm.pruning.scores import Structures
 
 # Three filters of two weights each.
 WEIGHTS = np.array([[3, -4], [0, 1], [-2, 0]], "float32")

@@ -17,7 +17,7 @@ from examples import image_data
 from examples import over_seeds
 from examples import recipes
 from examples import shipping
-from keras_prm import litert_runtime
+from keras_prm.litert import runtime
 
 RESULTS = pathlib.Path(shipping.__file__).with_name("results")
 RECIPE = RESULTS.parent / "recipes" / "lenet5_mnist.json"
@@ -80,7 +80,7 @@ class ShippedTest(parameterized.TestCase):
     @parameterized.named_parameters(*FOLDERS)
     def test_the_file_takes_float32_images(self, folder):
         for name in ("small.tflite", "int8.tflite"):
-            interpreter = litert_runtime.interpreter_class()(
+            interpreter = runtime.interpreter_class()(
                 model_path=str(folder / name)
             )
             (found,) = interpreter.get_input_details()

@@ -11,18 +11,18 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
-from keras_prm import signatures
-from keras_prm.checkpoints import AtomicCheckpoint
-from keras_prm.enforcing import enforced
-from keras_prm.functional_form import as_functional
-from keras_prm.iterative import IterativePruning
-from keras_prm.masks import Masks
-from keras_prm.masks import apply_masks
-from keras_prm.masks import masks_of
-from keras_prm.optimizers import ADMMWrapper
-from keras_prm.plans import SparsityPlan
-from keras_prm.progress import ADMMProgress
-from keras_prm.pruning import hard_prune
+from keras_prm.admm.optimizer import ADMMWrapper
+from keras_prm.inlining.as_functional import as_functional
+from keras_prm.plans.plan import SparsityPlan
+from keras_prm.pruning.hard_prune import hard_prune
+from keras_prm.pruning.masks import Masks
+from keras_prm.pruning.masks import apply_masks
+from keras_prm.pruning.masks import masks_of
+from keras_prm.training.checkpoint import AtomicCheckpoint
+from keras_prm.training.iterative import IterativePruning
+from keras_prm.training.mask_constraint import enforced
+from keras_prm.training.progress import ADMMProgress
+from keras_prm.utils import signatures
 
 
 def plain():

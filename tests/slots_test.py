@@ -6,8 +6,8 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import optimizers
 
-from keras_prm import slots
-from keras_prm.slots import Slot
+from keras_prm.training import optimizer_slots
+from keras_prm.training.optimizer_slots import Slot
 
 OWN = [Slot(None), Slot(None)]  # iterations and learning rate
 
@@ -37,7 +37,8 @@ class SlotsTest(parameterized.TestCase):
     )
     def test_owners(self, optimizer, owners):
         self.assertEqual(
-            slots.layout(optimizer, weights()), OWN + [*map(Slot, owners)]
+            optimizer_slots.layout(optimizer, weights()),
+            OWN + [*map(Slot, owners)],
         )
 
     def test_averages(self):
@@ -45,11 +46,13 @@ class SlotsTest(parameterized.TestCase):
         like = [Slot(i, like_weight=True) for i in range(3)]
         momenta = [Slot(i) for i in range(3)]
         self.assertEqual(
-            slots.layout(optimizer, weights()), OWN + like + momenta
+            optimizer_slots.layout(optimizer, weights()), OWN + like + momenta
         )
 
     def test_what_starts_as_the_weight(self):
-        found = slots.layout(optimizers.ScheduleFreeAdamW(), weights())
+        found = optimizer_slots.layout(
+            optimizers.ScheduleFreeAdamW(), weights()
+        )
         self.assertEqual(
             found[2:4], [Slot(0, like_weight=True), Slot(0, like_weight=False)]
         )
@@ -63,27 +66,27 @@ class SlotsTest(parameterized.TestCase):
         ),
     )
     def test_scalars_of_the_optimizer(self, optimizer, number):
-        found = slots.layout(optimizer, weights())
+        found = optimizer_slots.layout(optimizer, weights())
         self.assertLen([s for s in found if s.owner is None], number)
         self.assertLen([s for s in found if s.owner == 2], 2)
 
     def test_weights_are_not_touched(self):
         mine = weights()
-        slots.layout(optimizers.SGD(use_ema=True), mine)
+        optimizer_slots.layout(optimizers.SGD(use_ema=True), mine)
         for weight in mine:
             self.assertEqual(keras.ops.convert_to_numpy(weight).max(), 1.0)
 
     def test_other_shapes(self):
         with self.assertRaisesRegex(ValueError, "Compile the smaller model"):
-            slots.layout(optimizers.Adafactor(), weights())
+            optimizer_slots.layout(optimizers.Adafactor(), weights())
 
     def test_check(self):
         mine, optimizer = weights(), optimizers.SGD(momentum=0.9)
         optimizer.build(mine)
-        found = slots.layout(optimizers.SGD(momentum=0.9), mine)
-        slots.check(found, optimizer.variables, mine, "sgd")
+        found = optimizer_slots.layout(optimizers.SGD(momentum=0.9), mine)
+        optimizer_slots.check(found, optimizer.variables, mine, "sgd")
         with self.assertRaisesRegex(ValueError, "Set `trainable`"):
-            slots.check(found, optimizer.variables[:-1], mine, "sgd")
+            optimizer_slots.check(found, optimizer.variables[:-1], mine, "sgd")
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@ import numpy as np
 from absl.testing import absltest
 from absl.testing import parameterized
 
-from keras_prm.steps import Affine
-from keras_prm.steps import Moments
-from keras_prm.structures import Value
+from keras_prm.dependency.steps import Affine
+from keras_prm.dependency.steps import Moments
+from keras_prm.dependency.values import Value
 
 NAN = np.nan
 

@@ -8,8 +8,8 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
-from keras_prm import topology
-from keras_prm.rebuild import strip
+from keras_prm.rebuild.strip import strip
+from keras_prm.utils import keras_graph
 from tests import zoo
 from tests.zeros import borders
 from tests.zeros import classes
@@ -27,8 +27,8 @@ class KeptTest(parameterized.TestCase):
         model = zoo.make(name)
         pattern(model, np.random.default_rng(0))
         small, report = strip(model, return_report=True)
-        old = topology.variables_by_key(model)
-        new = topology.variables_by_key(small)
+        old = keras_graph.variables_by_key(model)
+        new = keras_graph.variables_by_key(small)
         self.assertNotEmpty(report.kept)
         for key, positions in report.kept.items():
             array = read(old[key])

@@ -1,7 +1,7 @@
 from absl.testing import absltest
 from absl.testing import parameterized
 
-from keras_prm.thresholds import Thresholds
+from keras_prm.reports.thresholds import Thresholds
 
 
 class ThresholdsTest(parameterized.TestCase):

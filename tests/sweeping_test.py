@@ -3,9 +3,9 @@ import numpy as np
 from absl.testing import absltest
 from absl.testing import parameterized
 
-from keras_prm import graph
-from keras_prm import sweeping
-from keras_prm.thresholds import Thresholds
+from keras_prm.analysis.trace import trace
+from keras_prm.pruning import purify_sweeps
+from keras_prm.reports.thresholds import Thresholds
 from tests import zoo
 
 # Nothing is left of these at ten times the thresholds.
@@ -20,9 +20,9 @@ class SweeperTest(parameterized.TestCase):
             if v.name == "kernel":
                 scale = np.exp(rng.normal(size=v.shape[-2:]))
                 v.assign(np.array(v) * scale)
-        trace = graph.trace(model)
-        return model, sweeping.Sweeper(
-            trace, model.trainable_variables, Thresholds(), sweeps
+        graph = trace(model)
+        return model, purify_sweeps.Sweeper(
+            graph, model.trainable_variables, Thresholds(), sweeps
         )
 
     def test_a_filter_is_not_weaker_for_inputs_that_fell(self):
@@ -39,8 +39,8 @@ class SweeperTest(parameterized.TestCase):
         first[:, ::2] = 0.5
         model.set_weights([first, np.ones((8, 6)), np.ones((6, 2))])
         limits = Thresholds(0.0, 0.0, 0.0, 0.8)
-        sweeper = sweeping.Sweeper(
-            graph.trace(model),
+        sweeper = purify_sweeps.Sweeper(
+            trace(model),
             model.trainable_variables,
             limits,
             "fixed_point",
@@ -86,8 +86,8 @@ class SweeperTest(parameterized.TestCase):
         model.get_layer("twob").kernel.assign(kernel)
         x = zoo.inputs_of(model)
         before = np.array(model(x, training=False))
-        sweeper = sweeping.Sweeper(
-            graph.trace(model),
+        sweeper = purify_sweeps.Sweeper(
+            trace(model),
             model.trainable_variables,
             Thresholds(),
             "fixed_point",

@@ -3,7 +3,7 @@
 from absl.testing import absltest
 from absl.testing import parameterized
 
-from keras_prm import tables
+from keras_prm.reports import tables
 
 ROWS = (("model", "µs"), ("a", "1,234"), ("dense", ""))
 

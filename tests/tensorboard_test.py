@@ -11,14 +11,14 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
-from keras_prm import progress
-from keras_prm.callbacks import StructuredMask
-from keras_prm.layouts import to_matrix
-from keras_prm.optimizers import ADMMWrapper
-from keras_prm.plans import SparsityPlan
-from keras_prm.pruning import hard_prune
-from keras_prm.tensorboard import SparsityTensorBoard
-from keras_prm.tensorboard import picture
+from keras_prm.admm.optimizer import ADMMWrapper
+from keras_prm.plans.plan import SparsityPlan
+from keras_prm.pruning.hard_prune import hard_prune
+from keras_prm.training import progress
+from keras_prm.training.mask_callbacks import StructuredMask
+from keras_prm.training.tensorboard import SparsityTensorBoard
+from keras_prm.training.tensorboard import picture
+from keras_prm.utils.kernel_layout import to_matrix
 from tests import zoo
 
 # JAX is slow without, TensorFlow with it.

@@ -11,9 +11,9 @@ import numpy as np
 from absl.testing import absltest
 from absl.testing import parameterized
 
-from keras_prm import conversion
-from keras_prm import tflite_schema
-from keras_prm.litert import LiteRTModel
+from keras_prm.litert import conversion
+from keras_prm.litert import flatbuffer
+from keras_prm.litert.model import LiteRTModel
 from tests import exporting
 
 
@@ -37,7 +37,7 @@ def converted():
     files = {}
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "model.tflite"
-        with mock.patch.object(tflite_schema, "add_metadata"):
+        with mock.patch.object(flatbuffer, "add_metadata"):
             for mode in exporting.MODES:
                 settings = conversion.Settings(mode)
                 conversion.convert(view, path, settings, [data])
@@ -55,11 +55,11 @@ class MetadataTest(exporting.ExportTestCase):
     def test_nothing_else_changes(self, first):
         """By either schema: the one for writing is the other's copy."""
         entries = {"text": "ü", "numbers": [1, 2], "none": None}
-        schemas = tflite_schema._READERS
+        schemas = flatbuffer._READERS
         for content in self.files.values():
             self.path.write_bytes(content)
-            with mock.patch.object(tflite_schema, "_WRITERS", schemas[first:]):
-                tflite_schema.add_metadata(self.path, entries)
+            with mock.patch.object(flatbuffer, "_WRITERS", schemas[first:]):
+                flatbuffer.add_metadata(self.path, entries)
             before, after = (
                 LiteRTModel(content),
                 LiteRTModel(self.path),
@@ -83,7 +83,7 @@ class MetadataTest(exporting.ExportTestCase):
         from ai_edge_litert.interpreter import Interpreter
 
         self.path.write_bytes(self.files["float32"])
-        tflite_schema.add_metadata(self.path, {})
+        flatbuffer.add_metadata(self.path, {})
         interpreter = Interpreter(str(self.path))
         interpreter.allocate_tensors()
         interpreter.invoke()
@@ -92,17 +92,17 @@ class MetadataTest(exporting.ExportTestCase):
         names = ["CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "MEAN"]
         self.assertEqual(LiteRTModel(self.files["float32"]).operations, names)
         self.assertEqual(
-            tflite_schema.operations(self.files["int8"]),
+            flatbuffer.operations(self.files["int8"]),
             (sorted([*names, "DEQUANTIZE", "QUANTIZE"]), []),
         )
 
 
 class SchemaTest(absltest.TestCase):
     def test_none_is_installed(self):
-        missing = dict.fromkeys(tflite_schema._READERS)
+        missing = dict.fromkeys(flatbuffer._READERS)
         with mock.patch.dict(sys.modules, missing):
             with self.assertRaisesRegex(ImportError, "Run `pip install ai-ed"):
-                tflite_schema.operations(b"")
+                flatbuffer.operations(b"")
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
-from keras_prm import export
-from keras_prm.litert import LiteRTModel
+from keras_prm.litert.export import export_litert
+from keras_prm.litert.model import LiteRTModel
 from tests import exporting
 
 
@@ -27,7 +27,7 @@ class WeightsTest(exporting.ExportTestCase):
 
     def export(self, model, mode, **options):
         data = exporting.data_for(model)
-        report = export.export_litert(model, self.path, mode, data, **options)
+        report = export_litert(model, self.path, mode, data, **options)
         return report, LiteRTModel(self.path)
 
     @parameterized.parameters(

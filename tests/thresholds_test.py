@@ -4,8 +4,11 @@ import numpy as np
 from absl.testing import absltest
 from absl.testing import parameterized
 
-from keras_prm import thresholds
-from keras_prm.thresholds import Thresholds
+from keras_prm.reports.thresholds import Thresholds
+from keras_prm.reports.thresholds import medians
+from keras_prm.reports.thresholds import num_live
+from keras_prm.reports.thresholds import small_channels
+from keras_prm.reports.thresholds import small_filters
 
 # One kernel position, four inputs in two channels, three filters.
 KERNEL = np.array(
@@ -16,13 +19,13 @@ CHANNEL_OF = np.array([0, 0, 1, 1])
 
 class EnergiesTest(parameterized.TestCase):
     def test_medians_are_of_what_is_not_zero(self):
-        column, channel, filter_ = thresholds.medians(KERNEL, CHANNEL_OF, 2)
+        column, channel, filter_ = medians(KERNEL, CHANNEL_OF, 2)
         self.assertEqual(column, np.median([1 + 4, 9, 1]))
         self.assertEqual(channel, np.median([(5 + 9) / 2, (0 + 1) / 2]))
         self.assertEqual(filter_, np.median([1 + 9, 4 + 1]))
 
     def test_medians_of_nothing(self):
-        found = thresholds.medians(np.zeros((1, 1, 4, 3)), CHANNEL_OF, 2)
+        found = medians(np.zeros((1, 1, 4, 3)), CHANNEL_OF, 2)
         self.assertEqual(found, (0.0, 0.0, 0.0))
 
     @parameterized.parameters(
@@ -33,21 +36,21 @@ class EnergiesTest(parameterized.TestCase):
         (Thresholds(1.1, 0.5, 0.5, 0), False),
     )
     def test_channel_falls_if_share_and_energy_are_small(self, limits, falls):
-        found = thresholds.small_channels(KERNEL, CHANNEL_OF, 2, limits)
+        found = small_channels(KERNEL, CHANNEL_OF, 2, limits)
         self.assertEqual(found.tolist(), [False, falls])
 
     def test_strongest_and_empty_channels_do_not_fall(self):
         kernel = np.array([[[[0.0], [2.0], [3.0]]]])
         limits = Thresholds(1e9, 1.0, 1e9, 1e9)
-        found = thresholds.small_channels(kernel, np.arange(3), 3, limits)
+        found = small_channels(kernel, np.arange(3), 3, limits)
         self.assertEqual(found.tolist(), [False, True, False])
 
     def test_small_filters(self):
-        found = thresholds.small_filters(KERNEL, Thresholds(filter=5.1))
+        found = small_filters(KERNEL, Thresholds(filter=5.1))
         self.assertEqual(found.tolist(), [False, False, True])
-        found = thresholds.small_filters(KERNEL, Thresholds(filter=5.0))
+        found = small_filters(KERNEL, Thresholds(filter=5.0))
         self.assertFalse(found.any())
-        found = thresholds.small_filters(KERNEL, Thresholds(filter=1e9))
+        found = small_filters(KERNEL, Thresholds(filter=1e9))
         self.assertEqual(found.tolist(), [False, False, True])
 
     @parameterized.parameters(0.5, 1.0, 10.0, 1e3)
@@ -62,11 +65,11 @@ class EnergiesTest(parameterized.TestCase):
         """Bounds of a time when every column held twice the energy."""
         limits = Thresholds(1.0, 0.5, 3.0, 0).absolute(1e3, (2.0, 2.0, 2.0))
         kernel = np.ones((3, 3, 4, 1))
-        found = thresholds.small_channels(kernel, np.arange(4), 4, limits)
+        found = small_channels(kernel, np.arange(4), 4, limits)
         self.assertFalse(found.any())
 
     def test_bounds_follow_what_is_left(self):
-        self.assertEqual(thresholds.num_live(KERNEL), (3, 2))
+        self.assertEqual(num_live(KERNEL), (3, 2))
         limits = Thresholds(1.0, 0.5, 3.0, 7.0)
         found = limits.for_what_is_left((2, 1), (8, 3))
         self.assertEqual(found, Thresholds(1 / 3, 0.5, 1.0, 7 / 4))

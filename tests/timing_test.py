@@ -8,8 +8,8 @@ import numpy as np
 from absl.testing import absltest
 from absl.testing import parameterized
 
-from keras_prm import litert
-from keras_prm import timing
+from keras_prm.litert import timing
+from keras_prm.litert.model import LiteRTModel
 from tests.litert_files import double
 from tests.litert_files import file_of
 from tests.litert_files import spec
@@ -67,7 +67,7 @@ class LatencyTest(parameterized.TestCase):
 
     def test_latency(self):
         small = file_of(double, spec(None, 3))
-        models = [small, litert.LiteRTModel(small), small]
+        models = [small, LiteRTModel(small), small]
         clock = mock.Mock(side_effect=itertools.count())
         rows = np.zeros((2, 3), "float32")
         with mock.patch.object(timing.time, "perf_counter", clock):

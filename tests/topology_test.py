@@ -9,7 +9,7 @@ from absl.testing import parameterized
 from keras import layers
 
 import keras_prm
-from keras_prm import topology
+from keras_prm.utils import keras_graph
 from tests import zoo
 
 
@@ -18,7 +18,7 @@ class FunctionalTest(parameterized.TestCase):
     def test_shares_layers_and_computes_the_same(self, name):
         model = zoo.make(name)
         model.compile("sgd", "mse")
-        view = topology.plain(model)
+        view = keras_graph.plain(model)
         self.assertIsNot(view, model)
         self.assertFalse(view.compiled)
         self.assertTrue(model.compiled)
@@ -36,7 +36,7 @@ class FunctionalTest(parameterized.TestCase):
 
         inputs = keras.Input((3,))
         model = Named(inputs, layers.Dense(2)(inputs))
-        self.assertLen(topology.functional(model).layers, 2)
+        self.assertLen(keras_graph.functional(model).layers, 2)
 
     @parameterized.parameters(keras.Model, keras.Sequential)
     def test_a_call_of_its_own_raises(self, base):
@@ -50,7 +50,7 @@ class FunctionalTest(parameterized.TestCase):
         if base is keras.Sequential:
             arguments = [[inputs, dense]]
         with self.assertRaisesRegex(TypeError, r"keras.Model\(inputs, out"):
-            topology.functional(Twice(*arguments))
+            keras_graph.functional(Twice(*arguments))
 
     @parameterized.parameters(True, False)
     def test_networks_inside_are_named(self, trains_them):
@@ -73,7 +73,7 @@ class FunctionalTest(parameterized.TestCase):
             Trainer.train_step = lambda self, data: {}
         model = Trainer()
         with self.assertRaisesRegex(TypeError, "can be seen.*: ") as caught:
-            topology.functional(model)
+            keras_graph.functional(model)
         text = str(caught.exception)
         # What trains others is no function of inputs to rewrite.
         self.assertEqual("as_functional" not in text, trains_them)
@@ -105,17 +105,17 @@ class FunctionalTest(parameterized.TestCase):
 
     def test_other_things_raise(self):
         with self.assertRaisesRegex(TypeError, "put them into a functional"):
-            topology.functional(layers.Dense(2))
+            keras_graph.functional(layers.Dense(2))
         with self.assertRaisesRegex(ValueError, r"model.build\(input_shape\)"):
-            topology.functional(keras.Sequential([layers.Dense(2)]))
+            keras_graph.functional(keras.Sequential([layers.Dense(2)]))
 
 
 class CallsTest(parameterized.TestCase):
     @parameterized.parameters(*zoo.MODELS)
     def test_each_comes_after_what_it_needs(self, name):
-        view = topology.functional(zoo.make(name))
+        view = keras_graph.functional(zoo.make(name))
         known = {id(x) for x in view.inputs}
-        for call in topology.calls(view):
+        for call in keras_graph.calls(view):
             self.assertContainsSubset({id(x) for x in call.inputs}, known)
             known.update(id(x) for x in call.outputs)
         self.assertContainsSubset({id(x) for x in view.outputs}, known)
@@ -124,7 +124,7 @@ class CallsTest(parameterized.TestCase):
         inputs = keras.Input((4,))
         dense, norm = layers.Dense(4), layers.BatchNormalization()
         x = dense(norm(dense(inputs), training=True)) - 1.0
-        found = topology.calls(keras.Model(inputs, x))
+        found = keras_graph.calls(keras.Model(inputs, x))
         self.assertEqual(
             [type(c.operation).__name__ for c in found],
             ["Dense", "BatchNormalization", "Dense", "Subtract"],
@@ -141,8 +141,8 @@ class CallsTest(parameterized.TestCase):
         body = keras.Model(structure, layers.Concatenate()([a, b]))
         u, v = keras.Input((2,), name="u"), keras.Input((3,), name="v")
         model = keras.Model([u, v], body({"b": v, "a2": u}))
-        (call,) = topology.calls(model)
-        fed = topology.fed(call, topology.functional(body))
+        (call,) = keras_graph.calls(model)
+        fed = keras_graph.fed(call, keras_graph.functional(body))
         names = {id(u): "u", id(v): "v"}
         self.assertEqual(
             [names[id(x)] for x in fed], ["u", "v"] if by_dict else ["v", "u"]
@@ -151,7 +151,7 @@ class CallsTest(parameterized.TestCase):
 
 class KeysTest(parameterized.TestCase):
     def test_keys_name_the_place_in_the_hierarchy(self):
-        keys = topology.variables_by_key(zoo.make("nested"))
+        keys = keras_graph.variables_by_key(zoo.make("nested"))
         self.assertEqual(
             [k for k in keys if k.endswith("kernel")],
             [
@@ -161,13 +161,15 @@ class KeysTest(parameterized.TestCase):
                 "out/kernel",
             ],
         )
-        paths = [path for path, _ in topology.layer_paths(zoo.make("nested"))]
+        paths = [
+            path for path, _ in keras_graph.layer_paths(zoo.make("nested"))
+        ]
         self.assertIn("body/bn", paths)
 
     @parameterized.parameters(*zoo.MODELS)
     def test_every_weight_has_one_key(self, name):
         model = zoo.make(name)
-        found = topology.variables_by_key(model)
+        found = keras_graph.variables_by_key(model)
         self.assertEqual(
             {id(v) for v in found.values()}, {id(v) for v in model.weights}
         )
@@ -176,7 +178,7 @@ class KeysTest(parameterized.TestCase):
     def test_layers_inside_layers(self):
         inputs = keras.Input((5, 3))
         x = layers.Bidirectional(layers.GRU(2), name="both")(inputs)
-        keys = topology.variables_by_key(keras.Model(inputs, x))
+        keys = keras_graph.variables_by_key(keras.Model(inputs, x))
         self.assertLen(keys, 6)
         self.assertTrue(all(key.startswith("both/") for key in keys))
 
@@ -185,15 +187,15 @@ class KeysTest(parameterized.TestCase):
         model = zoo.make("nested")
         again = keras.models.clone_model(model)
         self.assertEqual(
-            list(topology.variables_by_key(model)),
-            list(topology.variables_by_key(again)),
+            list(keras_graph.variables_by_key(model)),
+            list(keras_graph.variables_by_key(again)),
         )
 
 
 class FiniteTest(parameterized.TestCase):
     def test_names_every_bad_weight(self):
         model = zoo.make("mlp")
-        arrays = topology.finite_arrays(model)
+        arrays = keras_graph.finite_arrays(model)
         for variable in model.weights:
             np.testing.assert_array_equal(
                 arrays[id(variable)], keras.ops.convert_to_numpy(variable)
@@ -204,7 +206,7 @@ class FiniteTest(parameterized.TestCase):
         model.get_layer("out").kernel.assign(value)
         message = r"checkpoint.*in \['d1/bias', 'out/kernel'\]"
         with self.assertRaisesRegex(ValueError, message):
-            topology.finite_arrays(model)
+            keras_graph.finite_arrays(model)
 
 
 class OtherKerasTest(parameterized.TestCase):

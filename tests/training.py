@@ -5,12 +5,12 @@ import numpy as np
 from keras import layers
 from keras import ops
 
-from keras_prm.optimizers import ADMMWrapper
-from keras_prm.plan_projections import kernel_filters
-from keras_prm.plan_projections import project_plan
-from keras_prm.plans import SparsityPlan
-from keras_prm.structures import ChannelGroup
-from keras_prm.structures import KernelPlan
+from keras_prm.admm.optimizer import ADMMWrapper
+from keras_prm.plans.plan import SparsityPlan
+from keras_prm.plans.plan_projections import kernel_filters
+from keras_prm.plans.plan_projections import project_plan
+from keras_prm.plans.records import ChannelGroup
+from keras_prm.plans.records import KernelPlan
 
 BACKEND = keras.backend.backend()
 ON_TENSORFLOW = BACKEND == "tensorflow"

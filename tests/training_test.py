@@ -9,12 +9,12 @@ from absl.testing import parameterized
 from keras import layers
 from keras import ops
 
-from keras_prm import topology
-from keras_prm.callbacks import StructuredMask
-from keras_prm.enforcing import enforced
-from keras_prm.optimizers import ADMMWrapper
-from keras_prm.plans import SparsityPlan
-from keras_prm.pruning import hard_prune
+from keras_prm.admm.optimizer import ADMMWrapper
+from keras_prm.plans.plan import SparsityPlan
+from keras_prm.pruning.hard_prune import hard_prune
+from keras_prm.training.mask_callbacks import StructuredMask
+from keras_prm.training.mask_constraint import enforced
+from keras_prm.utils import keras_graph
 from tests.training import ON_TENSORFLOW
 from tests.training import ON_TORCH
 from tests.training import Textbook
@@ -369,7 +369,7 @@ class ModelTest(parameterized.TestCase):
             self.assert_masked(student, masks)
 
     def assert_masked(self, model, masks):
-        variables = topology.variables_by_key(model)
+        variables = keras_graph.variables_by_key(model)
         for key, mask in masks.kernels.items():
             kernel = ops.convert_to_numpy(variables[key])
             np.testing.assert_array_equal(kernel[mask.full() == 0], 0)

@@ -10,12 +10,12 @@ from absl.testing import parameterized
 from keras import layers
 from keras import ops
 
-from keras_prm import probing
-from keras_prm.costs import costs
-from keras_prm.explanation import explain
-from keras_prm.export import export_litert
-from keras_prm.rebuild import strip
-from keras_prm.verification import verify
+from keras_prm.analysis.costs import costs
+from keras_prm.analysis.explain import explain
+from keras_prm.equivalence import probing
+from keras_prm.litert.export import export_litert
+from keras_prm.rebuild.strip import strip
+from keras_prm.rebuild.verify import verify
 from tests import exporting
 from tests import zoo
 

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from keras_prm import topology
+from keras_prm.utils import keras_graph
 from tests import zoo
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
@@ -63,7 +63,7 @@ def train(model, *callbacks, **kwargs):
 
 def leaks(model, masks):
     """Keys of variables that are not zero where they are masked."""
-    variables = topology.variables_by_key(model)
+    variables = keras_graph.variables_by_key(model)
     found = []
     for key, factors in masks.factors().items():
         array = keras.ops.convert_to_numpy(variables[key])

@@ -7,8 +7,8 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import ops
 
-from keras_prm.window_boxes import Boxes
-from keras_prm.window_boxes import most_of_one_area
+from keras_prm.plans.window_boxes import Boxes
+from keras_prm.plans.window_boxes import most_of_one_area
 
 WINDOWS = ((), (1,), (3,), (3, 3), (2, 3, 1), (4, 5))
 

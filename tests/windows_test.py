@@ -8,7 +8,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
-from keras_prm import windows
+from keras_prm.utils import conv_geometry
 
 
 def sees_no_padding(layer, size):
@@ -43,7 +43,8 @@ class InsideTest(parameterized.TestCase):
             )
             layer.build((None, size, 1))
             np.testing.assert_array_equal(
-                windows.inside(layer, (size,)), sees_no_padding(layer, (size,))
+                conv_geometry.inside(layer, (size,)),
+                sees_no_padding(layer, (size,)),
             )
 
     @parameterized.parameters((3, 1), ((3, 2), (2, 1)), ((1, 3), (1, 1)))
@@ -53,19 +54,19 @@ class InsideTest(parameterized.TestCase):
         )
         layer.build((None, 6, 7, 1))
         np.testing.assert_array_equal(
-            windows.inside(layer, (6, 7)), sees_no_padding(layer, (6, 7))
+            conv_geometry.inside(layer, (6, 7)), sees_no_padding(layer, (6, 7))
         )
 
     def test_sizes_that_are_not_known(self):
         layer = layers.Conv1D(1, 3, padding="same")
         layer.build((None, None, 1))
-        inside = windows.inside(layer, (None,))
+        inside = conv_geometry.inside(layer, (None,))
         np.testing.assert_array_equal(inside, [False, True, False])
         layer = layers.Conv1D(1, 3, strides=2, padding="same")
         layer.build((None, None, 1))
-        self.assertFalse(windows.inside(layer, (None,)).any())
-        self.assertIsNone(windows.pads(layer, {(None,)}))
-        self.assertIsNone(windows.pads(layer, {(6,), (7,)}))
+        self.assertFalse(conv_geometry.inside(layer, (None,)).any())
+        self.assertIsNone(conv_geometry.pads(layer, {(None,)}))
+        self.assertIsNone(conv_geometry.pads(layer, {(6,), (7,)}))
 
 
 if __name__ == "__main__":

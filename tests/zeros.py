@@ -6,12 +6,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_prm import graph
-from keras_prm import topology
+from keras_prm.analysis.trace import trace
+from keras_prm.utils import keras_graph
 
 
 def kernels(model):
-    found = topology.variables_by_key(model).items()
+    found = keras_graph.variables_by_key(model).items()
     return [v for key, v in found if key.endswith("kernel")]
 
 
@@ -53,16 +53,16 @@ def both_with_vectors(model, rng):
 
 def classes(model, rng):
     """Half of the channels that may go, as `hard_prune` would."""
-    trace = graph.trace(model)
-    dead = rng.random(trace.num_classes) < 0.5
-    dead[list(trace.pinned)] = False
-    for weight in trace.weights.values():
+    graph = trace(model)
+    dead = rng.random(graph.num_classes) < 0.5
+    dead[list(graph.pinned)] = False
+    for weight in graph.weights.values():
         if weight.role == "kernel" and weight.out_ids is not None:
             ids = [None] * len(weight.ids)
             ids[weight.axes[1]] = weight.out_ids
             weight = dataclasses.replace(weight, ids=ids)
         if weight.role != "statistic":
-            edit(weight.variable, weight.touched(dead[trace.classes]))
+            edit(weight.variable, weight.touched(dead[graph.classes]))
 
 
 def borders(model, rng):
@@ -109,14 +109,14 @@ def max_error(model, small, x):
 def num_nodes(model):
     found = [len(model._inbound_nodes)]
     for layer in model.layers:
-        if topology.is_model(layer):
+        if keras_graph.is_model(layer):
             found += num_nodes(layer)
         found.append(len(layer._inbound_nodes))
     return found
 
 
 def shapes(model):
-    found = topology.variables_by_key(model).items()
+    found = keras_graph.variables_by_key(model).items()
     return {key: tuple(v.shape) for key, v in found}
 
 

@@ -5,7 +5,7 @@ import numpy as np
 from keras import layers
 from keras import ops
 
-from keras_prm.column_layers import GatherColumns
+from keras_prm.lowering.gather_columns import GatherColumns
 
 ELEMENTWISE = (
     "abs ceil celu cos elu erf exp expm1 floor gelu hard_sigmoid hard_silu "

@@ -1,0 +1,465 @@
+"""ADMM as a wrapper around any Keras optimizer."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_prm.admm import iteration
+from keras_prm.admm.admm_variables import ADMMVariables
+from keras_prm.admm.optimizer_checks import check_arguments
+from keras_prm.admm.optimizer_checks import check_attached
+from keras_prm.admm.optimizer_checks import check_finite
+from keras_prm.admm.optimizer_checks import check_inner
+from keras_prm.admm.optimizer_checks import check_same_kind
+from keras_prm.admm.optimizer_checks import check_same_variables
+from keras_prm.admm.optimizer_checks import check_saved_plan
+from keras_prm.admm.optimizer_checks import check_variables
+from keras_prm.admm.optimizer_checks import is_number
+from keras_prm.admm.optimizer_wrapper import OptimizerWrapper
+from keras_prm.admm.rho_schedules import ResidualBalancing
+from keras_prm.admm.rho_schedules import RhoStages
+from keras_prm.utils import backend
+from keras_prm.utils import keras_graph
+from keras_prm.utils import signatures
+
+# Keras shows the begin of the config where it does not know the class.
+NEEDS = "`import keras_prm` before loading"
+
+
+@keras.saving.register_keras_serializable(package="keras_prm")
+class ADMMWrapper(OptimizerWrapper):
+    """Trains towards structured sparsity with ADMM.
+
+    The inner optimizer minimises the loss plus a quadratic penalty that
+    pulls each planned kernel to a sparse copy of itself. Every
+    `update_every` applied steps the copy is projected anew from the kernel
+    and from the running sum of their differences, so that the two agree in
+    the end and pruning then costs little.
+
+    With kernels `w`, sparse copies `z` and scaled duals `u`:
+
+    ```
+    each step      w  <- inner step on  loss(w) + rho/2 * ||w - z + u||^2
+    each update    z  <- projection of  w + u  onto the plan
+                   u  <- w + u - z
+    ```
+
+    `w` is trained and stays dense; `z` is sparse and feasible. After
+    training, `keras_prm.hard_prune` sets `w` on the support of `z`.
+
+    ```python
+    plan = keras_prm.SparsityPlan.uniform(model, filters=0.5)
+    optimizer = keras_prm.ADMMWrapper(keras.optimizers.Adam(1e-3), plan)
+    model.compile(optimizer, loss="sparse_categorical_crossentropy")
+    ```
+
+    Everything happens inside the compiled train step; no callback is needed.
+    The inner optimizer sees the sum of both gradients, so its clipping and
+    its moments act on the penalty too. For mixed precision put
+    `LossScaleOptimizer` around this wrapper; `model.compile` does.
+
+    Sparsity may grow while training, as in gradual magnitude pruning: `ramp`
+    is a schedule of the share of the plan that is in force. The usual cubic
+    ramp over 10,000 steps is
+
+    ```python
+    ramp = keras.optimizers.schedules.PolynomialDecay(
+        0.0, decay_steps=10_000, end_learning_rate=1.0, power=3
+    )
+    ```
+
+    and `power=1` is the linear one.
+
+    Steps are counted from where the wrapper is built, though the inner
+    optimizer may have counted before.
+
+    Args:
+        inner_optimizer: The optimizer to wrap, or its name. Learning rate,
+            weight decay, clipping, EMA and gradient accumulation are set
+            there.
+        plan: The `SparsityPlan` of the model that will be trained.
+        rho: The penalty's weight: a float >= 0; a `LearningRateSchedule` of
+            the number of applied steps, such as `keras_prm.RhoStages`; or a
+            `keras_prm.ResidualBalancing`. It changes at updates only. A
+            float may be set anew between epochs: `optimizer.rho = 3e-2`,
+            on the wrapper itself, holds from the next update on. Defaults
+            to `1e-2`.
+        update_every: Applied steps from one update to the next. Defaults to
+            100.
+        rho_change: What happens to `u` when `rho` changes. `"rescale"`
+            multiplies it by the old `rho` over the new one; `"restart"`
+            begins afresh from the projection of `w`. Defaults to
+            `"restart"` for `RhoStages`, else to `"rescale"`.
+        ramp: `None`, or a `LearningRateSchedule` of the number of applied
+            steps whose value, in [0, 1], is the share of the plan in force:
+            of the structures that each group and kernel is to lose, so many
+            are removed from `z`. Read at each update; before the first one
+            it is that of step 0. Defaults to `None`, the whole plan.
+        name: Name of the optimizer.
+        **kwargs: Refused; they belong to the inner optimizer.
+
+    Raises:
+        TypeError: If an argument is of a kind that cannot work here.
+        ValueError: If an argument is out of range or of the inner optimizer;
+            in `build`, if the plan was not made for these variables, if the
+            inner optimizer is built on others, or if they are not finite;
+            on loading, if the saved state is of another plan.
+
+    References:
+        - [Boyd et al., 2011](https://doi.org/10.1561/2200000016)
+        - [arXiv:1905.00136](https://arxiv.org/abs/1905.00136)
+    """
+
+    def __init__(
+        self,
+        inner_optimizer,
+        plan,
+        rho=1e-2,
+        update_every=100,
+        rho_change=None,
+        ramp=None,
+        name=None,
+        **kwargs,
+    ):
+        if isinstance(inner_optimizer, str):
+            inner_optimizer = keras.optimizers.get(inner_optimizer)
+        check_inner(inner_optimizer, ADMMWrapper)
+        if rho_change is None:
+            staged = isinstance(rho, RhoStages)
+            rho_change = "restart" if staged else "rescale"
+        check_arguments(plan, rho, update_every, rho_change, ramp, kwargs)
+        super().__init__(inner_optimizer, name=name)
+        self.plan = plan
+        self.update_every = int(update_every)
+        self.rho_change = rho_change
+        self.ramp = ramp
+        self._rho = rho
+        self._rho_setting = None
+        self._first_step = None
+
+    def build(self, variables):
+        """Builds the inner optimizer, and ADMM's state from the kernels.
+
+        Does nothing if it is built. Keras calls it before the first step; a
+        raw loop on JAX has to.
+
+        Args:
+            variables: List of the model's `trainable_variables`, in order.
+
+        Raises:
+            ValueError: They are not those that the plan was made for, the
+                inner optimizer is built on others, or a planned kernel is
+                not finite.
+        """
+        # Keras builds what it reads from `.h5` on no variables at all.
+        if self.built or not variables:
+            return
+        check_variables(variables, self.plan)
+        kernels = [variables[k.index] for k in self.plan.kernels]
+        with backend.outside_of_graphs():
+            if not self.inner_optimizer.built:
+                self.inner_optimizer.build(variables)
+            check_same_variables(self.inner_optimizer, variables)
+            check_finite(kernels, self.plan)
+            kernels = [ops.convert_to_tensor(v) for v in kernels]
+            rho, share = self._next_rho(), self._next_share()
+            start = backend.compiled(
+                lambda kernels: iteration.start(kernels, self.plan, rho, share)
+            )
+            self._admm = self._add_state(start(kernels), variables)
+        super().build(variables)
+
+    def _add_state(self, state, variables):
+        constant = keras.initializers.Constant
+        if is_number(self._rho):
+            self._rho_setting = self.add_variable(
+                (), constant(self._rho), "float32", name="rho_setting"
+            )
+        self._first_step = self.add_variable(
+            (),
+            constant(int(ops.convert_to_numpy(self.iterations))),
+            "int",
+            name="first_step",
+        )
+        kernels = [variables[k.index] for k in self.plan.kernels]
+        return ADMMVariables(self, self.plan, kernels, state)
+
+    def planned_variables(self):
+        """The kernels that the plan is about, in its order: variables."""
+        self._check_built()
+        return [self._trainable_variables[k.index] for k in self.plan.kernels]
+
+    def kernels(self):
+        """The variables it trains: dict from kernel key to variable."""
+        keys = [kernel.key for kernel in self.plan.kernels]
+        return dict(zip(keys, self.planned_variables(), strict=True))
+
+    def check_attached(self, model):
+        """Raises if the plan names other kernels of a model than it trains.
+
+        An optimizer is given variables and no model. Where a plan of another
+        build left some frozen, it cannot always tell which.
+
+        Args:
+            model: The model that is trained. One that is built otherwise
+                than the one that the plan was made for, or trains another
+                one inside, is left alone.
+        """
+        if not keras_graph.is_model(model):
+            return
+        if self.built:
+            variables = self._trainable_variables
+        else:  # what the first step builds it on
+            variables = model.trainable_variables
+        if len(variables) != len(self.plan.variables):
+            return
+        own = signatures.signatures(model)
+        names, difference = signatures.alike(self.plan.weights, own)
+        if not difference:
+            kernels = self.plan.kernels
+            keys = [names[kernel.key] for kernel in kernels]
+            trained = [variables[kernel.index] for kernel in kernels]
+            known = {row.key: row.source() for row in own}
+            check_attached(trained, keys, known)
+
+    def _kernels(self):
+        return [ops.convert_to_tensor(v) for v in self.planned_variables()]
+
+    @property
+    def rho(self):
+        """The penalty's weight as it was set: float, schedule or rule."""
+        if self._rho_setting is None:
+            return self._rho
+        value = float(ops.convert_to_numpy(self._rho_setting))
+        return self._rho if value == np.float32(self._rho) else value
+
+    @rho.setter
+    def rho(self, rho):
+        check_same_kind(self._rho, rho)
+        self._rho = rho
+        if self._rho_setting is not None:
+            self._rho_setting.assign(rho)
+
+    def _next_rho(self):
+        if isinstance(self._rho, ResidualBalancing):
+            return self._admm.rho if self.built else self._rho.initial
+        if self._rho_setting is not None:
+            return ops.convert_to_tensor(self._rho_setting)
+        if not callable(self._rho):
+            return self._rho
+        return ops.maximum(self._rho(self._num_steps()), 0.0)
+
+    def _next_share(self):
+        if self.ramp is None:
+            return 1.0
+        return ops.clip(self.ramp(self._num_steps()), 0.0, 1.0)
+
+    def _begins_stage(self):
+        """Whether another stage was in force at the update before."""
+        staged = isinstance(self._rho, RhoStages)
+        if not staged or self.rho_change != "restart":
+            return False
+        step = self._num_steps()
+        before = self._rho.stage(step - self.update_every)
+        return ops.not_equal(self._rho.stage(step), before)
+
+    def _num_steps(self):
+        """Applied steps since the wrapper was built."""
+        if self._first_step is None:
+            return 0
+        step = ops.convert_to_tensor(self.iterations)
+        return step - ops.cast(self._first_step, step.dtype)
+
+    def apply(self, grads, trainable_variables=None):
+        """Makes a step of the inner optimizer, and ADMM's update if it is due.
+
+        Adds `rho * (w - z + u)` to the gradients of the planned kernels
+        first. Every `update_every` applied steps `z` and `u` follow.
+
+        Args:
+            grads: List of gradients, one tensor per variable, of its shape;
+                `None` where there is none.
+            trainable_variables: The variables they are of; defaults to those
+                that the wrapper was built with.
+
+        Raises:
+            ValueError: The variables are not those that the plan was made
+                for.
+        """
+        if len(grads) == 0:
+            return
+        variables = list(trainable_variables or self._trainable_variables)
+        if not self.built and variables:
+            self.build(variables)
+        self._check_built()
+        with backend.without_gradients():
+            grads = self._add_penalty(grads, variables)
+            # A copy, since the variable itself is about to count on.
+            before = ops.copy(self.iterations)
+            given = None if trainable_variables is None else variables
+            self.inner_optimizer.apply(grads, given)
+            self._update_if_due(before)
+
+    def _add_penalty(self, grads, variables):
+        """Adds `rho * (w - t)` to the gradients of the planned kernels."""
+        self._check_variables_are_known(variables)
+        # The inner optimizer divides by the loss scale and sums over the
+        # replicas; neither is meant for the penalty.
+        weight = self._admm.rho * (self.loss_scale_factor or 1.0)
+        weight = weight / backend.num_replicas()
+        indices = [kernel.index for kernel in self.plan.kernels]
+        targets = dict(zip(indices, self._admm.targets, strict=True))
+        penalised = []
+        for grad, w in zip(grads, variables, strict=True):
+            t = targets.get(self._get_variable_index(w))
+            if grad is not None and t is not None:
+                grad = backend.add_pull(grad, weight, w, t)
+            penalised.append(grad)
+        return penalised
+
+    def _update_if_due(self, before):
+        step = ops.convert_to_tensor(self.iterations)
+        # While gradients accumulate the step stands still.
+        due = ops.logical_and(
+            ops.not_equal(step, before),
+            ops.equal(self._num_steps() % self.update_every, 0),
+        )
+        known = backend.known(due)
+        if known is False:
+            return
+        state = self._admm.read()
+        if known:
+            state = self._update(state)
+        else:
+            # Branches that assign fail on JAX: they return, and we assign.
+            state = ops.cond(due, lambda: self._update(state), lambda: state)
+        self._admm.assign(state)
+
+    def _update(self, state):
+        kernels = self._kernels()
+        state = iteration.update(
+            kernels,
+            state,
+            self.plan,
+            rho=self._next_rho(),
+            rescale=self.rho_change == "rescale",
+            share=self._next_share(),
+            restart=self._begins_stage(),
+        )
+        if isinstance(self._rho, ResidualBalancing):
+            state = iteration.balance(kernels, state, self.plan, self._rho)
+        return state
+
+    @property
+    def current_rho(self):
+        """The penalty's weight since the last update, a float."""
+        self._check_built()
+        return float(ops.convert_to_numpy(self._admm.rho))
+
+    @property
+    def current_share(self):
+        """The share of the plan that `z` keeps to, a float in [0, 1]."""
+        self._check_built()
+        return float(ops.convert_to_numpy(self._admm.share))
+
+    @property
+    def num_updates(self):
+        """How many updates of `z` and `u` there were."""
+        # A variable on several devices has no `int`.
+        steps = int(ops.convert_to_numpy(self._num_steps()))
+        return steps // self.update_every
+
+    @property
+    def settled(self):
+        """Whether `z` is the whole plan's, after at least one update."""
+        if not self.built or not self.num_updates:
+            return False
+        return self.current_share > 1 - 1e-6
+
+    @property
+    def channels(self):
+        """Which channel classes `z` keeps: bool array `(num_classes,)`."""
+        self._check_built()
+        return ops.convert_to_numpy(self._admm.channels) > 0
+
+    def masks(self):
+        """The support of `z`: dict from kernel key to `KernelMask`."""
+        self._check_built()
+        return self._admm.masks()
+
+    def residuals(self):
+        """How far ADMM is from agreement, for each kernel.
+
+        Returns:
+            dict from kernel key to `{"primal": ||w - z||, "dual": rho *
+            ||z - previous z||}`, floats: `primal` of the weights as they are
+            now, `dual` as of the last update. Both shrink to 0.
+        """
+        self._check_built()
+        return self._admm.residuals(self._kernels())
+
+    def _check_built(self):
+        if not self.built:
+            raise ValueError(
+                f"Optimizer {self.name!r} holds no masks yet: it is not "
+                "built. Train the model for a step, or call "
+                "`optimizer.build(model.trainable_variables)`, first."
+            )
+
+    def get_config(self):
+        serialize = keras.saving.serialize_keras_object
+        return {
+            "needs": NEEDS,
+            "name": self.name,
+            "inner_optimizer": serialize(self.inner_optimizer),
+            "plan": serialize(self.plan),
+            "rho": serialize(self.rho),
+            "update_every": self.update_every,
+            "rho_change": self.rho_change,
+            "ramp": serialize(self.ramp),
+        }
+
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        store["plan"] = np.frombuffer(self.plan.digest(), "uint8")
+
+    def load_own_variables(self, store):
+        saved = {name: store[name] for name in store.keys()}
+        check_saved_plan(saved.pop("plan", None), self.plan)
+        super().load_own_variables(saved)
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = {k: v for k, v in config.items() if k != "needs"}
+        for name in ("inner_optimizer", "plan", "rho", "ramp"):
+            config[name] = keras.saving.deserialize_keras_object(
+                config[name], custom_objects=custom_objects
+            )
+        return cls(**config)
+
+
+def find_wrapper(optimizer):
+    """The `ADMMWrapper` in an optimizer, however deep; `None` if none is."""
+    if optimizer is None or isinstance(optimizer, ADMMWrapper):
+        return optimizer
+    inside = [getattr(optimizer, "inner_optimizer", None)]
+    inside += getattr(optimizer, "optimizers", ())
+    found = (find_wrapper(o) for o in inside)
+    return next((wrapper for wrapper in found if wrapper is not None), None)
+
+
+def build_if_given_weights(optimizer, variables):
+    """Builds an optimizer whose saved state waits for its variables.
+
+    What is read from `.h5`, or by `load_weights` before any training, would
+    else not be there until the first step. Does nothing to others.
+
+    Args:
+        optimizer: An optimizer, which may hold an `ADMMWrapper`; or `None`.
+        variables: The trainable variables of the model that it trains.
+    """
+    wrapper = find_wrapper(optimizer)
+    if wrapper is not None and wrapper.is_given_weights:
+        optimizer.build(variables)

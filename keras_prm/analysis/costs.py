@@ -1,0 +1,115 @@
+"""What a model costs: weights, by three ways of counting, and MACs."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import tempfile
+import warnings
+
+import keras
+import numpy as np
+from keras import layers
+
+from keras_prm.analysis.trace import trace
+from keras_prm.equivalence import number_checks
+from keras_prm.utils import keras_graph
+
+_CONVOLUTIONS = (
+    layers.Conv1D,
+    layers.Conv1DTranspose,
+    layers.Conv2D,
+    layers.Conv2DTranspose,
+    layers.Conv3D,
+    layers.Conv3DTranspose,
+    layers.ConvLSTM1D,
+    layers.ConvLSTM2D,
+    layers.ConvLSTM3D,
+    layers.DepthwiseConv1D,
+    layers.DepthwiseConv2D,
+    layers.SeparableConv1D,
+    layers.SeparableConv2D,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Costs:
+    """What a model stores and computes.
+
+    Args:
+        conv_weights: Nonzero entries of convolution kernels, the count of
+            the paper. Zeros in them are stored all the same.
+        weights: Nonzero entries of all weights, biases and statistics too.
+        parameters: Entries of all weights that are stored, zeros included.
+        conv_parameters: Entries of convolution kernels that are stored.
+        macs: Multiply-accumulates per sample of layers with a kernel, zeros
+            included; what `GatherColumns` needs to move columns is not
+            counted. `None` where the input's size is not fixed, or a layer
+            that `strip` does not look into has a kernel.
+        macs_note: Why `macs` is `None`; `""` where it is known.
+    """
+
+    conv_weights: int
+    weights: int
+    parameters: int
+    conv_parameters: int
+    macs: int | None
+    macs_note: str = ""
+
+
+def costs(model):
+    """Counts a model.
+
+    Args:
+        model: A built functional or Sequential model.
+
+    Returns:
+        A `Costs`.
+
+    Raises:
+        TypeError: The model is subclassed.
+        ValueError: The model is not built.
+    """
+    graph = trace(model)
+    convolutions = {
+        id(weight): weight
+        for _, leaf in keras_graph.layer_paths(model)
+        for layer in keras_graph.sublayers(leaf)
+        if isinstance(layer, _CONVOLUTIONS)
+        for weight in layer.weights
+        if weight.name.endswith("kernel")
+    }.values()
+    return Costs(
+        sum(map(_nonzero, convolutions)),
+        sum(map(_nonzero, model.weights)),
+        sum(map(_size, model.weights)),
+        sum(map(_size, convolutions)),
+        graph.macs,
+        graph.macs_note,
+    )
+
+
+def saved_bytes(model):
+    """Bytes of the model as a `.keras` file, without optimizer state."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "model.keras"
+        keras_graph.plain(model).save(path)
+        return path.stat().st_size
+
+
+def try_saved_bytes(model):
+    """`(saved_bytes(model), "")`, or `(None, why)` if it cannot be saved."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of lambdas
+            return saved_bytes(model), ""
+    except Exception as error:
+        return None, number_checks.one_line(error)[:300]
+
+
+def _size(variable):
+    return int(np.prod(variable.shape))
+
+
+def _nonzero(variable):
+    return int(np.count_nonzero(keras.ops.convert_to_numpy(variable)))

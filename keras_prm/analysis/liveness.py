@@ -1,0 +1,191 @@
+"""Which channels a model can lose without computing anything else.
+
+Two analyses over a trace. Forward, *constants*: a channel whose value is the
+same for every input at every position. Backward, *uses*: a channel that some
+reader multiplies by a weight that is not zero. A channel class is removed
+where nobody uses it, or where everybody who uses it can take the constant it
+carries into a bias. Both questions are settled together: a constant is only
+taken into a bias where its class really goes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from keras_prm.utils import ambiguous_sums
+from keras_prm.utils import keras_graph
+
+
+class Liveness:
+    """The verdict on a trace.
+
+    Args:
+        graph: A finished `DependencyGraph`.
+        arrays: dict from `id(variable)` to its array, those that were read
+            already; the others are read when they are needed.
+
+    Attributes:
+        removed: bool array, one entry per channel class.
+        unused: bool array, one entry per channel class: no reader multiplies
+            it by anything, so its writers' weights do not matter, although
+            it may have to stay in place.
+        constants: dict from `(value number, axis)` to a float array, NaN
+            where a position is not constant.
+    """
+
+    def __init__(self, graph, arrays=None):
+        self.graph = graph
+        self._arrays = dict(arrays or {})
+        self._reach = {}
+        self._agreed = {}
+        self._uses = {}
+        self._removed = None
+        self.constants = {}
+        for step in graph.steps:
+            step.forward(self)
+        self.removed, self.unused = self._settle()
+
+    def keep(self, ids):
+        """bool array: which positions of an axis with these ids stay."""
+        return ~self.removed[self.graph.classes[ids]]
+
+    def is_zero(self, value):
+        """True for a tensor of which only zeros remain, whatever the input."""
+        for axis, ids in enumerate(value.ids):
+            constants = self.constant(value, axis) if ids is not None else ()
+            if len(constants) and (constants[self.keep(ids)] == 0).all():
+                return True
+        return False
+
+    def constant_classes(self):
+        """bool array per class: it carries a constant other than 0."""
+        found = np.zeros(self.graph.num_classes, bool)
+        for (number, axis), constants in self.constants.items():
+            ids = self.graph.values[number].ids[axis]
+            if ids is not None:
+                at = ids[np.nan_to_num(constants) != 0]
+                found[self.graph.classes[at]] = True
+        return found
+
+    def folded_bias(self, mix):
+        """What the inputs that go add to each output of a mix, `(out,)`."""
+        value, axis = mix.source
+        gone = ~self.keep(value.ids[axis])
+        amount = np.where(gone, self.constant(value, axis), 0.0)
+        return mix.response(self, amount)
+
+    # What the steps ask for.
+
+    def constant(self, value, axis):
+        """The constants of an axis, float, NaN where it has none."""
+        found = self.constants.get((value.number, axis))
+        return np.full(value.shape[axis], np.nan) if found is None else found
+
+    def used(self, value, axis):
+        """Which positions of an axis are used so far, bool, to be written."""
+        return self._uses.setdefault(
+            (value.number, axis), np.zeros(value.shape[axis], bool)
+        )
+
+    def gone(self, value, axis):
+        """Which positions of an axis are taken to be removed, bool."""
+        return self._removed[self.graph.classes[value.ids[axis]]]
+
+    def array(self, variable):
+        """The variable's array, read once; not to be written to."""
+        if id(variable) not in self._arrays:
+            self._arrays[id(variable)] = keras_graph.array_of(variable)
+        return self._arrays[id(variable)]
+
+    def reach(self, mix):
+        """Which inputs reach which outputs, bool `(groups, *in, *out)`."""
+        number = id(mix.kernel)
+        if number not in self._reach:
+            matrices = self.matrices(mix.kernel, mix.axes)
+            self._reach[number] = mix.reach_of(matrices)
+        return self._reach[number]
+
+    def matrices(self, kernel, axes):
+        """A kernel as an array `(taps, *in, *out)`."""
+        array = self.array(kernel)
+        ins, outs = axes
+        taps = [i for i in range(array.ndim) if i not in ins + outs]
+        array = array.transpose((*taps, *ins, *outs))
+        return array.reshape(-1, *array.shape[len(taps) :])
+
+    def agreed(self, mix, i):
+        """The constants of a source that all calls of its kernel agree on."""
+        if not self._agreed:
+            for other in self.graph.mixes:
+                for j, source in enumerate(other.sources):
+                    now = self.constant(*source)
+                    before = self._agreed.setdefault((id(other.kernel), j), now)
+                    self._agreed[id(other.kernel), j] = np.where(
+                        now == before, now, np.nan
+                    )
+        return self._agreed[id(mix.kernel), i]
+
+    # Uses, backward.
+
+    def _settle(self):
+        removed = np.ones(self.graph.num_classes, bool)
+        removed[list(self.graph.pinned)] = False
+        while True:
+            used = self._used_classes(removed)
+            left = removed & ~used
+            self._keep_one_of_each_axis(left)
+            if (left == removed).all() and not self._part_from_biases(left):
+                return removed, ~used
+            removed = left
+
+    def _used_classes(self, removed):
+        self._removed, self._uses = removed, {}
+        for value, axis in self.graph.reads:
+            self.used(value, axis)[:] = True
+        for step in reversed(self.graph.steps):
+            step.backward(self)
+        result = np.zeros(self.graph.num_classes, bool)
+        for (number, axis), used in self._uses.items():
+            ids = self.graph.values[number].ids[axis]
+            if ids is not None:
+                result[self.graph.classes[ids[used]]] = True
+        return result
+
+    def _keep_one_of_each_axis(self, removed):
+        """A width of 0 is illegal: revives the first class of such an axis."""
+        for value in self.graph.values:
+            for ids in value.ids:
+                if ids is not None and len(ids):
+                    classes = self.graph.classes[ids]
+                    if removed[classes].all():
+                        removed[classes[0]] = False
+
+    def _part_from_biases(self, removed):
+        """Revives a class where a bias would go along another axis.
+
+        Returns:
+            Whether it did.
+        """
+        self.removed = removed
+        revived = False
+        for mix in self.graph.mixes if ambiguous_sums.is_followed() else ():
+            value, axes = mix.targets[0][0], [axis for _, axis in mix.targets]
+            shapes = value.shape, value.shape_of(self.keep)
+            was, is_now = (
+                ambiguous_sums.bias_may_go_astray(shape, axes)
+                for shape in shapes
+            )
+            if is_now and not was:
+                if mix.bias is not None or self.folded_bias(mix).any():
+                    revived |= self._widen(removed, value)
+        return revived
+
+    def _widen(self, removed, value):
+        """Revives the first class that is gone from one of its axes."""
+        for ids in value.ids:
+            classes = self.graph.classes[ids] if ids is not None else ()
+            gone = [number for number in classes if removed[number]]
+            if gone:
+                removed[gone[0]] = False
+                return True
+        return False

@@ -1,0 +1,289 @@
+"""From a model to its channel ids: which positions stand and fall together.
+
+Every axis of every tensor that can be pruned carries a vector of integer
+*channel ids*. A layer that makes channels makes fresh ids, a layer that
+passes channels on passes ids on, and whatever must keep two positions
+together *ties* their ids. The classes of tied ids are what can be removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import warnings
+
+import keras
+import numpy as np
+
+from keras_prm.dependency.graph_builder import GraphBuilder
+from keras_prm.dependency.products import Mix
+from keras_prm.dependency.products import Recurrence
+from keras_prm.rules import registry
+from keras_prm.rules.base import Site
+from keras_prm.utils import keras_graph
+from keras_prm.utils import training_argument
+
+
+class DependencyGraph(GraphBuilder):
+    """A model as records: values, what flows between them, and weights.
+
+    Made by `trace(model)`; rules write it, analyses read it.
+
+    Attributes:
+        classes: int array, the channel class of every id.
+        pinned: dict from class to the reason why it cannot be removed.
+        inner: dict from `id(wrapper)` to the `Call`s of the layers inside.
+        homes: dict from `id(KerasTensor)` to its `Value`s: one, or in a
+            nested model one per call of that model.
+        firsts: dict from `id(operation)` to its first `topology.Call`, of
+            all but nested models.
+        training: What the model or wrapper around is told of training, or
+            `None`.
+    """
+
+    def __init__(self, model):
+        keys = keras_graph.variables_by_key(model).items()
+        super().__init__({id(v): key for key, v in keys})
+        self.inner = {}
+        self.homes = {}
+        self.firsts = {}
+        self.training = None
+        self.classes = None
+        self.pinned = {}
+        self._tied = {}
+
+    def walk(self, view, tensors, prefix, reason=None):
+        """Traces all calls of a functional model, nested ones included.
+
+        Args:
+            view: A functional model.
+            tensors: dict from `id(KerasTensor)` to `Value`, which holds the
+                model's inputs and receives all the others.
+            prefix: Path of the model in the hierarchy, `""` or `"a/b/"`.
+            reason: Why all its layers have to be left alone, or `None`.
+        """
+        for call in keras_graph.calls(view):
+            self.call(call, tensors, prefix + call.operation.name, reason)
+
+    def call(self, call, tensors, path, reason=None):
+        """Traces one call.
+
+        Args:
+            call: The `topology.Call`.
+            tensors: As for `walk`.
+            path: The operation's place in the hierarchy.
+            reason: Why it has to be left alone, or `None`.
+
+        Returns:
+            list of `Value`, one per output.
+        """
+        if keras_graph.is_model(call.operation):
+            outputs = self._enter(call, tensors, path, reason)
+        else:
+            self.firsts.setdefault(id(call.operation), call)
+            inputs = [tensors[id(x)] for x in call.inputs]
+            outputs = [self.value(x.shape, path) for x in call.outputs]
+            site = Site(self, call, path, inputs, outputs)
+            registry.apply(site, reason)
+            self._tie_calls(call.operation, outputs)
+        for x, value in zip(call.outputs, outputs):
+            tensors[id(x)] = value
+            self.homes.setdefault(id(x), []).append(value)
+        return outputs
+
+    @contextlib.contextmanager
+    def told(self, call):
+        """What a call is told of training goes for what is inside."""
+        before = self.training
+        self.training = training_argument.effective(call, before)
+        try:
+            yield
+        finally:
+            self.training = before
+
+    def held(self, layer):
+        """The layers inside of an opaque one that the model calls as well.
+
+        An embedding that a head reads too: there is one of them in the copy.
+
+        Returns:
+            list of those with a state to share.
+        """
+        if id(layer) not in self.opaque or not isinstance(layer, keras.Layer):
+            return []
+        parts = keras_graph.sublayers(layer)[1:]
+        return [
+            part
+            for part in parts
+            if id(part) in self.firsts
+            and (part.weights or hasattr(part, "get_vocabulary"))
+        ]
+
+    def can_trace(self, layer):
+        """Whether one can look into a wrapped layer; no rule is needed."""
+        return keras_graph.is_model(layer) or not isinstance(layer, keras.Model)
+
+    def _tie_calls(self, operation, outputs):
+        """A config that holds the widths of the output serves all calls."""
+        rule = registry.rule_for(operation)
+        if rule is not None and rule.resize is not registry.Rule.resize:
+            self._tie_values(id(operation), outputs)
+
+    def _tie_values(self, number, values):
+        """Ties values to those that were first given under this number."""
+        first = self._tied.setdefault(number, values)
+        for old, new in zip(first, values):
+            if len(old.shape) != len(new.shape):
+                continue
+            for axis, size in enumerate(new.shape):
+                same_size = size is not None and size == old.shape[axis]
+                if old is not new and same_size and axis > 0:
+                    if not (old.ids[axis] is new.ids[axis] is None):
+                        self.tie(self.ids(old, axis), self.ids(new, axis))
+
+    def _enter(self, call, tensors, path, reason):
+        view = keras_graph.functional(call.operation)
+        inputs = [tensors[id(x)] for x in keras_graph.fed(call, view)]
+        reason = reason or registry.unknown_argument(call)
+        self._tie_values(id(call.operation), inputs)
+        tensors = dict(zip(map(id, view.inputs), inputs))
+        for x, value in zip(view.inputs, inputs):
+            self.homes.setdefault(id(x), []).append(value)
+        with self.told(call):
+            self.walk(view, tensors, path + "/", reason)
+        return [tensors[id(x)] for x in view.outputs]
+
+    def finish(self):
+        """Computes `classes` and `pinned` from the ties that were made."""
+        self._fix_opaque_weights()
+        self.classes = _components(self.num_ids, self.ties)
+        for ids, reason in self.fixed:
+            for number in np.unique(self.classes[ids]):
+                self.pinned.setdefault(int(number), reason)
+        return self
+
+    def _fix_opaque_weights(self):
+        for layer in self.opaque.values():
+            for variable in getattr(layer, "weights", ()):
+                weight = self.weights.get(id(variable))
+                for ids in weight.ids if weight else ():
+                    if ids is not None:
+                        self.fix(ids, f"'{layer.name}' has no rule here")
+
+    @property
+    def num_classes(self):
+        return int(self.classes.max()) + 1 if len(self.classes) else 0
+
+    @property
+    def products(self):
+        """The steps that multiply with kernels: `Mix`, `Recurrence`."""
+        return [s for s in self.steps if isinstance(s, (Mix, Recurrence))]
+
+    @property
+    def macs(self):
+        """Multiply-accumulates per sample of all kernels, zeros included.
+
+        `None` where a size is not known, or a layer that is not looked into
+        has a kernel.
+        """
+        if self.macs_note:
+            return None
+        return sum(
+            step.macs * sum(math.prod(k.shape) for k in step.kernels)
+            for step in self.products
+        )
+
+    @property
+    def macs_note(self):
+        """Why `macs` is not known, `""` where it is."""
+        known = {id(k) for step in self.products for k in step.kernels}
+        hidden = [
+            self.opaque_paths[number]
+            for number, layer in self.opaque.items()
+            if any(
+                len(weight.shape) > 1 and id(weight) not in known
+                for weight in getattr(layer, "weights", ())
+            )
+        ]
+        causes = []
+        if hidden:
+            causes.append(f"no rule says what {hidden} compute")
+        if any(step.macs is None for step in self.products):
+            causes.append("the model takes inputs of any size")
+        return " and ".join(causes)
+
+    @property
+    def mixes(self):
+        return [step for step in self.steps if isinstance(step, Mix)]
+
+
+def trace(model, reason=None):
+    """Traces a built functional or Sequential model.
+
+    Args:
+        model: The model; it is only read.
+        reason: Why all its layers have to be left alone, or `None`.
+
+    Returns:
+        A finished `DependencyGraph`.
+
+    Raises:
+        TypeError: The model is not functional.
+        ValueError: It is not built.
+    """
+    view = keras_graph.functional(model)
+    found = DependencyGraph(view)
+    inputs = [found.value(x.shape, x.name) for x in view.inputs]
+    found.num_inputs = len(inputs)
+    for value in inputs:  # named, so that what passes them on says why
+        if len(value.shape) > 1 and value.shape[-1] is not None:
+            found.ids(value, len(value.shape) - 1)
+    tensors = dict(zip(map(id, view.inputs), inputs))
+    for number, value in tensors.items():
+        found.homes[number] = [value]
+    found.walk(view, tensors, "", reason)
+    for x in view.outputs:
+        value = tensors[id(x)]
+        for axis in range(len(value.shape)):
+            found.read(value, axis, "it is an output of the model")
+    return found.finish()
+
+
+def warn_of_quantised(graph, what, stacklevel):
+    """Warns where layers are quantised, and says whether some are.
+
+    Args:
+        graph: The `DependencyGraph` of a model.
+        what: What came of it, the begin of a sentence.
+        stacklevel: As `warnings.warn` takes it.
+    """
+    quantised = [
+        path for path, why in graph.skipped if why == "it is quantised"
+    ]
+    if quantised:
+        warnings.warn(
+            f"{what}: quantised layers stay as they are. Plan, prune, purify "
+            "and strip before `model.quantize(...)`, and quantize what "
+            f"`strip` returns. Received: quantised layers {quantised}",
+            stacklevel=stacklevel + 1,
+        )
+    return bool(quantised)
+
+
+def _components(size, ties):
+    """Connected components of `size` ids; numbered by their first member."""
+    root = np.arange(size)
+    if ties:
+        left = np.concatenate([a for a, _ in ties])
+        right = np.concatenate([b for _, b in ties])
+        while True:
+            low = np.minimum(root[left], root[right])
+            before = root.copy()
+            np.minimum.at(root, root[left], low)
+            np.minimum.at(root, root[right], low)
+            np.minimum.at(root, left, low)
+            np.minimum.at(root, right, low)
+            root = root[root]
+            if np.array_equal(root, before):
+                break
+    return np.unique(root, return_inverse=True)[1].reshape(-1)

@@ -1,0 +1,340 @@
+"""A plain functional model in place of one whose inside is hidden."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import re
+import warnings
+
+import keras
+from keras import layers
+from keras import tree
+
+from keras_prm.analysis.liveness import Liveness
+from keras_prm.analysis.trace import trace
+from keras_prm.equivalence import model_state
+from keras_prm.equivalence import number_checks
+from keras_prm.inlining import inliner
+from keras_prm.rebuild import model_classes
+from keras_prm.rebuild import slim_model
+from keras_prm.utils import datasets
+from keras_prm.utils import keras_graph
+from keras_prm.utils import training_argument
+
+
+def as_functional(model, inputs=None):
+    """Rewrites a model as a functional one of plain layers.
+
+    `SparsityPlan`, `strip` and all others here reach what Keras shows of a
+    model, which is the calls of a functional one. A subclassed model hides
+    them in its `call`, and so does a layer of yours, or of another library,
+    that is made of layers: a residual block, an encoder. Here such a `call` is
+    run on symbolic tensors, and what it calls becomes part of one flat model.
+    Layers are named by where they were: `conv` of the block `stage1` becomes
+    `stage1_conv`. The result is compared with the model on random inputs.
+
+    What stays closed is named in a warning: a block that multiplies by
+    weights of its own rather than a layer's, that does not take symbolic
+    tensors (it calls `tf`, or asks for values), that computes otherwise in
+    training than at inference but by its layers, or tells these another
+    `training` than its own, that adds a loss, or that reads a mask of
+    timesteps. `register_rule` is for these.
+
+    Args:
+        model: A `keras.Model` of any kind that has its weights. It is not
+            changed.
+        inputs: What the model takes, its `call`'s first argument: a batch of
+            arrays to try the result on, or, for a subclassed model whose
+            sizes are not to be fixed, a `keras.Input`, or a list or dict of
+            either. Defaults to random numbers, for a subclassed model in
+            float32 and of the shape that it was built with.
+
+    Returns:
+        A new functional model with copies of the weights that its outputs
+        depend on, not compiled. It trains as the model does, but for a
+        `train_step`, `compute_loss` or the like of the model's own.
+
+    Raises:
+        TypeError: `model` is no `keras.Model`, or a subclassed one whose
+            `call` cannot be opened; the message says why. Or a layer
+            cannot be copied.
+        ValueError: It has no weights yet, or `inputs` are missing or do not
+            fit.
+        RuntimeError: The result does not compute the same: the `call` depends
+            on something that is no tensor and changes.
+
+    Warns:
+        UserWarning: Something stays closed; or the model does not take random
+            numbers, so that nothing was compared; or it is a subclassed one
+            that has trained BatchNormalization or Dropout as at inference,
+            since its `call` takes no `training`.
+
+    Example:
+
+    ```python
+    model = keras_prm.as_functional(my_subclassed_model)
+    plan = keras_prm.SparsityPlan.uniform(model, filters=0.5)
+    ```
+    """
+    keras_graph.check_is_new(model)
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            "Expected a keras.Model. "
+            f"Received: model={model!r} (of type {type(model).__name__})"
+        )
+    if not model.built:
+        raise ValueError(
+            f"The model '{model.name}' has no weights yet. Call it on a batch "
+            "first."
+        )
+    arrays = _check_inputs(inputs)
+    is_seen = keras_graph.is_model(model)
+    if is_seen and arrays is None and inputs is not None:
+        raise ValueError(
+            f"The model '{model.name}' has inputs of its own. Give arrays "
+            f"to try it on, or nothing. Received: inputs={inputs!r}"
+        )
+    if not is_seen:
+        inputs = _inputs_of(model, inputs)
+    shut = set()
+    while True:
+        opener = inliner.Opener(shut)
+        outputs = _run(opener, model, inputs)
+        given = keras_graph.functional(model).input if is_seen else inputs
+        try:
+            with _renamed(opener, given, outputs) as operations:
+                shared = keras.Model(given, outputs, name=model.name)
+                found, targets, reason = _copied(shared, model)
+            _check_variables(model, shared, found)
+            break
+        except TypeError:
+            # What shares layers with a closed one may have to be closed too.
+            more = opener.torn() - {id(model)}
+            if more <= shut:
+                raise
+            shut |= more
+    _compare(model, found, arrays, targets)
+    if opener.closed:
+        warnings.warn(
+            f"as_functional leaves {len(opener.closed)} layers of "
+            f"'{model.name}' closed, whose inside no plan reaches: "
+            f"{_reasons(opener.closed)}",
+            stacklevel=2,
+        )
+    model_classes.warn_of_lost("as_functional", model, reason, stacklevel=2)
+    is_told = is_seen or "training" in training_argument.parameters(model)
+    if not is_told and any(
+        map(training_argument.depends_on_training, operations)
+    ):
+        warnings.warn(
+            f"The `call` of '{model.name}' takes no `training`: `fit` ran its "
+            "layers as at inference, BatchNormalization and Dropout too. The "
+            "functional form trains these as they are meant.",
+            stacklevel=2,
+        )
+    return found
+
+
+def _run(opener, model, inputs):
+    if keras_graph.is_model(model):
+        view = keras_graph.functional(model)
+        tensors = {id(x): x for x in view.inputs}
+        opener.model(view, tensors)
+        return tree.map_structure(lambda x: tensors[id(x)], view.output)
+    try:
+        return opener.layer(model, (inputs,), {}, "")
+    except ValueError as reason:
+        raise TypeError(
+            f"Cannot rewrite the subclassed model '{model.name}' of type "
+            f"{type(model).__name__} as a functional one: {reason}. Change "
+            "its `call`, or write `keras.Model(inputs, outputs)`."
+        ) from reason
+
+
+def _reasons(closed):
+    """Why layers are closed, those for one reason together."""
+    paths = {}
+    for path, reason in closed.items():
+        paths.setdefault(reason, []).append(f"'{path}'")
+    return "; ".join(f"{', '.join(p)}: {why}" for why, p in paths.items())
+
+
+def _check_inputs(inputs):
+    """The arrays among `inputs`, a structure; `None` if they are symbolic."""
+    parts = tree.flatten(inputs)
+    if inputs is None or all(isinstance(x, keras.KerasTensor) for x in parts):
+        if inputs is None or parts:
+            return None
+    if parts and all(hasattr(x, "dtype") for x in parts):
+        return inputs
+    raise ValueError(
+        "Expected `inputs` to be arrays, or `keras.Input`, or a list or dict "
+        f"of them. Received: inputs={inputs!r}"
+    )
+
+
+def _inputs_of(model, given):
+    """What a subclassed model is run on, one `keras.Input` or several."""
+    wanted = inspect.signature(model.call).parameters.values()
+    wanted = [
+        p.name
+        for p in wanted
+        if p.default is p.empty and p.kind == p.POSITIONAL_OR_KEYWORD
+    ]
+    if len(wanted) > 1 and wanted[1] != "training":
+        raise TypeError(
+            f"The `call` of '{model.name}' takes {wanted}, and Keras' "
+            "functional models take one argument. Let it take one list or "
+            "dict of them."
+        )
+    if given is not None and _check_inputs(given) is None:
+        return given
+    if given is not None:
+        if isinstance(given, dict):
+            return {name: _input(x, name) for name, x in given.items()}
+        return tree.map_structure(_input, given)
+    config = model.get_build_config() or {}
+    shapes = [config.get("input_shape")]
+    if "shapes_dict" in config:
+        shapes = list(config["shapes_dict"].values())
+    takes_other = any(map(_takes_no_floats, keras_graph.sublayers(model)))
+    if len(shapes) != 1 or not _is_shape(shapes[0]) or takes_other:
+        raise ValueError(
+            f"What '{model.name}' takes is not known. Give `inputs`: a batch "
+            "of arrays, or `keras.Input`, or a list or dict of them. "
+            f"Received: inputs=None, of a model built with {config}"
+        )
+    return keras.Input(shapes[0][1:])
+
+
+def _takes_no_floats(layer):
+    is_lookup = hasattr(layer, "get_vocabulary")
+    return is_lookup or isinstance(layer, layers.Embedding)
+
+
+def _input(x, name=None):
+    dtype = keras.backend.standardize_dtype(x.dtype)
+    if "float" in dtype:  # what Keras makes of all of these
+        dtype = keras.config.floatx()
+    return keras.Input(x.shape[1:], dtype=dtype, name=name)
+
+
+def _is_shape(shape):
+    return isinstance(shape, (list, tuple)) and all(
+        n is None or isinstance(n, int) for n in shape
+    )
+
+
+@contextlib.contextmanager
+def _renamed(opener, inputs, outputs):
+    """For a while, operations have names that say where they come from.
+
+    Yields:
+        list of the operations between inputs and outputs.
+    """
+    inputs, outputs = tree.flatten(inputs), tree.flatten(outputs)
+    taken = {keras_graph.input_layer(x).name for x in inputs}
+    before = {}
+    for call in keras_graph.calls_between(inputs, outputs):
+        operation = call.operation
+        if id(operation) not in before:
+            before[id(operation)] = operation, operation.name
+            path = opener.paths.get(id(operation), operation.name)
+            stem = name = _name(path)
+            number = 0
+            while name in taken:
+                number += 1
+                name = f"{stem}_{number}"
+            taken.add(name)
+            operation.name = name
+    try:
+        yield [operation for operation, _ in before.values()]
+    finally:
+        for operation, name in before.values():
+            operation.name = name
+
+
+def _name(path):
+    """The names in a path, less those that the next one begins with."""
+    name, *rest = path.split("/")
+    last = name
+    for part in rest:
+        name = part if part.startswith(f"{last}_") else f"{name}_{part}"
+        last = part
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+
+
+def _copied(view, model):
+    """A model of copies of all layers.
+
+    Returns:
+        The new model; what became of each variable; why it is not of the
+        class of the model that it stands for, or `""`.
+    """
+    graph = trace(view, reason="it is copied as it is")
+    builder = slim_model.Builder(Liveness(graph))
+    with model_state.random_numbers_kept():
+        found = builder.model(view, is_root=True, origin=model)
+    reason = next((why for m, why in builder.lost if m is model), "")
+    return found, builder.maker.targets, reason
+
+
+def _check_variables(model, shared, found):
+    """As many weights as are used, and none of them the model's own."""
+    # What no layer holds is of the class, which `shared` has not got.
+    extra = {id(v) for v in model_classes.own_weights(found)}
+    counts = [
+        tuple(
+            len([v for v in variables if id(v) not in extra])
+            for variables in (m.weights, m.trainable_weights)
+        )
+        for m in (shared, found)
+    ]
+    own = set(map(id, model.variables)) & set(map(id, found.variables))
+    if counts[0] != counts[1] or own:
+        raise TypeError(
+            f"Cannot rewrite '{model.name}' as a functional model: a layer in "
+            "it holds others that are called elsewhere, and would not share "
+            "their weights. Expected (weights, trainable ones): "
+            f"{counts[0]}. Received: {counts[1]}"
+        )
+
+
+def _compare(model, found, inputs, targets):
+    """Compares on numbers, with the weights as they are and near them."""
+    states = [((), ())]
+    pairs = number_checks.perturbed(model.weights)
+    used = [(w, value) for w, value in pairs if id(w) in targets]
+    states.append((pairs, [(targets[id(w)], value) for w, value in used]))
+    try:
+        if inputs is None:
+            specs = [(x.shape, x.dtype) for x in found.inputs]
+            arrays = datasets.uniform(specs, 2)
+            structure = keras_graph.functional(found).input
+            inputs = tree.pack_sequence_as(structure, arrays)
+        expected = [
+            number_checks.stateless(_at_inference, (model, inputs), state)
+            for state, _ in states
+        ]
+        number_checks.check_finite(expected[0])
+    except Exception as error:
+        warnings.warn(
+            f"as_functional could not try '{model.name}', and has not "
+            "compared what it computes. Give it `inputs`, a batch of real "
+            f"ones. {number_checks.one_line(error)}",
+            stacklevel=3,
+        )
+        return
+    for outputs, (_, state) in zip(expected, states):
+        results = number_checks.stateless(_at_inference, (found, inputs), state)
+        if not number_checks.alike(outputs, results):
+            raise RuntimeError(
+                f"The functional form of '{model.name}' does not compute the "
+                "same: its `call` depends on something that is no tensor and "
+                "changes."
+            )
+
+
+def _at_inference(model, inputs):
+    return model(inputs, training=False)

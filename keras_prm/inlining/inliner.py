@@ -1,0 +1,186 @@
+"""Looking into layers that are made of others, call by call.
+
+Keras shows the calls that a functional model is made of. A `call` in Python
+hides those that it makes; run on symbolic tensors, it shows them.
+"""
+
+from __future__ import annotations
+
+import re
+
+import keras
+from keras import tree
+
+from keras_prm.inlining import block_calls
+from keras_prm.inlining import block_replay
+from keras_prm.rules import registry
+from keras_prm.utils import keras_graph
+
+
+class Opener:
+    """Runs calls on symbolic tensors, one by one those inside of layers.
+
+    Args:
+        shut: Set of `id(layer)` of those that are not to be opened.
+
+    Attributes:
+        closed: dict from the path of a layer that stays closed to why.
+        paths: dict from `id(operation)` to where the operation was found:
+            names of layers, joined by `/`.
+    """
+
+    def __init__(self, shut=()):
+        self.closed = {}
+        self.paths = {}
+        self._shut = set(shut)
+        self._leaves = []
+        self._opened = []
+
+    def model(self, view, tensors, prefix=""):
+        """Runs all calls of a functional model.
+
+        Args:
+            view: The model.
+            tensors: dict from `id(KerasTensor)` to what stands for it, which
+                holds the model's inputs and receives all the others.
+            prefix: Path of the model, `""` or `"a/b/"`.
+        """
+        for call in keras_graph.calls(view):
+            name = call.operation.name
+            if prefix:
+                name = _uncounted(call.operation)
+            self._run(call, tensors, prefix + name)
+
+    def layer(self, layer, args, kwargs, prefix):
+        """What a layer's `call` returns, from the calls that it makes.
+
+        Args:
+            layer: The layer, or subclassed model.
+            args: Its arguments, with symbolic tensors.
+            kwargs: More of them.
+            prefix: What the paths of the layers inside begin with.
+
+        Raises:
+            ValueError: It cannot be opened; the message is the reason.
+        """
+        args, kwargs = block_calls.cast(layer, (args, kwargs))
+        found = block_calls.inside(layer, args, kwargs)
+        tensors, names = {id(x): x for x in found.inputs}, _names(layer)
+        for call in found.calls:
+            operation = call.operation
+            name = names.get(id(operation)) or _uncounted(operation)
+            self._run(call, tensors, prefix + name)
+        self._opened.append(layer)
+        return tree.map_structure(lambda x: tensors[id(x)], found.outputs)
+
+    def torn(self):
+        """Blocks that were opened and share layers with what was not.
+
+        Returns:
+            Set of `id(layer)`.
+        """
+        inside = {
+            id(part)
+            for layer in self._leaves
+            if isinstance(layer, keras.layers.Layer)
+            for part in keras_graph.sublayers(layer)[1:]
+        }
+        ends = [x for x in (*self._leaves, *self._opened) if id(x) in inside]
+        wanted = {id(x) for x in ends if getattr(x, "weights", ())}
+        return {
+            id(layer)
+            for layer in self._opened
+            if wanted & set(map(id, keras_graph.sublayers(layer)))
+        }
+
+    def _run(self, call, tensors, path):
+        operation = call.operation
+        args, kwargs = call.arguments.fill_in(tensors)
+        outputs = None
+        if keras_graph.is_model(operation) or registry.is_block(operation):
+            try:
+                outputs = self._open(call, args, kwargs, tensors, path)
+            except ValueError as reason:
+                self.closed[path] = str(reason)
+        elif _wraps_a_block(operation):
+            reason = "layers of Keras around others are not looked into"
+            self.closed[path] = reason
+        if outputs is None:
+            outputs = block_replay.of_any_batch(call)(*args, **kwargs)
+            if id(operation) not in self.paths:
+                self.paths[id(operation)] = path
+                self._leaves.append(operation)
+        for x, new in zip(call.outputs, tree.flatten(outputs), strict=True):
+            tensors[id(x)] = new
+
+    def _open(self, call, args, kwargs, tensors, path):
+        layer = call.operation
+        if id(layer) in self._shut:
+            raise ValueError("it shares layers with what stays closed")
+        if not keras_graph.is_model(layer):
+            if any(map(keras_graph.is_masked, (*call.inputs, *call.outputs))):
+                raise ValueError("it reads or makes a mask of timesteps")
+            return self.layer(layer, args, kwargs, path + "/")
+        if reason := registry.unknown_argument(call):
+            raise ValueError(reason)
+        view = keras_graph.functional(layer)
+        inputs = [tensors[id(x)] for x in keras_graph.fed(call, view)]
+        inputs = block_calls.cast(layer, inputs)
+        inside = {
+            id(x): _as_input(x, given) for x, given in zip(view.inputs, inputs)
+        }
+        self.model(view, inside, path + "/")
+        self._opened.append(layer)
+        return [inside[id(x)] for x in view.outputs]
+
+
+def _as_input(x, given):
+    """What a functional model makes of a tensor that is given for an input."""
+    if given.dtype != x.dtype:
+        given = keras.ops.cast(given, x.dtype)
+    if len(given.shape) == len(x.shape) + 1 and given.shape[-1] == 1:
+        return keras.ops.squeeze(given, axis=-1)
+    if len(given.shape) == len(x.shape) - 1 and x.shape[-1] == 1:
+        return keras.ops.expand_dims(given, axis=-1)
+    return given
+
+
+def _wraps_a_block(operation):
+    return isinstance(operation, keras.layers.Layer) and any(
+        registry.is_block(part) for part in keras_graph.sublayers(operation)
+    )
+
+
+def _names(layer):
+    """What layers inside are called by that were not given a name.
+
+    Keras' names for these count all that were ever made; the attribute that
+    holds them is the same each time.
+    """
+    found = {}
+    modules = vars(layer).get("_modules", {})  # where PyTorch keeps them
+    for name, value in (vars(layer) | modules).items():
+        if name.startswith("_"):
+            continue
+        parts = {name: value}
+        if isinstance(value, (list, tuple)):
+            parts = {f"{name}_{i}": x for i, x in enumerate(value)}
+        elif isinstance(value, dict):
+            parts = {f"{name}_{i}": x for i, x in value.items()}
+        for name, part in parts.items():
+            if isinstance(part, keras.layers.Layer) and _is_unnamed(part):
+                found.setdefault(id(part), name)
+    return found
+
+
+def _is_unnamed(operation):
+    usual = type(operation).__name__.lower()
+    name = operation.name.replace("_", "")
+    return bool(re.fullmatch(rf"{usual}\d*", name))
+
+
+def _uncounted(operation):
+    """Its name, without the number that Keras made up."""
+    if _is_unnamed(operation):
+        return re.sub(r"_\d+$", "", operation.name)
+    return operation.name

@@ -1,0 +1,225 @@
+"""The ways in which a kernel with empty columns can be stored and computed."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from keras import layers
+
+from keras_prm.lowering.gather_columns import METHODS
+from keras_prm.lowering.gather_columns import GatherColumns
+from keras_prm.lowering.gather_columns import can_shift
+
+_CONVOLUTIONS = (layers.Conv1D, layers.Conv2D)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ColumnSite:
+    """A layer some of whose columns are empty.
+
+    Args:
+        layer: A `Conv1D`, `Conv2D` or `Dense`.
+        key: The key of its kernel.
+        array: Its kernel, `(*window, in, filters)`.
+        space: The spatial sizes of its input, `None` where not known, or
+            for `Dense` the sizes between the batch and the features.
+    """
+
+    layer: object
+    key: str
+    array: np.ndarray
+    space: tuple
+
+    @property
+    def live(self) -> np.ndarray:
+        """Which columns are not empty, bool `(*window, in)`."""
+        return self.array.any(axis=-1)
+
+    @property
+    def window(self) -> tuple:
+        """The sizes of the kernel's window, `()` for `Dense`."""
+        return self.array.shape[:-2]
+
+    @property
+    def new_space(self) -> tuple:
+        """The spatial sizes of its output, `None` where not known."""
+        shape = (None, *self.space, self.array.shape[-2])
+        return tuple(self.layer.compute_output_shape(shape)[1:-1])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Lowering:
+    """One way to leave out the empty columns of a layer.
+
+    Args:
+        method: Of the `GatherColumns` that is put before the layer.
+        columns: The columns that it puts out, in order; numbers of channels
+            where `window` is kept.
+        keeps_window: True where only whole channels are left out and the
+            layer stays a convolution with its window; False where it becomes
+            a 1x1 convolution over the columns.
+        gather: Arguments of the `GatherColumns`, without these.
+        window: The sizes of the kernel's window.
+    """
+
+    method: str
+    columns: tuple
+    keeps_window: bool
+    gather: dict
+    window: tuple
+
+    @property
+    def name(self):
+        """What reports call it."""
+        what = "channels" if self.keeps_window else "columns"
+        return f"{what} by {self.method}"
+
+    @property
+    def config(self):
+        """Changes to the layer's config."""
+        if self.keeps_window:
+            return {}
+        ones = [1] * len(self.window)
+        return {
+            "kernel_size": ones,
+            "strides": ones,
+            "dilation_rate": ones,
+            "padding": "valid",
+        }
+
+    def adapters(self, name, dtype):
+        """The layer to put before it, in a list."""
+        return [
+            GatherColumns(
+                self.columns,
+                method=self.method,
+                name=f"{name}_columns",
+                dtype=dtype,
+                **self.gather,
+            )
+        ]
+
+    def kernel(self, array):
+        """The part of the kernel that is stored, as it is laid out."""
+        columns = np.array(self.columns)
+        if self.keeps_window:
+            return np.take(array, columns, axis=-2)
+        rows = array.reshape(-1, array.shape[-1])[columns]
+        return rows.reshape(*[1] * len(self.window), *rows.shape)
+
+
+def is_eligible(layer):
+    """True for a layer whose columns can be lowered."""
+    if type(layer) in _CONVOLUTIONS:
+        return layer.groups == 1 and layer.data_format == "channels_last"
+    return type(layer) is layers.Dense
+
+
+def candidates(site):
+    """All `Lowering`s of a layer, the dense kernel aside.
+
+    Args:
+        site: A `ColumnSite` with at least one live and one empty column.
+
+    Returns:
+        list of `Lowering`; every one computes the same, exactly.
+    """
+    found = list(_by_channel(site))
+    if int(np.prod(site.window)) > 1:
+        found += _by_column(site)
+    return found
+
+
+def _by_channel(site):
+    """Whole channels left out, where there are any."""
+    used = site.live.reshape(-1, site.live.shape[-1]).any(axis=0)
+    if used.all():
+        return
+    columns = tuple(np.flatnonzero(used).tolist())
+    methods = ["gather", "pointwise", "slices"]
+    if not site.window:
+        methods.remove("pointwise")  # as large as the kernel itself
+    for method in methods:
+        yield Lowering(method, columns, True, {}, site.window)
+
+
+def _by_column(site):
+    layer = site.layer
+    gather = {
+        "kernel_size": list(site.window),
+        "strides": _per_axis(layer.strides, site.window),
+        "padding": layer.padding,
+        "dilation_rate": _per_axis(layer.dilation_rate, site.window),
+    }
+    methods = list(METHODS)
+    probe = GatherColumns([0], method="patches", **gather)
+    if not can_shift(probe):
+        methods = ["patches"]
+    if probe.padding == "same" and max(probe.strides) > 1:
+        if None in site.space:
+            methods.remove("patches")
+    for method in methods:
+        columns = tuple(_ORDERS[method](site.live).tolist())
+        yield Lowering(method, columns, False, gather, site.window)
+
+
+def _per_axis(value, window):
+    return [value] * len(window) if isinstance(value, int) else list(value)
+
+
+def _by_position(live):
+    return np.flatnonzero(live)
+
+
+def _channel_first(live):
+    positions, channels = _places(live)
+    return _numbers(live, np.lexsort((positions, channels)))
+
+
+def _by_level(live):
+    """First one column of every channel, then the second ones, ..."""
+    positions, channels = _places(live)
+    order = np.lexsort((positions, channels))
+    sorted_channels = channels[order]
+    first = np.searchsorted(sorted_channels, sorted_channels)
+    level = np.empty(len(order), int)
+    level[order] = np.arange(len(order)) - first
+    return _numbers(live, np.lexsort((channels, level)))
+
+
+def _places(live):
+    return np.divmod(np.flatnonzero(live), live.shape[-1])
+
+
+def _numbers(live, order):
+    return np.flatnonzero(live)[order]
+
+
+_ORDERS = {
+    "gather": _channel_first,
+    "pointwise": _channel_first,
+    "slices": _by_level,
+    "patches": _by_position,
+}
+
+
+def site_of(mixes, key, array):
+    """The `ColumnSite` of a layer, or `None` where nothing can be left out.
+
+    Args:
+        mixes: The `Mix`es of the layer's calls.
+        key: The key of its kernel.
+        array: Its kernel.
+    """
+    layer = mixes[0].layer
+    if not is_eligible(layer):
+        return None
+    live = array.any(axis=-1)
+    if live.all() or not live.any():
+        return None
+    spaces = {tuple(mix.source[0].shape[1:-1]) for mix in mixes}
+    space = spaces.pop()
+    if spaces:
+        space = (None,) * max(1, len(space))
+    return ColumnSite(layer, key, array, space)

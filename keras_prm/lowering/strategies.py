@@ -1,0 +1,148 @@
+"""Choosing a lowering for each layer: by bytes, or by the cost model."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from keras_prm.lowering import cost_model
+from keras_prm.lowering import methods
+
+# A lowering has to promise this share of the dense layer's time to be taken:
+# predictions err, and what is nearly as fast is not worth a custom layer.
+_PREDICTED = 0.7
+_NUM_TIMED = 4
+_UNMODELLED = (
+    "the cost model is one of float32: lowering='auto' measures other files"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """What was chosen for one layer, and why.
+
+    Args:
+        site: The `ColumnSite`.
+        lowering: The `Lowering`, or `None` for the dense kernel.
+        dense: Time of the dense layer, µs; `None` where nobody asked.
+        time: Time of what was chosen, µs, or `None`.
+        reason: How, or why not.
+    """
+
+    site: methods.ColumnSite
+    lowering: methods.Lowering | None
+    dense: float | None = None
+    time: float | None = None
+    reason: str = ""
+
+
+class Lowerer:
+    """How it is decided which layers are lowered, and how."""
+
+    def check(self):
+        """Raises where it cannot decide anything, before work is done."""
+
+    def choose(self, sites):
+        """A `Choice` for every `ColumnSite`."""
+        return [self.choose_one(site) for site in sites]
+
+    def choose_one(self, site):
+        """The `Choice` for one of them."""
+        raise NotImplementedError
+
+    def files(self):
+        """How the files that it chooses for are quantised, if it tells."""
+        own = getattr(self, "quantize", None)
+        return () if own is None else (own,)
+
+    def objection(self, lowered, dense):
+        """Why the dense model is to be kept as a whole, `""` if it is not."""
+        del lowered, dense
+        return ""
+
+
+@dataclasses.dataclass(frozen=True)
+class SmallestLowering(Lowerer):
+    """The smallest in a file; of equals, what the model finds fastest.
+
+    Args:
+        quantize: How the file will be quantised.
+    """
+
+    quantize: str = "float32"
+
+    def choose_one(self, site):
+        key = _size(site, self.quantize)
+        best = min([None, *methods.candidates(site)], key=key)
+        return Choice(site, best, reason="smallest")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelLowering(Lowerer):
+    """What the cost model finds fastest, clearly, on one thread and on two.
+
+    It knows of convolutions in float32 alone, as which float16 runs as well.
+    Of files that multiply in int8 nothing is lowered.
+
+    Args:
+        quantize: How the file will be quantised.
+    """
+
+    quantize: str = "float32"
+
+    def files(self):
+        floats = ("float32", "float16")  # which run alike
+        return floats if self.quantize in floats else (self.quantize,)
+
+    def choose_one(self, site):
+        if self.quantize not in ("float32", "float16"):
+            return Choice(site, None, reason=_UNMODELLED)
+        if None in site.space:
+            return undecided(site)
+        options = methods.candidates(site)
+        ratios = [_worst_ratio(site, option) for option in options]
+        best = options[int(np.argmin(ratios))]
+        dense = predicted(site, None)
+        if min(ratios) <= _PREDICTED:
+            time = predicted(site, best)
+            return Choice(site, best, dense, time, "predicted")
+        reason = f"'{best.name}' is not predicted to pay"
+        return Choice(site, None, dense, dense, reason)
+
+
+def _worst_ratio(site, option):
+    """The time of a lowering over that of the dense layer."""
+    return max(
+        predicted(site, option, threads) / predicted(site, None, threads)
+        for threads in cost_model.MODELS
+    )
+
+
+def _size(site, quantize):
+    def key(option):
+        time = 0.0 if None in site.space else predicted(site, option)
+        return cost_model.file_bytes(site, option, quantize), time
+
+    return key
+
+
+def promising(site, num_threads=1):
+    """The lowerings that the cost model finds best, and not hopeless."""
+    options = methods.candidates(site)
+    times = {o: predicted(site, o, num_threads) for o in options}
+    limit = 1.5 * predicted(site, None, num_threads)
+    found = [o for o in sorted(options, key=times.get) if times[o] <= limit]
+    return found[:_NUM_TIMED]
+
+
+def predicted(site, lowering, num_threads=1):
+    """Microseconds by the cost model; the sizes have to be known."""
+    sizes = cost_model.operations(site, lowering)
+    known = cost_model.MODELS
+    return known[min(num_threads, max(known))].microseconds(sizes)
+
+
+def undecided(site):
+    """The `Choice` where neither a device nor the model can tell."""
+    return Choice(site, None, reason="the size of its input is not known")

@@ -1,0 +1,269 @@
+"""What shall be removed, and from which kernels."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import numbers
+
+import keras
+
+from keras_prm.analysis.trace import trace
+from keras_prm.analysis.trace import warn_of_quantised
+from keras_prm.plans import plan_builder
+from keras_prm.plans import plan_checks
+from keras_prm.plans import plan_forms
+from keras_prm.plans.projections import removed_count
+from keras_prm.utils import atomic_files
+from keras_prm.utils import signatures
+
+
+@keras.saving.register_keras_serializable(package="keras_prm")
+class SparsityPlan:
+    """How many filters and columns of each kernel are to be removed.
+
+    Make one with `SparsityPlan.uniform(...)` or `SparsityPlan.explicit(...)`.
+    Filters that can only fall together (the terms of a residual sum, say)
+    form one *group*, are scored together and share one target. `print(plan)`
+    shows the groups, and how many filters were left alone and why.
+
+    Args:
+        kernels: tuple of `KernelPlan`, in the order of the model's
+            trainable variables.
+        groups: tuple of `ChannelGroup`; their classes are numbered
+            consecutively from 0.
+        variables: tuple of `(name, shape)`, one per trainable variable of
+            the model the plan was made for, in order. An optimizer compares
+            it with what it is built on.
+        skipped: tuple of `(layers, reason, number of filters)`: filters that
+            are left alone, all of the layers' or those that cannot go.
+        weights: tuple of `Signature`, one per weight of the model the plan
+            was made for: what finds its kernels again in another build of
+            the same network. Empty in a plan of an earlier version, which
+            goes by names.
+
+    Example:
+
+    ```python
+    plan = keras_prm.SparsityPlan.uniform(model, filters=0.5, columns=0.6)
+    plan = keras_prm.SparsityPlan.explicit(
+        model, {"conv2": {"filters": 0.9, "columns": 0.5}}
+    )
+    ```
+    """
+
+    def __init__(self, kernels, groups, variables, skipped=(), weights=()):
+        self.kernels = tuple(kernels)
+        self.groups = tuple(groups)
+        self.variables = tuple((n, tuple(s)) for n, s in variables)
+        self.skipped = tuple((a, b, size) for a, b, size in skipped)
+        self.weights = tuple(weights)
+
+    @classmethod
+    def uniform(
+        cls,
+        model,
+        filters=0.0,
+        columns=0.0,
+        round_to=1,
+        exclude=(),
+        column_pattern="free",
+    ):
+        """The same sparsity for every layer.
+
+        The filters that make the model's outputs are left alone, as are
+        those that some layer needs at their full number; `print(plan)` names
+        them.
+
+        Args:
+            model: A built functional or Sequential model.
+            filters: Fraction of the filters to remove, in [0, 1).
+            columns: Fraction to remove of the columns that remain once the
+                channels of removed filters are gone, in [0, 1).
+            round_to: Each layer's number of filters is rounded up to a
+                multiple of this, as far as there are so many: widths that
+                hardware likes, such as 8.
+            exclude: Names or paths of layers to leave alone, together with
+                the filters that can only fall with theirs. A layer or model
+                with others inside, such as attention, stands for all these.
+            column_pattern: Where the columns that stay may lie: `"free"`,
+                or so that what stays is computed fast, `"channels"`,
+                `"window"` or `"per_channel"`, see `column_patterns`. A layer
+                that slides no window over its input, such as EinsumDense,
+                stays at `"free"`, as does one whose window has too many
+                boxes for `"window"`; `print(plan)` names both. Columns of
+                depthwise, grouped, recurrent, attention and embedding layers
+                are never removed.
+
+        Raises:
+            TypeError: The model is subclassed, or `exclude` is a string.
+            ValueError: A fraction is outside [0, 1), `round_to` is below 1,
+                there is no such pattern, a name is not in the model or
+                stands for several layers, or the model is not built.
+
+        Warns:
+            UserWarning: Layers are quantised, which no plan reaches.
+        """
+        graph = trace(model)
+        paths = plan_checks.kernel_paths(graph)
+        plan_checks.check_names(exclude, paths, "exclude")
+        excluded = plan_checks.matching(exclude, paths)
+        targets = {"filters": filters, "columns": columns}
+        plan_checks.check_fractions(targets)
+        if filters or columns:
+            what = "SparsityPlan.uniform leaves layers out"
+            warn_of_quantised(graph, what, stacklevel=2)
+        nothing = dict.fromkeys(targets, 0.0)
+        targets["column_pattern"] = column_pattern
+        wanted = {
+            path: nothing if path in excluded else targets for path in paths
+        }
+        return cls._build(model, graph, wanted, round_to, strict=False)
+
+    @classmethod
+    def explicit(cls, model, layers, round_to=1):
+        """A sparsity for each layer that is named, none for the others.
+
+        Args:
+            model: A built functional or Sequential model.
+            layers: dict from the name or path of a layer
+                (`"conv1"`, `"backbone/conv1"`) to a dict with the keys
+                `"filters"` and `"columns"`, fractions in [0, 1), and
+                `"column_pattern"`, any of which may be missing.
+            round_to: As in `uniform`.
+
+        Raises:
+            TypeError: The model is subclassed, or a target is no dict.
+            ValueError: A fraction is outside [0, 1), `round_to` is below 1,
+                there is no such target or pattern, a name is not in the
+                model or stands for several layers, filters or columns are
+                asked for that cannot be removed, a pattern is asked for
+                where there can be none, where the window has too many boxes,
+                or without columns, layers that stand in one group are given
+                different targets, or the model is not built.
+        """
+        if not isinstance(layers, dict):
+            raise TypeError(
+                "Expected `layers` to be a dict such as "
+                '{"conv1": {"filters": 0.5}}. For the same targets '
+                f"everywhere, use `uniform`. Received: layers={layers!r}"
+            )
+        graph = trace(model)
+        paths = plan_checks.kernel_paths(graph)
+        plan_checks.check_names(layers, paths, "layers")
+        wanted = {
+            path: targets
+            for name, targets in layers.items()
+            for path in plan_checks.matching([name], paths)
+        }
+        return cls._build(model, graph, wanted, round_to, strict=True)
+
+    @classmethod
+    def _build(cls, model, graph, wanted, round_to, strict):
+        plan_checks.check_targets(wanted, round_to)
+        groups, numbers, skipped = plan_builder.groups(
+            model, graph, wanted, round_to, strict
+        )
+        if not strict:
+            skipped += plan_builder.unreached(graph)
+        if strict:
+            plan_checks.check_reach(model, graph, wanted)
+            plan_checks.check_pattern_layers(graph, wanted)
+        kernels = plan_builder.kernels(model, graph, wanted, numbers)
+        variables = [(v.name, v.shape) for v in model.trainable_variables]
+        weights = signatures.signatures(model)
+        return cls(kernels, groups, variables, skipped, weights)
+
+    @property
+    def num_classes(self):
+        """Number of channel classes in all groups together."""
+        return sum(group.size for group in self.groups)
+
+    def digest(self):
+        """A fingerprint of what is asked of which kernel, 32 bytes.
+
+        Names are left out: those that Keras makes up go on counting.
+        """
+        return plan_forms.digest(self)
+
+    def at_share(self, share):
+        """The plan with a share of each of its targets: a milder plan.
+
+        What iterative pruning asks for on its way. Of the filters that a
+        group loses, `share` go, rounded down; of the fraction of columns
+        that a kernel loses, `share`. A larger share never removes fewer, and
+        1 is the plan itself. Widths are multiples of `round_to` only there.
+
+        Args:
+            share: Share of each target, in [0, 1].
+
+        Returns:
+            A `SparsityPlan` of the same groups and kernels.
+
+        Raises:
+            ValueError: `share` is outside [0, 1].
+        """
+        if not isinstance(share, numbers.Real) or not 0 <= share <= 1:
+            raise ValueError(
+                "Expected `share` in [0, 1], the share of the plan's targets "
+                "that is asked for. For more sparsity, make another plan. "
+                f"Received: share={share!r}"
+            )
+        share = float(share)
+        groups = []
+        for group in self.groups:
+            gone = removed_count(group.size - group.keep, share)
+            note = group.note
+            if not gone and group.keep < group.size:
+                note = f"too few to remove one at a share of {share:g}"
+            keep = group.size - gone
+            groups.append(dataclasses.replace(group, keep=keep, note=note))
+        kernels = [
+            dataclasses.replace(kernel, columns=kernel.columns * share)
+            for kernel in self.kernels
+        ]
+        rest = self.variables, self.skipped, self.weights
+        return SparsityPlan(kernels, groups, *rest)
+
+    def get_config(self):
+        return plan_forms.to_config(self)
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(*plan_forms.from_config(config))
+
+    def save(self, path):
+        """Writes the plan to `path` as JSON.
+
+        Raises:
+            OSError: It cannot be written; an older file is as it was.
+        """
+        atomic_files.write_text(path, json.dumps(self.get_config()))
+
+    @classmethod
+    def load(cls, path):
+        """Reads a plan that `save` wrote.
+
+        Raises:
+            ValueError: There is no plan in the file.
+            FileNotFoundError: There is no such file.
+        """
+        return cls.from_config(plan_forms.read(path))
+
+    def __str__(self):
+        return plan_forms.table(self)
+
+    def __repr__(self):
+        return (
+            f"<SparsityPlan: {len(self.groups)} groups of filters, "
+            f"{len(self.kernels)} kernels>"
+        )
+
+    def __eq__(self, other):
+        return (
+            isinstance(other, SparsityPlan)
+            and self.get_config() == other.get_config()
+        )
+
+    def __hash__(self):
+        return hash((self.kernels, self.groups, self.variables))

@@ -1,0 +1,212 @@
+"""From fractions per layer to channel groups and kernel plans."""
+
+from __future__ import annotations
+
+import collections
+
+import numpy as np
+
+from keras_prm.plans.plan_checks import misfit
+from keras_prm.plans.plan_checks import prunes_columns
+from keras_prm.plans.projections import removed_count
+from keras_prm.plans.records import ChannelGroup
+from keras_prm.plans.records import KernelPlan
+from keras_prm.utils import keras_graph
+
+
+def groups(model, graph, wanted, round_to, strict):
+    """The groups of filters that compete, with their targets.
+
+    Args:
+        model: The model.
+        graph: Its `DependencyGraph`.
+        wanted: dict from layer path to its targets.
+        round_to: Multiple that the kept number is rounded up to.
+        strict: Whether filters that are asked for and cannot be removed are
+            an error rather than a row in `skipped`.
+
+    Returns:
+        `(groups, numbers, skipped)`: list of `ChannelGroup`; dict from a
+        class of the trace to its number in the plan; list of
+        `(layers, reason, number of filters)`.
+    """
+    trainable = {id(v) for v in model.trainable_variables}
+    found, numbers, skipped, refused = [], {}, [], {}
+    for weights in components(graph):
+        paths = sorted({w.key.rpartition("/")[0] for w in weights})
+        asked = {
+            p: wanted[p]["filters"]
+            for p in paths
+            if "filters" in wanted.get(p, {})
+        }
+        if not any(asked.values()):
+            continue
+        name = "+".join(paths)
+        if len(set(asked.values())) > 1:
+            if not strict:
+                kept = [p for p in asked if not asked[p]]
+                size = len(_classes(graph, weights))
+                skipped.append((name, f"{kept} is excluded", size))
+                continue
+            raise ValueError(
+                "Layers whose filters can only fall together are given "
+                "different targets. Give them the same, or name one of "
+                f"them only. Received: filters={asked}"
+            )
+        classes = _classes(graph, weights)
+        frozen = [w.key for w in weights if id(w.variable) not in trainable]
+        free = [c for c in classes if c not in graph.pinned]
+        reasons = collections.Counter(
+            f"{frozen} is not trainable" if frozen else graph.pinned[c]
+            for c in classes
+            if frozen or c in graph.pinned
+        )
+        skipped += [(name, why, number) for why, number in reasons.items()]
+        if frozen or not free:
+            refused.update({p: next(iter(reasons)) for p in asked})
+            continue
+        size = len(free)
+        keep = size - removed_count(size, next(iter(asked.values())))
+        note = "" if keep < size else "too few to remove one"
+        number = rounded(graph, weights, free, keep, round_to)
+        if number == size > keep:
+            note = f"rounded up to a multiple of {round_to}"
+        keep = number
+        found.append(ChannelGroup(name, len(numbers), size, keep, note))
+        numbers.update({c: len(numbers) + i for i, c in enumerate(free)})
+    if refused and strict:
+        raise ValueError(
+            "Some filters cannot be removed. Leave these layers' `filters` "
+            "out; `columns` can be removed where they are trainable. "
+            f"Received filters for: {refused}"
+        )
+    return found, numbers, skipped
+
+
+def rounded(graph, weights, free, keep, round_to, gone=()):
+    """How many classes to keep so that all layers get round widths.
+
+    A class may stand for several filters, and a layer have some that cannot
+    go. Where the layers of a group do not all have all its classes, or not
+    equally many filters of each, the number of classes is rounded.
+
+    Args:
+        graph: The `DependencyGraph`.
+        weights: The kernels of a group, as `components` returns them.
+        free: The classes of the group that may go.
+        keep: How many of those to keep, at least.
+        round_to: What the widths are to be multiples of.
+        gone: Classes that take no place, since they went before.
+
+    Returns:
+        int, `len(free)` where nothing less is round.
+    """
+    size, widths = len(free), []
+    for weight in weights:
+        classes = graph.classes[np.unique(weight.out_ids)]
+        classes = classes[~np.isin(classes, list(gone))]
+        found, counts = np.unique(classes, return_counts=True)
+        counts = counts[np.isin(found, free)]
+        if len(counts) < size or len(set(counts.tolist())) > 1:
+            return min(size, -(-keep // round_to) * round_to)
+        widths.append((len(classes) - counts.sum(), counts[0]))
+    for number in range(keep, size):
+        if all((own + each * number) % round_to == 0 for own, each in widths):
+            return number
+    return size
+
+
+def _classes(graph, weights):
+    ids = np.concatenate([w.out_ids for w in weights])
+    _, first = np.unique(graph.classes[ids], return_index=True)
+    return [int(c) for c in graph.classes[ids][np.sort(first)]]
+
+
+def components(graph):
+    """Lists of kernels whose filters share a class, in model order."""
+    found = []
+    for weight in graph.weights.values():
+        if weight.role != "kernel" or weight.out_ids is None:
+            continue
+        own = ({*graph.classes[weight.out_ids].tolist()}, [weight])
+        for other in [g for g in found if g[0] & own[0]]:
+            found.remove(other)
+            own = (other[0] | own[0], other[1] + own[1])
+        found.append(own)
+    return [weights for _, weights in found]
+
+
+def unreached(graph):
+    """Layers with kernels that no plan reaches, since they have no rule.
+
+    Returns:
+        list of `(layer, reason, number of filters)`.
+    """
+    reasons, found = dict(graph.skipped), []
+    for number, layer in graph.opaque.items():
+        path = graph.opaque_paths[number]
+        parts = (
+            keras_graph.sublayers(layer) if hasattr(layer, "weights") else ()
+        )
+        filters = sum(map(_num_filters, parts))
+        if filters:
+            found.append((path, reasons[path], filters))
+    return found
+
+
+def _num_filters(layer):
+    """How many filters a layer has, those inside of it left out."""
+    inside = keras_graph.sublayers(layer)[1:]
+    others = {id(w) for part in inside for w in part.weights}
+    shapes = [
+        w.shape
+        for w in layer.weights
+        if len(w.shape) > 1 and id(w) not in others
+    ]
+    if not shapes:
+        return 0
+    names = ("filters", "units", "output_dim")
+    known = [getattr(layer, name, None) for name in names]
+    if getattr(layer, "depth_multiplier", None) and not any(known):
+        return shapes[0][-2] * shapes[0][-1]
+    return next(filter(None, known), shapes[0][-1])
+
+
+def kernels(model, graph, wanted, numbers):
+    """The `KernelPlan` of every kernel that the plan touches."""
+    index = {id(v): i for i, v in enumerate(model.trainable_variables)}
+    found = []
+    for weight in graph.weights.values():
+        if weight.role != "kernel" or id(weight.variable) not in index:
+            continue
+        ins, outs = (_numbers(graph, weight, a, numbers) for a in weight.axes)
+        targets = wanted.get(weight.key.rpartition("/")[0], {})
+        columns, pattern, note = 0.0, "free", ""
+        if prunes_columns(weight):
+            columns = float(targets.get("columns", 0.0))
+            if columns:
+                pattern = targets.get("column_pattern", "free")
+                note = misfit(graph, weight, pattern)
+                pattern = "free" if note else pattern
+        if columns or max(ins + outs) >= 0:
+            found.append(
+                KernelPlan(
+                    weight.key,
+                    index[id(weight.variable)],
+                    tuple(weight.variable.shape),
+                    ins,
+                    outs,
+                    columns,
+                    weight.axes,
+                    pattern,
+                    note,
+                )
+            )
+    return sorted(found, key=lambda kernel: kernel.index)
+
+
+def _numbers(graph, weight, axis, numbers):
+    if weight.ids[axis] is None:
+        return (-1,) * weight.variable.shape[axis]
+    classes = graph.classes[weight.ids[axis]].tolist()
+    return tuple(numbers.get(c, -1) for c in classes)

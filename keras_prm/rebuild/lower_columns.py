@@ -1,0 +1,212 @@
+"""Leaving out the empty columns of a stripped model."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from keras_prm.analysis.trace import trace
+from keras_prm.equivalence import tolerances
+from keras_prm.lowering import methods
+from keras_prm.lowering import strategies
+from keras_prm.lowering.gather_columns import GatherColumns
+from keras_prm.lowering.layer_timing import AutoLowering
+from keras_prm.rebuild import attachments
+from keras_prm.rebuild import channel_order
+from keras_prm.rebuild import model_classes
+from keras_prm.rebuild import slim_model
+from keras_prm.utils import keras_graph
+
+LOWERERS = {
+    "auto": AutoLowering,
+    "model": strategies.ModelLowering,
+    "smallest": strategies.SmallestLowering,
+}
+
+
+def lowerer(lowering, quantize=None):
+    """The `Lowerer` that a user means, `None` for `"none"`.
+
+    Args:
+        lowering: A name, or a `Lowerer`.
+        quantize: How the file will be quantised, as `export_litert` is told;
+            None: not at all, or as a `Lowerer` says itself.
+
+    Raises:
+        ValueError: There is none of this name, `quantize` is unknown, or a
+            `Lowerer` says something else.
+    """
+    if quantize is not None and not tolerances.is_mode(quantize):
+        raise ValueError(
+            "Unknown quantization of the file. Expected None or one of "
+            f"{list(tolerances.FILE_TOLERANCES)}. Received: "
+            f"quantize={quantize!r}"
+        )
+    if isinstance(lowering, strategies.Lowerer):
+        own = getattr(lowering, "quantize", None)
+        if quantize not in (None, own):
+            raise ValueError(
+                "A lowering of one's own says itself how the file will be "
+                f"quantised. Received: lowering={lowering!r}, quantize="
+                f"{quantize!r}. Pass quantize to the lowering alone, as "
+                f"`AutoLowering(quantize={quantize!r})`."
+            )
+        return lowering
+    if isinstance(lowering, str) and lowering in LOWERERS:
+        return LOWERERS[lowering](quantize=quantize or "float32")
+    if not isinstance(lowering, str) or lowering != "none":
+        raise ValueError(
+            f"Unknown lowering. Expected one of {['none', *LOWERERS]}, or an "
+            f"`AutoLowering(...)`. Received: lowering={lowering!r}"
+        )
+    return None
+
+
+def lower(model, lowerer):
+    """Leaves out what columns of zeros are left in a model.
+
+    Args:
+        model: A functional model that nobody else holds: the channels inside
+            may change places.
+        lowerer: The `Lowerer` that decides.
+
+    Returns:
+        `(model, choices, reorderings)`: a new functional model, or the same
+        one as it was if no layer is lowered; a list of `Choice`, one per
+        layer with empty columns; a list of the `Reordering`s of its weights.
+    """
+    graph = trace(model)
+    everything = _Everything(graph)
+    found = _sites(graph, model, everything)
+    moved = _reorder(graph, model, found)
+    if moved:
+        everything = _Everything(graph)
+        found = _sites(graph, model, everything)
+    choices = lowerer.choose(found)
+    lowered = {
+        id(c.site.layer): c.lowering for c in choices if c.lowering is not None
+    }
+    if lowered:
+        builder = slim_model.Builder(everything, lowered)
+        view = keras_graph.functional(model)
+        small = builder.model(view, is_root=True, origin=model)
+        _note_files(small, model, lowerer.files())
+        objection = lowerer.objection(small, model)
+        if not objection:
+            attachments.warn(model, builder.maker.changes, stacklevel=3)
+            for lost in builder.lost:
+                model_classes.warn_of_lost("strip", *lost, stacklevel=3)
+            return small, choices, moved
+        choices = [_given_up(choice, objection) for choice in choices]
+    for reordering in reversed(moved):
+        reordering.undo()
+    return model, choices, []
+
+
+def _note_files(small, model, files):
+    """Notes in what was put before layers which files it was chosen for."""
+    known = {path for path, _ in keras_graph.layer_paths(model)}
+    for path, layer in keras_graph.layer_paths(small):
+        if isinstance(layer, GatherColumns) and path not in known:
+            layer.chosen_for = files
+
+
+def sites(model):
+    """The `ColumnSite`s of a model: layers some of whose columns are empty."""
+    graph = trace(model)
+    return _sites(graph, model, _Everything(graph))
+
+
+def _given_up(choice, reason):
+    if choice.lowering is None:
+        return choice
+    return dataclasses.replace(
+        choice, lowering=None, time=choice.dense, reason=reason
+    )
+
+
+def _sites(graph, model, everything):
+    """The layers with empty columns that can be lowered."""
+    mixes = {}
+    for mix in graph.mixes:
+        mixes.setdefault(id(mix.layer), []).append(mix)
+    maker = slim_model.Builder(everything).maker
+    masked = _masked(keras_graph.functional(model))
+    found = []
+    for own in mixes.values():
+        layer, kernel = own[0].layer, own[0].kernel
+        if not methods.is_eligible(layer) or not maker.may_change(layer):
+            continue
+        if id(layer) in masked:
+            continue
+        if getattr(layer, "kernel", None) is not kernel:
+            continue
+        key, array = graph.weights[id(kernel)].key, everything.array(kernel)
+        site = methods.site_of(own, key, array)
+        if site is not None:
+            found.append(site)
+    return found
+
+
+def _masked(view):
+    """Ids of the layers that are called on tensors with a mask."""
+    found = set()
+    for call in keras_graph.calls(view):
+        is_masked = any(map(keras_graph.is_masked, call.inputs))
+        if keras_graph.is_model(call.operation):
+            inner = keras_graph.functional(call.operation)
+            found |= _masked(inner)
+            inside = [x for _, x in keras_graph.layer_paths(inner)]
+        else:
+            inside = [call.operation]
+        found.update(id(x) for x in inside if is_masked)
+    return found
+
+
+def _reorder(graph, model, sites):
+    """Sorts channels by their live columns, in place."""
+    order = channel_order.ChannelOrder(graph, model)
+    weights = {weight.key: weight for weight in graph.weights.values()}
+    moved, seen = [], set()
+    for site in sites:
+        ids = weights[site.key].in_ids
+        names = frozenset(graph.classes[ids].tolist())
+        if names & seen:
+            continue
+        counts = site.live.reshape(-1, site.live.shape[-1]).sum(axis=0)
+        ranks = np.argsort(-counts, kind="stable")
+        if (ranks == np.arange(len(ranks))).all():
+            continue
+        found = order.reorderings(ids, ranks)
+        if found is not None:
+            seen |= names
+            for reordering in found:
+                reordering.apply()
+            moved += found
+    return moved
+
+
+class _Everything:
+    """What `Builder` and `Maker` ask a `Liveness`, where all stays as it is."""
+
+    def __init__(self, graph):
+        self.graph = graph
+        self._arrays = {}
+
+    def keep(self, ids):
+        return np.ones(len(ids), bool)
+
+    def is_zero(self, value):
+        return False
+
+    def constant(self, value, axis):
+        return np.full(value.shape[axis], np.nan)
+
+    def folded_bias(self, mix):
+        return np.zeros(())
+
+    def array(self, variable):
+        if id(variable) not in self._arrays:
+            self._arrays[id(variable)] = keras_graph.array_of(variable)
+        return self._arrays[id(variable)]

@@ -1,0 +1,162 @@
+"""Rules of attention: whole heads go, and dimensions of all heads."""
+
+from __future__ import annotations
+
+import math
+
+import keras
+import numpy as np
+
+from keras_prm.dependency import constants
+from keras_prm.rules.axes import contract
+from keras_prm.rules.base import pin
+from keras_prm.rules.base import read_others
+
+_MASKS = ("query_mask", "value_mask", "key_mask", "attention_mask")
+ARGUMENTS = ("query", "value", "key", "use_causal_mask", *_MASKS)
+
+
+def _variables(layer):
+    """The variables by the projection they belong to and their name."""
+    return {tuple(v.path.split("/")[-2:]): v for v in layer.weights}
+
+
+def multi_head(site):
+    own = _variables(site.layer)
+    if len(own["attention_output", "kernel"].shape) != 3:
+        pin(site, "its output has several axes")
+    elif site.layer.attention_axes not in (None, (1,)):
+        pin(site, "it attends along axes of its own")
+    else:
+        _attention(site, own)
+
+
+def group_query(site):
+    own = _variables(site.layer)
+    found = _attention(site, own)
+    if found is not None:  # One argument holds several widths.
+        query, value = found
+        site.graph.tie(query.ids[-1], value.ids[-1])
+        read = site.value_of(site.argument("query", 0))
+        site.graph.tie(read.ids[-1], site.outputs[0].ids[-1])
+
+
+def _attention(site, own):
+    tensors = [site.argument(name, i) for i, name in enumerate(ARGUMENTS[:3])]
+    if tensors[2] is None:
+        tensors[2] = tensors[1]
+    masks = [site.argument(name, 3 + i) for i, name in enumerate(_MASKS)]
+    masks = [mask for mask in masks if hasattr(mask, "shape")]
+    if ("gate", "kernel") in own or len(site.outputs) > 1:
+        pin(site, "it is gated, or returns its scores")
+        return None
+    if any(len(mask.shape) > 3 for mask in masks):
+        pin(site, "its mask has an axis of heads")
+        return None
+    for mask in masks:
+        if isinstance(mask, keras.KerasTensor):
+            site.read_all(site.value_of(mask), "it is a mask")
+    query, value, key = (
+        _project(site, own, name, site.value_of(x))
+        for name, x in zip(("query", "value", "key"), tensors)
+    )
+    repeats = query.shape[-2] // key.shape[-2]
+    heads = np.repeat(np.arange(key.shape[-2]), repeats)
+    for other in (key, value):
+        site.graph.tie(query.ids[-2], other.ids[-2][heads])
+        groups = query.ids[-2].reshape(-1, repeats)
+        site.graph.tie(np.repeat(groups[:, 0], repeats), query.ids[-2])
+    if keras.backend.backend() == "jax" and query.shape[-1] == value.shape[-1]:
+        # Its attention takes values of no other width than keys.
+        site.graph.tie(query.ids[-1], value.ids[-1])
+    _scores(site, query, key)
+    _combine(site, own, query, key, value, heads)
+    return query, value
+
+
+def _project(site, own, name, x):
+    """The heads of a tensor, `(..., heads, dim)`."""
+    kernel = own[name, "kernel"]
+    last = len(x.shape) - 1
+    read_others(site, x, last, "attention mixes its positions")
+    heads = site.graph.value((*x.shape[:-1], *kernel.shape[1:]), site.path)
+    site.graph.mix(
+        site,
+        [(x, last)],
+        [(heads, last), (heads, last + 1)],
+        kernel,
+        own.get((name, "bias")),
+        axes=((0,), (1, 2)),
+        prunes_columns=False,
+    )
+    return heads
+
+
+def _scores(site, query, key):
+    """Queries times keys, summed over their dimensions."""
+    contract(site, [(x, len(x.shape) - 1) for x in (query, key)])
+
+
+def _combine(site, own, query, key, value, heads):
+    """Values, weighed by the scores of their head, through the output."""
+    kernel = own["attention_output", "kernel"]
+    out = site.outputs[0]
+    shape = (*query.shape[:-1], value.shape[-1])
+    mixed = site.graph.value(shape, site.path)
+    every = np.arange(len(heads))
+    mixed.ids[-2] = query.ids[-2]
+    site.graph.flow(
+        [
+            (value, len(value.shape) - 2, heads),
+            (query, len(query.shape) - 2, every),
+            (key, len(key.shape) - 2, heads),
+        ],
+        (mixed, len(shape) - 2, every),
+        lambda v, q, k: np.where(v == 0, 0.0, np.nan),
+    )
+    site.move(
+        (value, len(value.shape) - 1),
+        (mixed, len(shape) - 1),
+        constants.zero_stays,
+    )
+    site.graph.mix(
+        site,
+        [(mixed, len(shape) - 2), (mixed, len(shape) - 1)],
+        [(out, len(out.shape) - 1)],
+        kernel,
+        own.get(("attention_output", "bias")),
+        axes=((0, 1), (2,)),
+        prunes_columns=False,
+    )
+
+
+def resize_multi_head(layer, size, shape):
+    own = _variables(layer)
+    query, out = own["query", "kernel"], own["attention_output", "kernel"]
+    config = {
+        "num_heads": size(query, 1),
+        "key_dim": size(query, 2),
+        "value_dim": size(own["value", "kernel"], 2),
+    }
+    widths = (size(query, 0), size(out, 2))
+    if widths != (query.shape[0], out.shape[2]):
+        config["output_shape"] = (widths[1],)
+    return config
+
+
+def resize_group_query(layer, size, shape):
+    own = _variables(layer)
+    query = own["query", "kernel"]
+    return {
+        "num_query_heads": size(query, 1),
+        "num_key_value_heads": size(own["key", "kernel"], 1),
+        "head_dim": size(query, 2),
+    }
+
+
+def keep_the_scale(layer, size):
+    """Scores are divided by the root of the number of dimensions."""
+    own = _variables(layer)
+    kernel = own["query", "kernel"]
+    factor = math.sqrt(size(kernel, 2) / kernel.shape[2])
+    return [(v, factor) for name, v in own.items() if name[0] == "query"]

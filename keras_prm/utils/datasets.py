@@ -1,0 +1,364 @@
+"""Samples to calibrate and check a LiteRT file with."""
+
+from __future__ import annotations
+
+import types
+from functools import partial
+
+import keras
+import numpy as np
+
+from keras_prm.utils import validation
+
+NUM_SAMPLES = 256
+_UNKNOWN_SIZE = 32
+# Mean magnitudes of calibration and evaluation may differ by this factor.
+_LARGEST_RATIO = 10.0
+
+
+def uniform(specs, num_rows):
+    """Random samples in [-1, 1), the same each time.
+
+    Args:
+        specs: list of `(shape, dtype)`, one per input; the first axis of the
+            shape is that of the rows, 32 stands in for unknown sizes.
+        num_rows: int.
+
+    Returns:
+        list of arrays `(num_rows, ...)`. Integers are 0 and 1, which are
+        valid indices nearly everywhere.
+    """
+    rng = np.random.default_rng(0)
+    samples = []
+    for shape, dtype in specs:
+        sizes = [size or _UNKNOWN_SIZE for size in shape[1:]]
+        if np.issubdtype(dtype, np.integer):
+            array = rng.integers(0, 2, (num_rows, *sizes))
+        else:
+            array = rng.uniform(-1, 1, (num_rows, *sizes))
+        samples.append(array.astype(dtype))
+    return samples
+
+
+def representative(model, data):
+    """The first samples of a user's data to calibrate with; see `first_rows`.
+
+    Args:
+        model: A functional model.
+        data: See `first_rows`.
+    """
+    purpose = "export to LiteRT"
+    return first_rows(model, data, "representative_data", purpose)
+
+
+def first_rows(model, data, name, purpose, is_finite=True):
+    """The first samples of a user's data, checked.
+
+    Args:
+        model: A functional model.
+        data: What `batches` takes, or a function that returns it.
+        name: The argument that it comes from, for errors.
+        purpose: What it is for, after "Cannot", for errors.
+        is_finite: bool, whether NaN and infinity are refused.
+
+    Returns:
+        list of arrays, one per input of the model, at most 256 rows.
+
+    Raises:
+        TypeError: `data` is none of these.
+        ValueError: There are none, they do not fit, or are not finite.
+    """
+    parts, num = [], 0
+    if isinstance(data, types.FunctionType | types.MethodType | partial):
+        data = data()
+    if not validation.is_iterable(data):
+        raise TypeError(
+            f"Cannot {purpose}: expected samples, or a function that "
+            f"returns some. Received: {name} of, or returning, "
+            f"{type(data).__name__}. Pass an array, or batches of arrays."
+        )
+    for batch in batches(data, len(model.inputs)):
+        previous = parts[0] if parts else None
+        parts.append(
+            as_arrays(
+                model, batch, name, previous, NUM_SAMPLES, purpose, is_finite
+            )
+        )
+        num += len(parts[-1][0])
+        if num >= NUM_SAMPLES:
+            break
+    if not num:
+        raise ValueError(
+            f"Cannot {purpose}: {name} is empty. Pass "
+            "some hundred typical samples; a generator can be read only once."
+        )
+    return [np.concatenate(x)[:NUM_SAMPLES] for x in zip(*parts)]
+
+
+def check_calibration(model, samples, others=None):
+    """Refuses samples that no sensible int8 range comes from.
+
+    Args:
+        model: A functional model.
+        samples: list of arrays, one per input of the model.
+        others: list of arrays of any shapes, one per input: the values of
+            the data the file will be measured on, or None.
+
+    Raises:
+        ValueError: An input is words; each one is one and the same number
+            throughout; or the mean magnitude of a floating-point one is more
+            than 10 times larger or smaller than in `others`.
+    """
+    words = [x.name for x in model.inputs if x.dtype == "string"]
+    if words:
+        raise ValueError(
+            "Cannot export to LiteRT: the converter cannot calibrate int8 on "
+            f"words. Received: inputs of strings {words}. Turn strings into "
+            "numbers outside of the model, or pass quantize='dynamic_range', "
+            "whose weights are int8 too."
+        )
+    first = [x.flat[0] for x in samples]
+    if all((x == value).all() for x, value in zip(samples, first)):
+        raise ValueError(
+            "Cannot export to LiteRT: representative_data is constant, and "
+            "the ranges of int8 come from how it varies. Received: nothing "
+            f"but {[value.item() for value in first]}. Pass some hundred "
+            "typical samples."
+        )
+    wrong = {}
+    for x, y, z in zip(model.inputs, samples, others or ()):
+        if "float" not in x.dtype:
+            continue
+        means = [float(np.abs(a).mean(dtype=float)) for a in (y, z)]
+        if max(means) > _LARGEST_RATIO * min(means):
+            wrong[x.name] = tuple(float(f"{mean:.3g}") for mean in means)
+    if wrong:
+        raise ValueError(
+            "Cannot export to LiteRT: representative_data and evaluation_data "
+            "differ in range. Expected mean magnitudes within a factor of "
+            f"{_LARGEST_RATIO:g}. Received, by input: {wrong}. Scale both "
+            "alike, as the model was trained: [0, 255] and [0, 1] is the "
+            "usual mistake."
+        )
+
+
+def whole(data, num_inputs):
+    """The inputs of all samples at once; `None` if `data` are batches.
+
+    As `fit` reads them, a tuple is `(x, y)` or `(x, y, sample_weight)`, and a
+    list holds the inputs of a model that has several. A list of arrays for a
+    model of one input is a list of batches.
+
+    Args:
+        data: See `batches`.
+        num_inputs: How many inputs the model has.
+    """
+    if isinstance(data, dict) or hasattr(data, "shape"):
+        return data
+    if not isinstance(data, (list, tuple)):
+        return None
+    if num_inputs == len(data) > 1 and all(hasattr(x, "shape") for x in data):
+        return list(data)
+    is_fit = isinstance(data, tuple) and 1 <= len(data) <= 3
+    return data[0] if is_fit and not isinstance(data[0], tuple) else None
+
+
+def batches(data, num_inputs):
+    """The inputs of each batch of a user's data.
+
+    Args:
+        data: Array, dict or list of arrays, a tuple `(x, y, ...)` of all
+            samples, or an iterable of batches, which may be `(x, y, ...)`.
+        num_inputs: How many inputs the model has.
+
+    Returns:
+        An iterable of what the model takes.
+    """
+    arrays = whole(data, num_inputs)
+    if arrays is not None:
+        return [arrays]
+    if isinstance(data, keras.utils.PyDataset):
+        data = map(data.__getitem__, range(len(data)))
+    # PyTorch's loaders make lists of what others make tuples of.
+    pairs = (tuple, list) if num_inputs == 1 else tuple
+    return (x[0] if isinstance(x, pairs) and x else x for x in data)
+
+
+def as_arrays(
+    model,
+    batch,
+    what,
+    previous=None,
+    limit=None,
+    purpose="export to LiteRT",
+    is_finite=True,
+):
+    """One batch of inputs as arrays, checked.
+
+    Args:
+        model: A functional model.
+        batch: Array, or dict or list of arrays.
+        what: Name of the argument that the batch comes from, for errors.
+        previous: An earlier batch, whose unknown sizes this one must have.
+        limit: int, rows after which it is cut off; None: nowhere.
+        purpose: What it is for, after "Cannot", for errors.
+        is_finite: bool, whether NaN and infinity are refused.
+
+    Returns:
+        list of arrays of the inputs' dtypes, one per input of the model;
+        of Python's objects for words.
+
+    Raises:
+        ValueError: They do not fit, are no numbers, or are not finite.
+    """
+    _check_keys(model, batch, what, purpose)
+    arrays = [to_numpy(x) for x in in_order(model, batch)]
+    arrays = [x[:limit] if x.ndim else x for x in arrays]
+    shapes = [x.shape for x in arrays]
+    expected = [(None, *x.shape[1:]) for x in previous or model.inputs]
+    if (
+        len(shapes) != len(expected)
+        or not all(map(_fits, shapes, expected))
+        or len({shape[0] for shape in shapes}) > 1
+    ):
+        raise ValueError(
+            f"Cannot {purpose}: {what} does not fit the inputs "
+            f"{[x.name for x in model.inputs]}. Expected shapes, rows "
+            f"first: {expected}. Received: {shapes}. "
+            f"{_advice(shapes, expected)}"
+        )
+    return _cast(model, arrays, what, purpose, is_finite)
+
+
+def _advice(shapes, expected):
+    """How to mend what does not fit, by what is wrong with it."""
+    own = [wanted[1:] for wanted in expected]
+    if len(shapes) == len(own) and all(map(_fits, shapes, own)):
+        return (
+            "Rows come first: `x[None]` for a single sample, `np.stack(xs)` "
+            "for a list of them, `data.batch(32)` for a data set of them."
+        )
+    if len(shapes) == len(expected) and all(map(_fits, shapes, expected)):
+        return "Pass as many rows of each input."
+    return (
+        "Pass batches: arrays, or dicts or lists of arrays; labels beside "
+        "them in a tuple, `(x, y)`."
+    )
+
+
+def _check_keys(model, batch, what, purpose):
+    """Refuses a dict of other inputs than the model's."""
+    if not isinstance(batch, dict) or in_order(model, batch):
+        return
+    own = getattr(model, "input", None)
+    names = own if isinstance(own, dict) else [x.name for x in model.inputs]
+    missing = [name for name in names if name not in batch]
+    unknown = [name for name in batch if name not in names]
+    raise ValueError(
+        f"Cannot {purpose}: {what} is a dict of other inputs than the "
+        f"model's. Expected the keys {list(names)}. Received: "
+        f"{list(batch)}; missing: {missing}, unknown: {unknown}. Pass an "
+        "array for each input, by its name."
+    )
+
+
+def in_order(model, batch):
+    """Inputs as a list in the order of a model's; none where names differ.
+
+    Args:
+        model: A functional model.
+        batch: Array, list, or dict by the keys the model was made with, or by
+            the names of its inputs.
+    """
+    if not isinstance(batch, dict):
+        return keras.tree.flatten(batch)
+    own = getattr(model, "input", None)
+    if isinstance(own, dict) and set(batch) == set(own):
+        # Like the model's, in which Keras sorts the keys unless it is ordered.
+        return keras.tree.flatten(type(own)((key, batch[key]) for key in own))
+    names = [x.name for x in model.inputs]
+    if isinstance(own, dict) or set(batch) != set(names):
+        return []
+    return [batch[name] for name in names]
+
+
+def _cast(model, arrays, what, purpose, is_finite):
+    """The arrays in the dtypes of the model's inputs, which can hold them."""
+    dtypes = {x.name: str(y.dtype) for x, y in zip(model.inputs, arrays)}
+    words = [x.dtype == "string" for x in model.inputs]
+    if any(
+        (x.dtype.kind not in "OSU") if word else x.dtype.kind in "OSUMmc"
+        for x, word in zip(arrays, words)
+    ):
+        expected = "no strings" if all(words) else "no real numbers"
+        if any(words) and not all(words):
+            expected = "no real numbers, or no strings where they are expected"
+        raise ValueError(
+            f"Cannot {purpose}: {what} holds {expected}. "
+            f"Received: dtypes {dtypes}. Convert it as for "
+            "`model.predict`, to float32 for instance."
+        )
+    with np.errstate(all="ignore"):  # what they warn of is refused below
+        cast = [
+            x.astype(object if word else y.dtype, copy=False)
+            for x, y, word in zip(arrays, model.inputs, words)
+        ]
+    numbers = [
+        (x.name, x.dtype, y, z)
+        for x, y, z, word in zip(model.inputs, arrays, cast, words)
+        if not word
+    ]
+    if is_finite and not all(
+        np.isfinite(array).all() for *_, y, z in numbers for array in (y, z)
+    ):
+        raise ValueError(
+            f"Cannot {purpose}: {what} holds NaN or infinite values, "
+            f"or has them as {[x.dtype for x in model.inputs]}. Remove the "
+            "samples that have them."
+        )
+    cut = {
+        name: dtype
+        for name, dtype, y, z in numbers
+        if "int" in dtype and not (y == z).all()
+    }
+    if cut:
+        raise ValueError(
+            f"Cannot {purpose}: {what} holds fractions, or numbers out "
+            f"of range, where integers are expected: {cut}. Received: dtypes "
+            f"{dtypes}. Pass integers that fit."
+        )
+    return cast
+
+
+def to_numpy(x):
+    """A tensor of any backend, or what NumPy takes, as an array."""
+    if isinstance(x, np.ndarray):
+        return x
+    if hasattr(x, "detach"):  # PyTorch's, on whatever device
+        return x.detach().cpu().numpy()
+    return np.asarray(x)
+
+
+def _fits(shape, expected):
+    return len(shape) == len(expected) and all(
+        wanted in (None, size) for size, wanted in zip(shape, expected)
+    )
+
+
+def portions(arrays, size, is_fixed=False):
+    """Slices of equally long arrays, all of the same number of rows.
+
+    Args:
+        arrays: list of arrays `(rows, ...)`.
+        size: int, rows per slice; fewer if there are fewer.
+        is_fixed: bool, whether there may not be fewer.
+
+    Yields:
+        `(list of arrays, int)`: a slice, and how many of its rows count. The
+        last row of all is repeated in place of those that are missing.
+    """
+    rows = len(arrays[0])
+    size = size if is_fixed else min(size, rows)
+    for start in range(0, rows, size):
+        picked = np.minimum(np.arange(start, start + size), rows - 1)
+        yield [x[picked] for x in arrays], min(size, rows - start)

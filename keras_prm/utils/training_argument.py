@@ -1,0 +1,172 @@
+"""The argument `training` of a layer's `call`, and what comes of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+
+import keras
+from keras import layers
+from keras import tree
+
+from keras_prm.utils import keras_graph
+
+
+def parameters(operation):
+    """Names of the parameters of a layer's `call`, in order."""
+    if not isinstance(operation, layers.Layer):
+        return ()
+    return tuple(inspect.signature(operation.call).parameters)
+
+
+def given(operation, args, kwargs):
+    """What a call passes for `training`, or `None`."""
+    by_position = dict(zip(parameters(operation), args))
+    return kwargs.get("training", by_position.get("training"))
+
+
+def depends_on_training(operation):
+    """Whether something inside computes otherwise in training."""
+    return isinstance(operation, layers.Layer) and any(
+        "training" in parameters(part) and _has_an_effect(part)
+        for part in keras_graph.sublayers(operation)
+    )
+
+
+def effective(call, around=None):
+    """What a call is told of training where its model is told nothing.
+
+    Args:
+        call: A `topology.Call`.
+        around: What the model that it belongs to is told, or `None`.
+
+    Returns:
+        bool or `None`. What a nested model is told goes before what its
+        calls pass.
+    """
+    return _of(call) if around is None else around
+
+
+def called_in_training(view, around=None, prefix=""):
+    """Layers that are told to compute as in training, and do otherwise then.
+
+    Args:
+        view: A functional model.
+        around: What it is told itself, or `None`.
+        prefix: Path of the model in the hierarchy, `""` or `"a/b/"`.
+
+    Returns:
+        list of paths.
+    """
+    found = []
+    for call in keras_graph.calls(view):
+        layer, told = call.operation, effective(call, around)
+        path = prefix + layer.name
+        if keras_graph.is_model(layer):
+            inner = keras_graph.functional(layer)
+            found += called_in_training(inner, told, path + "/")
+        elif told and depends_on_training(layer):
+            found.append(path)
+    return list(dict.fromkeys(found))
+
+
+def note(paths):
+    """What it means that layers are called with `training=True`."""
+    return (
+        f"{paths} are called with training=True, which holds in `model(x)` "
+        "alone: `predict` and a LiteRT file compute with training=False, "
+        "without random numbers and with the statistics that were learned."
+    )
+
+
+def _has_an_effect(part):
+    """Whether the `training` of a layer, not of those inside, matters."""
+    if isinstance(part, layers.BatchNormalization):
+        return part.trainable
+    names = ("rate", "dropout", "recurrent_dropout", "stddev")
+    rates = [getattr(part, name, None) for name in names]
+    rates = [rate for rate in rates if isinstance(rate, (int, float))]
+    if rates:
+        return any(rates)
+    inside = keras_graph.sublayers(part)[1:]
+    if not type(part).__module__.startswith("keras."):
+        return not inside
+    # Random numbers, or statistics: some take `training` for other reasons.
+    others = {id(v) for layer in inside for v in layer.variables}
+    trained = {id(v) for v in part.trainable_variables}
+    return any(id(v) not in others | trained for v in part.variables)
+
+
+def check_passed_on(without, with_training):
+    """`training` may be passed on, or not at all; else it is lost.
+
+    Args:
+        without: `block_runs.Run` of a layer at inference.
+        with_training: Its run in training, call by call the same.
+
+    Raises:
+        ValueError: A layer inside is told the same in both.
+    """
+    for old, new in zip(without.calls, with_training.calls):
+        flags = [_of(old), _of(new)]
+        fixed = flags[0] is not None and flags[0] == flags[1]
+        if fixed and depends_on_training(old.operation):
+            raise ValueError(
+                f"it calls '{old.operation.name}' with training={flags[0]} "
+                "in any case, which a functional model cannot keep"
+            )
+
+
+def told(call, at_inference, in_training):
+    """A call as one would write it, if it is told what Keras says.
+
+    Args:
+        call: The `topology.Call`.
+        at_inference: The same call of a run at inference.
+        in_training: The same call of a run in training.
+
+    Returns:
+        `call`, or the same without its `training`, which Keras then fills in.
+    """
+    flags = [_of(at_inference), _of(in_training)]
+    names = parameters(call.operation)
+    if "training" not in names or flags[0] == flags[1] is not None:
+        return call
+    untold = _Untold(call.arguments, names.index("training"))
+    return dataclasses.replace(call, arguments=untold)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Untold:
+    """The arguments of a call, less `training`, which Keras fills in.
+
+    Args:
+        arguments: Keras' record of them.
+        position: Where `training` is among those without a name.
+    """
+
+    arguments: object
+    position: int
+
+    @property
+    def args(self):
+        args = self.arguments.args
+        return tuple(
+            None if i == self.position else x for i, x in enumerate(args)
+        )
+
+    @property
+    def kwargs(self):
+        given = dict(self.arguments.kwargs)
+        given.pop("training", None)
+        return given
+
+    def fill_in(self, tensors):
+        return tree.map_structure(
+            lambda x: tensors[id(x)] if isinstance(x, keras.KerasTensor) else x,
+            (self.args, self.kwargs),
+        )
+
+
+def _of(call):
+    return given(call.operation, call.arguments.args, call.arguments.kwargs)
