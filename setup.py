@@ -49,6 +49,7 @@ setuptools.setup(
             *EXAMPLES,
             *TENSORBOARD,
             "hypothesis",
+            "import-linter",
             "jax",
             "pytest",
             "pytest-xdist",

@@ -11,7 +11,7 @@ import numpy as np
 import keras_prm
 from benchmarks import application_models
 from keras_prm.analysis.trace import trace
-from keras_prm.rebuild import round_trips
+from keras_prm.verification import round_trips
 
 FILTERS = 0.5
 TOLERANCE = 1e-4

@@ -14,7 +14,7 @@ import numpy as np
 from keras import layers
 
 import keras_prm
-from keras_prm.utils import keras_graph
+from keras_prm.utils import variable_keys
 
 _CENTRES = ("bias", "beta", "mean", "moving_mean")
 
@@ -46,7 +46,7 @@ def build(name, size=None):
 
 def randomise(model, rng):
     """Draws every weight anew, none of them zero. Works in place."""
-    for _, layer in keras_graph.layer_paths(model):
+    for _, layer in variable_keys.layer_paths(model):
         for variable in layer.weights:
             if "float" in variable.dtype:
                 variable.assign(_drawn(layer, variable, rng))
@@ -90,7 +90,7 @@ def settle(model, x, rng):
     channel equal beta; so they are moved off, and none is zero.
     """
     keras_prm.recalibrate(model, x, batch_size=len(x))
-    for _, layer in keras_graph.layer_paths(model):
+    for _, layer in variable_keys.layer_paths(model):
         if isinstance(layer, layers.BatchNormalization):
             _unsettle(layer, rng)
 

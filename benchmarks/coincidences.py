@@ -6,7 +6,7 @@ compares operators of `keras.ops` with NumPy's, at all small shapes in which
 widths, time steps, batch and constants may coincide, and prints where they
 differ. On TensorFlow that is `add` alone, whose second operand goes along
 another axis where it is a vector, but for axes of length 1, of as many
-entries as the first operand has channels. `keras_prm.coincidences` describes
+entries as the first operand has channels. `utils/ambiguous_sums` describes
 it; on JAX and PyTorch the list is empty. Run it anew on each new Keras.
 """
 

@@ -15,7 +15,7 @@ turn, in one run.
     python -m benchmarks.columns --fit
 
 times layers of random sizes and prints the coefficients of
-`keras_prm/lowering_costs.py` that fit them best, and how well they do.
+`keras_prm/lowering/cost_model.py` that fit them best, and how well they do.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ from keras import layers
 import keras_prm
 from keras_prm.litert import runtime
 from keras_prm.lowering import cost_model
-from keras_prm.lowering import layer_files
+from keras_prm.lowering import layer_timing
 from keras_prm.lowering import methods
 from keras_prm.lowering import strategies
 
@@ -99,13 +99,13 @@ def times(site, files, threads):
 def print_row(site, threads, label):
     options = {option.name: option for option in methods.candidates(site)}
     choice = strategies.ModelLowering().choose_one(site)
-    files = [layer_files.converted(site) for _ in range(2)]
+    files = [layer_timing.converted(site) for _ in range(2)]
     names = [name for name in NAMES if name in options]
-    files += [layer_files.converted(site, options[n]) for n in names]
+    files += [layer_timing.converted(site, options[n]) for n in names]
     seconds = times(site, files, threads)
     live = int(site.live.sum())
     low = bound(site, live)
-    limit = times(low, [layer_files.converted(low)], threads)[0]
+    limit = times(low, [layer_timing.converted(low)], threads)[0]
     ratio = {n: seconds[0] / s for n, s in zip(["again", *names], seconds[1:])}
     ratio["bound"] = seconds[0] / limit
     ratio["model"] = ratio[choice.lowering.name] if choice.lowering else 1.0
@@ -149,7 +149,7 @@ def fit(rng):
             rng, size, inputs, filters, live, strides, bool(rng.integers(2))
         )
         options = [None, *methods.candidates(site)]
-        files = [layer_files.converted(site, o) for o in options]
+        files = [layer_timing.converted(site, o) for o in options]
         for option, seconds in zip(
             options, times(site, files, int(FLAGS.threads[0]))
         ):

@@ -12,12 +12,12 @@ from keras import ops
 
 import keras_prm
 from keras_prm.admm import iteration
-from keras_prm.plans import plan_projections
+from keras_prm.plans import projections
 
 
 def joint(kernels, plan):
     """Filters and columns together, as `ADMMWrapper` projects."""
-    return _masks(plan, *plan_projections.project_plan(kernels, plan))
+    return _masks(plan, *projections.project_plan(kernels, plan))
 
 
 def filters_first(kernels, plan):

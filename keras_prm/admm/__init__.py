@@ -1,0 +1,11 @@
+"""ADMM inside of an optimizer: weights are drawn to what a plan allows while
+they train.
+
+In reading order:
+
+    iteration          the update and its residuals, on plain tensors
+    rho_schedules      `RhoStages`, `ResidualBalancing`: how the penalty grows
+    optimizer_wrapper  an optimizer that hands on to another one, as in Keras
+    optimizer          `ADMMWrapper`
+    optimizer_checks   what `ADMMWrapper` refuses
+"""

@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_prm.admm import iteration
-from keras_prm.admm.admm_variables import ADMMVariables
+from keras_prm.admm.iteration import ADMMVariables
 from keras_prm.admm.optimizer_checks import check_arguments
 from keras_prm.admm.optimizer_checks import check_attached
 from keras_prm.admm.optimizer_checks import check_finite

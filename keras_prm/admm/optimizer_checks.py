@@ -13,8 +13,8 @@ from keras import ops
 from keras_prm.admm.rho_schedules import ResidualBalancing
 from keras_prm.admm.rho_schedules import RhoStages
 from keras_prm.admm.rho_schedules import check_rho
-from keras_prm.plans import plan_forms
 from keras_prm.plans.plan import SparsityPlan
+from keras_prm.plans.plan import advice
 from keras_prm.utils import signatures
 
 RHO_CHANGES = ("rescale", "restart")
@@ -91,7 +91,7 @@ def check_arguments(plan, rho, update_every, rho_change, ramp, kwargs):
     if not plan.kernels:
         raise ValueError(
             "The plan removes nothing, so there is nothing to train for. "
-            f"{plan_forms.advice(plan)}"
+            f"{advice(plan)}"
         )
     _check_schedule(rho)
     whole = isinstance(update_every, numbers.Integral)

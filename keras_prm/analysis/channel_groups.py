@@ -7,30 +7,7 @@ import math
 
 import numpy as np
 
-
-@dataclasses.dataclass(frozen=True)
-class Member:
-    """An axis of a weight on which channel classes have positions.
-
-    Args:
-        key: The weight's key.
-        axis: The axis.
-        side: `"out"` for a kernel that makes the channels, `"in"` for one
-            that reads them, as a depthwise kernel does, `"vector"` for all
-            other weights.
-        positions: How many positions EACH class has on the axis; more than
-            one behind a `Flatten`, say, or in a grouped convolution.
-    """
-
-    key: str
-    axis: int
-    side: str
-    positions: int
-
-    @property
-    def path(self):
-        """The layer's place in the hierarchy."""
-        return self.key.rpartition("/")[0]
+from keras_prm.reports.explanation import Member
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

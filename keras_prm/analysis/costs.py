@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
 import tempfile
 import warnings
@@ -13,7 +12,9 @@ from keras import layers
 
 from keras_prm.analysis.trace import trace
 from keras_prm.equivalence import number_checks
+from keras_prm.reports.costs import Costs
 from keras_prm.utils import keras_graph
+from keras_prm.utils import variable_keys
 
 _CONVOLUTIONS = (
     layers.Conv1D,
@@ -32,31 +33,6 @@ _CONVOLUTIONS = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Costs:
-    """What a model stores and computes.
-
-    Args:
-        conv_weights: Nonzero entries of convolution kernels, the count of
-            the paper. Zeros in them are stored all the same.
-        weights: Nonzero entries of all weights, biases and statistics too.
-        parameters: Entries of all weights that are stored, zeros included.
-        conv_parameters: Entries of convolution kernels that are stored.
-        macs: Multiply-accumulates per sample of layers with a kernel, zeros
-            included; what `GatherColumns` needs to move columns is not
-            counted. `None` where the input's size is not fixed, or a layer
-            that `strip` does not look into has a kernel.
-        macs_note: Why `macs` is `None`; `""` where it is known.
-    """
-
-    conv_weights: int
-    weights: int
-    parameters: int
-    conv_parameters: int
-    macs: int | None
-    macs_note: str = ""
-
-
 def costs(model):
     """Counts a model.
 
@@ -73,7 +49,7 @@ def costs(model):
     graph = trace(model)
     convolutions = {
         id(weight): weight
-        for _, leaf in keras_graph.layer_paths(model)
+        for _, leaf in variable_keys.layer_paths(model)
         for layer in keras_graph.sublayers(leaf)
         if isinstance(layer, _CONVOLUTIONS)
         for weight in layer.weights

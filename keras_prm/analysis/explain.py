@@ -2,122 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 from keras_prm.analysis.channel_groups import ClassTable
-from keras_prm.analysis.channel_groups import Member
 from keras_prm.analysis.trace import trace
-from keras_prm.reports import tables
-
-
-@dataclasses.dataclass(frozen=True)
-class ClassRow:
-    """Channel classes that are alike: the same axes, the same fate.
-
-    A kernel entry belongs to the channel it reads and to the one it makes,
-    thus to up to two rows: the weights of rows do not add up to a model's.
-
-    Args:
-        name: The layers that make the channels, joined by `+`; `"input of
-            ..."` and the layers that read them where no kernel makes them.
-        members: tuple of `Member`, all that falls with a class.
-        num_classes: How many classes there are; a plan keeps at least one.
-        weights_per_class: Stored weights that go if ONE class goes.
-        macs_per_class: Multiply-accumulates per sample that go with it;
-            `None` where the input's size is not fixed.
-        weights: Stored weights that any of the classes has a part in.
-        macs: The same for multiply-accumulates.
-        pinned: Why none of the classes can be removed, `""` if they can.
-        note: What else keeps a plan from pruning them, or `""`.
-    """
-
-    name: str
-    members: tuple[Member, ...]
-    num_classes: int
-    weights_per_class: int
-    macs_per_class: int | None
-    weights: int
-    macs: int | None
-    pinned: str = ""
-    note: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Explanation:
-    """The channel classes of a model; `print` shows them as a table.
-
-    Args:
-        rows: tuple of `ClassRow`, in the order of the model.
-        skipped: tuple of `(path, reason)`: layers that no rule describes.
-        weights: Stored weights of the model.
-        prunable: Those of them that belong to a class that can be removed.
-        macs: Multiply-accumulates per sample; `None` where not known.
-        macs_note: Why they are not; `""` where they are.
-    """
-
-    rows: tuple[ClassRow, ...]
-    skipped: tuple[tuple[str, str], ...]
-    weights: int
-    prunable: int
-    macs: int | None
-    macs_note: str = ""
-
-    @property
-    def fixed(self):
-        """Stored weights that belong to no class that can be removed."""
-        return self.weights - self.prunable
-
-    def to_dict(self):
-        """All of it as dicts and lists of plain values, ready for JSON."""
-        rows = [
-            {**vars(row), "members": [{**vars(m)} for m in row.members]}
-            for row in self.rows
-        ]
-        skipped = [list(row) for row in self.skipped]
-        return {**vars(self), "rows": rows, "skipped": skipped}
-
-    def __str__(self):
-        lines = self._free_lines() + self._pinned_lines()
-        lines += [f"left alone: {a}: {b}" for a, b in self.skipped]
-        lines.append(
-            f"stored weights: {self.weights:,}, of which {self.prunable:,} "
-            f"({self._share(self.prunable)}) are in classes that can go"
-        )
-        if self.macs_note:
-            lines.append(f"MACs are unknown: {self.macs_note}.")
-        return "\n".join(lines)
-
-    def _free_lines(self):
-        free = [row for row in self.rows if not row.pinned]
-        if not free:
-            return ["No channel can go."]
-        head = ("classes", "weights each", "MACs each", "weights", "share")
-        cells = [
-            (
-                f"{row.num_classes:,}",
-                f"{row.weights_per_class:,}",
-                tables.number(row.macs_per_class, "?"),
-                f"{row.weights:,}",
-                self._share(row.weights),
-            )
-            for row in free
-        ]
-        texts = [_text(row.name, row.note) for row in free]
-        return _aligned([head, *cells], ["made by", *texts])
-
-    def _pinned_lines(self):
-        pinned = [row for row in self.rows if row.pinned]
-        if not pinned:
-            return []
-        cells = [(f"{r.num_classes:,}", f"{r.weights:,}") for r in pinned]
-        texts = [_text(row.name, row.pinned) for row in pinned]
-        return _aligned(
-            [("pinned", "weights"), *cells], ["made by: reason", *texts]
-        )
-
-    def _share(self, weights):
-        return f"{weights / max(1, self.weights):.1%}"
+from keras_prm.reports.explanation import ClassRow
+from keras_prm.reports.explanation import Explanation
 
 
 def explain(model):
@@ -189,18 +79,3 @@ def _note(members, size, frozen):
     if made:
         return f"{made} is not trainable"
     return "too few to remove one" if size == 1 else ""
-
-
-def _text(name, why):
-    """A name of any number of layers, in short, and a reason."""
-    layers = name.split("+")
-    text = " + ".join(layers[:2])
-    if len(layers) > 2:
-        text += f" + {len(layers) - 2} more"
-    return f"{text}: {why}" if why else text
-
-
-def _aligned(rows, texts):
-    """Lines: numbers to the right in columns, then a text."""
-    cells = tables.padded(rows)
-    return ["  ".join([*row, text]) for row, text in zip(cells, texts)]

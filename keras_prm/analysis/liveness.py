@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from keras_prm.utils import ambiguous_sums
-from keras_prm.utils import keras_graph
+from keras_prm.utils import variable_keys
 
 
 class Liveness:
@@ -94,7 +94,7 @@ class Liveness:
     def array(self, variable):
         """The variable's array, read once; not to be written to."""
         if id(variable) not in self._arrays:
-            self._arrays[id(variable)] = keras_graph.array_of(variable)
+            self._arrays[id(variable)] = variable_keys.array_of(variable)
         return self._arrays[id(variable)]
 
     def reach(self, mix):

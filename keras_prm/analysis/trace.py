@@ -16,12 +16,13 @@ import keras
 import numpy as np
 
 from keras_prm.dependency.graph_builder import GraphBuilder
-from keras_prm.dependency.products import Mix
-from keras_prm.dependency.products import Recurrence
+from keras_prm.dependency.propagation import Mix
+from keras_prm.dependency.propagation import Recurrence
 from keras_prm.rules import registry
 from keras_prm.rules.base import Site
 from keras_prm.utils import keras_graph
 from keras_prm.utils import training_argument
+from keras_prm.utils import variable_keys
 
 
 class DependencyGraph(GraphBuilder):
@@ -35,14 +36,14 @@ class DependencyGraph(GraphBuilder):
         inner: dict from `id(wrapper)` to the `Call`s of the layers inside.
         homes: dict from `id(KerasTensor)` to its `Value`s: one, or in a
             nested model one per call of that model.
-        firsts: dict from `id(operation)` to its first `topology.Call`, of
+        firsts: dict from `id(operation)` to its first `keras_graph.Call`, of
             all but nested models.
         training: What the model or wrapper around is told of training, or
             `None`.
     """
 
     def __init__(self, model):
-        keys = keras_graph.variables_by_key(model).items()
+        keys = variable_keys.variables_by_key(model).items()
         super().__init__({id(v): key for key, v in keys})
         self.inner = {}
         self.homes = {}
@@ -69,7 +70,7 @@ class DependencyGraph(GraphBuilder):
         """Traces one call.
 
         Args:
-            call: The `topology.Call`.
+            call: The `keras_graph.Call`.
             tensors: As for `walk`.
             path: The operation's place in the hierarchy.
             reason: Why it has to be left alone, or `None`.

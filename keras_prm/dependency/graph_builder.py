@@ -8,12 +8,12 @@ import keras
 import numpy as np
 
 from keras_prm.dependency import constants
-from keras_prm.dependency.products import Mix
-from keras_prm.dependency.products import Recurrence
-from keras_prm.dependency.steps import Affine
-from keras_prm.dependency.steps import Flow
-from keras_prm.dependency.steps import Moments
-from keras_prm.dependency.steps import Sum
+from keras_prm.dependency.propagation import Affine
+from keras_prm.dependency.propagation import Flow
+from keras_prm.dependency.propagation import Mix
+from keras_prm.dependency.propagation import Moments
+from keras_prm.dependency.propagation import Recurrence
+from keras_prm.dependency.propagation import Sum
 from keras_prm.dependency.values import Value
 from keras_prm.dependency.values import Weight
 from keras_prm.utils import ambiguous_sums
@@ -32,7 +32,7 @@ class GraphBuilder:
 
     Attributes:
         values: list of `Value`, one per tensor.
-        steps: list of the records of `steps`, each after those it needs.
+        steps: list of the records of `propagation`, each after those it needs.
         reads: list of `(value, axis)` whose positions are all read.
         weights: dict from `id(variable)` to `Weight`.
         states: dict from `id(variable)` to the ids of its axes, of what

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The tensors and weights of a graph of channels, their axes named by ids."""
 
 from __future__ import annotations
 

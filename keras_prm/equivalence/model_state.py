@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_prm.utils import keras_graph
+from keras_prm.utils import variable_keys
 
 
 def states(model):
@@ -72,7 +73,7 @@ def kept(*models, which=variables):
             moving statistics, but no trainable weights.
     """
     before = [
-        (variable, np.array(keras_graph.array_of(variable)))
+        (variable, np.array(variable_keys.array_of(variable)))
         for model in models
         for variable in which(model)
     ]
@@ -80,7 +81,7 @@ def kept(*models, which=variables):
         yield
     finally:
         for variable, old in before:
-            if not np.array_equal(keras_graph.array_of(variable), old):
+            if not np.array_equal(variable_keys.array_of(variable), old):
                 variable.assign(old)
 
 

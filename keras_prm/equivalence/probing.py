@@ -105,13 +105,13 @@ def of_random(
 ):
     """Random inputs on which a model computes what can be compared.
 
-    Those of `drawing.attempts` are taken in turn; the first ones win of
+    Those of `random_inputs.attempts` are taken in turn; the first ones win of
     which all outputs are finite and react, and which `runs` takes.
 
     Args:
         model: A functional or Sequential model.
         compute: Function from a list of arrays to the model's outputs.
-        num_rows: int, see `drawing.attempts`.
+        num_rows: int, see `random_inputs.attempts`.
         seed: int.
         runs: Function from a list of arrays to bool, what else must take
             them; None: nothing.

@@ -11,8 +11,8 @@ import re
 import keras
 from keras import tree
 
-from keras_prm.inlining import block_calls
-from keras_prm.inlining import block_replay
+from keras_prm.inlining import replay_check
+from keras_prm.inlining import symbolic_call
 from keras_prm.rules import registry
 from keras_prm.utils import keras_graph
 
@@ -63,8 +63,8 @@ class Opener:
         Raises:
             ValueError: It cannot be opened; the message is the reason.
         """
-        args, kwargs = block_calls.cast(layer, (args, kwargs))
-        found = block_calls.inside(layer, args, kwargs)
+        args, kwargs = symbolic_call.cast(layer, (args, kwargs))
+        found = symbolic_call.inside(layer, args, kwargs)
         tensors, names = {id(x): x for x in found.inputs}, _names(layer)
         for call in found.calls:
             operation = call.operation
@@ -106,7 +106,7 @@ class Opener:
             reason = "layers of Keras around others are not looked into"
             self.closed[path] = reason
         if outputs is None:
-            outputs = block_replay.of_any_batch(call)(*args, **kwargs)
+            outputs = replay_check.of_any_batch(call)(*args, **kwargs)
             if id(operation) not in self.paths:
                 self.paths[id(operation)] = path
                 self._leaves.append(operation)
@@ -125,7 +125,7 @@ class Opener:
             raise ValueError(reason)
         view = keras_graph.functional(layer)
         inputs = [tensors[id(x)] for x in keras_graph.fed(call, view)]
-        inputs = block_calls.cast(layer, inputs)
+        inputs = symbolic_call.cast(layer, inputs)
         inside = {
             id(x): _as_input(x, given) for x, given in zip(view.inputs, inputs)
         }

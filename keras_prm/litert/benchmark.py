@@ -14,8 +14,8 @@ from keras_prm.litert import benchmark_models
 from keras_prm.litert import runtime
 from keras_prm.litert import timing
 from keras_prm.litert.peak_memory import peak_memory
-from keras_prm.reports.benchmark_report import BenchmarkReport
-from keras_prm.reports.benchmark_report import summary
+from keras_prm.reports.benchmark import BenchmarkReport
+from keras_prm.reports.benchmark import summary
 from keras_prm.utils import validation
 
 
@@ -217,7 +217,7 @@ def _signature(model):
 
 
 def _random(models, opened, batch_size):
-    """Random inputs that all files take, as `drawing` tries them in turn."""
+    """Random inputs that all files take, tried as `random_inputs` does."""
     first = next(iter(opened.values()))
     shapes, dtypes = first.input_shapes, first.input_dtypes
     specs = [(shape, dtypes[name]) for name, shape in shapes.items()]

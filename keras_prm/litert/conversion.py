@@ -15,8 +15,8 @@ import numpy as np
 from keras_prm.equivalence import tolerances
 from keras_prm.litert import flatbuffer
 from keras_prm.litert import float_inputs
-from keras_prm.litert import tensors
 from keras_prm.utils import keras_graph
+from keras_prm.utils import variable_keys
 
 # Operations of TensorFlow's that `keras.random` consists of.
 _RANDOM = re.compile("Random|Multinomial|TruncatedNormal")
@@ -30,7 +30,7 @@ class Settings:
     """How a file is to be made; plain values, which JSON can hold.
 
     Args:
-        mode: A key of `parity.FILE_TOLERANCES`.
+        mode: A key of `tolerances.FILE_TOLERANCES`.
         batch_size: The number of rows that the file takes; None: any.
         int8_io: What inputs and outputs are in an int8 file: `"int8"`,
             `"uint8"` or `""`, float32.
@@ -125,7 +125,7 @@ def _write(view, path, settings, samples):
 def _cast_inputs(view, path):
     """Which integer inputs a file makes floating-point numbers, bools."""
     with flatbuffer.mapped(path) as content:
-        cast = tensors.cast_inputs(content)
+        cast = flatbuffer.cast_inputs(content)
     return [name in cast for name in input_names(view)]
 
 
@@ -156,7 +156,7 @@ def _float_twin(view, numeric, samples):
 def _check_integers(view, path, numeric):
     """Refuses a file that takes integers and computes in floating point."""
     with flatbuffer.mapped(path) as content:
-        found = tensors.float_operations(content)
+        found = flatbuffer.float_operations(content)
     if found:
         raise _no_integers(view, numeric, f"{sorted(found)} stay float32")
 
@@ -356,6 +356,6 @@ def _layer_at(place, view):
     """The path of the layer that makes an operation; `""` if none does."""
     # TensorFlow numbers a name that it meets again.
     place = re.sub(r"_\d+(?=/)", "", place)
-    paths = [path for path, _ in keras_graph.layer_paths(view)]
+    paths = [path for path, _ in variable_keys.layer_paths(view)]
     inside = [p for p in paths if f"/{p}/" in f"/{place}/"]
     return max(inside, key=len, default="")

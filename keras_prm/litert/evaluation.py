@@ -8,7 +8,7 @@ import itertools
 import keras
 import numpy as np
 
-from keras_prm.reports.export_report import Scores
+from keras_prm.reports.export import Scores
 from keras_prm.utils import datasets
 from keras_prm.utils import validation
 

@@ -21,9 +21,9 @@ from keras_prm.litert import conversion
 from keras_prm.litert import conversion_process
 from keras_prm.litert import export_checks
 from keras_prm.litert import file_runs
+from keras_prm.litert import flatbuffer
 from keras_prm.litert import float_inputs
 from keras_prm.litert import runtime
-from keras_prm.litert import tensors
 from keras_prm.litert.evaluation import Evaluation
 from keras_prm.litert.model import LiteRTModel
 from keras_prm.utils import ambiguous_sums
@@ -186,7 +186,7 @@ def export_litert(
         model_state.reset(view)
         with _writing(path):
             _convert(view, temporary, settings, samples or [])
-        result = tensors.report_of(path, mode, temporary)
+        result = flatbuffer.report_of(path, mode, temporary)
         if check:
             result = _compared(result, view, temporary, compared, tolerance)
         if evaluation:

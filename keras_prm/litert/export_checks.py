@@ -8,11 +8,12 @@ import warnings
 import keras
 
 from keras_prm.equivalence import tolerances
-from keras_prm.reports import records
+from keras_prm.reports.strip import StripReport
 from keras_prm.utils import keras_graph
 from keras_prm.utils import mixed_precision
 from keras_prm.utils import training_argument
 from keras_prm.utils import validation
+from keras_prm.utils import variable_keys
 
 
 def check_arguments(path, mode, data, tolerance, int8_io):
@@ -114,7 +115,7 @@ def warn_of_lowering(view, mode):
     """Says that columns were left out for files of another precision."""
     found = {
         path: layer.chosen_for
-        for path, layer in keras_graph.layer_paths(view)
+        for path, layer in variable_keys.layer_paths(view)
         # A `GatherColumns` has such; what stands below need not know it.
         if mode not in (getattr(layer, "chosen_for", ()) or (mode,))
     }
@@ -140,13 +141,13 @@ def check_report(report, view):
     """
     if report is None:
         return
-    if not isinstance(report, records.StripReport):
+    if not isinstance(report, StripReport):
         raise TypeError(
             "Cannot export to LiteRT: expected a StripReport. Received: "
             f"report of type {type(report).__name__}. Pass what "
             "`strip(model, return_report=True)` returns second."
         )
-    paths = [f"{path}/" for path, _ in keras_graph.layer_paths(view)]
+    paths = [f"{path}/" for path, _ in variable_keys.layer_paths(view)]
     unknown = [
         key
         for key in report.kept_channels
@@ -164,7 +165,7 @@ def check_report(report, view):
 
 def _wrong_widths(report, view):
     """Layers that have other numbers of channels than were kept."""
-    variables, found = keras_graph.variables_by_key(view), {}
+    variables, found = variable_keys.variables_by_key(view), {}
     for row in report.rows:
         kept = report.kept.get(row.key, (None,))[row.axes[1]]
         if kept is not None and row.key in variables:
@@ -221,7 +222,7 @@ def functional(model):
         )
     quantised = {
         path: part.quantization_mode
-        for path, layer in keras_graph.layer_paths(model)
+        for path, layer in variable_keys.layer_paths(model)
         for part in keras_graph.sublayers(layer)
         if getattr(part, "quantization_mode", None)
     }
@@ -253,5 +254,5 @@ def functional(model):
             f"have. Received: shapes {[x.shape for x in view.outputs]}. "
             "Export the model without what sums over the rows."
         )
-    keras_graph.finite_arrays(view)
+    variable_keys.finite_arrays(view)
     return view

@@ -10,7 +10,6 @@ import numpy as np
 
 from keras_prm.litert import flatbuffer
 from keras_prm.litert import runtime
-from keras_prm.litert import tensors
 from keras_prm.utils import validation
 
 
@@ -131,14 +130,14 @@ class LiteRTModel:
 
     @property
     def precision(self):
-        """How coarse its numbers are; a key of `parity.FILE_TOLERANCES`.
+        """How coarse its numbers are; a key of `tolerances.FILE_TOLERANCES`.
 
         `"int8"` where any weight or activation has a quantisation scale, else
         `"float16"` where any is stored so, else `"float32"`. Integers without
         a scale, such as images in uint8, are exact and do not count. Single
         weights may be finer: `weight_dtypes` has each.
         """
-        return tensors.precision(self._content)
+        return flatbuffer.precision(self._content)
 
     @property
     def weight_dtypes(self):
@@ -156,8 +155,8 @@ class LiteRTModel:
 
     @property
     def weights(self):
-        """The constants of two or more axes, see `tflite_tensors.Weight`."""
-        return tensors.weights(self._content)
+        """The constants of two or more axes, see `flatbuffer.Weight`."""
+        return flatbuffer.weights(self._content)
 
     @property
     def float_operations(self):
@@ -166,7 +165,7 @@ class LiteRTModel:
         `{}` where all the file computes in integers; what quantises its float
         inputs, or dequantises its outputs, is not counted.
         """
-        return tensors.float_operations(self._content)
+        return flatbuffer.float_operations(self._content)
 
     def __call__(self, inputs):
         """Runs all rows in one go; see `predict`."""

@@ -1,219 +1,145 @@
-"""Choosing a lowering for each layer by what LiteRT needs on this machine."""
+"""One layer as a LiteRT file to be timed, and what was timed before."""
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
+import contextlib
+import json
 import os
 import pathlib
-import platform
-import tempfile
-import time
+import warnings
 
-import keras
 import numpy as np
-
-from keras_prm.equivalence import random_inputs
-from keras_prm.equivalence import tolerances
-from keras_prm.litert import conversion
-from keras_prm.litert import runtime
-from keras_prm.litert import timing
-from keras_prm.litert.export import export_litert
-from keras_prm.litert.model import LiteRTModel
-from keras_prm.lowering import layer_files
-from keras_prm.lowering import strategies
-from keras_prm.lowering import timing_cache
-from keras_prm.lowering.strategies import Choice
-from keras_prm.utils import validation
-
-# A lowering has to need at most this share of the dense layer's time: what is
-# nearly as fast is not worth a custom layer.
-_PAYS = 0.9
-
-_KNOWN = {}
+from absl import logging
+from keras import ops
 
 
-@dataclasses.dataclass(frozen=True)
-class AutoLowering(strategies.Lowerer):
-    """`lowering="auto"` with options: per layer, what LiteRT runs fastest.
-
-    The layer is converted with its dense kernel and with each lowering that
-    the cost model finds promising, and all are timed in turn, on this
-    machine. What was measured once is remembered as long as the process
-    lives, and in a file if one is named.
+def converted(site, lowering=None, mode="float32"):
+    """A layer as the bytes of a LiteRT file, without bias and activation.
 
     Args:
-        num_threads: int, threads of the interpreter. Default 1.
-        quantize: How the model will be exported: `"float32"` (default),
-            `"float16"`, `"dynamic_range"` or `"int8"`. A processor may be so
-            fast at int8 that nothing is gained by leaving columns out.
-        seconds: float, time after which no further layer is measured; the
-            others are chosen by the cost model. Two exports of the whole
-            model, to time it, come on top. Default 60.
-        runs: int, rounds that are timed for each layer. Default 30.
-        cache: Path of a file in which measurements are kept, lines of JSON,
-            or `None`; one file for each machine.
+        site: The `ColumnSite`; its sizes are known.
+        lowering: A `Lowering`, or `None` for the dense kernel.
+        mode: How it is quantised, see `export_litert`.
+    """
+    import tensorflow as tf
+
+    kernel = site.array.astype("float32")
+    layer, gather = site.layer, None
+    options = {}
+    if site.window:
+        options = {
+            "strides": layer.strides,
+            "padding": layer.padding,
+            "dilation_rate": layer.dilation_rate,
+            "data_format": "channels_last",
+        }
+    if lowering is not None:
+        kernel = lowering.kernel(kernel)
+        gather = lowering.adapters("layer", "float32")[0]
+        if not lowering.keeps_window:
+            options = {"padding": "valid", "data_format": "channels_last"}
+
+    def run(x):
+        x = x if gather is None else gather(x)
+        if not site.window:
+            return ops.matmul(x, kernel)
+        if options["padding"] == "causal":
+            reach = (kernel.shape[0] - 1) * options["dilation_rate"][0]
+            x = ops.pad(x, [(0, 0), (reach, 0), (0, 0)])
+            return ops.conv(x, kernel, **{**options, "padding": "valid"})
+        return ops.conv(x, kernel, **options)
+
+    shape = (1, *site.space, site.array.shape[-2])
+    function = tf.function(run, autograph=False)
+    traced = function.get_concrete_function(tf.TensorSpec(shape, tf.float32))
+    with _quiet():
+        # Without a module to track it converts seven times as fast, and logs
+        # that it had rather have one.
+        converter = tf.lite.TFLiteConverter.from_concrete_functions([traced])
+        _quantise(converter, mode, shape)
+        return converter.convert()
+
+
+def _quantise(converter, mode, shape):
+    import tensorflow as tf
+
+    if mode != "float32":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if mode == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if mode == "int8":
+        sample = inputs_of(shape)
+        converter.representative_dataset = lambda: [[sample]]
+
+
+def inputs_of(shape):
+    """Random inputs, in [-1, 1)."""
+    rng = np.random.default_rng(0)
+    return rng.uniform(-1, 1, shape).astype("float32")
+
+
+@contextlib.contextmanager
+def _quiet():
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def check(path):
+    """Raises unless measurements can be kept in a file.
 
     Raises:
-        ValueError: A number is not whole or not positive, or `quantize` is
-            unknown.
-
-    Example:
-
-    ```python
-    keras_prm.strip(model, lowering=keras_prm.AutoLowering(num_threads=4))
-    ```
+        TypeError: `path` is no path.
+        ValueError: It is a folder, in none, or the file of something else.
     """
-
-    num_threads: int = 1
-    quantize: str = "float32"
-    seconds: float = 60.0
-    runs: int = 30
-    cache: str | os.PathLike | None = None
-
-    def __post_init__(self):
-        whole = all(map(validation.is_whole, (self.num_threads, self.runs)))
-        is_time = validation.is_real(self.seconds) and self.seconds > 0
-        if not whole or not is_time:
-            raise ValueError(
-                "Cannot measure lowerings. Expected whole numbers of threads "
-                "and runs, and seconds, all of them above 0. Received: "
-                f"{self}"
-            )
-        if not tolerances.is_mode(self.quantize):
-            raise ValueError(
-                "Cannot measure lowerings: unknown quantization. Expected one "
-                f"of {list(tolerances.FILE_TOLERANCES)}. Received: "
-                f"quantize={self.quantize!r}"
-            )
-
-    def check(self):
-        """Raises unless it can measure.
-
-        Raises:
-            ValueError: Keras does not run on TensorFlow, whose converter this
-                needs, or the cache is no such file.
-            ImportError: `ai-edge-litert` is not installed.
-        """
-        if keras.backend.backend() != "tensorflow":
-            raise ValueError(
-                "Cannot measure lowerings: the converter needs TensorFlow. "
-                f"Received: backend={keras.backend.backend()!r}. Use "
-                "lowering='model', which measures nothing, or load the model "
-                "in a process under KERAS_BACKEND=tensorflow."
-            )
-        runtime.interpreter_class()
-        if self.cache is not None:
-            timing_cache.check(self.cache)
-
-    def choose(self, sites):
-        """A `Choice` for every `ColumnSite`, by what is measured.
-
-        Args:
-            sites: list of `ColumnSite`; measured in this order, until
-                `seconds` have passed. The others are left to the cost model.
-
-        Returns:
-            list of `Choice`, in the same order.
-        """
-        if self.cache is not None:
-            _KNOWN.update(timing_cache.read(self.cache))
-        start = time.monotonic()
-        choices = []
-        for site in sites:
-            if None in site.space:
-                choices.append(strategies.undecided(site))
-            elif time.monotonic() - start > self.seconds:
-                choices.append(self._unmeasured(site))
-            else:
-                choices.append(self._measured(site))
-        return choices
-
-    def objection(self, lowered, dense):
-        """Whether a whole model needs more time than it did before."""
-        is_fixed = dense.inputs[0].shape[0] is not None
-        # Recurrent layers want a batch size that is known.
-        for batch_size in (None,) if is_fixed else (None, 1):
-            try:
-                before, after = self._whole(
-                    dense, lowered, batch_size=batch_size
-                )
-            except ValueError as error:
-                problem = f"LiteRT does not take the whole model: {error}"
-            else:
-                is_slower = "the layer is faster, but the whole model is not"
-                return "" if after <= before else is_slower
-        return problem
-
-    def _whole(self, *models, batch_size):
-        """Seconds that whole models need for one sample, a list."""
-        inputs = random_inputs.random(models[0], 8)
-        names = conversion.input_names(models[0])
-        with tempfile.TemporaryDirectory() as folder:
-            files = []
-            for number, model in enumerate(models):
-                path = pathlib.Path(folder) / f"{number}.tflite"
-                export_litert(
-                    model,
-                    path,
-                    self.quantize,
-                    inputs,
-                    check=False,
-                    batch_size=batch_size,
-                )
-                files.append(LiteRTModel(path, self.num_threads, names))
-            one = [x[:1] for x in inputs]
-            return timing.latency(files, one, runs=self.runs)
-
-    def _unmeasured(self, site):
-        if self.quantize in ("float32", "float16"):
-            return strategies.ModelLowering().choose_one(site)
-        return Choice(site, None, reason="no time was left to measure it")
-
-    def _measured(self, site):
-        options = strategies.promising(site, self.num_threads)
-        if not options:
-            return Choice(site, None, reason="no lowering is promising")
-        key = _signature(site, options, (self.num_threads, self.quantize))
-        if len(_KNOWN.get(key, ())) != 1 + len(options):
-            _KNOWN[key] = self._times(site, options)
-            if self.cache is not None:
-                timing_cache.add(self.cache, {key: _KNOWN[key]})
-        dense, *others = _KNOWN[key]
-        best = int(np.argmin(others))
-        if others[best] <= _PAYS * dense:
-            return Choice(site, options[best], dense, others[best], "measured")
-        reason = f"'{options[best].name}' takes {others[best]:.0f} us"
-        return Choice(site, None, dense, dense, reason)
-
-    def _times(self, site, options):
-        """µs of the dense layer and of each lowering."""
-        files = [
-            layer_files.converted(site, option, self.quantize)
-            for option in (None, *options)
-        ]
-        inputs = layer_files.inputs_of((1, *site.space, site.array.shape[-2]))
-        seconds = timing.latency(
-            files, inputs, runs=self.runs, num_threads=self.num_threads
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(
+            "Cannot keep what lowerings took. Expected the path of a file, or "
+            f"None. Received: cache={path!r}"
         )
-        return [1e6 * s for s in seconds]
+    path = pathlib.Path(path)
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise ValueError(
+            "Cannot keep what lowerings took. Expected the path of a file in "
+            f"a folder that exists. Received: cache={str(path)!r}"
+        )
+    read(path)
 
 
-def forget():
-    """Forgets what was measured in this process."""
-    _KNOWN.clear()
+def read(path):
+    """dict from key to list of microseconds; empty where there is no file.
+
+    Raises:
+        ValueError: The file holds something else.
+    """
+    path = pathlib.Path(path)
+    if not path.exists():
+        return {}
+    try:
+        lines = map(json.loads, path.read_text().splitlines())
+        return {
+            key: list(map(float, row))
+            for rows in lines
+            for key, row in rows.items()
+        }
+    except (ValueError, AttributeError, TypeError, OSError) as error:
+        raise ValueError(
+            "Cannot read what lowerings took. Expected a file that "
+            "`AutoLowering(cache=...)` wrote; delete it to measure anew. "
+            f"Received: cache={str(path)!r} ({error})"
+        ) from error
 
 
-def _signature(site, options, how):
-    """What a measurement depends on: sizes and columns, not weights."""
-    layer = site.layer
-    window = [
-        getattr(layer, name, None)
-        for name in ("strides", "padding", "dilation_rate")
-    ]
-    parts = [
-        (site.array.shape, site.space, window, how),
-        [(option.name, option.columns) for option in options],
-        (platform.machine(), os.cpu_count(), runtime.version()),
-    ]
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
+def add(path, rows):
+    """Adds rows, in one line: processes that add at once lose none."""
+    line = f"{json.dumps(rows)}\n".encode()
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.write(file, line)
+    finally:
+        os.close(file)

@@ -8,12 +8,12 @@ import pathlib
 import keras
 import numpy as np
 
-from keras_prm.analysis.costs import Costs
 from keras_prm.analysis.costs import costs
 from keras_prm.analysis.costs import saved_bytes
 from keras_prm.litert.export import export_litert
 from keras_prm.litert.timing import latency
 from keras_prm.reports import tables
+from keras_prm.reports.costs import Costs
 
 
 @dataclasses.dataclass(frozen=True)

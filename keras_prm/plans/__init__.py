@@ -1,0 +1,11 @@
+"""What shall go, and the nearest weights from which it has gone.
+
+In reading order:
+
+    records          `KernelPlan`, `ChannelGroup`, `KernelMask`
+    plan             `SparsityPlan`
+    plan_builder     from fractions per layer to groups of channels and kernels
+    plan_checks      what a plan may ask of which layers
+    column_patterns  where the columns that stay may lie
+    projections      the nearest kernels that a plan allows
+"""

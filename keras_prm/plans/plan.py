@@ -1,10 +1,13 @@
-"""What shall be removed, and from which kernels."""
+"""`SparsityPlan`: what shall be removed, and from which kernels."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import math
 import numbers
+import pathlib
 
 import keras
 
@@ -12,10 +15,14 @@ from keras_prm.analysis.trace import trace
 from keras_prm.analysis.trace import warn_of_quantised
 from keras_prm.plans import plan_builder
 from keras_prm.plans import plan_checks
-from keras_prm.plans import plan_forms
+from keras_prm.plans.column_patterns import check_patterns
 from keras_prm.plans.projections import removed_count
+from keras_prm.plans.records import ChannelGroup
+from keras_prm.plans.records import KernelPlan
 from keras_prm.utils import atomic_files
 from keras_prm.utils import signatures
+from keras_prm.utils import validation
+from keras_prm.utils.signatures import Signature
 
 
 @keras.saving.register_keras_serializable(package="keras_prm")
@@ -184,7 +191,7 @@ class SparsityPlan:
 
         Names are left out: those that Keras makes up go on counting.
         """
-        return plan_forms.digest(self)
+        return digest(self)
 
     def at_share(self, share):
         """The plan with a share of each of its targets: a milder plan.
@@ -226,11 +233,11 @@ class SparsityPlan:
         return SparsityPlan(kernels, groups, *rest)
 
     def get_config(self):
-        return plan_forms.to_config(self)
+        return to_config(self)
 
     @classmethod
     def from_config(cls, config):
-        return cls(*plan_forms.from_config(config))
+        return cls(*from_config(config))
 
     def save(self, path):
         """Writes the plan to `path` as JSON.
@@ -248,10 +255,10 @@ class SparsityPlan:
             ValueError: There is no plan in the file.
             FileNotFoundError: There is no such file.
         """
-        return cls.from_config(plan_forms.read(path))
+        return cls.from_config(read(path))
 
     def __str__(self):
-        return plan_forms.table(self)
+        return table(self)
 
     def __repr__(self):
         return (
@@ -267,3 +274,167 @@ class SparsityPlan:
 
     def __hash__(self):
         return hash((self.kernels, self.groups, self.variables))
+
+
+# By a word of why filters stay: what to do about it.
+_WAYS = {
+    "no rule": "give layers without a rule one by `keras_prm.register_rule`",
+    "quantised": "make the plan before `model.quantize`",
+    "not trainable": "set `trainable = True` before the plan is made",
+}
+# What the config of every plan has, of any version.
+_PARTS = ("kernels", "groups", "variables")
+# What names a kernel or a group, and asks for nothing.
+_NAMES = ("key", "name", "note")
+# Left out, so that state that was saved before there were patterns loads.
+_NO_PATTERN = ("column_pattern", "free")
+
+
+def to_config(plan):
+    """A plan as dicts, lists, strings and numbers."""
+    return {
+        "kernels": [dataclasses.asdict(k) for k in plan.kernels],
+        "groups": [dataclasses.asdict(g) for g in plan.groups],
+        "variables": [[n, list(s)] for n, s in plan.variables],
+        "skipped": [list(row) for row in plan.skipped],
+        "weights": [row.to_list() for row in plan.weights],
+    }
+
+
+def from_config(config):
+    """The arguments of `SparsityPlan` that a config holds, a tuple.
+
+    Raises:
+        ValueError: A kernel has a pattern that there is not.
+    """
+    kernels = [
+        KernelPlan(
+            **{
+                name: tuple(v) if isinstance(v, (list, tuple)) else v
+                for name, v in kernel.items()
+            }
+        )
+        for kernel in config["kernels"]
+    ]
+    check_patterns({kernel.key: kernel.column_pattern for kernel in kernels})
+    groups = [ChannelGroup(**group) for group in config["groups"]]
+    skipped, weights = config.get("skipped", ()), config.get("weights", ())
+    weights = [Signature.from_list(row) for row in weights]
+    return kernels, groups, config["variables"], skipped, weights
+
+
+def renamed(plan, names):
+    """A plan with other names for its kernels and groups.
+
+    Args:
+        plan: A `SparsityPlan`.
+        names: dict from the key of each of its kernels to the new one.
+
+    Returns:
+        A plan that goes by these names alone.
+    """
+    layers = {
+        old.rpartition("/")[0]: new.rpartition("/")[0]
+        for old, new in names.items()
+    }
+    kernels = [dataclasses.replace(k, key=names[k.key]) for k in plan.kernels]
+    groups = [
+        dataclasses.replace(
+            group,
+            name="+".join(layers.get(x, x) for x in group.name.split("+")),
+        )
+        for group in plan.groups
+    ]
+    return type(plan)(kernels, groups, plan.variables, plan.skipped)
+
+
+def read(path):
+    """The config in a file that `SparsityPlan.save` wrote.
+
+    Raises:
+        ValueError: There is no plan in the file.
+    """
+    text = pathlib.Path(path).read_bytes().decode(errors="replace")
+    config = validation.json_object(text)
+    if isinstance(config.get("vectors"), dict):
+        raise ValueError(
+            f"There are masks in {path}, and no plan. Load them by "
+            f"`keras_prm.Masks.load({str(path)!r})`."
+        )
+    if not all(isinstance(config.get(part), list) for part in _PARTS):
+        raise ValueError(
+            f"There is no plan in {path}. Expected a file that "
+            f"`SparsityPlan.save` wrote. Received: {text[:80]!r}"
+        )
+    return config
+
+
+def digest(plan):
+    """A fingerprint of what is asked of which kernel, 32 bytes.
+
+    Names are left out: those that Keras makes up go on counting.
+    """
+    config = to_config(plan)
+    parts = [
+        [
+            value
+            for name, value in entry.items()
+            if name not in _NAMES and (name, value) != _NO_PATTERN
+        ]
+        for entry in config["kernels"] + config["groups"]
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).digest()
+
+
+def table(plan):
+    """What a plan removes, line by line."""
+    lines = ["filters kept      of  layers"]
+    lines += [
+        f"{g.keep:12}  {g.size:6}  {g.name}" + (f": {g.note}" if g.note else "")
+        for g in plan.groups
+    ]
+    lines += [
+        f"{'all':>12}  {size:6}  {layers}: {reason}"
+        for layers, reason, size in plan.skipped
+    ]
+    rows = [
+        f"{k.columns:15.0%}  {math.prod(k.matrix_shape[:-1]):5}  {k.key}"
+        + _pattern(k)
+        for k in plan.kernels
+        if k.columns
+    ]
+    if rows:
+        lines += ["columns removed   of  kernel", *rows]
+    return "\n".join(lines)
+
+
+def _pattern(kernel):
+    if kernel.note:
+        return f": {kernel.column_pattern}, {kernel.note}"
+    free = kernel.column_pattern == "free"
+    return "" if free else f": {kernel.column_pattern}"
+
+
+def advice(plan):
+    """What to do about a plan that removes nothing, and why it does not."""
+    if not plan.skipped:
+        return (
+            "Give `SparsityPlan.uniform` or `explicit` fractions above 0. "
+            "Received: a plan without kernels"
+        )
+    whys = " ".join(why for _, why, _ in plan.skipped)
+    ways = [way for word, way in _WAYS.items() if word in whys]
+    if not all("quantised" in why for _, why, _ in plan.skipped):
+        ways.append(
+            "ask for `columns`, fractions above 0, where layers have any that "
+            "can go"
+        )
+    rows = "; ".join(
+        f"'{layers}' ({number} filters): {why}"
+        for layers, why, number in plan.skipped
+    )
+    text = ", or ".join(ways)
+    return (
+        f"For it to remove something, {text}. Received: a plan that leaves "
+        f"alone {rows}"
+    )

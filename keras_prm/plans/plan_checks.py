@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 
-from keras_prm.dependency.products import Mix
+from keras_prm.dependency.propagation import Mix
 from keras_prm.plans.column_patterns import MAX_WINDOW_SIZE
 from keras_prm.plans.column_patterns import check_patterns
 from keras_prm.plans.column_patterns import window_size

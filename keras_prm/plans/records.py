@@ -1,4 +1,4 @@
-"""The plain records that the other modules exchange.
+"""Records of plans and masks, and the conventions of the package.
 
 Conventions, used everywhere in the package:
 
@@ -7,7 +7,8 @@ Conventions, used everywhere in the package:
   last axis; a *column* is one position on all other axes (one row of the
   im2col matrix product); a *channel* is all columns that read one input.
   Where Keras lays a kernel out otherwise (transposed convolutions,
-  attention), `axes` names the two axes, and `layouts.to_matrix` moves them.
+  attention), `axes` names the two axes, and
+  `kernel_layout.to_matrix` moves them.
 * A *channel class* is a set of positions, on axes of any number of tensors
   and weights, that can only be removed together.
 * A *key* names a variable by its place in the layer hierarchy

@@ -12,8 +12,9 @@ from keras_prm.admm.optimizer import build_if_given_weights
 from keras_prm.admm.optimizer import find_wrapper
 from keras_prm.admm.optimizer_checks import check_attached
 from keras_prm.analysis.trace import trace
-from keras_prm.plans import plan_forms
-from keras_prm.plans import plan_projections
+from keras_prm.plans import projections
+from keras_prm.plans.plan import advice
+from keras_prm.plans.plan import renamed
 from keras_prm.plans.records import KernelMask
 from keras_prm.pruning import selection
 from keras_prm.pruning.masks import Masks
@@ -23,6 +24,7 @@ from keras_prm.pruning.masks import pruned
 from keras_prm.utils import backend
 from keras_prm.utils import keras_graph
 from keras_prm.utils import signatures
+from keras_prm.utils import variable_keys
 
 # Above it what the weights and ADMM's copies of them differ in is too much.
 MOST_RESIDUAL = 0.1
@@ -108,8 +110,7 @@ def hard_prune(
     masks = masks_for(model, plan, score, data, optimizer, graph)
     if not plan.kernels:
         warnings.warn(
-            "The plan removes nothing, and nothing was pruned. "
-            f"{plan_forms.advice(plan)}",
+            f"The plan removes nothing, and nothing was pruned. {advice(plan)}",
             stacklevel=2,
         )
     warn_of_frozen(model, masks.kernels, stacklevel=2)
@@ -128,7 +129,7 @@ def masks_for(model, plan, score=None, data=None, optimizer=None, graph=None):
     graph = graph or trace(model)
     plan = fitted(model, plan, graph)
     weights = {w.key: w for w in graph.weights.values()}
-    keras_graph.finite_arrays(model)
+    variable_keys.finite_arrays(model)
     if score is None and data is not None:
         raise ValueError(
             "`data` are for a score that reads gradients, and there is no "
@@ -211,7 +212,7 @@ def planned_variables(wrapper, models):
             plan = fitted(model, wrapper.plan)
         except (TypeError, ValueError):
             continue
-        variables = keras_graph.variables_by_key(model)
+        variables = variable_keys.variables_by_key(model)
         return [variables[kernel.key] for kernel in plan.kernels]
     return []
 
@@ -246,7 +247,7 @@ def fitted(model, plan, graph=None):
         names, difference = signatures.known_as(plan.weights, model, names)
         if difference:
             raise ValueError(f"{_OTHER_MODEL} other weights: {difference}")
-    plan = plan_forms.renamed(plan, names)
+    plan = renamed(plan, names)
     weights = {w.key: w for w in graph.weights.values()}
     bad = [
         (k.key, k.shape)
@@ -431,12 +432,12 @@ def _nearest(plan, kernels):
     """dict from key to `KernelMask`: what is nearest to some kernels."""
     kernels = [keras.ops.convert_to_tensor(kernel) for kernel in kernels]
     project = backend.compiled(
-        lambda kernels: plan_projections.project_plan(kernels, plan)
+        lambda kernels: projections.project_plan(kernels, plan)
     )
     channels, columns = project(kernels)
     found = {}
     for kernel, column in zip(plan.kernels, columns):
-        filters = plan_projections.kernel_filters(kernel, channels)
+        filters = projections.kernel_filters(kernel, channels)
         found[kernel.key] = KernelMask(
             keras.ops.convert_to_numpy(filters) > 0.5,
             keras.ops.convert_to_numpy(column) > 0.5,
@@ -489,7 +490,7 @@ def _not_held(wrapper, plan, place):
 def warn_of_frozen(model, keys, stacklevel):
     """Warns where kernels that are pruned are not trained any more."""
     trainable = {id(v) for v in model.trainable_variables}
-    variables = keras_graph.variables_by_key(model)
+    variables = variable_keys.variables_by_key(model)
     frozen = [key for key in keys if id(variables[key]) not in trainable]
     if frozen:
         warnings.warn(

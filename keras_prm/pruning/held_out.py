@@ -16,7 +16,7 @@ from keras_prm.pruning.drops import Drop
 from keras_prm.pruning.drops import Score
 from keras_prm.pruning.drops import share_error
 from keras_prm.utils import datasets
-from keras_prm.utils import keras_graph
+from keras_prm.utils import variable_keys
 
 # A standard error of so many parts is known to an eighth of itself.
 _NUM_PARTS = 32
@@ -145,12 +145,12 @@ class DataScorer:
 def _check_memory(model, tester, part):
     """Refuses a model in which samples count on those before them."""
     variables = [v for v in model_state.variables(model) if not _is_seed(v)]
-    before = [np.array(keras_graph.array_of(v)) for v in variables]
+    before = [np.array(variable_keys.array_of(v)) for v in variables]
     first = tester([part])
     changed = [
         v.path
         for v, old in zip(variables, before, strict=True)
-        if not np.array_equal(keras_graph.array_of(v), old, equal_nan=True)
+        if not np.array_equal(variable_keys.array_of(v), old, equal_nan=True)
     ]
     if changed and not _is_equal(first, tester([part])):
         raise ValueError(

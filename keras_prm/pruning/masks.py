@@ -17,6 +17,7 @@ from keras_prm.utils import keras_graph
 from keras_prm.utils import kernel_layout
 from keras_prm.utils import signatures
 from keras_prm.utils import validation
+from keras_prm.utils import variable_keys
 from keras_prm.utils.signatures import Signature
 
 PARTS = ("kernels", "vectors")
@@ -383,7 +384,7 @@ def fitting(model, masks):
     check_are_masks(masks)
     keras_graph.functional(model)
     masks = masks.named_as(model)
-    variables = keras_graph.variables_by_key(model)
+    variables = variable_keys.variables_by_key(model)
     pairs, bad = [], {}
     for key, factors in masks.factors().items():
         variable = variables.get(key)

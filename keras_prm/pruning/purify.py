@@ -15,10 +15,10 @@ from keras_prm.pruning.drops import FunctionScorer
 from keras_prm.pruning.held_out import DataScorer
 from keras_prm.pruning.masks import masks_of
 from keras_prm.pruning.purify_search import Search
-from keras_prm.reports.records import PurificationReport
-from keras_prm.reports.thresholds import Thresholds
-from keras_prm.utils import keras_graph
+from keras_prm.pruning.thresholds import Thresholds
+from keras_prm.reports.purification import PurificationReport
 from keras_prm.utils import validation
+from keras_prm.utils import variable_keys
 from keras_prm.utils.console import print_message
 
 
@@ -149,7 +149,7 @@ def purify(
     _check_measuring(evaluate, metric, holdout, num_samples)
     plan_checks.check_round_to(round_to)
     verbose = _verbosity(verbose)
-    keras_graph.finite_arrays(model)
+    variable_keys.finite_arrays(model)
     state = purify_sweeps.Sweeper(
         trace(model),
         model.trainable_variables,

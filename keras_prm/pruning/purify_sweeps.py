@@ -10,11 +10,11 @@ import numpy as np
 
 from keras_prm.analysis.liveness import Liveness
 from keras_prm.pruning.round_widths import RoundWidths
-from keras_prm.reports.records import PurificationRow
-from keras_prm.reports.thresholds import medians
-from keras_prm.reports.thresholds import num_live
-from keras_prm.reports.thresholds import small_channels
-from keras_prm.reports.thresholds import small_filters
+from keras_prm.pruning.thresholds import medians
+from keras_prm.pruning.thresholds import num_live
+from keras_prm.pruning.thresholds import small_channels
+from keras_prm.pruning.thresholds import small_filters
+from keras_prm.reports.purification import PurificationRow
 from keras_prm.utils import kernel_layout
 
 

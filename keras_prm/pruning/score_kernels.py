@@ -13,6 +13,7 @@ from keras_prm.pruning.scores import Structures
 from keras_prm.pruning.scores import Unavailable
 from keras_prm.utils import keras_graph
 from keras_prm.utils import kernel_layout
+from keras_prm.utils import variable_keys
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -113,7 +114,7 @@ def _ask(score, tables, weights, found):
     if bad:
         raise ValueError(
             "A score must return one finite number for each row of "
-            "`structures.weights`, as "
+            "`records.weights`, as "
             "`np.abs(structures.weights).sum(axis=1)` does. "
             f"Received: {bad}"
         )
@@ -167,7 +168,7 @@ class Gammas:
     def __init__(self, model, graph):
         self._classes = graph.classes
         ids, gammas = [np.zeros(0, int)], [np.zeros(0)]
-        for _, outer in keras_graph.layer_paths(model):
+        for _, outer in variable_keys.layer_paths(model):
             for layer in keras_graph.sublayers(outer):
                 if isinstance(layer, keras.layers.BatchNormalization):
                     weight = graph.weights.get(id(layer.gamma))

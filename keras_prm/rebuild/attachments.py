@@ -15,7 +15,6 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_prm.rebuild import bindings
 from keras_prm.rebuild import config_arrays
 from keras_prm.utils import keras_graph
 
@@ -114,12 +113,12 @@ def fit(value, extents, runs):
     if config is None:
         return None if works else _dropped(value, extents)
     names = _names_of_arrays(config, extents)
-    binding = bindings.NONE
+    binding = config_arrays.NONE
     if names:
-        binding = bindings.of(
+        binding = config_arrays.of(
             value, config, extents, lambda new: _rebuilt(value, new)
         )
-    if works and binding == bindings.NONE:
+    if works and binding == config_arrays.NONE:
         widths = _replaced(config, extents)
         if not widths:
             return None
@@ -144,7 +143,7 @@ def _smaller(value, config, extents, runs, binding, names):
             continue
         if new:
             what = f"was made anew, {_numbers(config, new)} taken for a width"
-        elif binding == bindings.CHANNELS:
+        elif binding == config_arrays.CHANNELS:
             return rebuilt, f"{_name(value)} was cut", True
         else:
             what = f"was cut, {_quoted(names)} taken for one number per channel"
@@ -284,11 +283,11 @@ def _is_free(initializer, extents):
     def turned(array):
         if array.ndim > 1:
             raise ValueError  # a matrix is one of weights
-        return np.roll(bindings.unequal(array), 1)
+        return np.roll(config_arrays.unequal(array), 1)
 
     config, results = _config_of(initializer), []
     try:
-        for function in bindings.unequal, turned:
+        for function in config_arrays.unequal, turned:
             new = config_arrays.change(config, function, _sizes(extents))
             new = _rebuilt(initializer, new)
             results.append([np.asarray(new(e.before)) for e in extents])

@@ -14,7 +14,7 @@ import dataclasses
 import numpy as np
 from keras import layers
 
-from keras_prm.utils import keras_graph
+from keras_prm.utils import variable_keys
 
 # Layers to which one channel is like another.
 _INDIFFERENT = (
@@ -82,7 +82,7 @@ class Reordering:
         self._take(np.argsort(self.order))
 
     def _take(self, order):
-        array = keras_graph.array_of(self.variable)
+        array = variable_keys.array_of(self.variable)
         self.variable.assign(np.take(array, order, self.axis))
 
 
@@ -97,7 +97,8 @@ class ChannelOrder:
     def __init__(self, graph, model):
         self._graph = graph
         self._kinds = {
-            path: type(layer) for path, layer in keras_graph.layer_paths(model)
+            path: type(layer)
+            for path, layer in variable_keys.layer_paths(model)
         }
         self._grouped = {
             int(c)

@@ -10,13 +10,14 @@ from keras_prm.analysis.trace import trace
 from keras_prm.equivalence import tolerances
 from keras_prm.lowering import methods
 from keras_prm.lowering import strategies
+from keras_prm.lowering.auto import AutoLowering
 from keras_prm.lowering.gather_columns import GatherColumns
-from keras_prm.lowering.layer_timing import AutoLowering
 from keras_prm.rebuild import attachments
 from keras_prm.rebuild import channel_order
 from keras_prm.rebuild import model_classes
 from keras_prm.rebuild import slim_model
 from keras_prm.utils import keras_graph
+from keras_prm.utils import variable_keys
 
 LOWERERS = {
     "auto": AutoLowering,
@@ -106,8 +107,8 @@ def lower(model, lowerer):
 
 def _note_files(small, model, files):
     """Notes in what was put before layers which files it was chosen for."""
-    known = {path for path, _ in keras_graph.layer_paths(model)}
-    for path, layer in keras_graph.layer_paths(small):
+    known = {path for path, _ in variable_keys.layer_paths(model)}
+    for path, layer in variable_keys.layer_paths(small):
         if isinstance(layer, GatherColumns) and path not in known:
             layer.chosen_for = files
 
@@ -157,7 +158,7 @@ def _masked(view):
         if keras_graph.is_model(call.operation):
             inner = keras_graph.functional(call.operation)
             found |= _masked(inner)
-            inside = [x for _, x in keras_graph.layer_paths(inner)]
+            inside = [x for _, x in variable_keys.layer_paths(inner)]
         else:
             inside = [call.operation]
         found.update(id(x) for x in inside if is_masked)
@@ -208,5 +209,5 @@ class _Everything:
 
     def array(self, variable):
         if id(variable) not in self._arrays:
-            self._arrays[id(variable)] = keras_graph.array_of(variable)
+            self._arrays[id(variable)] = variable_keys.array_of(variable)
         return self._arrays[id(variable)]

@@ -11,12 +11,11 @@ from keras import layers
 from keras_prm.rebuild import attachments
 from keras_prm.rebuild import cloning
 from keras_prm.rebuild import config_arrays
-from keras_prm.rebuild import contents
-from keras_prm.rebuild import kernel_boxes
-from keras_prm.rebuild import narrowing
+from keras_prm.rebuild import layer_edits
 from keras_prm.rebuild import shared_layers
 from keras_prm.rules import registry
 from keras_prm.utils import keras_graph
+from keras_prm.utils import variable_keys
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +78,7 @@ class Maker:
         """The `Twin` of a layer or operation, not built yet.
 
         Args:
-            call: A `topology.Call` of it.
+            call: A `keras_graph.Call` of it.
             shape: The shape of its output in the smaller model.
             keep: `keep(x, axis)` is a bool array: which positions of a
                 tensor's axis stay.
@@ -170,7 +169,7 @@ class Maker:
         for call in calls:
             inside = call.operation
             if keras_graph.is_model(inside):
-                layers_ = [x for _, x in keras_graph.layer_paths(inside)]
+                layers_ = [x for _, x in variable_keys.layer_paths(inside)]
             else:
                 layers_ = [inside]
             found += [part for x in layers_ for part in self.parts(x)]
@@ -245,7 +244,7 @@ class Maker:
         if id(layer) not in self._contents:
             lowering = self.lowered.get(id(layer))
             box = None if lowering else self._box(layer)
-            self._contents[id(layer)] = contents.Contents(
+            self._contents[id(layer)] = Contents(
                 self._sliced,
                 box,
                 self._folded(layer),
@@ -299,7 +298,7 @@ class Maker:
         )
 
     def _narrowing(self, layer, box):
-        if not (self.may_change(layer) and narrowing.has_filters(layer)):
+        if not (self.may_change(layer) and layer_edits.has_filters(layer)):
             return None
         mixes = self._mixes[id(layer)]
         targets = [mix.target for mix in mixes]
@@ -318,15 +317,15 @@ class Maker:
             kernel = kernel[box.window]
         macs = [mix.macs for mix in mixes]
         positions = None if None in macs else min(macs)
-        return narrowing.find(layer, kernel, constants, positions)
+        return layer_edits.find_narrowing(layer, kernel, constants, positions)
 
     def _box(self, layer):
-        if not (self.may_change(layer) and kernel_boxes.has_window(layer)):
+        if not (self.may_change(layer) and layer_edits.has_window(layer)):
             return None
         mixes = self._mixes[id(layer)]
         kernel = self._sliced(mixes[0].kernel)
         shapes = [mix.source[0].shape for mix in mixes]
-        return kernel_boxes.find(layer, kernel, shapes)
+        return layer_edits.find_box(layer, kernel, shapes)
 
     def _folded(self, layer):
         """What goes into a layer's bias, `(out,)`, or `None` if nothing."""
@@ -371,3 +370,85 @@ def _wrapped(calls, rule, config, children):
     wrapper, inside = rule.wrap(config, [twin.layer for twin in children])
     pairs = zip((call.operation for call in calls), inside)
     return Twin(wrapper, (), tuple(pairs))
+
+
+class Contents:
+    """The arrays of one twin's variables.
+
+    Args:
+        sliced: Maps a variable to the part of it that stays.
+        box: The `KernelBox` its kernel is cut to, or `None`.
+        amount: What is added to its bias, `(out,)`, or `None`.
+        factors: dict from `id(variable)` to what it is multiplied by.
+        layer: The layer whose twin it is.
+        narrowing: The `Narrowing` of its filters, or `None`.
+        lowering: The `Lowering` of its columns, or `None`.
+
+    Attributes:
+        given: ids of the variables that an initializer has taken care of.
+    """
+
+    def __init__(
+        self,
+        sliced,
+        box,
+        amount,
+        factors,
+        layer,
+        narrowing=None,
+        lowering=None,
+    ):
+        self.sliced = sliced
+        self.box = box
+        self.amount = amount
+        self.factors = factors
+        self.layer = layer
+        self.narrowing = narrowing
+        self.lowering = lowering
+        self.given = set()
+
+    def array(self, source):
+        """What a variable of the layer is in its twin."""
+        array = self.sliced(source)
+        if self.box is not None and source is self.layer.kernel:
+            array = array[self.box.window]
+        if self.lowering is not None and source is self.layer.kernel:
+            array = self.lowering.kernel(array)
+        if self.amount is not None and source is self.layer.bias:
+            array = array + self.amount
+        if id(source) in self.factors:
+            array = array * self.factors[id(source)]
+        return self._narrow(array)
+
+    def initializer(self, layer, name):
+        """An initializer that gives a new variable its final value.
+
+        Zeros where it is not clear which variable it is for; it is assigned
+        afterwards then.
+        """
+        stem = name.removesuffix("_initializer")
+        own = getattr(layer, stem, None)
+        if own is None:
+            own = getattr(layer, f"{stem}_kernel", None)
+        if stem == "bias" and own is None and self.amount is not None:
+            return self._given(None, self._narrow(self.amount))
+        if not any(own is v for v in layer.variables):
+            return "zeros"
+        return self._given(own, self.array(own))
+
+    def _narrow(self, array):
+        """The filters that stay, of a kernel or a bias."""
+        if self.narrowing is None:
+            return array
+        return np.compress(self.narrowing.live, array, axis=-1)
+
+    def _given(self, source, array):
+        def initialize(shape, dtype=None):
+            if tuple(shape) != array.shape:  # another variable's
+                return keras.ops.zeros(shape, dtype)
+            self.given.add(id(source))
+            if str(array.dtype) == dtype:
+                return array
+            return keras.ops.convert_to_tensor(array, dtype)
+
+        return initialize

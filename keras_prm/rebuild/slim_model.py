@@ -25,7 +25,7 @@ class Builder:
         lowered: dict from `id(layer)` to the `Lowering` of its columns.
 
     Attributes:
-        maker: The `twins.Maker` of the layers.
+        maker: The `slim_layer.Maker` of the layers.
         lost: list of `(model, reason)` whose class could not be kept.
     """
 

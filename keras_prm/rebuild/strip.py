@@ -14,6 +14,7 @@ from keras_prm.rebuild import model_classes
 from keras_prm.rebuild import slim_model
 from keras_prm.rebuild import strip_report
 from keras_prm.utils import keras_graph
+from keras_prm.utils import variable_keys
 
 
 def strip(model, lowering="none", return_report=False, *, quantize=None):
@@ -34,7 +35,7 @@ def strip(model, lowering="none", return_report=False, *, quantize=None):
     residual sum that others write to as well, go where this makes the model
     smaller and faster on LiteRT: a 1x1 convolution with a one-hot kernel,
     counted as stored, puts the other channels back in place. See
-    `narrowing.Rule`.
+    `layer_edits.Rule`.
 
     Zeros elsewhere in a kernel stay stored unless `lowering` says
     otherwise. The report counts them.
@@ -96,7 +97,7 @@ def strip(model, lowering="none", return_report=False, *, quantize=None):
         lowerer.check()
     view = keras_graph.functional(model)
     with model_state.random_numbers_kept():
-        arrays = keras_graph.finite_arrays(view)
+        arrays = variable_keys.finite_arrays(view)
         builder = slim_model.Builder(Liveness(trace(view), arrays))
         small = builder.model(view, is_root=True, origin=model)
         _warn_of_untied(view, builder.untied())

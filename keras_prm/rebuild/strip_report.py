@@ -8,12 +8,12 @@ import keras
 import numpy as np
 
 from keras_prm.analysis.channel_groups import ClassTable
-from keras_prm.dependency.products import Recurrence
-from keras_prm.reports.records import LoweringRow
-from keras_prm.reports.records import StripReport
-from keras_prm.reports.records import StripRow
-from keras_prm.utils import keras_graph
+from keras_prm.dependency.propagation import Recurrence
+from keras_prm.reports.strip import LoweringRow
+from keras_prm.reports.strip import StripReport
+from keras_prm.reports.strip import StripRow
 from keras_prm.utils import kernel_layout
+from keras_prm.utils import variable_keys
 
 _CONSTANT = "a reader cannot take their constant into its bias"
 _ALONE = "a layer needs at least one"
@@ -24,7 +24,7 @@ def compare(maker, view, small):
     """The `StripReport` of a model and what became of it.
 
     Args:
-        maker: The `twins.Maker` that made the smaller layers.
+        maker: The `slim_layer.Maker` that made the smaller layers.
         view: The model.
         small: The stripped model.
     """
@@ -55,7 +55,7 @@ def with_lowerings(report, choices, reorderings, small):
         reorderings: The `Reordering`s of its weights.
         small: The model that came of it.
     """
-    variables = keras_graph.variables_by_key(small)
+    variables = variable_keys.variables_by_key(small)
     kept = dict(report.kept)
     for moved in reorderings:
         if moved.key in kept:  # else it is new
@@ -107,7 +107,7 @@ def _kept(maker, view):
     weights = maker.live.graph.weights
     return {
         weights[id(v)].key: maker.kept(layer, weights[id(v)])
-        for owner in (layer for _, layer in keras_graph.layer_paths(view))
+        for owner in (layer for _, layer in variable_keys.layer_paths(view))
         for layer in maker.parts(owner)
         for v in layer.variables
         if id(v) in weights and id(v) in maker.targets

@@ -18,7 +18,7 @@ class Site:
 
     Args:
         graph: The `DependencyGraph` to write to.
-        call: The `topology.Call`.
+        call: The `keras_graph.Call`.
         path: The layer's place in the hierarchy.
         inputs: list of `Value`, one per tensor argument.
         outputs: list of `Value` whose axes the rule may name by ids.

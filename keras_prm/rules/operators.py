@@ -9,10 +9,10 @@ from keras_prm.dependency import constants
 from keras_prm.rules import axes
 from keras_prm.rules.base import Rule
 from keras_prm.rules.base import pin
-from keras_prm.rules.passthrough import concatenate
+from keras_prm.rules.merging import concatenate
+from keras_prm.rules.merging import join
 from keras_prm.rules.passthrough import elementwise
-from keras_prm.rules.passthrough import join
-from keras_prm.rules.passthrough import reshape
+from keras_prm.rules.reshaping import reshape
 from keras_prm.utils import ambiguous_sums
 
 # Elementwise operators.

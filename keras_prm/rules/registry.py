@@ -16,9 +16,11 @@ from keras_prm.dependency import constants
 from keras_prm.rules import attention
 from keras_prm.rules import axes
 from keras_prm.rules import kernels
+from keras_prm.rules import merging
 from keras_prm.rules import normalization
 from keras_prm.rules import operators
 from keras_prm.rules import passthrough
+from keras_prm.rules import reshaping
 from keras_prm.rules import rnn
 from keras_prm.rules.base import Rule
 from keras_prm.rules.base import pin
@@ -262,7 +264,7 @@ RULES = {
     layers.AdaptiveMaxPooling2D: _SAME,
     layers.AdaptiveMaxPooling3D: _SAME,
     layers.Resizing: Rule(passthrough.resizing, arguments=("training",)),
-    layers.RepeatVector: Rule(passthrough.repeat_vector),
+    layers.RepeatVector: Rule(reshaping.repeat_vector),
     layers.Dot: Rule(axes.dot),
     layers.UpSampling1D: _SAME,
     layers.UpSampling2D: _SAME,
@@ -281,16 +283,16 @@ RULES = {
     ),
     layers.GlobalAveragePooling2D: Rule(passthrough.global_pooling),
     layers.GlobalAveragePooling3D: Rule(passthrough.global_pooling),
-    layers.Flatten: Rule(passthrough.flatten),
-    layers.Reshape: Rule(passthrough.reshape, passthrough.resize_reshape),
-    layers.Permute: Rule(passthrough.permute),
-    layers.Add: Rule(passthrough.join(constants.add)),
-    layers.Subtract: Rule(passthrough.join(constants.subtract)),
-    layers.Multiply: Rule(passthrough.join(constants.multiply)),
-    layers.Average: Rule(passthrough.join(constants.average)),
-    layers.Maximum: Rule(passthrough.join(constants.maximum)),
-    layers.Minimum: Rule(passthrough.join(constants.minimum)),
-    layers.Concatenate: Rule(passthrough.concatenate),
+    layers.Flatten: Rule(reshaping.flatten),
+    layers.Reshape: Rule(reshaping.reshape, reshaping.resize_reshape),
+    layers.Permute: Rule(reshaping.permute),
+    layers.Add: Rule(merging.join(constants.add)),
+    layers.Subtract: Rule(merging.join(constants.subtract)),
+    layers.Multiply: Rule(merging.join(constants.multiply)),
+    layers.Average: Rule(merging.join(constants.average)),
+    layers.Maximum: Rule(merging.join(constants.maximum)),
+    layers.Minimum: Rule(merging.join(constants.minimum)),
+    layers.Concatenate: Rule(merging.concatenate),
 }
 
 # Layers of keras.applications, which Keras does not export.
@@ -303,6 +305,6 @@ APPLICATIONS = {
         passthrough.identity
     ),
     "keras.src.applications.inception_resnet_v2.CustomScaleLayer": Rule(
-        passthrough.scaled_sum
+        merging.scaled_sum
     ),
 }

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import collections
+import copy
 import warnings
 
 import keras
 import numpy as np
 
+from keras_prm.admm.optimizer import ADMMWrapper
 from keras_prm.admm.optimizer import find_wrapper
-from keras_prm.reports import records
+from keras_prm.reports.strip import StripReport
 from keras_prm.training import optimizer_slots
-from keras_prm.training import recompiling
-from keras_prm.utils import keras_graph
+from keras_prm.utils import variable_keys
 
 
 def carry_optimizer(model, small, report):
@@ -64,25 +65,25 @@ def carry_optimizer(model, small, report):
             of these models, or the optimizer keeps state of other shapes than
             its weights' (Adafactor).
     """
-    if not isinstance(report, records.StripReport):
+    if not isinstance(report, StripReport):
         raise TypeError(
             "Expected the report of `strip(model, return_report=True)`. "
             f"Received: report={report!r} (of type {type(report).__name__})"
         )
     _check_not_lowered(report)
-    config = recompiling.config_of(model)
-    fresh = recompiling.optimizer(config)
+    config = config_of(model)
+    fresh = optimizer(config)
     if not model.optimizer.built:
-        return recompiling.compile_by(small, config)
+        return compile_by(small, config)
     pieces = _pieces(model, small, report)
     old, new = model.trainable_variables, small.trainable_variables
     before = optimizer_slots.layout(fresh, old)
-    after = optimizer_slots.layout(recompiling.optimizer(config), new)
+    after = optimizer_slots.layout(optimizer(config), new)
     variables = _carried(model.optimizer)
     optimizer_slots.check(before, variables, old, model.optimizer.name)
     sources = _by_key(before, variables, _keys(model))
     _check_slots(sources, _by_key(after, after, _keys(small)), model.optimizer)
-    recompiling.compile_by(small, config)
+    compile_by(small, config)
     if _scales_by_size(small.optimizer):
         warnings.warn(
             "Muon scales its updates by the root of a kernel's longer axis: "
@@ -130,7 +131,7 @@ def _carried(optimizer):
 
 def _keys(model):
     """The keys of the weights that a model trains, in their order."""
-    found = keras_graph.variables_by_key(model).items()
+    found = variable_keys.variables_by_key(model).items()
     keys = {id(v): key for key, v in found}
     return [keys[id(v)] for v in model.trainable_variables]
 
@@ -211,8 +212,8 @@ class _Piece:
 
 def _pieces(model, small, report):
     """dict from key to `_Piece`, of all weights that the small model trains."""
-    old = keras_graph.variables_by_key(model)
-    new = keras_graph.variables_by_key(small)
+    old = variable_keys.variables_by_key(model)
+    new = variable_keys.variables_by_key(small)
     pieces = {
         key: _Piece(
             old.get(key),
@@ -250,3 +251,68 @@ def _fill(targets, sources, piece):
 
 def _read(variable):
     return keras.ops.convert_to_numpy(variable)
+
+
+def config_of(model):
+    """What a model is compiled with, serialised; the optimizer without ADMM.
+
+    Raises:
+        ValueError: It is not compiled, or something cannot be serialised.
+    """
+    if not model.compiled or model.optimizer is None:
+        raise ValueError(
+            f"The model '{model.name}' is not compiled, so there is no "
+            "optimizer to carry over. Call `model.compile(...)` and train "
+            "it, or compile the smaller model alone: `small.compile(...)`."
+        )
+    try:
+        config = model.get_compile_config()
+        bare = _serialized(model.optimizer)
+    except Exception as error:
+        raise _not_serializable(error) from error
+    if not config:
+        raise _not_serializable("`get_compile_config` returns nothing")
+    # The optimizer is wrapped for mixed precision by now, or shall not be.
+    return {**config, "optimizer": bare, "auto_scale_loss": False}
+
+
+def _serialized(optimizer):
+    serialize = keras.saving.serialize_keras_object
+    if isinstance(optimizer, ADMMWrapper):
+        return serialize(optimizer.inner_optimizer)
+    config = serialize(optimizer)
+    inner = getattr(optimizer, "inner_optimizer", None)
+    if isinstance(inner, ADMMWrapper):
+        config["config"]["inner_optimizer"] = serialize(inner.inner_optimizer)
+    return config
+
+
+def optimizer(config):
+    """A fresh optimizer of a config that `config_of` returned."""
+    try:
+        # A copy: Keras takes the config of an inner optimizer out of it.
+        return keras.saving.deserialize_keras_object(
+            copy.deepcopy(config["optimizer"])
+        )
+    except Exception as error:
+        raise _not_serializable(error) from error
+
+
+def compile_by(small, config):
+    """Compiles a model by a config, in place, and returns it."""
+    try:
+        small.compile_from_config(config)
+    except Exception as error:
+        raise _not_serializable(error) from error
+    return small
+
+
+def _not_serializable(reason):
+    return ValueError(
+        "Cannot compile the smaller model as the larger one is: its "
+        "optimizer, loss or metrics cannot be made anew from their config. "
+        "Register your own functions and classes by "
+        "`@keras.saving.register_keras_serializable()`, write a lambda as a "
+        "function, or compile the smaller model yourself: "
+        f"`small.compile(...)`. Received: {reason}"
+    )

@@ -15,8 +15,8 @@ from keras_prm.pruning.masks import Masks
 from keras_prm.pruning.masks import check_are_masks
 from keras_prm.pruning.masks import fitting
 from keras_prm.training import checkpoint_files
+from keras_prm.training import checkpoint_state
 from keras_prm.training import trainers
-from keras_prm.training import training_state
 from keras_prm.utils import console
 
 
@@ -147,8 +147,8 @@ class AtomicCheckpoint(keras.callbacks.Callback):
         self._first = None
         if isinstance(getattr(self.model, "_initial_epoch", None), _Begin):
             _begin_fit_at(self.model, None)  # of a fit that never began
-        self._rates = training_state.learning_rates(self.model)
-        self._flags = training_state.flags(self.model)
+        self._rates = checkpoint_state.learning_rates(self.model)
+        self._flags = checkpoint_state.flags(self.model)
         checkpoint_files.prepare(self.path)
         if self.network is not None:
             if self.masks is not None:
@@ -170,11 +170,11 @@ class AtomicCheckpoint(keras.callbacks.Callback):
                 "of the file are not there yet. Build it before `fit`: give "
                 "it a `keras.Input`, or call it on a batch."
             )
-        training_state.check(self.model, self.masks, header, self.path)
-        self._flags |= training_state.flags_from_list(self.model, header)
-        scripts = training_state.rhos(self.model)
-        training_state.restore(self.model, arrays)
-        training_state.set_random_state(header["random"])
+        checkpoint_state.check(self.model, self.masks, header, self.path)
+        self._flags |= checkpoint_state.flags_from_list(self.model, header)
+        scripts = checkpoint_state.rhos(self.model)
+        checkpoint_state.restore(self.model, arrays)
+        checkpoint_state.set_random_state(header["random"])
         self._done = self._written = self._first = header["epoch"]
         epochs = self.params["epochs"]
         if self._done > epochs:
@@ -208,7 +208,7 @@ class AtomicCheckpoint(keras.callbacks.Callback):
     def _compare(self, header, scripts):
         """Says where the script has other settings than the file."""
         begun = header.get("learning_rates", self._rates)
-        kept = training_state.learning_rates(self.model)
+        kept = checkpoint_state.learning_rates(self.model)
         for mine, former, rate in zip(self._rates, begun, kept):
             # What callbacks have made of it since then is no news.
             if None not in (mine, former, rate) and mine != former:
@@ -218,14 +218,14 @@ class AtomicCheckpoint(keras.callbacks.Callback):
                     "Set `optimizer.learning_rate` between epochs to change "
                     "it."
                 )
-        for mine, kept in zip(scripts, training_state.rhos(self.model)):
+        for mine, kept in zip(scripts, checkpoint_state.rhos(self.model)):
             if mine != kept:
                 console.print_message(
                     f"AtomicCheckpoint: rho={kept:g}, as in the file; the "
                     f"script's rho={mine:g} is not used. Set "
                     "`optimizer.rho` between epochs to change it."
                 )
-        changed = training_state.changed_settings(self.model, header)
+        changed = checkpoint_state.changed_settings(self.model, header)
         steps = [header.get("steps"), self.params.get("steps")]
         if None not in steps and steps[0] != steps[1]:
             changed.append(
@@ -252,7 +252,7 @@ class AtomicCheckpoint(keras.callbacks.Callback):
         self._first = None
         _begin_fit_at(self.model, None)
         # Reading the first batch draws an order; the weights come later.
-        self._random = training_state.random_state()
+        self._random = checkpoint_state.random_state()
         if self.set_epoch is not None:
             self.set_epoch(epoch)
 
@@ -280,18 +280,18 @@ class AtomicCheckpoint(keras.callbacks.Callback):
         if self._stopped:
             self._collect()
         elif self._done > self._written:
-            self._random = training_state.random_state()
+            self._random = checkpoint_state.random_state()
             stopped = self.params["epochs"] if self.model.stop_training else 0
             self._write(stopped)
         elif self._done and not self._diverged:
             # Keras has put averages into the weights, which came after.
             _, arrays = checkpoint_files.read(self.path)
-            training_state.restore(self.model, arrays)
+            checkpoint_state.restore(self.model, arrays)
 
     def _collect(self):
         """What goes into the file; warns where that is not finite."""
-        description, arrays = training_state.collect(self.model, self.masks)
-        self._diverged = not training_state.finite(arrays)
+        description, arrays = checkpoint_state.collect(self.model, self.masks)
+        self._diverged = not checkpoint_state.finite(arrays)
         if self._diverged:
             warnings.warn(
                 f"{self.path} stays as it is: there are NaN or infinite "
@@ -305,9 +305,9 @@ class AtomicCheckpoint(keras.callbacks.Callback):
         description, arrays = self._collect()
         if self._diverged:
             return
-        self._flags |= training_state.flags(self.model)
+        self._flags |= checkpoint_state.flags(self.model)
         header = description | {
-            "flags": training_state.flags_to_list(self.model, self._flags),
+            "flags": checkpoint_state.flags_to_list(self.model, self._flags),
             "epoch": self._done,
             "stopped": stopped,
             "random": self._random,

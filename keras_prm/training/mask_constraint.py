@@ -15,6 +15,7 @@ from keras_prm.pruning.masks import fits
 from keras_prm.pruning.masks import fitting
 from keras_prm.training import trainers
 from keras_prm.utils import keras_graph
+from keras_prm.utils import variable_keys
 
 # What becomes of masked weights that are not zero when a training begins.
 ZEROED = "are set to zero again, and what they learned is lost"
@@ -150,7 +151,7 @@ def weights_by_layer(model):
     """What `check_weights` compares: the weights of each layer, by path."""
     return {
         path: list(layer.weights)
-        for path, layer in keras_graph.layer_paths(model)
+        for path, layer in variable_keys.layer_paths(model)
     }
 
 
@@ -204,7 +205,7 @@ def advice_on_admm(trainer, network, masks):
     Returns:
         What is wrong with it, and the way out; `""` if nothing is.
     """
-    variables = keras_graph.variables_by_key(network)
+    variables = variable_keys.variables_by_key(network)
     own = {id(variable) for variable in variables.values()}
     kept = {
         id(variables[key]): mask.full() for key, mask in masks.kernels.items()

@@ -13,6 +13,7 @@ import numpy as np
 from keras_prm.equivalence import model_state
 from keras_prm.utils import datasets
 from keras_prm.utils import keras_graph
+from keras_prm.utils import variable_keys
 
 _NOISE = ("rate", "stddev", "dropout", "recurrent_dropout")
 
@@ -61,7 +62,7 @@ def recalibrate(model, data, batch_size=32, max_batches=None):
     keras_graph.functional(model)
     layers = {
         id(part): part
-        for _, layer in keras_graph.layer_paths(model)
+        for _, layer in variable_keys.layer_paths(model)
         for part in keras_graph.sublayers(layer)
     }
     layers = [*layers.values()]

@@ -121,7 +121,7 @@ def placed(call, operands):
     """The operands of a call, a constant array where the backend puts it.
 
     Args:
-        call: The `topology.Call` of an operator, in the model as it is.
+        call: The `keras_graph.Call` of an operator, in the model as it is.
         operands: What is given it, here or in the smaller model.
 
     Returns:
@@ -151,7 +151,7 @@ def safe(call, args):
     the batch, or of another axis that is not known.
 
     Args:
-        call: The `topology.Call` that is rebuilt.
+        call: The `keras_graph.Call` that is rebuilt.
         args: Its arguments in the smaller model.
 
     Returns:

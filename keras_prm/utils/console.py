@@ -1,4 +1,4 @@
-"""TODO."""
+"""Lines printed where Keras prints its own."""
 
 from __future__ import annotations
 

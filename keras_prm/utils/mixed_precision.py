@@ -7,6 +7,7 @@ import contextlib
 import keras
 
 from keras_prm.utils import keras_graph
+from keras_prm.utils import variable_keys
 
 _HALF = ("float16", "bfloat16")
 _DOUBLE = "float64"
@@ -32,7 +33,7 @@ def in_half(model):
         list of str: the others.
     """
     mixed, other = [], []
-    for path, layer in keras_graph.layer_paths(model):
+    for path, layer in variable_keys.layer_paths(model):
         for part in keras_graph.sublayers(layer):
             if part.compute_dtype in _HALF:
                 (mixed if _is_mixed(part) else other).append(path)
@@ -52,7 +53,7 @@ def in_float32(model):
     """
     layers = [
         part
-        for _, layer in keras_graph.layer_paths(model)
+        for _, layer in variable_keys.layer_paths(model)
         for part in keras_graph.sublayers(layer)
         if _is_mixed(part) or part.compute_dtype == _DOUBLE
     ]

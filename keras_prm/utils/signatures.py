@@ -18,7 +18,7 @@ import weakref
 
 import keras
 
-from keras_prm.utils import keras_graph
+from keras_prm.utils import variable_keys
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +77,7 @@ def signatures(model):
     Returns:
         tuple of `Signature`.
     """
-    owned = keras_graph.owned(model).items()
+    owned = variable_keys.owned(model).items()
     owners = {id(v): (key, layer) for key, (v, layer) in owned}
     trainable = {id(v) for v in model.trainable_variables}
     found = []

@@ -37,7 +37,7 @@ def effective(call, around=None):
     """What a call is told of training where its model is told nothing.
 
     Args:
-        call: A `topology.Call`.
+        call: A `keras_graph.Call`.
         around: What the model that it belongs to is told, or `None`.
 
     Returns:
@@ -101,7 +101,7 @@ def check_passed_on(without, with_training):
     """`training` may be passed on, or not at all; else it is lost.
 
     Args:
-        without: `block_runs.Run` of a layer at inference.
+        without: `symbolic_call.Run` of a layer at inference.
         with_training: Its run in training, call by call the same.
 
     Raises:
@@ -121,7 +121,7 @@ def told(call, at_inference, in_training):
     """A call as one would write it, if it is told what Keras says.
 
     Args:
-        call: The `topology.Call`.
+        call: The `keras_graph.Call`.
         at_inference: The same call of a run at inference.
         in_training: The same call of a run in training.
 
