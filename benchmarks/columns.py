@@ -74,48 +74,48 @@ def random_site(rng, size, inputs, filters, live, strides=1, in_order=True):
         mask = mask[..., np.argsort(-counts, kind="stable")]
     kernel = rng.normal(size=(3, 3, inputs, filters)).astype("float32")
     kernel *= mask[..., None]
-    return methods.ColumnSite(layer, "kernel", kernel, (size, size))
+    return methods.SparseKernel(layer, "kernel", kernel, (size, size))
 
 
-def bound(site, number):
+def bound(sparse, number):
     """A 1x1 convolution over as many channels as there are live columns."""
     rng = np.random.default_rng(0)
-    kernel = rng.normal(size=(1, 1, number, site.array.shape[-1]))
-    point = layers.Conv2D(site.array.shape[-1], 1)
+    kernel = rng.normal(size=(1, 1, number, sparse.array.shape[-1]))
+    point = layers.Conv2D(sparse.array.shape[-1], 1)
     kernel = kernel.astype("float32")
-    return methods.ColumnSite(point, "kernel", kernel, site.new_space)
+    return methods.SparseKernel(point, "kernel", kernel, sparse.new_space)
 
 
-def times(site, files, threads):
-    """Seconds of files that all take the site's input."""
+def times(sparse, files, threads):
+    """Seconds of files that all take its input."""
     rng = np.random.default_rng(0)
-    shape = (1, *site.space, site.array.shape[-2])
+    shape = (1, *sparse.space, sparse.array.shape[-2])
     inputs = rng.uniform(-1, 1, shape).astype("float32")
     return keras_prm.latency(
         files, inputs, runs=FLAGS.runs, num_threads=threads
     )
 
 
-def print_row(site, threads, label):
-    options = {option.name: option for option in methods.candidates(site)}
-    choice = strategies.ModelLowering().choose_one(site)
-    files = [layer_timing.converted(site) for _ in range(2)]
+def print_row(sparse, threads, label):
+    options = {option.name: option for option in methods.candidates(sparse)}
+    choice = strategies.ModelLowering().choose_one(sparse)
+    files = [layer_timing.converted(sparse) for _ in range(2)]
     names = [name for name in NAMES if name in options]
-    files += [layer_timing.converted(site, options[n]) for n in names]
-    seconds = times(site, files, threads)
-    live = int(site.live.sum())
-    low = bound(site, live)
+    files += [layer_timing.converted(sparse, options[n]) for n in names]
+    seconds = times(sparse, files, threads)
+    live = int(sparse.live.sum())
+    low = bound(sparse, live)
     limit = times(low, [layer_timing.converted(low)], threads)[0]
     ratio = {n: seconds[0] / s for n, s in zip(["again", *names], seconds[1:])}
     ratio["bound"] = seconds[0] / limit
     ratio["model"] = ratio[choice.lowering.name] if choice.lowering else 1.0
-    used = site.live.reshape(-1, site.live.shape[-1]).any(axis=0).sum()
+    used = sparse.live.reshape(-1, sparse.live.shape[-1]).any(axis=0).sum()
     cells = [
         f"{ratio[n]:{_width(n)}.2f}" if n in ratio else " " * _width(n)
         for n in ("again", *NAMES, "model", "bound")
     ]
     print(
-        f"{label:18}  {live:5}/{site.live.size:<5}  {used:4}  {threads:7}  "
+        f"{label:18}  {live:5}/{sparse.live.size:<5}  {used:4}  {threads:7}  "
         f"{1e6 * seconds[0]:8.0f}  " + "  ".join(cells),
         flush=True,
     )
@@ -145,15 +145,15 @@ def fit(rng):
             continue
         live = int(max(1, rng.uniform(0.03, 0.6) * 9 * inputs))
         strides = int(rng.choice([1, 1, 1, 2]))
-        site = random_site(
+        sparse = random_site(
             rng, size, inputs, filters, live, strides, bool(rng.integers(2))
         )
-        options = [None, *methods.candidates(site)]
-        files = [layer_timing.converted(site, o) for o in options]
+        options = [None, *methods.candidates(sparse)]
+        files = [layer_timing.converted(sparse, o) for o in options]
         for option, seconds in zip(
-            options, times(site, files, int(FLAGS.threads[0]))
+            options, times(sparse, files, int(FLAGS.threads[0]))
         ):
-            sizes = cost_model.operations(site, option)
+            sizes = cost_model.operations(sparse, option)
             rows.append([sizes[name] for name in names])
             measured.append(1e6 * seconds)
             groups.append(number)
@@ -184,18 +184,18 @@ class Listener(strategies.Lowerer):
     """Notes which layers could be lowered, and leaves them as they are."""
 
     def __init__(self):
-        self.sites = []
+        self.kernels = []
 
-    def choose_one(self, site):
-        self.sites.append(site)
-        return strategies.Choice(site, None)
+    def choose_one(self, sparse):
+        self.kernels.append(sparse)
+        return strategies.Choice(sparse, None)
 
 
-def model_sites(path):
+def model_kernels(path):
     """The layers with empty columns of a trained model, stripped."""
     listener = Listener()
     keras_prm.strip(keras.saving.load_model(path, compile=False), listener)
-    return listener.sites
+    return listener.kernels
 
 
 def main(argv):
@@ -218,15 +218,15 @@ def main(argv):
     labelled = []
     for text in FLAGS.cases if not FLAGS.models else ():
         size, inputs, filters, live = map(int, text.split("x"))
-        site = random_site(rng, size, inputs, filters, live)
-        labelled.append((f"{size}, {inputs} -> {filters}", site))
+        sparse = random_site(rng, size, inputs, filters, live)
+        labelled.append((f"{size}, {inputs} -> {filters}", sparse))
     for path in FLAGS.models:
-        for site in model_sites(path):
-            name = f"{os.path.basename(path)[:9]} {site.layer.name[:8]}"
-            labelled.append((name, site))
+        for sparse in model_kernels(path):
+            name = f"{os.path.basename(path)[:9]} {sparse.layer.name[:8]}"
+            labelled.append((name, sparse))
     for threads in map(int, FLAGS.threads):
-        for label, site in labelled:
-            print_row(site, threads, label)
+        for label, sparse in labelled:
+            print_row(sparse, threads, label)
 
 
 if __name__ == "__main__":

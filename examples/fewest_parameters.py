@@ -12,10 +12,12 @@ class FewestParameters(strategies.Lowerer):
     pick columns: `lowering="smallest"` looks at the file.
     """
 
-    def choose_one(self, site):
+    def choose_one(self, sparse):
         def key(option):
-            kernel = site.array if option is None else option.kernel(site.array)
-            return kernel.size, cost_model.file_bytes(site, option)
+            kernel = (
+                sparse.array if option is None else option.kernel(sparse.array)
+            )
+            return kernel.size, cost_model.file_bytes(sparse, option)
 
-        best = min([None, *methods.candidates(site)], key=key)
-        return strategies.Choice(site, best, reason="fewest parameters")
+        best = min([None, *methods.candidates(sparse)], key=key)
+        return strategies.Choice(sparse, best, reason="fewest parameters")

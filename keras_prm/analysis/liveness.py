@@ -42,7 +42,7 @@ class Liveness:
         self._removed = None
         self.constants = {}
         for step in graph.steps:
-            step.forward(self)
+            step.propagate_constants(self)
         self.removed, self.unused = self._settle()
 
     def keep(self, ids):
@@ -67,12 +67,12 @@ class Liveness:
                 found[self.graph.classes[at]] = True
         return found
 
-    def folded_bias(self, mix):
-        """What the inputs that go add to each output of a mix, `(out,)`."""
-        value, axis = mix.source
+    def folded_bias(self, contraction):
+        """What the inputs that go add to each output of a contraction, `(out,)`."""
+        value, axis = contraction.source
         gone = ~self.keep(value.ids[axis])
         amount = np.where(gone, self.constant(value, axis), 0.0)
-        return mix.response(self, amount)
+        return contraction.response(self, amount)
 
     # What the steps ask for.
 
@@ -97,12 +97,12 @@ class Liveness:
             self._arrays[id(variable)] = variable_keys.array_of(variable)
         return self._arrays[id(variable)]
 
-    def reach(self, mix):
+    def reach(self, contraction):
         """Which inputs reach which outputs, bool `(groups, *in, *out)`."""
-        number = id(mix.kernel)
+        number = id(contraction.kernel)
         if number not in self._reach:
-            matrices = self.matrices(mix.kernel, mix.axes)
-            self._reach[number] = mix.reach_of(matrices)
+            matrices = self.matrices(contraction.kernel, contraction.axes)
+            self._reach[number] = contraction.reach_of(matrices)
         return self._reach[number]
 
     def matrices(self, kernel, axes):
@@ -113,17 +113,17 @@ class Liveness:
         array = array.transpose((*taps, *ins, *outs))
         return array.reshape(-1, *array.shape[len(taps) :])
 
-    def agreed(self, mix, i):
+    def agreed(self, contraction, i):
         """The constants of a source that all calls of its kernel agree on."""
         if not self._agreed:
-            for other in self.graph.mixes:
+            for other in self.graph.contractions:
                 for j, source in enumerate(other.sources):
                     now = self.constant(*source)
                     before = self._agreed.setdefault((id(other.kernel), j), now)
                     self._agreed[id(other.kernel), j] = np.where(
                         now == before, now, np.nan
                     )
-        return self._agreed[id(mix.kernel), i]
+        return self._agreed[id(contraction.kernel), i]
 
     # Uses, backward.
 
@@ -143,7 +143,7 @@ class Liveness:
         for value, axis in self.graph.reads:
             self.used(value, axis)[:] = True
         for step in reversed(self.graph.steps):
-            step.backward(self)
+            step.propagate_uses(self)
         result = np.zeros(self.graph.num_classes, bool)
         for (number, axis), used in self._uses.items():
             ids = self.graph.values[number].ids[axis]
@@ -168,15 +168,23 @@ class Liveness:
         """
         self.removed = removed
         revived = False
-        for mix in self.graph.mixes if ambiguous_sums.is_followed() else ():
-            value, axes = mix.targets[0][0], [axis for _, axis in mix.targets]
+        for contraction in (
+            self.graph.contractions if ambiguous_sums.is_followed() else ()
+        ):
+            value, axes = (
+                contraction.targets[0][0],
+                [axis for _, axis in contraction.targets],
+            )
             shapes = value.shape, value.shape_of(self.keep)
             was, is_now = (
                 ambiguous_sums.bias_may_go_astray(shape, axes)
                 for shape in shapes
             )
             if is_now and not was:
-                if mix.bias is not None or self.folded_bias(mix).any():
+                if (
+                    contraction.bias is not None
+                    or self.folded_bias(contraction).any()
+                ):
                     revived |= self._widen(removed, value)
         return revived
 
@@ -189,3 +197,31 @@ class Liveness:
                 removed[gone[0]] = False
                 return True
         return False
+
+
+class KeepEverything:
+    """What a `Liveness` says of the channels to stay, where all of them do.
+
+    For copies of models, and for edits of kernels that change no width.
+
+    Args:
+        graph: A finished `DependencyGraph`.
+    """
+
+    def __init__(self, graph):
+        self.graph = graph
+        self._arrays = {}
+
+    def keep(self, ids):
+        return np.ones(len(ids), bool)
+
+    def is_zero(self, value):
+        return False
+
+    def constant(self, value, axis):
+        return np.full(value.shape[axis], np.nan)
+
+    def folded_bias(self, contraction):
+        return np.zeros(())
+
+    array = Liveness.array

@@ -16,10 +16,10 @@ import keras
 import numpy as np
 
 from keras_prm.dependency.graph_builder import GraphBuilder
-from keras_prm.dependency.propagation import Mix
+from keras_prm.dependency.propagation import Contraction
 from keras_prm.dependency.propagation import Recurrence
 from keras_prm.rules import registry
-from keras_prm.rules.base import Site
+from keras_prm.rules.base import LayerCall
 from keras_prm.utils import keras_graph
 from keras_prm.utils import training_argument
 from keras_prm.utils import variable_keys
@@ -36,7 +36,7 @@ class DependencyGraph(GraphBuilder):
         inner: dict from `id(wrapper)` to the `Call`s of the layers inside.
         homes: dict from `id(KerasTensor)` to its `Value`s: one, or in a
             nested model one per call of that model.
-        firsts: dict from `id(operation)` to its first `keras_graph.Call`, of
+        firsts: dict from `id(operation)` to its first `keras_graph.Node`, of
             all but nested models.
         training: What the model or wrapper around is told of training, or
             `None`.
@@ -63,14 +63,14 @@ class DependencyGraph(GraphBuilder):
             prefix: Path of the model in the hierarchy, `""` or `"a/b/"`.
             reason: Why all its layers have to be left alone, or `None`.
         """
-        for call in keras_graph.calls(view):
-            self.call(call, tensors, prefix + call.operation.name, reason)
+        for node in keras_graph.nodes(view):
+            self.visit(node, tensors, prefix + node.operation.name, reason)
 
-    def call(self, call, tensors, path, reason=None):
+    def visit(self, node, tensors, path, reason=None):
         """Traces one call.
 
         Args:
-            call: The `keras_graph.Call`.
+            node: The `keras_graph.Node`.
             tensors: As for `walk`.
             path: The operation's place in the hierarchy.
             reason: Why it has to be left alone, or `None`.
@@ -78,25 +78,25 @@ class DependencyGraph(GraphBuilder):
         Returns:
             list of `Value`, one per output.
         """
-        if keras_graph.is_model(call.operation):
-            outputs = self._enter(call, tensors, path, reason)
+        if keras_graph.is_model(node.operation):
+            outputs = self._enter(node, tensors, path, reason)
         else:
-            self.firsts.setdefault(id(call.operation), call)
-            inputs = [tensors[id(x)] for x in call.inputs]
-            outputs = [self.value(x.shape, path) for x in call.outputs]
-            site = Site(self, call, path, inputs, outputs)
-            registry.apply(site, reason)
-            self._tie_calls(call.operation, outputs)
-        for x, value in zip(call.outputs, outputs):
+            self.firsts.setdefault(id(node.operation), node)
+            inputs = [tensors[id(x)] for x in node.inputs]
+            outputs = [self.value(x.shape, path) for x in node.outputs]
+            call = LayerCall(self, node, path, inputs, outputs)
+            registry.apply(call, reason)
+            self._tie_calls(node.operation, outputs)
+        for x, value in zip(node.outputs, outputs):
             tensors[id(x)] = value
             self.homes.setdefault(id(x), []).append(value)
         return outputs
 
     @contextlib.contextmanager
-    def told(self, call):
+    def told(self, node):
         """What a call is told of training goes for what is inside."""
         before = self.training
-        self.training = training_argument.effective(call, before)
+        self.training = training_argument.effective(node, before)
         try:
             yield
         finally:
@@ -142,15 +142,15 @@ class DependencyGraph(GraphBuilder):
                     if not (old.ids[axis] is new.ids[axis] is None):
                         self.tie(self.ids(old, axis), self.ids(new, axis))
 
-    def _enter(self, call, tensors, path, reason):
-        view = keras_graph.functional(call.operation)
-        inputs = [tensors[id(x)] for x in keras_graph.fed(call, view)]
-        reason = reason or registry.unknown_argument(call)
-        self._tie_values(id(call.operation), inputs)
+    def _enter(self, node, tensors, path, reason):
+        view = keras_graph.functional(node.operation)
+        inputs = [tensors[id(x)] for x in keras_graph.fed(node, view)]
+        reason = reason or registry.unknown_argument(node)
+        self._tie_values(id(node.operation), inputs)
         tensors = dict(zip(map(id, view.inputs), inputs))
         for x, value in zip(view.inputs, inputs):
             self.homes.setdefault(id(x), []).append(value)
-        with self.told(call):
+        with self.told(node):
             self.walk(view, tensors, path + "/", reason)
         return [tensors[id(x)] for x in view.outputs]
 
@@ -177,8 +177,10 @@ class DependencyGraph(GraphBuilder):
 
     @property
     def products(self):
-        """The steps that multiply with kernels: `Mix`, `Recurrence`."""
-        return [s for s in self.steps if isinstance(s, (Mix, Recurrence))]
+        """The steps that multiply with kernels."""
+        return [
+            s for s in self.steps if isinstance(s, (Contraction, Recurrence))
+        ]
 
     @property
     def macs(self):
@@ -214,8 +216,8 @@ class DependencyGraph(GraphBuilder):
         return " and ".join(causes)
 
     @property
-    def mixes(self):
-        return [step for step in self.steps if isinstance(step, Mix)]
+    def contractions(self):
+        return [step for step in self.steps if isinstance(step, Contraction)]
 
 
 def trace(model, reason=None):

@@ -66,16 +66,16 @@ def of(activation):
     return lambda constants: evaluate(activation, constants)
 
 
-def by(site):
+def by(call):
     """The map of constants of an elementwise call with one tensor."""
-    call = site.call
+    node = call.node
 
     def function(tensor):
         # Not `operation(...)`, which records losses and casts by itself.
-        dtype = getattr(call.operation, "compute_dtype", tensor.dtype)
+        dtype = getattr(node.operation, "compute_dtype", tensor.dtype)
         tensor = keras.ops.cast(tensor, dtype)
-        args, kwargs = call.arguments.fill_in({id(call.inputs[0]): tensor})
-        return call.operation.call(*args, **kwargs)
+        args, kwargs = node.arguments.fill_in({id(node.inputs[0]): tensor})
+        return node.operation.call(*args, **kwargs)
 
     return lambda constants: evaluate(function, constants)
 

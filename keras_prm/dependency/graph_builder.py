@@ -9,11 +9,11 @@ import numpy as np
 
 from keras_prm.dependency import constants
 from keras_prm.dependency.propagation import Affine
-from keras_prm.dependency.propagation import Flow
-from keras_prm.dependency.propagation import Mix
+from keras_prm.dependency.propagation import Contraction
 from keras_prm.dependency.propagation import Moments
+from keras_prm.dependency.propagation import Positionwise
 from keras_prm.dependency.propagation import Recurrence
-from keras_prm.dependency.propagation import Sum
+from keras_prm.dependency.propagation import ReduceSum
 from keras_prm.dependency.values import Value
 from keras_prm.dependency.values import Weight
 from keras_prm.utils import ambiguous_sums
@@ -128,13 +128,13 @@ class GraphBuilder:
                 reason = "another call of its layer is left as it is"
                 self.fix(new if old is None else old, reason)
 
-    def flow(self, sources, target, combine, gate=None):
+    def positionwise(self, sources, target, combine, gate=None):
         """Records that positions pass from `sources` into `target`."""
-        self.steps.append(Flow(tuple(sources), target, combine, gate))
+        self.steps.append(Positionwise(tuple(sources), target, combine, gate))
 
-    def mix(
+    def contraction(
         self,
-        site,
+        call,
         sources,
         targets,
         kernel,
@@ -147,7 +147,7 @@ class GraphBuilder:
         """Records a product with a kernel and makes its output's ids.
 
         Args:
-            site: The call it belongs to.
+            call: The call it belongs to.
             sources: list of `(value, axis)`, one per input axis of the
                 kernel.
             targets: list of `(value, axis)`, one per output axis; those
@@ -159,7 +159,7 @@ class GraphBuilder:
             macs: Multiply-accumulates per sample and kernel entry; `None`
                 takes the number of positions of the target.
             prunes_columns: Whether a plan may prune the kernel's columns.
-            **options: Other fields of `Mix`: `groups`, `depthwise`,
+            **options: Other fields of `Contraction`: `groups`, `depthwise`,
                 `activation`, `inside`.
         """
         rank = len(kernel.shape)
@@ -183,20 +183,20 @@ class GraphBuilder:
             if bias is not None:
                 bias, options["activation"] = None, constants.unknown
                 for ids in out_ids:
-                    self.fix(ids, f"'{site.path}' has as many as positions")
+                    self.fix(ids, f"'{call.path}' has as many as positions")
         if macs is None:
             macs = _positions(targets)
         macs = self._repeated(macs)
         self.steps.append(
-            Mix(
+            Contraction(
                 tuple(sources),
                 tuple(targets),
                 kernel,
                 (ins, outs),
                 bias=bias,
                 macs=macs,
-                layer=site.layer,
-                path=site.path,
+                layer=call.layer,
+                path=call.path,
                 **options,
             )
         )
@@ -216,18 +216,18 @@ class GraphBuilder:
             self._tie_groups(in_ids[0], found[0], options["groups"])
         return found
 
-    def recurrence(self, site, source, target, gates, candidate):
+    def recurrence(self, call, source, target, gates, candidate):
         """Records a recurrent layer and makes the ids of its units.
 
         Args:
-            site: The call it belongs to.
+            call: The call it belongs to.
             source: `(value, axis)` of the inputs.
             target: `(value, axis)` of the units.
             gates: How many gates a unit has.
             candidate: Which gate has to be zero for the output to be;
                 `None` if that is not enough.
         """
-        cell = site.layer.cell
+        cell = call.layer.cell
         value, axis = target
         units = self.new_ids(cell.units)
         value.ids[axis] = units
@@ -242,7 +242,7 @@ class GraphBuilder:
         if bias is not None:
             lead = [None] * (len(bias.shape) - 1)
             self.weight(bias, [*lead, by_gate], "vector")
-        states = keras.tree.flatten(site.layer.states or ())
+        states = keras.tree.flatten(call.layer.states or ())
         for state in states:
             self.states[id(state)] = [None, units]
         steps = self._repeated(source[0].shape[1])
@@ -255,8 +255,8 @@ class GraphBuilder:
                 bias,
                 candidate,
                 steps,
-                site.layer,
-                site.path,
+                call.layer,
+                call.path,
                 tuple(states),
             )
         )
@@ -276,10 +276,10 @@ class GraphBuilder:
         value.ids[axis] = self.ids(*source)
         self.steps.append(Moments(source, target, groups, combine))
 
-    def total(self, value, axis):
+    def reduce_sum(self, value, axis):
         """Records that an axis is summed over: what is zero may go."""
         self.ids(value, axis)
-        self.steps.append(Sum((value, axis)))
+        self.steps.append(ReduceSum((value, axis)))
 
     def _tie_groups(self, in_ids, out_ids, groups):
         blocks = np.concatenate(

@@ -1,9 +1,10 @@
-"""The steps a trace consists of, and how channels act on each other in them.
+"""The steps of a graph, and how constants and uses propagate through them.
 
-Every step answers the two questions that liveness asks. `forward`: which
-positions of its targets are constant, given which of its sources are.
-`backward`: which positions of its sources are used, given which of its
-targets are. Both speak to a `Liveness`, here called `live`.
+Every step answers the two questions that liveness asks. Forward,
+`propagate_constants`: which positions of its targets are constant, given which
+of its sources are. Backward, `propagate_uses`: which positions of its sources
+are used, given which of its targets are. Both speak to a `Liveness`, here
+called `live`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Flow:
+class Positionwise:
     """Positions of one axis that go, one by one, into those of another.
 
     Position `targets[k]` of the target is `combine` of position
@@ -35,7 +36,7 @@ class Flow:
     combine: Callable[..., np.ndarray]
     gate: np.ndarray | None = None
 
-    def forward(self, live):
+    def propagate_constants(self, live):
         value, axis, positions = self.target
         parts = [live.constant(v, a)[at] for v, a, at in self.sources]
         image = self.combine(*parts)
@@ -46,7 +47,7 @@ class Flow:
         differs = result[positions] != image
         result[positions[differs]] = np.nan
 
-    def backward(self, live):
+    def propagate_uses(self, live):
         value, axis, positions = self.target
         wanted = live.used(value, axis)[positions]
         if self.gate is not None:
@@ -70,14 +71,14 @@ class Affine:
     target: tuple
     terms: Callable
 
-    def forward(self, live):
+    def propagate_constants(self, live):
         scale, shift = self.terms(live.array)
         inputs = live.constant(*self.source)
         found = np.where(scale == 0, shift, scale * inputs + shift)
         value, axis = self.target
         live.constants[value.number, axis] = found
 
-    def backward(self, live):
+    def propagate_uses(self, live):
         scale, _ = self.terms(live.array)
         live.used(*self.source)[live.used(*self.target) & (scale != 0)] = True
 
@@ -98,19 +99,19 @@ class Moments:
     groups: int
     combine: Callable[[np.ndarray], np.ndarray]
 
-    def forward(self, live):
+    def propagate_constants(self, live):
         value, axis = self.target
         found = self.combine(live.constant(*self.source))
         live.constants[value.number, axis] = found
 
-    def backward(self, live):
+    def propagate_uses(self, live):
         wanted = live.used(*self.target).reshape(self.groups, -1)
         reads = np.repeat(wanted.any(axis=1), wanted.shape[1])
         live.used(*self.source)[reads] = True
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Sum:
+class ReduceSum:
     """The sum over an axis: every position is used that is not zero.
 
     Args:
@@ -119,16 +120,16 @@ class Sum:
 
     source: tuple
 
-    def forward(self, live):
+    def propagate_constants(self, live):
         """The axis ends here."""
 
-    def backward(self, live):
+    def propagate_uses(self, live):
         zero = live.constant(*self.source) == 0
         live.used(*self.source)[~(live.gone(*self.source) & zero)] = True
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Mix:
+class Contraction:
     """A product with a kernel: every output reads every input of its group.
 
     Args:
@@ -177,7 +178,7 @@ class Mix:
     def target(self):
         return self.targets[0]
 
-    def forward(self, live):
+    def propagate_constants(self, live):
         reach = live.reach(self)
         inputs = [live.constant(*s) for s in self.sources]
         varies = self._varying(live, reach, inputs)
@@ -189,7 +190,7 @@ class Mix:
                 result = result + self._bias_of(live, i)
             live.constants[value.number, axis] = self.activation(result)
 
-    def backward(self, live):
+    def propagate_uses(self, live):
         reach = live.reach(self)
         wanted = [live.used(*t) for t in self.targets]
         if not all(w.all() for w in wanted):
@@ -326,7 +327,7 @@ class Recurrence:
     def targets(self):
         return (self.target,)
 
-    def forward(self, live):
+    def propagate_constants(self, live):
         value, axis = self.target
         zero = np.zeros(value.shape[axis], bool)
         if self.candidate is not None:
@@ -346,7 +347,7 @@ class Recurrence:
                 zero &= ~lost
         live.constants[value.number, axis] = np.where(zero, 0.0, np.nan)
 
-    def backward(self, live):
+    def propagate_uses(self, live):
         inputs, states = self._reaches(live)
         wanted = live.used(*self.target)
         idle = live.gone(*self.target) & (live.constant(*self.target) == 0)

@@ -51,19 +51,19 @@ def _indices(view, arrays, names):
         names: What to call each input; of the outermost model.
     """
     sources = {id(x): {n} for x, n in zip(view.inputs, names)}
-    for call in keras_graph.calls(view):
+    for node in keras_graph.nodes(view):
         come_from = set()
-        for x in call.inputs:
+        for x in node.inputs:
             come_from |= sources.get(id(x), set())
-        sources.update((id(y), come_from) for y in call.outputs)
-        layer = call.operation
+        sources.update((id(y), come_from) for y in node.outputs)
+        layer = node.operation
         if isinstance(layer, layers.Embedding):
-            values = _values(view, call.inputs, arrays)
+            values = _values(view, node.inputs, arrays)
             if values is not None:
                 yield layer, sorted(come_from), values[0]
         elif keras_graph.is_model(layer) and _has_tables(layer):
             inner = keras_graph.functional(layer)
-            outer = keras_graph.fed(call, inner)
+            outer = keras_graph.fed(node, inner)
             values = _values(view, outer, arrays)
             if values is not None:
                 own = [" or ".join(sorted(sources[id(x)])) for x in outer]

@@ -85,9 +85,9 @@ def of(model):
 def _readers(view):
     """dict from `id(tensor)` to the calls that take it."""
     found = {}
-    for call in keras_graph.calls(view):
-        for x in {id(x): x for x in call.inputs}.values():
-            found.setdefault(id(x), []).append(call)
+    for node in keras_graph.nodes(view):
+        for x in {id(x): x for x in node.inputs}.values():
+            found.setdefault(id(x), []).append(node)
     return found
 
 
@@ -96,49 +96,49 @@ def _domain(x, readers, scale=1.0, offset=0.0):
     if id(x) not in readers:
         return _usual(scale, offset)
     found = [
-        _of_call(call, x, readers, scale, offset) for call in readers[id(x)]
+        _of_call(node, x, readers, scale, offset) for node in readers[id(x)]
     ]
     return _meet([domain for domain in found if domain is not None])
 
 
-def _of_call(call, x, readers, scale, offset):
-    layer = call.operation
+def _of_call(node, x, readers, scale, offset):
+    layer = node.operation
     while isinstance(layer, (layers.TimeDistributed, layers.Bidirectional)):
         is_timed = isinstance(layer, layers.TimeDistributed)
         layer = layer.layer if is_timed else layer.forward_layer
     if keras_graph.is_model(layer):
-        return _of_model(call, layer, x, scale, offset)
-    domain, step = _asked(layer, call, x), _affine(layer, call, x)
+        return _of_model(node, layer, x, scale, offset)
+    domain, step = _asked(layer, node, x), _affine(layer, node, x)
     if domain is not None:
         usual = _usual(scale, offset) if domain.kind == "real" else None
         return usual or _before(domain, scale, offset)
     if type(layer).__name__ == "GetItem":
-        return _of_part(call, x, readers, scale, offset)
+        return _of_part(node, x, readers, scale, offset)
     if step is None and not _carries(layer):
         return _usual(scale, offset)
     if step is not None:
-        return _of_scaled(call, step, readers, scale, offset)
-    found = [_domain(y, readers, scale, offset) for y in call.outputs]
+        return _of_scaled(node, step, readers, scale, offset)
+    found = [_domain(y, readers, scale, offset) for y in node.outputs]
     return _meet([domain for domain in found if domain is not None])
 
 
-def _of_scaled(call, step, readers, scale, offset):
+def _of_scaled(node, step, readers, scale, offset):
     """The domain of a tensor by that of itself times and plus constants."""
     whole = step[0] * scale, step[0] * offset + step[1]
     if np.all(np.abs(step[0]) < 2):
-        return _domain(call.outputs[0], readers, *whole)
+        return _domain(node.outputs[0], readers, *whole)
     # Up to what is scaled down again further on.
-    domain = _domain(call.outputs[0], readers)
+    domain = _domain(node.outputs[0], readers)
     return _before(domain, *whole) if domain else _usual(*whole)
 
 
-def _of_part(call, x, readers, scale, offset):
+def _of_part(node, x, readers, scale, offset):
     """The domain of a tensor by that of a part of it, one column say."""
-    found = [_domain(y, readers, scale, offset) for y in call.outputs]
+    found = [_domain(y, readers, scale, offset) for y in node.outputs]
     domain, shape = _meet([d for d in found if d is not None]), x.shape[1:]
     if domain is None or domain.values or domain.kind == "word":
         return domain
-    index = call.arguments.args[1] if len(call.arguments.args) > 1 else None
+    index = node.arguments.args[1] if len(node.arguments.args) > 1 else None
     is_known = isinstance(index, tuple) and index[:1] == (slice(None),)
     if domain.kind != "integer" or not is_known or None in shape:
         return domain
@@ -150,11 +150,11 @@ def _of_part(call, x, readers, scale, offset):
     return dataclasses.replace(domain, low=low, high=high)
 
 
-def _of_model(call, model, x, scale, offset):
+def _of_model(node, model, x, scale, offset):
     view = keras_graph.functional(model)
-    fed, readers = call.inputs, _readers(view)
-    if call.operation is model:
-        fed = keras_graph.fed(call, view)
+    fed, readers = node.inputs, _readers(view)
+    if node.operation is model:
+        fed = keras_graph.fed(node, view)
     found = [
         _domain(inner, readers, scale, offset)
         for inner, outer in zip(view.inputs, fed)
@@ -226,13 +226,13 @@ def _usual(scale, offset):
     return Domain("real", np.minimum(*ends), np.maximum(*ends))
 
 
-def _affine(operation, call, x):
+def _affine(operation, node, x):
     """`(scale, offset)` of what multiplies and adds constants, or None."""
     if isinstance(operation, layers.Rescaling):
         return _factor(operation.scale, operation.offset)
-    name, args = type(operation).__name__, call.arguments.args
+    name, args = type(operation).__name__, node.arguments.args
     names = ("Add", "Subtract", "Multiply", "Divide", "TrueDivide")
-    if name not in names or len(args) != 2 or len(call.inputs) != 1:
+    if name not in names or len(args) != 2 or len(node.inputs) != 1:
         return None
     is_first = args[0] is x
     try:
@@ -256,7 +256,7 @@ def _factor(scale, offset):
     return np.where(scale, scale, 1.0), np.where(scale, offset, 0.0)
 
 
-def _asked(layer, call, x):
+def _asked(layer, node, x):
     """The `Domain` that a layer or operation tells of what it takes."""
     name = type(layer).__name__
     for kinds, rule in _RULES:
@@ -264,10 +264,10 @@ def _asked(layer, call, x):
             return rule(layer)
     if name == "OneHot":
         return Domain("integer", 0, layer.num_classes - 1)
-    if name == "Take" and call.inputs[-1] is x and len(call.inputs) == 1:
-        table = call.arguments.args[0]
+    if name == "Take" and node.inputs[-1] is x and len(node.inputs) == 1:
+        table = node.arguments.args[0]
         shape = getattr(table, "shape", ())
-        if len(call.arguments.args) > 1 and len(shape) and table is not x:
+        if len(node.arguments.args) > 1 and len(shape) and table is not x:
             return Domain("integer", 0, shape[layer.axis or 0] - 1)
     if isinstance(layer, keras.Layer) and "int" in x.dtype:
         tables = [

@@ -11,7 +11,7 @@ import keras
 from keras import layers
 from keras import tree
 
-from keras_prm.analysis.liveness import Liveness
+from keras_prm.analysis.liveness import KeepEverything
 from keras_prm.analysis.trace import trace
 from keras_prm.equivalence import model_state
 from keras_prm.equivalence import number_checks
@@ -236,8 +236,8 @@ def _renamed(opener, inputs, outputs):
     inputs, outputs = tree.flatten(inputs), tree.flatten(outputs)
     taken = {keras_graph.input_layer(x).name for x in inputs}
     before = {}
-    for call in keras_graph.calls_between(inputs, outputs):
-        operation = call.operation
+    for node in keras_graph.nodes_between(inputs, outputs):
+        operation = node.operation
         if id(operation) not in before:
             before[id(operation)] = operation, operation.name
             path = opener.paths.get(id(operation), operation.name)
@@ -272,12 +272,11 @@ def _copied(view, model):
         The new model; what became of each variable; why it is not of the
         class of the model that it stands for, or `""`.
     """
-    graph = trace(view, reason="it is copied as it is")
-    builder = slim_model.Builder(Liveness(graph))
+    rebuilder = slim_model.ModelRebuilder(KeepEverything(trace(view)))
     with model_state.random_numbers_kept():
-        found = builder.model(view, is_root=True, origin=model)
-    reason = next((why for m, why in builder.lost if m is model), "")
-    return found, builder.maker.targets, reason
+        found = rebuilder.model(view, is_root=True, origin=model)
+    reason = next((why for m, why in rebuilder.lost if m is model), "")
+    return found, rebuilder.slimmer.targets, reason
 
 
 def _check_variables(model, shared, found):

@@ -45,11 +45,11 @@ class Opener:
                 holds the model's inputs and receives all the others.
             prefix: Path of the model, `""` or `"a/b/"`.
         """
-        for call in keras_graph.calls(view):
-            name = call.operation.name
+        for node in keras_graph.nodes(view):
+            name = node.operation.name
             if prefix:
-                name = _uncounted(call.operation)
-            self._run(call, tensors, prefix + name)
+                name = _uncounted(node.operation)
+            self._run(node, tensors, prefix + name)
 
     def layer(self, layer, args, kwargs, prefix):
         """What a layer's `call` returns, from the calls that it makes.
@@ -66,10 +66,10 @@ class Opener:
         args, kwargs = symbolic_call.cast(layer, (args, kwargs))
         found = symbolic_call.inside(layer, args, kwargs)
         tensors, names = {id(x): x for x in found.inputs}, _names(layer)
-        for call in found.calls:
-            operation = call.operation
+        for node in found.nodes:
+            operation = node.operation
             name = names.get(id(operation)) or _uncounted(operation)
-            self._run(call, tensors, prefix + name)
+            self._run(node, tensors, prefix + name)
         self._opened.append(layer)
         return tree.map_structure(lambda x: tensors[id(x)], found.outputs)
 
@@ -93,38 +93,38 @@ class Opener:
             if wanted & set(map(id, keras_graph.sublayers(layer)))
         }
 
-    def _run(self, call, tensors, path):
-        operation = call.operation
-        args, kwargs = call.arguments.fill_in(tensors)
+    def _run(self, node, tensors, path):
+        operation = node.operation
+        args, kwargs = node.arguments.fill_in(tensors)
         outputs = None
         if keras_graph.is_model(operation) or registry.is_block(operation):
             try:
-                outputs = self._open(call, args, kwargs, tensors, path)
+                outputs = self._open(node, args, kwargs, tensors, path)
             except ValueError as reason:
                 self.closed[path] = str(reason)
         elif _wraps_a_block(operation):
             reason = "layers of Keras around others are not looked into"
             self.closed[path] = reason
         if outputs is None:
-            outputs = replay_check.of_any_batch(call)(*args, **kwargs)
+            outputs = replay_check.of_any_batch(node)(*args, **kwargs)
             if id(operation) not in self.paths:
                 self.paths[id(operation)] = path
                 self._leaves.append(operation)
-        for x, new in zip(call.outputs, tree.flatten(outputs), strict=True):
+        for x, new in zip(node.outputs, tree.flatten(outputs), strict=True):
             tensors[id(x)] = new
 
-    def _open(self, call, args, kwargs, tensors, path):
-        layer = call.operation
+    def _open(self, node, args, kwargs, tensors, path):
+        layer = node.operation
         if id(layer) in self._shut:
             raise ValueError("it shares layers with what stays closed")
         if not keras_graph.is_model(layer):
-            if any(map(keras_graph.is_masked, (*call.inputs, *call.outputs))):
+            if any(map(keras_graph.is_masked, (*node.inputs, *node.outputs))):
                 raise ValueError("it reads or makes a mask of timesteps")
             return self.layer(layer, args, kwargs, path + "/")
-        if reason := registry.unknown_argument(call):
+        if reason := registry.unknown_argument(node):
             raise ValueError(reason)
         view = keras_graph.functional(layer)
-        inputs = [tensors[id(x)] for x in keras_graph.fed(call, view)]
+        inputs = [tensors[id(x)] for x in keras_graph.fed(node, view)]
         inputs = symbolic_call.cast(layer, inputs)
         inside = {
             id(x): _as_input(x, given) for x, given in zip(view.inputs, inputs)

@@ -12,22 +12,22 @@ from keras_prm.utils import datasets
 from keras_prm.utils import training_argument
 
 
-def of_any_batch(call):
+def of_any_batch(node):
     """The operation of a call; one that reshapes, for any number of samples.
 
     `ops.reshape(x, (ops.shape(x)[0], ...))` gets no number from a symbolic
     tensor.
     """
-    shape = getattr(call.operation, "newshape", None)
+    shape = getattr(node.operation, "newshape", None)
     if not isinstance(shape, (list, tuple)) or [*shape[:1]] != [None]:
-        return call.operation
-    if None in (*call.inputs[0].shape[1:], *shape[1:]):
-        return call.operation
-    size, rest = math.prod(call.inputs[0].shape[1:]), list(shape[1:])
+        return node.operation
+    if None in (*node.inputs[0].shape[1:], *shape[1:]):
+        return node.operation
+    size, rest = math.prod(node.inputs[0].shape[1:]), list(shape[1:])
     if -1 in rest:
         rest[rest.index(-1)] = size // max(1, -math.prod(rest))
     if math.prod(rest) != size:
-        return call.operation
+        return node.operation
     return lambda x: keras.ops.reshape(x, (-1, *rest))
 
 
@@ -85,12 +85,12 @@ def _at_inference(layer, args, kwargs, inputs):
 def _replayed(found, arrays):
     """What the calls inside return for arrays."""
     tensors = dict(zip(map(id, found.inputs), arrays))
-    for call in found.calls:
-        args, kwargs = call.arguments.fill_in(tensors)
-        names = training_argument.parameters(call.operation)
+    for node in found.nodes:
+        args, kwargs = node.arguments.fill_in(tensors)
+        names = training_argument.parameters(node.operation)
         if "training" in names and names.index("training") >= len(args):
             kwargs = kwargs | {"training": False}
-        results = of_any_batch(call)(*args, **kwargs)
-        for x, y in zip(call.outputs, tree.flatten(results), strict=True):
+        results = of_any_batch(node)(*args, **kwargs)
+        for x, y in zip(node.outputs, tree.flatten(results), strict=True):
             tensors[id(x)] = y
     return tree.map_structure(lambda x: tensors[id(x)], found.outputs)

@@ -25,12 +25,12 @@ class Run:
     Args:
         inputs: list of the `KerasTensor`s that it is given, each once.
         outputs: What it returns, a structure of `KerasTensor`s.
-        calls: list of the `keras_graph.Call`s from the former to the latter.
+        nodes: list of the `keras_graph.Node`s from the former to the latter.
     """
 
     inputs: list
     outputs: object
-    calls: list
+    nodes: list
 
 
 def run(layer, args, kwargs, training):
@@ -73,29 +73,29 @@ def run(layer, args, kwargs, training):
         raise ValueError("it adds a loss")
     if not all(map(is_symbolic, tree.flatten(outputs))):
         raise ValueError("its `call` returns what is no tensor")
-    calls = keras_graph.calls_between(inputs, tree.flatten(outputs))
-    return Run(inputs, outputs, calls)
+    nodes = keras_graph.nodes_between(inputs, tree.flatten(outputs))
+    return Run(inputs, outputs, nodes)
 
 
 def course(run):
     """What a `Run` calls on what, and with what else, to be compared."""
     numbers = {id(x): f"tensor {i}" for i, x in enumerate(run.inputs)}
     found = []
-    for call in run.calls:
+    for node in run.nodes:
         given = {
             name: _plain(x, numbers)
-            for name, x in call.arguments.kwargs.items()
+            for name, x in node.arguments.kwargs.items()
             if name != "training"
         }
-        names = training_argument.parameters(call.operation)
+        names = training_argument.parameters(node.operation)
         position = names.index("training") if "training" in names else None
         more = [
             _plain(x, numbers)
-            for i, x in enumerate(call.arguments.args)
+            for i, x in enumerate(node.arguments.args)
             if i != position
         ]
-        found.append((_identity(call.operation), more, given))
-        for x in call.outputs:
+        found.append((_identity(node.operation), more, given))
+        for x in node.outputs:
             numbers[id(x)] = f"tensor {len(numbers)}"
     return found, _plain(run.outputs, numbers)
 
@@ -184,15 +184,15 @@ def inside(layer, args, kwargs):
     found, *runs = (
         run(layer, args, kwargs, training) for training in (None, False, True)
     )
-    _check_weights(layer, found.calls)
+    _check_weights(layer, found.nodes)
     if len({str(course(each)) for each in (found, *runs)}) > 1:
         raise ValueError(
             "it computes otherwise in training than at inference, not only by "
             "layers that do"
         )
     training_argument.check_passed_on(*runs)
-    calls = map(training_argument.told, found.calls, *(r.calls for r in runs))
-    found = dataclasses.replace(found, calls=list(calls))
+    nodes = map(training_argument.told, found.nodes, *(r.nodes for r in runs))
+    found = dataclasses.replace(found, nodes=list(nodes))
     replay_check.check(layer, args, kwargs, found)
     return found
 
@@ -220,16 +220,16 @@ def _check_own_weights(layer):
         raise ValueError(f"it has weights of its own: {', '.join(own[:3])}")
 
 
-def _check_weights(layer, calls):
+def _check_weights(layer, nodes):
     """All weights have to be those of layers that are called."""
     called = {
-        id(w) for call in calls for w in getattr(call.operation, "weights", ())
+        id(w) for node in nodes for w in getattr(node.operation, "weights", ())
     }
     lost = [w.path for w in layer.weights if id(w) not in called]
     lost += [
         x.path
-        for call in calls
-        for x in tree.flatten((call.arguments.args, call.arguments.kwargs))
+        for node in nodes
+        for x in tree.flatten((node.arguments.args, node.arguments.kwargs))
         if isinstance(x, keras.Variable)
     ]
     if names := list(dict.fromkeys(lost)):

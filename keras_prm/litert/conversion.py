@@ -287,20 +287,20 @@ def _reason(text, view, batch_size=None):
 def _of_strings(view):
     """From an operation on strings that no file has to the layers with it."""
     found = {}
-    for call in keras_graph.all_calls(view):
-        if any(x.dtype == "string" for x in (*call.inputs, *call.outputs)):
-            for name in filter(_STRINGS.search, _computed_by(call)):
-                found.setdefault(name, []).append(call.operation.name)
+    for node in keras_graph.all_nodes(view):
+        if any(x.dtype == "string" for x in (*node.inputs, *node.outputs)):
+            for name in filter(_STRINGS.search, _computed_by(node)):
+                found.setdefault(name, []).append(node.operation.name)
     return found
 
 
 def _after_strings(view):
     """How to make a model of all that follows the last strings, as code."""
     readers = {
-        call.operation.name: call.operation
-        for call in keras_graph.calls(view)
-        if any(x.dtype == "string" for x in call.inputs)
-        and not any(x.dtype == "string" for x in call.outputs)
+        node.operation.name: node.operation
+        for node in keras_graph.nodes(view)
+        if any(x.dtype == "string" for x in node.inputs)
+        and not any(x.dtype == "string" for x in node.outputs)
     }
     if not readers or any(map(keras_graph.is_model, readers.values())):
         return "`keras.Model(first_numbers, model.outputs)`"
@@ -320,23 +320,23 @@ def _operators(view, names):
     TensorFlow knows the names of layers alone.
     """
     found = {}
-    for call in keras_graph.all_calls(view):
-        if not isinstance(call.operation, keras.Layer):
-            for name in names & _computed_by(call):
-                found.setdefault(name, []).append(call.operation.name)
+    for node in keras_graph.all_nodes(view):
+        if not isinstance(node.operation, keras.Layer):
+            for name in names & _computed_by(node):
+                found.setdefault(name, []).append(node.operation.name)
     return found
 
 
-def _computed_by(call):
+def _computed_by(node):
     """The kinds of TensorFlow's operations that a call consists of."""
     import tensorflow as tf
 
     def run(*tensors):
-        tensors = dict(zip(map(id, call.inputs), tensors))
-        args, kwargs = call.arguments.fill_in(tensors)
-        return call.operation(*args, **kwargs)
+        tensors = dict(zip(map(id, node.inputs), tensors))
+        args, kwargs = node.arguments.fill_in(tensors)
+        return node.operation(*args, **kwargs)
 
-    specs = [tf.TensorSpec(x.shape, x.dtype) for x in call.inputs]
+    specs = [tf.TensorSpec(x.shape, x.dtype) for x in node.inputs]
     graph = tf.function(run).get_concrete_function(*specs).graph
     return {operation.type for operation in graph.get_operations()}
 

@@ -29,7 +29,7 @@ def twin(view, is_numeric):
     return replay.model(view, inputs, _prepare)
 
 
-def _prepare(call, args, kwargs):
+def _prepare(node, args, kwargs):
     return keras.tree.map_structure(_single, (args, kwargs))
 
 
@@ -59,14 +59,14 @@ def in_single(view):
         ValueError: Something in it computes in float64 all the same.
     """
     is_double = [x.dtype == "float64" for x in view.inputs]
-    outputs = [x for call in keras_graph.calls(view) for x in call.outputs]
+    outputs = [x for node in keras_graph.nodes(view) for x in node.outputs]
     if not any(is_double) and all(x.dtype != "float64" for x in outputs):
         return view
     single = twin(view, is_double)
     left = {
-        call.operation.name
-        for call in keras_graph.calls(single)
-        if any(x.dtype == "float64" for x in call.outputs)
+        node.operation.name
+        for node in keras_graph.nodes(single)
+        if any(x.dtype == "float64" for x in node.outputs)
     }
     if left:
         raise ValueError(

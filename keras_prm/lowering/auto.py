@@ -105,11 +105,11 @@ class AutoLowering(strategies.Lowerer):
         if self.cache is not None:
             layer_timing.check(self.cache)
 
-    def choose(self, sites):
-        """A `Choice` for every `ColumnSite`, by what is measured.
+    def choose(self, kernels):
+        """A `Choice` for every `SparseKernel`, by what is measured.
 
         Args:
-            sites: list of `ColumnSite`; measured in this order, until
+            kernels: list of `SparseKernel`; measured in this order, until
                 `seconds` have passed. The others are left to the cost model.
 
         Returns:
@@ -119,13 +119,13 @@ class AutoLowering(strategies.Lowerer):
             _KNOWN.update(layer_timing.read(self.cache))
         start = time.monotonic()
         choices = []
-        for site in sites:
-            if None in site.space:
-                choices.append(strategies.undecided(site))
+        for sparse in kernels:
+            if None in sparse.space:
+                choices.append(strategies.undecided(sparse))
             elif time.monotonic() - start > self.seconds:
-                choices.append(self._unmeasured(site))
+                choices.append(self._unmeasured(sparse))
             else:
-                choices.append(self._measured(site))
+                choices.append(self._measured(sparse))
         return choices
 
     def objection(self, lowered, dense):
@@ -164,34 +164,38 @@ class AutoLowering(strategies.Lowerer):
             one = [x[:1] for x in inputs]
             return timing.latency(files, one, runs=self.runs)
 
-    def _unmeasured(self, site):
+    def _unmeasured(self, sparse):
         if self.quantize in ("float32", "float16"):
-            return strategies.ModelLowering().choose_one(site)
-        return Choice(site, None, reason="no time was left to measure it")
+            return strategies.ModelLowering().choose_one(sparse)
+        return Choice(sparse, None, reason="no time was left to measure it")
 
-    def _measured(self, site):
-        options = strategies.promising(site, self.num_threads)
+    def _measured(self, sparse):
+        options = strategies.promising(sparse, self.num_threads)
         if not options:
-            return Choice(site, None, reason="no lowering is promising")
-        key = _signature(site, options, (self.num_threads, self.quantize))
+            return Choice(sparse, None, reason="no lowering is promising")
+        key = _signature(sparse, options, (self.num_threads, self.quantize))
         if len(_KNOWN.get(key, ())) != 1 + len(options):
-            _KNOWN[key] = self._times(site, options)
+            _KNOWN[key] = self._times(sparse, options)
             if self.cache is not None:
                 layer_timing.add(self.cache, {key: _KNOWN[key]})
         dense, *others = _KNOWN[key]
         best = int(np.argmin(others))
         if others[best] <= _PAYS * dense:
-            return Choice(site, options[best], dense, others[best], "measured")
+            return Choice(
+                sparse, options[best], dense, others[best], "measured"
+            )
         reason = f"'{options[best].name}' takes {others[best]:.0f} us"
-        return Choice(site, None, dense, dense, reason)
+        return Choice(sparse, None, dense, dense, reason)
 
-    def _times(self, site, options):
+    def _times(self, sparse, options):
         """µs of the dense layer and of each lowering."""
         files = [
-            layer_timing.converted(site, option, self.quantize)
+            layer_timing.converted(sparse, option, self.quantize)
             for option in (None, *options)
         ]
-        inputs = layer_timing.inputs_of((1, *site.space, site.array.shape[-2]))
+        inputs = layer_timing.inputs_of(
+            (1, *sparse.space, sparse.array.shape[-2])
+        )
         seconds = timing.latency(
             files, inputs, runs=self.runs, num_threads=self.num_threads
         )
@@ -203,15 +207,15 @@ def forget():
     _KNOWN.clear()
 
 
-def _signature(site, options, how):
+def _signature(sparse, options, how):
     """What a measurement depends on: sizes and columns, not weights."""
-    layer = site.layer
+    layer = sparse.layer
     window = [
         getattr(layer, name, None)
         for name in ("strides", "padding", "dilation_rate")
     ]
     parts = [
-        (site.array.shape, site.space, window, how),
+        (sparse.array.shape, sparse.space, window, how),
         [(option.name, option.columns) for option in options],
         (platform.machine(), os.cpu_count(), runtime.version()),
     ]

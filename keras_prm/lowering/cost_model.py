@@ -111,50 +111,50 @@ MODELS = {
 _NAMES = tuple(field.name for field in dataclasses.fields(CostModel))
 
 
-def operations(site, lowering=None):
+def operations(sparse, lowering=None):
     """How much of each primitive a layer needs, per sample.
 
     Args:
-        site: The `ColumnSite`; its sizes are known.
+        sparse: The `SparseKernel`; its sizes are known.
         lowering: A `Lowering`, or `None` for the dense kernel.
 
     Returns:
         dict from the name of a coefficient of `CostModel` to a number.
     """
     sizes = dict.fromkeys(_NAMES, 0.0)
-    shape = site.array.shape
+    shape = sparse.array.shape
     if lowering is not None:
-        shape = lowering.kernel(site.array).shape
-        _gather(sizes, site, lowering, (site.space, site.new_space))
-    _convolve(sizes, site.new_space, shape)
+        shape = lowering.kernel(sparse.array).shape
+        _gather(sizes, sparse, lowering, (sparse.space, sparse.new_space))
+    _convolve(sizes, sparse.new_space, shape)
     return {n: v if n in _COUNTS else v / 1e6 for n, v in sizes.items()}
 
 
-def file_bytes(site, lowering=None, quantize="float32"):
+def file_bytes(sparse, lowering=None, quantize="float32"):
     """Bytes that a layer takes in a file, its bias aside, at the most.
 
     Args:
-        site: The `ColumnSite`.
+        sparse: The `SparseKernel`.
         lowering: A `Lowering`, or `None` for the dense kernel, whose bytes
             are exact.
         quantize: How the file is quantised, a key of `FILES`.
     """
     costs = FILES[quantize]
     if lowering is None:
-        return costs.kernel(site.array.size)
+        return costs.kernel(sparse.array.size)
     sizes = dict.fromkeys(_NAMES, 0.0)
-    _gather(sizes, site, lowering, ((1,), (1,)))
-    total = costs.kernel(lowering.kernel(site.array).size)
-    number, channels = len(lowering.columns), site.array.shape[-2]
+    _gather(sizes, sparse, lowering, ((1,), (1,)))
+    total = costs.kernel(lowering.kernel(sparse.array).size)
+    number, channels = len(lowering.columns), sparse.array.shape[-2]
     if not lowering.keeps_window and lowering.method != "patches":
-        total += costs.one_hot(number * math.prod(site.window), number)
+        total += costs.one_hot(number * math.prod(sparse.window), number)
     if lowering.method in ("gather", "patches"):
         total += _INDEX * number
     if lowering.method == "pointwise":
         total += costs.one_hot(number * channels, number)
     # Names of tensors are as long as the path of the layer.
-    names = _NUM_NAMES * max(0, len(site.key) - _NAME)
-    reshape = costs.reshape if len(site.window) == 1 else 0
+    names = _NUM_NAMES * max(0, len(sparse.key) - _NAME)
+    reshape = costs.reshape if len(sparse.window) == 1 else 0
     total += sizes["convolutions"] * (costs.convolution + reshape + names)
     total += sizes["gathers"] * (costs.gather + names)
     total += sizes["slices"] * (costs.slice + names)
@@ -175,9 +175,9 @@ def _filled(channels):
     return -(-channels // _BLOCK) * _BLOCK
 
 
-def _gather(sizes, site, lowering, spaces):
+def _gather(sizes, sparse, lowering, spaces):
     before, after = map(math.prod, spaces)
-    number, inputs = len(lowering.columns), site.array.shape[-2]
+    number, inputs = len(lowering.columns), sparse.array.shape[-2]
     positions, channels = np.divmod(np.array(lowering.columns), inputs)
     if lowering.method == "patches":
         # To take every other position is as slow as a gather.
@@ -206,4 +206,4 @@ def _gather(sizes, site, lowering, spaces):
     if not lowering.keeps_window:
         widths = [_filled(len(channels[piece])) for piece in pieces]
         sizes["convolutions"] += len(pieces)
-        sizes["shifts"] += after * sum(widths) * math.prod(site.window)
+        sizes["shifts"] += after * sum(widths) * math.prod(sparse.window)

@@ -312,21 +312,21 @@ def groups(positions):
     ]
 
 
-def _gather_columns(site):
-    layer, x, out = site.layer, site.inputs[0], site.outputs[0]
+def _gather_columns(call):
+    layer, x, out = call.layer, call.inputs[0], call.outputs[0]
     axis = len(x.shape) - 1
     if layer.kernel_size:
-        read_others(site, x, axis, "it slides over it")
+        read_others(call, x, axis, "it slides over it")
     else:
         for other in range(1, axis):
-            site.move((x, other), (out, other))
+            call.move((x, other), (out, other))
     _, channels = np.divmod(np.array(layer.columns), x.shape[axis])
-    ids = site.graph.ids(x, axis)
+    ids = call.graph.ids(x, axis)
     out.ids[axis] = ids[channels]
     every = np.arange(len(channels))
     pads = layer.kernel_size and layer.padding != "valid"
     combine = constants.zero_stays if pads else constants.same
-    site.graph.flow([(x, axis, channels)], (out, axis, every), combine)
+    call.graph.positionwise([(x, axis, channels)], (out, axis, every), combine)
 
 
 def _resize(layer, size, shape):
@@ -334,11 +334,11 @@ def _resize(layer, size, shape):
     return {}
 
 
-def _configure(call, keep):
+def _configure(node, keep):
     """The columns of the channels that are kept, numbered anew."""
-    x = call.inputs[0]
+    x = node.inputs[0]
     kept = keep(x, len(x.shape) - 1)
-    columns = np.array(call.operation.columns)
+    columns = np.array(node.operation.columns)
     positions, channels = np.divmod(columns, len(kept))
     numbers = positions * kept.sum() + np.cumsum(kept)[channels] - 1
     return {"columns": numbers[kept[channels]].tolist()}

@@ -13,20 +13,20 @@ from absl import logging
 from keras import ops
 
 
-def converted(site, lowering=None, mode="float32"):
+def converted(sparse, lowering=None, mode="float32"):
     """A layer as the bytes of a LiteRT file, without bias and activation.
 
     Args:
-        site: The `ColumnSite`; its sizes are known.
+        sparse: The `SparseKernel`; its sizes are known.
         lowering: A `Lowering`, or `None` for the dense kernel.
         mode: How it is quantised, see `export_litert`.
     """
     import tensorflow as tf
 
-    kernel = site.array.astype("float32")
-    layer, gather = site.layer, None
+    kernel = sparse.array.astype("float32")
+    layer, gather = sparse.layer, None
     options = {}
-    if site.window:
+    if sparse.window:
         options = {
             "strides": layer.strides,
             "padding": layer.padding,
@@ -41,7 +41,7 @@ def converted(site, lowering=None, mode="float32"):
 
     def run(x):
         x = x if gather is None else gather(x)
-        if not site.window:
+        if not sparse.window:
             return ops.matmul(x, kernel)
         if options["padding"] == "causal":
             reach = (kernel.shape[0] - 1) * options["dilation_rate"][0]
@@ -49,7 +49,7 @@ def converted(site, lowering=None, mode="float32"):
             return ops.conv(x, kernel, **{**options, "padding": "valid"})
         return ops.conv(x, kernel, **options)
 
-    shape = (1, *site.space, site.array.shape[-2])
+    shape = (1, *sparse.space, sparse.array.shape[-2])
     function = tf.function(run, autograph=False)
     traced = function.get_concrete_function(tf.TensorSpec(shape, tf.float32))
     with _quiet():

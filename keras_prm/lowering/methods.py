@@ -15,7 +15,7 @@ _CONVOLUTIONS = (layers.Conv1D, layers.Conv2D)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class ColumnSite:
+class SparseKernel:
     """A layer some of whose columns are empty.
 
     Args:
@@ -116,52 +116,52 @@ def is_eligible(layer):
     return type(layer) is layers.Dense
 
 
-def candidates(site):
+def candidates(sparse):
     """All `Lowering`s of a layer, the dense kernel aside.
 
     Args:
-        site: A `ColumnSite` with at least one live and one empty column.
+        sparse: A `SparseKernel` with at least one live and one empty column.
 
     Returns:
         list of `Lowering`; every one computes the same, exactly.
     """
-    found = list(_by_channel(site))
-    if int(np.prod(site.window)) > 1:
-        found += _by_column(site)
+    found = list(_by_channel(sparse))
+    if int(np.prod(sparse.window)) > 1:
+        found += _by_column(sparse)
     return found
 
 
-def _by_channel(site):
+def _by_channel(sparse):
     """Whole channels left out, where there are any."""
-    used = site.live.reshape(-1, site.live.shape[-1]).any(axis=0)
+    used = sparse.live.reshape(-1, sparse.live.shape[-1]).any(axis=0)
     if used.all():
         return
     columns = tuple(np.flatnonzero(used).tolist())
     methods = ["gather", "pointwise", "slices"]
-    if not site.window:
+    if not sparse.window:
         methods.remove("pointwise")  # as large as the kernel itself
     for method in methods:
-        yield Lowering(method, columns, True, {}, site.window)
+        yield Lowering(method, columns, True, {}, sparse.window)
 
 
-def _by_column(site):
-    layer = site.layer
+def _by_column(sparse):
+    layer = sparse.layer
     gather = {
-        "kernel_size": list(site.window),
-        "strides": _per_axis(layer.strides, site.window),
+        "kernel_size": list(sparse.window),
+        "strides": _per_axis(layer.strides, sparse.window),
         "padding": layer.padding,
-        "dilation_rate": _per_axis(layer.dilation_rate, site.window),
+        "dilation_rate": _per_axis(layer.dilation_rate, sparse.window),
     }
     methods = list(METHODS)
     probe = GatherColumns([0], method="patches", **gather)
     if not can_shift(probe):
         methods = ["patches"]
     if probe.padding == "same" and max(probe.strides) > 1:
-        if None in site.space:
+        if None in sparse.space:
             methods.remove("patches")
     for method in methods:
-        columns = tuple(_ORDERS[method](site.live).tolist())
-        yield Lowering(method, columns, False, gather, site.window)
+        columns = tuple(_ORDERS[method](sparse.live).tolist())
+        yield Lowering(method, columns, False, gather, sparse.window)
 
 
 def _per_axis(value, window):
@@ -204,22 +204,24 @@ _ORDERS = {
 }
 
 
-def site_of(mixes, key, array):
-    """The `ColumnSite` of a layer, or `None` where nothing can be left out.
+def sparse_kernel_of(contractions, key, array):
+    """The `SparseKernel` of a layer, or `None` where nothing can be left out.
 
     Args:
         mixes: The `Mix`es of the layer's calls.
         key: The key of its kernel.
         array: Its kernel.
     """
-    layer = mixes[0].layer
+    layer = contractions[0].layer
     if not is_eligible(layer):
         return None
     live = array.any(axis=-1)
     if live.all() or not live.any():
         return None
-    spaces = {tuple(mix.source[0].shape[1:-1]) for mix in mixes}
+    spaces = {
+        tuple(contraction.source[0].shape[1:-1]) for contraction in contractions
+    }
     space = spaces.pop()
     if spaces:
         space = (None,) * max(1, len(space))
-    return ColumnSite(layer, key, array, space)
+    return SparseKernel(layer, key, array, space)

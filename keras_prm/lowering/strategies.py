@@ -23,14 +23,14 @@ class Choice:
     """What was chosen for one layer, and why.
 
     Args:
-        site: The `ColumnSite`.
+        sparse: The `SparseKernel`.
         lowering: The `Lowering`, or `None` for the dense kernel.
         dense: Time of the dense layer, µs; `None` where nobody asked.
         time: Time of what was chosen, µs, or `None`.
         reason: How, or why not.
     """
 
-    site: methods.ColumnSite
+    sparse: methods.SparseKernel
     lowering: methods.Lowering | None
     dense: float | None = None
     time: float | None = None
@@ -43,11 +43,11 @@ class Lowerer:
     def check(self):
         """Raises where it cannot decide anything, before work is done."""
 
-    def choose(self, sites):
-        """A `Choice` for every `ColumnSite`."""
-        return [self.choose_one(site) for site in sites]
+    def choose(self, kernels):
+        """A `Choice` for every `SparseKernel`."""
+        return [self.choose_one(sparse) for sparse in kernels]
 
-    def choose_one(self, site):
+    def choose_one(self, sparse):
         """The `Choice` for one of them."""
         raise NotImplementedError
 
@@ -72,10 +72,10 @@ class SmallestLowering(Lowerer):
 
     quantize: str = "float32"
 
-    def choose_one(self, site):
-        key = _size(site, self.quantize)
-        best = min([None, *methods.candidates(site)], key=key)
-        return Choice(site, best, reason="smallest")
+    def choose_one(self, sparse):
+        key = _size(sparse, self.quantize)
+        best = min([None, *methods.candidates(sparse)], key=key)
+        return Choice(sparse, best, reason="smallest")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,54 +95,54 @@ class ModelLowering(Lowerer):
         floats = ("float32", "float16")  # which run alike
         return floats if self.quantize in floats else (self.quantize,)
 
-    def choose_one(self, site):
+    def choose_one(self, sparse):
         if self.quantize not in ("float32", "float16"):
-            return Choice(site, None, reason=_UNMODELLED)
-        if None in site.space:
-            return undecided(site)
-        options = methods.candidates(site)
-        ratios = [_worst_ratio(site, option) for option in options]
+            return Choice(sparse, None, reason=_UNMODELLED)
+        if None in sparse.space:
+            return undecided(sparse)
+        options = methods.candidates(sparse)
+        ratios = [_worst_ratio(sparse, option) for option in options]
         best = options[int(np.argmin(ratios))]
-        dense = predicted(site, None)
+        dense = predicted(sparse, None)
         if min(ratios) <= _PREDICTED:
-            time = predicted(site, best)
-            return Choice(site, best, dense, time, "predicted")
+            time = predicted(sparse, best)
+            return Choice(sparse, best, dense, time, "predicted")
         reason = f"'{best.name}' is not predicted to pay"
-        return Choice(site, None, dense, dense, reason)
+        return Choice(sparse, None, dense, dense, reason)
 
 
-def _worst_ratio(site, option):
+def _worst_ratio(sparse, option):
     """The time of a lowering over that of the dense layer."""
     return max(
-        predicted(site, option, threads) / predicted(site, None, threads)
+        predicted(sparse, option, threads) / predicted(sparse, None, threads)
         for threads in cost_model.MODELS
     )
 
 
-def _size(site, quantize):
+def _size(sparse, quantize):
     def key(option):
-        time = 0.0 if None in site.space else predicted(site, option)
-        return cost_model.file_bytes(site, option, quantize), time
+        time = 0.0 if None in sparse.space else predicted(sparse, option)
+        return cost_model.file_bytes(sparse, option, quantize), time
 
     return key
 
 
-def promising(site, num_threads=1):
+def promising(sparse, num_threads=1):
     """The lowerings that the cost model finds best, and not hopeless."""
-    options = methods.candidates(site)
-    times = {o: predicted(site, o, num_threads) for o in options}
-    limit = 1.5 * predicted(site, None, num_threads)
+    options = methods.candidates(sparse)
+    times = {o: predicted(sparse, o, num_threads) for o in options}
+    limit = 1.5 * predicted(sparse, None, num_threads)
     found = [o for o in sorted(options, key=times.get) if times[o] <= limit]
     return found[:_NUM_TIMED]
 
 
-def predicted(site, lowering, num_threads=1):
+def predicted(sparse, lowering, num_threads=1):
     """Microseconds by the cost model; the sizes have to be known."""
-    sizes = cost_model.operations(site, lowering)
+    sizes = cost_model.operations(sparse, lowering)
     known = cost_model.MODELS
     return known[min(num_threads, max(known))].microseconds(sizes)
 
 
-def undecided(site):
+def undecided(sparse):
     """The `Choice` where neither a device nor the model can tell."""
-    return Choice(site, None, reason="the size of its input is not known")
+    return Choice(sparse, None, reason="the size of its input is not known")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 
-from keras_prm.dependency.propagation import Mix
+from keras_prm.dependency.propagation import Contraction
 from keras_prm.plans.column_patterns import MAX_WINDOW_SIZE
 from keras_prm.plans.column_patterns import check_patterns
 from keras_prm.plans.column_patterns import window_size
@@ -210,7 +210,7 @@ def has_window(graph, weight):
     if len(weight.variable.shape) == 2:
         return True
     return any(
-        isinstance(step, Mix)
+        isinstance(step, Contraction)
         and step.kernel is weight.variable
         and hasattr(step.layer, "kernel_size")
         for step in graph.steps

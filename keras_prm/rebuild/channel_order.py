@@ -102,9 +102,9 @@ class ChannelOrder:
         }
         self._grouped = {
             int(c)
-            for mix in graph.mixes
-            if mix.groups > 1
-            for value, axis in (*mix.sources, *mix.targets)
+            for contraction in graph.contractions
+            if contraction.groups > 1
+            for value, axis in (*contraction.sources, *contraction.targets)
             for c in graph.classes[value.ids[axis]]
         }
         self._values = self._holders(

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 
+from keras_prm.analysis.liveness import KeepEverything
 from keras_prm.analysis.trace import trace
 from keras_prm.equivalence import tolerances
 from keras_prm.lowering import methods
@@ -78,25 +79,27 @@ def lower(model, lowerer):
         layer with empty columns; a list of the `Reordering`s of its weights.
     """
     graph = trace(model)
-    everything = _Everything(graph)
-    found = _sites(graph, model, everything)
+    everything = KeepEverything(graph)
+    found = _sparse_kernels(graph, model, everything)
     moved = _reorder(graph, model, found)
     if moved:
-        everything = _Everything(graph)
-        found = _sites(graph, model, everything)
+        everything = KeepEverything(graph)
+        found = _sparse_kernels(graph, model, everything)
     choices = lowerer.choose(found)
     lowered = {
-        id(c.site.layer): c.lowering for c in choices if c.lowering is not None
+        id(c.kernel.layer): c.lowering
+        for c in choices
+        if c.lowering is not None
     }
     if lowered:
-        builder = slim_model.Builder(everything, lowered)
+        rebuilder = slim_model.ModelRebuilder(everything, lowered)
         view = keras_graph.functional(model)
-        small = builder.model(view, is_root=True, origin=model)
+        small = rebuilder.model(view, is_root=True, origin=model)
         _note_files(small, model, lowerer.files())
         objection = lowerer.objection(small, model)
         if not objection:
-            attachments.warn(model, builder.maker.changes, stacklevel=3)
-            for lost in builder.lost:
+            attachments.warn(model, rebuilder.slimmer.changes, stacklevel=3)
+            for lost in rebuilder.lost:
                 model_classes.warn_of_lost("strip", *lost, stacklevel=3)
             return small, choices, moved
         choices = [_given_up(choice, objection) for choice in choices]
@@ -114,9 +117,9 @@ def _note_files(small, model, files):
 
 
 def sites(model):
-    """The `ColumnSite`s of a model: layers some of whose columns are empty."""
+    """The `SparseKernel`s of a model: layers some of whose columns are empty."""
     graph = trace(model)
-    return _sites(graph, model, _Everything(graph))
+    return _sparse_kernels(graph, model, KeepEverything(graph))
 
 
 def _given_up(choice, reason):
@@ -127,55 +130,55 @@ def _given_up(choice, reason):
     )
 
 
-def _sites(graph, model, everything):
+def _sparse_kernels(graph, model, everything):
     """The layers with empty columns that can be lowered."""
-    mixes = {}
-    for mix in graph.mixes:
-        mixes.setdefault(id(mix.layer), []).append(mix)
-    maker = slim_model.Builder(everything).maker
+    contractions = {}
+    for contraction in graph.contractions:
+        contractions.setdefault(id(contraction.layer), []).append(contraction)
+    slimmer = slim_model.ModelRebuilder(everything).slimmer
     masked = _masked(keras_graph.functional(model))
     found = []
-    for own in mixes.values():
+    for own in contractions.values():
         layer, kernel = own[0].layer, own[0].kernel
-        if not methods.is_eligible(layer) or not maker.may_change(layer):
+        if not methods.is_eligible(layer) or not slimmer.may_change(layer):
             continue
         if id(layer) in masked:
             continue
         if getattr(layer, "kernel", None) is not kernel:
             continue
         key, array = graph.weights[id(kernel)].key, everything.array(kernel)
-        site = methods.site_of(own, key, array)
-        if site is not None:
-            found.append(site)
+        sparse = methods.sparse_kernel_of(own, key, array)
+        if sparse is not None:
+            found.append(sparse)
     return found
 
 
 def _masked(view):
     """Ids of the layers that are called on tensors with a mask."""
     found = set()
-    for call in keras_graph.calls(view):
-        is_masked = any(map(keras_graph.is_masked, call.inputs))
-        if keras_graph.is_model(call.operation):
-            inner = keras_graph.functional(call.operation)
+    for node in keras_graph.nodes(view):
+        is_masked = any(map(keras_graph.is_masked, node.inputs))
+        if keras_graph.is_model(node.operation):
+            inner = keras_graph.functional(node.operation)
             found |= _masked(inner)
             inside = [x for _, x in variable_keys.layer_paths(inner)]
         else:
-            inside = [call.operation]
+            inside = [node.operation]
         found.update(id(x) for x in inside if is_masked)
     return found
 
 
-def _reorder(graph, model, sites):
+def _reorder(graph, model, kernels):
     """Sorts channels by their live columns, in place."""
     order = channel_order.ChannelOrder(graph, model)
     weights = {weight.key: weight for weight in graph.weights.values()}
     moved, seen = [], set()
-    for site in sites:
-        ids = weights[site.key].in_ids
+    for sparse in kernels:
+        ids = weights[sparse.key].in_ids
         names = frozenset(graph.classes[ids].tolist())
         if names & seen:
             continue
-        counts = site.live.reshape(-1, site.live.shape[-1]).sum(axis=0)
+        counts = sparse.live.reshape(-1, sparse.live.shape[-1]).sum(axis=0)
         ranks = np.argsort(-counts, kind="stable")
         if (ranks == np.arange(len(ranks))).all():
             continue
@@ -186,28 +189,3 @@ def _reorder(graph, model, sites):
                 reordering.apply()
             moved += found
     return moved
-
-
-class _Everything:
-    """What `Builder` and `Maker` ask a `Liveness`, where all stays as it is."""
-
-    def __init__(self, graph):
-        self.graph = graph
-        self._arrays = {}
-
-    def keep(self, ids):
-        return np.ones(len(ids), bool)
-
-    def is_zero(self, value):
-        return False
-
-    def constant(self, value, axis):
-        return np.full(value.shape[axis], np.nan)
-
-    def folded_bias(self, mix):
-        return np.zeros(())
-
-    def array(self, variable):
-        if id(variable) not in self._arrays:
-            self._arrays[id(variable)] = variable_keys.array_of(variable)
-        return self._arrays[id(variable)]

@@ -128,14 +128,14 @@ def _chain(small):
     """The layers of a model that calls one after the other."""
     x = small.inputs[0]
     found = [keras_graph.input_layer(x)]
-    for call in keras_graph.calls(small):
-        is_layer = isinstance(call.operation, keras.layers.Layer)
-        if not is_layer or [id(y) for y in call.inputs] != [id(x)]:
+    for node in keras_graph.nodes(small):
+        is_layer = isinstance(node.operation, keras.layers.Layer)
+        if not is_layer or [id(y) for y in node.inputs] != [id(x)]:
             raise ValueError(
-                f"'{call.operation.name}' is in no chain of layers"
+                f"'{node.operation.name}' is in no chain of layers"
             )
-        (x,) = call.outputs
-        found.append(call.operation)
+        (x,) = node.outputs
+        found.append(node.operation)
     return found
 
 

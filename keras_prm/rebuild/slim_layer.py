@@ -35,7 +35,7 @@ class Twin:
     followers: tuple = ()
 
 
-class Maker:
+class LayerSlimmer:
     """Makes the twins of the layers of one trace.
 
     Args:
@@ -58,13 +58,15 @@ class Maker:
         self._mixes = {}
         self._contents = {}
         self._read = {(value.number, axis) for value, axis in self.graph.reads}
-        for mix in self.graph.mixes:
-            self._mixes.setdefault(id(mix.layer), []).append(mix)
+        for contraction in self.graph.contractions:
+            self._mixes.setdefault(id(contraction.layer), []).append(
+                contraction
+            )
         # Layers that have to stay as one layer.
         self._whole = {
-            id(call.operation)
-            for calls in self.graph.inner.values()
-            for call in calls
+            id(node.operation)
+            for nodes in self.graph.inner.values()
+            for node in nodes
         }
         for layer in self.graph.opaque.values():
             self._whole.update(map(id, self.graph.held(layer)))
@@ -74,11 +76,11 @@ class Maker:
             for name in value.origin.split("/")
         }
 
-    def make(self, call, shape, keep, children=(), held=()):
+    def make(self, node, shape, keep, children=(), held=()):
         """The `Twin` of a layer or operation, not built yet.
 
         Args:
-            call: A `keras_graph.Call` of it.
+            call: A `keras_graph.Node` of it.
             shape: The shape of its output in the smaller model.
             keep: `keep(x, axis)` is a bool array: which positions of a
                 tensor's axis stay.
@@ -86,7 +88,7 @@ class Maker:
             held: list of pairs of a layer that it was given, and of the layer
                 that the twin is to hold.
         """
-        layer = call.operation
+        layer = node.operation
         if isinstance(layer, layers.Lambda):
             return Twin(cloning.copy_lambda(layer))
         if held and (twin := shared_layers.copy(layer, held)):
@@ -94,10 +96,10 @@ class Maker:
         config, adapters, followers = cloning.config_of(layer), (), ()
         rule = self._rule(layer)
         if isinstance(layer, layers.Layer):
-            config.update(self._attachments(call, config, keep))
+            config.update(self._attachments(node, config, keep))
         if rule is not None:
             config.update(rule.resize(layer, self._size, shape))
-            config.update(rule.configure(call, keep))
+            config.update(rule.configure(node, keep))
             if children:
                 inner = self.graph.inner[id(layer)]
                 return _wrapped(inner, rule, config, children)
@@ -162,12 +164,12 @@ class Maker:
 
     def parts(self, layer):
         """A layer, or the layers that it wraps."""
-        calls = self.graph.inner.get(id(layer), ())
-        if not calls or id(layer) in self.graph.opaque:
+        nodes = self.graph.inner.get(id(layer), ())
+        if not nodes or id(layer) in self.graph.opaque:
             return [layer]
         found = []
-        for call in calls:
-            inside = call.operation
+        for node in nodes:
+            inside = node.operation
             if keras_graph.is_model(inside):
                 layers_ = [x for _, x in variable_keys.layer_paths(inside)]
             else:
@@ -199,14 +201,14 @@ class Maker:
             for axis, at in enumerate(found)
         )
 
-    def _attachments(self, call, config, keep):
+    def _attachments(self, node, config, keep):
         """Arguments that have to be others for the twin of a layer."""
-        layer = call.operation
-        outputs = [self._output(call, x, keep) for x in call.outputs]
+        layer = node.operation
+        outputs = [self._output(node, x, keep) for x in node.outputs]
         found = attachments.fitted(
             layer, config, lambda v: self._extent(layer, v), outputs
         )
-        path = self.graph.homes[id(call.outputs[0])][0].origin
+        path = self.graph.homes[id(node.outputs[0])][0].origin
         self.changes += [
             attachments.Change(path, name, *how)
             for name, (_, *how) in found.items()
@@ -228,13 +230,13 @@ class Maker:
             kept = self.kept(layer, weight)
         return _extent_of(before, kept)
 
-    def _output(self, call, x, keep):
+    def _output(self, node, x, keep):
         """The `Extent` of an output of a layer."""
         kept = [
             None if n is None else np.flatnonzero(keep(x, axis))
             for axis, n in enumerate(x.shape)
         ]
-        content = self._content_of(call.operation)
+        content = self._content_of(node.operation)
         if content.narrowing is not None:
             kept[-1] = kept[-1][content.narrowing.live]
         return _extent_of(tuple(x.shape), kept)
@@ -244,7 +246,7 @@ class Maker:
         if id(layer) not in self._contents:
             lowering = self.lowered.get(id(layer))
             box = None if lowering else self._box(layer)
-            self._contents[id(layer)] = Contents(
+            self._contents[id(layer)] = SlimWeights(
                 self._sliced,
                 box,
                 self._folded(layer),
@@ -300,8 +302,8 @@ class Maker:
     def _narrowing(self, layer, box):
         if not (self.may_change(layer) and layer_edits.has_filters(layer)):
             return None
-        mixes = self._mixes[id(layer)]
-        targets = [mix.target for mix in mixes]
+        contractions = self._mixes[id(layer)]
+        targets = [contraction.target for contraction in contractions]
         if any((value.number, axis) in self._read for value, axis in targets):
             return None  # an output of the model keeps its name
         constants = np.stack(
@@ -312,27 +314,27 @@ class Maker:
         )
         if np.isnan(constants).all():
             return None
-        kernel = self._sliced(mixes[0].kernel)
+        kernel = self._sliced(contractions[0].kernel)
         if box is not None:
             kernel = kernel[box.window]
-        macs = [mix.macs for mix in mixes]
+        macs = [contraction.macs for contraction in contractions]
         positions = None if None in macs else min(macs)
         return layer_edits.find_narrowing(layer, kernel, constants, positions)
 
     def _box(self, layer):
         if not (self.may_change(layer) and layer_edits.has_window(layer)):
             return None
-        mixes = self._mixes[id(layer)]
-        kernel = self._sliced(mixes[0].kernel)
-        shapes = [mix.source[0].shape for mix in mixes]
+        contractions = self._mixes[id(layer)]
+        kernel = self._sliced(contractions[0].kernel)
+        shapes = [contraction.source[0].shape for contraction in contractions]
         return layer_edits.find_box(layer, kernel, shapes)
 
     def _folded(self, layer):
         """What goes into a layer's bias, `(out,)`, or `None` if nothing."""
-        for mix in self._mixes.get(id(layer), ()):
-            amount = self.live.folded_bias(mix)
+        for contraction in self._mixes.get(id(layer), ()):
+            amount = self.live.folded_bias(contraction)
             if np.any(amount):
-                value, axis = mix.target
+                value, axis = contraction.target
                 amount = amount[self.live.keep(value.ids[axis])]
             if np.any(amount):
                 return amount
@@ -366,13 +368,13 @@ def _seeds(layer, twin):
     return zip(*seeds) if len(seeds[0]) == len(seeds[1]) else ()
 
 
-def _wrapped(calls, rule, config, children):
+def _wrapped(nodes, rule, config, children):
     wrapper, inside = rule.wrap(config, [twin.layer for twin in children])
-    pairs = zip((call.operation for call in calls), inside)
+    pairs = zip((node.operation for node in nodes), inside)
     return Twin(wrapper, (), tuple(pairs))
 
 
-class Contents:
+class SlimWeights:
     """The arrays of one twin's variables.
 
     Args:

@@ -17,7 +17,7 @@ from keras_prm.utils import ambiguous_sums
 from keras_prm.utils import keras_graph
 
 
-class Builder:
+class ModelRebuilder:
     """Builds the twins of the layers and models of one trace.
 
     Args:
@@ -25,14 +25,14 @@ class Builder:
         lowered: dict from `id(layer)` to the `Lowering` of its columns.
 
     Attributes:
-        maker: The `slim_layer.Maker` of the layers.
+        slimmer: The `LayerSlimmer` of the layers.
         lost: list of `(model, reason)` whose class could not be kept.
     """
 
     def __init__(self, live, lowered=None):
         self.graph = live.graph
         self.live = live
-        self.maker = slim_layer.Maker(live, lowered)
+        self.slimmer = slim_layer.LayerSlimmer(live, lowered)
         self.lost = []
         self._twins = {}
         self._outputs = set()
@@ -75,16 +75,16 @@ class Builder:
         }
         inputs = dict(tensors)
         self._outputs.update(id(x) for x in view.outputs)
-        calls, needed = keras_graph.calls(view), self._needed(view)
-        for call in calls:
-            if any(id(x) in needed for x in call.outputs):
-                outputs = self._call(call, tensors)
-                for x, new in zip(call.outputs, tree.flatten(outputs)):
-                    self._check_shape(call, x, new)
+        nodes, needed = keras_graph.nodes(view), self._needed(view)
+        for node in nodes:
+            if any(id(x) in needed for x in node.outputs):
+                outputs = self._call(node, tensors)
+                for x, new in zip(node.outputs, tree.flatten(outputs)):
+                    self._check_shape(node, x, new)
                     tensors[id(x)] = new
-        for layer in {id(c.operation): c.operation for c in calls}.values():
+        for layer in {id(c.operation): c.operation for c in nodes}.values():
             if id(layer) in self._twins and not keras_graph.is_model(layer):
-                self.maker.fill(layer, self._twins[id(layer)])
+                self.slimmer.fill(layer, self._twins[id(layer)])
         small = keras.Model(
             tree.map_structure(lambda x: inputs[id(x)], view.input),
             tree.map_structure(lambda x: tensors[id(x)], view.output),
@@ -106,62 +106,62 @@ class Builder:
     def _needed(self, view):
         """Ids of the tensors that the outputs depend on."""
         needed = {id(x) for x in view.outputs}
-        for call in reversed(keras_graph.calls(view)):
-            if any(id(x) in needed for x in call.outputs):
-                needed.update(id(x) for x in self._operands(call))
+        for node in reversed(keras_graph.nodes(view)):
+            if any(id(x) in needed for x in node.outputs):
+                needed.update(id(x) for x in self._operands(node))
         return needed
 
     def _used(self, view):
         """Ids of the operations that outputs depend on, nested ones as well."""
         self._outputs.update(id(x) for x in view.outputs)
         needed, found = self._needed(view), set()
-        for call in keras_graph.calls(view):
-            if any(id(x) in needed for x in call.outputs):
-                inner = self.graph.inner.get(id(call.operation), ())
-                for each in (call, *inner):
+        for node in keras_graph.nodes(view):
+            if any(id(x) in needed for x in node.outputs):
+                inner = self.graph.inner.get(id(node.operation), ())
+                for each in (node, *inner):
                     found.add(id(each.operation))
                     if keras_graph.is_model(each.operation):
                         model = keras_graph.functional(each.operation)
                         found |= self._used(model)
         return found
 
-    def _operands(self, call):
+    def _operands(self, node):
         """The inputs of a call, less the zero terms of a sum."""
-        dtypes = {x.dtype for x in (*call.inputs, *call.outputs)}
+        dtypes = {x.dtype for x in (*node.inputs, *node.outputs)}
         if (
-            not _is_sum(call)
+            not _is_sum(node)
             or len(dtypes) > 1
-            or any(map(keras_graph.is_masked, call.inputs))
-            or id(call.outputs[0]) in self._outputs  # they keep their names
+            or any(map(keras_graph.is_masked, node.inputs))
+            or id(node.outputs[0]) in self._outputs  # they keep their names
         ):
-            return call.inputs
+            return node.inputs
         terms = [
             x
-            for x in call.inputs
-            if x.shape != call.outputs[0].shape or not self._is_zero(x)
+            for x in node.inputs
+            if x.shape != node.outputs[0].shape or not self._is_zero(x)
         ]
-        whole = [x for x in terms if x.shape == call.outputs[0].shape]
+        whole = [x for x in terms if x.shape == node.outputs[0].shape]
         if whole:
             return terms
-        spare = [x for x in call.inputs if x.shape == call.outputs[0].shape]
-        return terms + spare[:1] if spare else call.inputs
+        spare = [x for x in node.inputs if x.shape == node.outputs[0].shape]
+        return terms + spare[:1] if spare else node.inputs
 
     def _is_zero(self, x):
         return all(self.live.is_zero(v) for v in self.graph.homes[id(x)])
 
-    def _call(self, call, tensors):
-        terms = self._operands(call)
-        if len(terms) < len(call.inputs):
+    def _call(self, node, tensors):
+        terms = self._operands(node)
+        if len(terms) < len(node.inputs):
             terms = [tensors[id(x)] for x in terms]
             if len(terms) == 1:
                 return terms[0]
-            return self._twin(call).layer(terms)
-        args, kwargs = call.arguments.fill_in(tensors)
-        rule = registry.rule_for(call.operation)
+            return self._twin(node).layer(terms)
+        args, kwargs = node.arguments.fill_in(tensors)
+        rule = registry.rule_for(node.operation)
         if rule is not None and rule.rewrite is not None:
-            args, kwargs = rule.rewrite(call, args, kwargs, self._keep)
-        args = ambiguous_sums.safe(call, args)
-        twin = self._twin(call)
+            args, kwargs = rule.rewrite(node, args, kwargs, self._keep)
+        args = ambiguous_sums.safe(node, args)
+        twin = self._twin(node)
         for adapter in twin.adapters:
             args = (adapter(args[0]), *args[1:])
         result = twin.layer(*args, **kwargs)
@@ -169,17 +169,17 @@ class Builder:
             result = follower(result)
         return result
 
-    def _twin(self, call):
+    def _twin(self, node):
         """The twin of a layer; first that of a layer that makes it, if any."""
-        layer = call.operation
+        layer = node.operation
         if id(layer) not in self._twins:
             for maker in self._holders.makers(layer):
                 self._make(self.graph.firsts[id(maker)])
-            self._make(call)
+            self._make(node)
         return self._twins[id(layer)]
 
-    def _make(self, call):
-        layer = call.operation
+    def _make(self, node):
+        layer = node.operation
         if id(layer) in self._twins or id(layer) in self._making:
             return
         if keras_graph.is_model(layer):
@@ -195,8 +195,8 @@ class Builder:
                 (part, self._filled(part, shared_layers.build(part, twin)))
             )
         inner = self._inner(layer)
-        shape = self._shape(call.outputs[0])
-        twin = self.maker.make(call, shape, self._keep, inner, held)
+        shape = self._shape(node.outputs[0])
+        twin = self.slimmer.make(node, shape, self._keep, inner, held)
         self._twins[id(layer)] = twin
         for part, new in self._holders.made(layer, twin.layer):
             twin = slim_layer.Twin(self._filled(part, new))
@@ -205,16 +205,16 @@ class Builder:
     def _filled(self, layer, twin):
         """A twin with its weights before it is called, if it ever is."""
         if len(layer.weights) == len(twin.weights):
-            self.maker.fill(layer, slim_layer.Twin(twin))
+            self.slimmer.fill(layer, slim_layer.Twin(twin))
         return twin
 
     def _inner(self, layer):
         """The twins of what a wrapper wraps, once each."""
-        calls = self.graph.inner.get(id(layer), ())
+        nodes = self.graph.inner.get(id(layer), ())
         if id(layer) in self.graph.opaque:
-            calls = ()
-        layers_ = {id(call.operation): call for call in calls}
-        return [self._twin(call) for call in layers_.values()]
+            nodes = ()
+        layers_ = {id(node.operation): node for node in nodes}
+        return [self._twin(node) for node in layers_.values()]
 
     # Shapes.
 
@@ -230,20 +230,20 @@ class Builder:
         value = self.graph.homes[id(x)][0]
         return value.shape_of(self.live.keep, x.shape)
 
-    def _check_shape(self, call, x, new):
+    def _check_shape(self, node, x, new):
         if tuple(new.shape) != self._shape(x):
             raise RuntimeError(
-                f"The rebuilt '{call.operation.name}' has the shape "
+                f"The rebuilt '{node.operation.name}' has the shape "
                 f"{tuple(new.shape)} where the analysis expected "
                 f"{self._shape(x)}. This is an error in the rule for "
-                f"{type(call.operation).__name__}: mend it if it is your own, "
+                f"{type(node.operation).__name__}: mend it if it is your own, "
                 "and please report it if not."
             )
 
 
-def _is_sum(call):
+def _is_sum(node):
     return (
-        ambiguous_sums.is_sum(call)
-        and type(call.operation) is not layers.Average
-        and (type(call.operation) is layers.Add or len(call.inputs) == 2)
+        ambiguous_sums.is_sum(node)
+        and type(node.operation) is not layers.Average
+        and (type(node.operation) is layers.Add or len(node.inputs) == 2)
     )

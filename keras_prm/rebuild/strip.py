@@ -98,21 +98,21 @@ def strip(model, lowering="none", return_report=False, *, quantize=None):
     view = keras_graph.functional(model)
     with model_state.random_numbers_kept():
         arrays = variable_keys.finite_arrays(view)
-        builder = slim_model.Builder(Liveness(trace(view), arrays))
-        small = builder.model(view, is_root=True, origin=model)
-        _warn_of_untied(view, builder.untied())
-        attachments.warn(model, builder.maker.changes, stacklevel=2)
-        for origin, reason in builder.lost:
+        rebuilder = slim_model.ModelRebuilder(Liveness(trace(view), arrays))
+        small = rebuilder.model(view, is_root=True, origin=model)
+        _warn_of_untied(view, rebuilder.untied())
+        attachments.warn(model, rebuilder.slimmer.changes, stacklevel=2)
+        for origin, reason in rebuilder.lost:
             model_classes.warn_of_lost("strip", origin, reason, stacklevel=2)
         report = None
         if return_report:
-            report = strip_report.compare(builder.maker, view, small)
+            report = strip_report.compare(rebuilder.slimmer, view, small)
         if lowerer is not None:
             small, *done = lower_columns.lower(small, lowerer)
             if return_report:
                 report = strip_report.with_lowerings(report, *done, small)
     if small.count_params() == view.count_params():
-        _warn_of_nothing(view, arrays, builder.live.graph)
+        _warn_of_nothing(view, arrays, rebuilder.live.graph)
     return (small, report) if return_report else small
 
 

@@ -20,15 +20,15 @@ _ALONE = "a layer needs at least one"
 _USED = "other layers use their channels"
 
 
-def compare(maker, view, small):
+def compare(slimmer, view, small):
     """The `StripReport` of a model and what became of it.
 
     Args:
-        maker: The `slim_layer.Maker` that made the smaller layers.
+        slimmer: The `LayerSlimmer` that made the smaller layers.
         view: The model.
         small: The stripped model.
     """
-    live, after = maker.live, maker.targets
+    live, after = slimmer.live, slimmer.targets
     weights = live.graph.weights.values()
     makes = _makes(live.graph)
     return StripReport(
@@ -41,8 +41,8 @@ def compare(maker, view, small):
         _count(view),
         _count(small),
         tuple(_channels(live, after)),
-        _kept(maker, view),
-        changed=tuple((c.path, c.argument, c.what) for c in maker.changes),
+        _kept(slimmer, view),
+        changed=tuple((c.path, c.argument, c.what) for c in slimmer.changes),
     )
 
 
@@ -89,9 +89,9 @@ def _moved(kept, moved):
 
 
 def _lowering_row(choice):
-    live, lowering = choice.site.live, choice.lowering
+    live, lowering = choice.kernel.live, choice.lowering
     return LoweringRow(
-        choice.site.key,
+        choice.kernel.key,
         "dense" if lowering is None else lowering.name,
         int(live.sum()),
         live.size,
@@ -102,15 +102,15 @@ def _lowering_row(choice):
     )
 
 
-def _kept(maker, view):
+def _kept(slimmer, view):
     """Which positions of each weight stay: dict from key, see `kept`."""
-    weights = maker.live.graph.weights
+    weights = slimmer.live.graph.weights
     return {
-        weights[id(v)].key: maker.kept(layer, weights[id(v)])
+        weights[id(v)].key: slimmer.kept(layer, weights[id(v)])
         for owner in (layer for _, layer in variable_keys.layer_paths(view))
-        for layer in maker.parts(owner)
+        for layer in slimmer.parts(owner)
         for v in layer.variables
-        if id(v) in weights and id(v) in maker.targets
+        if id(v) in weights and id(v) in slimmer.targets
     }
 
 

@@ -21,67 +21,67 @@ def _variables(layer):
     return {tuple(v.path.split("/")[-2:]): v for v in layer.weights}
 
 
-def multi_head(site):
-    own = _variables(site.layer)
+def multi_head(call):
+    own = _variables(call.layer)
     if len(own["attention_output", "kernel"].shape) != 3:
-        pin(site, "its output has several axes")
-    elif site.layer.attention_axes not in (None, (1,)):
-        pin(site, "it attends along axes of its own")
+        pin(call, "its output has several axes")
+    elif call.layer.attention_axes not in (None, (1,)):
+        pin(call, "it attends along axes of its own")
     else:
-        _attention(site, own)
+        _attention(call, own)
 
 
-def group_query(site):
-    own = _variables(site.layer)
-    found = _attention(site, own)
+def group_query(call):
+    own = _variables(call.layer)
+    found = _attention(call, own)
     if found is not None:  # One argument holds several widths.
         query, value = found
-        site.graph.tie(query.ids[-1], value.ids[-1])
-        read = site.value_of(site.argument("query", 0))
-        site.graph.tie(read.ids[-1], site.outputs[0].ids[-1])
+        call.graph.tie(query.ids[-1], value.ids[-1])
+        read = call.value_of(call.argument("query", 0))
+        call.graph.tie(read.ids[-1], call.outputs[0].ids[-1])
 
 
-def _attention(site, own):
-    tensors = [site.argument(name, i) for i, name in enumerate(ARGUMENTS[:3])]
+def _attention(call, own):
+    tensors = [call.argument(name, i) for i, name in enumerate(ARGUMENTS[:3])]
     if tensors[2] is None:
         tensors[2] = tensors[1]
-    masks = [site.argument(name, 3 + i) for i, name in enumerate(_MASKS)]
+    masks = [call.argument(name, 3 + i) for i, name in enumerate(_MASKS)]
     masks = [mask for mask in masks if hasattr(mask, "shape")]
-    if ("gate", "kernel") in own or len(site.outputs) > 1:
-        pin(site, "it is gated, or returns its scores")
+    if ("gate", "kernel") in own or len(call.outputs) > 1:
+        pin(call, "it is gated, or returns its scores")
         return None
     if any(len(mask.shape) > 3 for mask in masks):
-        pin(site, "its mask has an axis of heads")
+        pin(call, "its mask has an axis of heads")
         return None
     for mask in masks:
         if isinstance(mask, keras.KerasTensor):
-            site.read_all(site.value_of(mask), "it is a mask")
+            call.read_all(call.value_of(mask), "it is a mask")
     query, value, key = (
-        _project(site, own, name, site.value_of(x))
+        _project(call, own, name, call.value_of(x))
         for name, x in zip(("query", "value", "key"), tensors)
     )
     repeats = query.shape[-2] // key.shape[-2]
     heads = np.repeat(np.arange(key.shape[-2]), repeats)
     for other in (key, value):
-        site.graph.tie(query.ids[-2], other.ids[-2][heads])
+        call.graph.tie(query.ids[-2], other.ids[-2][heads])
         groups = query.ids[-2].reshape(-1, repeats)
-        site.graph.tie(np.repeat(groups[:, 0], repeats), query.ids[-2])
+        call.graph.tie(np.repeat(groups[:, 0], repeats), query.ids[-2])
     if keras.backend.backend() == "jax" and query.shape[-1] == value.shape[-1]:
         # Its attention takes values of no other width than keys.
-        site.graph.tie(query.ids[-1], value.ids[-1])
-    _scores(site, query, key)
-    _combine(site, own, query, key, value, heads)
+        call.graph.tie(query.ids[-1], value.ids[-1])
+    _scores(call, query, key)
+    _combine(call, own, query, key, value, heads)
     return query, value
 
 
-def _project(site, own, name, x):
+def _project(call, own, name, x):
     """The heads of a tensor, `(..., heads, dim)`."""
     kernel = own[name, "kernel"]
     last = len(x.shape) - 1
-    read_others(site, x, last, "attention mixes its positions")
-    heads = site.graph.value((*x.shape[:-1], *kernel.shape[1:]), site.path)
-    site.graph.mix(
-        site,
+    read_others(call, x, last, "attention mixes its positions")
+    heads = call.graph.value((*x.shape[:-1], *kernel.shape[1:]), call.path)
+    call.graph.contraction(
+        call,
         [(x, last)],
         [(heads, last), (heads, last + 1)],
         kernel,
@@ -92,20 +92,20 @@ def _project(site, own, name, x):
     return heads
 
 
-def _scores(site, query, key):
+def _scores(call, query, key):
     """Queries times keys, summed over their dimensions."""
-    contract(site, [(x, len(x.shape) - 1) for x in (query, key)])
+    contract(call, [(x, len(x.shape) - 1) for x in (query, key)])
 
 
-def _combine(site, own, query, key, value, heads):
+def _combine(call, own, query, key, value, heads):
     """Values, weighed by the scores of their head, through the output."""
     kernel = own["attention_output", "kernel"]
-    out = site.outputs[0]
+    out = call.outputs[0]
     shape = (*query.shape[:-1], value.shape[-1])
-    mixed = site.graph.value(shape, site.path)
+    mixed = call.graph.value(shape, call.path)
     every = np.arange(len(heads))
     mixed.ids[-2] = query.ids[-2]
-    site.graph.flow(
+    call.graph.positionwise(
         [
             (value, len(value.shape) - 2, heads),
             (query, len(query.shape) - 2, every),
@@ -114,13 +114,13 @@ def _combine(site, own, query, key, value, heads):
         (mixed, len(shape) - 2, every),
         lambda v, q, k: np.where(v == 0, 0.0, np.nan),
     )
-    site.move(
+    call.move(
         (value, len(value.shape) - 1),
         (mixed, len(shape) - 1),
         constants.zero_stays,
     )
-    site.graph.mix(
-        site,
+    call.graph.contraction(
+        call,
         [(mixed, len(shape) - 2), (mixed, len(shape) - 1)],
         [(out, len(out.shape) - 1)],
         kernel,

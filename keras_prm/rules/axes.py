@@ -9,33 +9,35 @@ from keras_prm.rules.base import Rule
 from keras_prm.rules.base import pin
 
 
-def get_item(site):
-    x, out = site.inputs[0], site.outputs[0]
-    entries = _entries(site.call)
+def get_item(call):
+    x, out = call.inputs[0], call.outputs[0]
+    entries = _entries(call.node)
     if entries is None:
-        pin(site, "it picks from the batch, or not by slices and integers")
+        pin(call, "it picks from the batch, or not by slices and integers")
         return
     for axis, (entry, target) in enumerate(entries):
         if x.ids[axis] is None:
             continue
         if target is None:
-            site.graph.read(x, axis, f"'{site.path}' picks one of them")
+            call.graph.read(x, axis, f"'{call.path}' picks one of them")
             continue
         at = np.arange(x.shape[axis])[entry]
         if entry.step not in (None, 1):
-            site.graph.fix(x.ids[axis], f"'{site.path}' picks every other one")
+            call.graph.fix(x.ids[axis], f"'{call.path}' picks every other one")
         out.ids[target] = x.ids[axis][at]
         every = np.arange(len(at))
-        site.graph.flow([(x, axis, at)], (out, target, every), constants.same)
+        call.graph.positionwise(
+            [(x, axis, at)], (out, target, every), constants.same
+        )
 
 
-def _entries(call):
+def _entries(node):
     """Per axis of the tensor `(index, axis of the result or None)`."""
-    x = call.inputs[0]
-    key = [*call.arguments.args, *call.arguments.kwargs.values()][1]
+    x = node.inputs[0]
+    key = [*node.arguments.args, *node.arguments.kwargs.values()][1]
     key = key if isinstance(key, tuple) else (key,)
     known = (slice, int, np.integer, type(None), type(Ellipsis))
-    if not all(isinstance(k, known) for k in key) or len(call.inputs) > 1:
+    if not all(isinstance(k, known) for k in key) or len(node.inputs) > 1:
         return None
     picked = sum(not (k is None or k is Ellipsis) for k in key)
     spare = [slice(None)] * (len(x.shape) - picked)
@@ -54,12 +56,12 @@ def _entries(call):
     return found
 
 
-def rewrite_get_item(call, args, kwargs, keep):
+def rewrite_get_item(node, args, kwargs, keep):
     """Moves the ends of slices to where their positions are now."""
-    entries = _entries(call)
+    entries = _entries(node)
     if entries is None:
         return args, kwargs
-    x = call.inputs[0]
+    x = node.inputs[0]
     cuts = iter(
         _moved(entry, keep(x, axis)) if target is not None else entry
         for axis, (entry, target) in enumerate(entries)
@@ -86,30 +88,32 @@ def _moved(entry, keep):
     return slice(int(keep[:start].sum()), int(keep[:stop].sum()))
 
 
-def split(site):
-    x = site.inputs[0]
-    along = site.layer.axis % len(x.shape)
+def split(call):
+    x = call.inputs[0]
+    along = call.layer.axis % len(x.shape)
     if along == 0:
-        pin(site, "it splits the batch")
+        pin(call, "it splits the batch")
         return
     start = 0
-    for out in site.outputs:
+    for out in call.outputs:
         for axis in range(1, len(x.shape)):
             if axis != along:
-                site.move((x, axis), (out, axis))
+                call.move((x, axis), (out, axis))
         if x.ids[along] is not None:
             every = np.arange(out.shape[along])
             out.ids[along] = x.ids[along][start + every]
             source = (x, along, start + every)
-            site.graph.flow([source], (out, along, every), constants.same)
+            call.graph.positionwise(
+                [source], (out, along, every), constants.same
+            )
         start += out.shape[along] or 0
 
 
-def configure_split(call, keep):
-    along = call.operation.axis % len(call.inputs[0].shape)
-    if call.inputs[0].shape[along] is None:
+def configure_split(node, keep):
+    along = node.operation.axis % len(node.inputs[0].shape)
+    if node.inputs[0].shape[along] is None:
         return {}
-    widths = [int(keep(x, along).sum()) for x in call.outputs]
+    widths = [int(keep(x, along).sum()) for x in node.outputs]
     if len(widths) == 1:
         return {"indices_or_sections": 1}
     return {"indices_or_sections": np.cumsum(widths)[:-1].tolist()}
@@ -118,15 +122,15 @@ def configure_split(call, keep):
 def transposition(axes_of):
     """Axes that change places; `axes_of(operation, rank)` names sources."""
 
-    def trace(site):
-        x, out = site.inputs[0], site.outputs[0]
-        axes = [a % len(x.shape) for a in axes_of(site.layer, len(x.shape))]
+    def trace(call):
+        x, out = call.inputs[0], call.outputs[0]
+        axes = [a % len(x.shape) for a in axes_of(call.layer, len(x.shape))]
         if axes[0] != 0:
-            pin(site, "it moves the batch")
+            pin(call, "it moves the batch")
             return
         for target, source in enumerate(axes):
             if target:
-                site.move((x, source), (out, target))
+                call.move((x, source), (out, target))
 
     return Rule(trace)
 
@@ -149,150 +153,150 @@ def named(operation, rank):
     return range(rank)[::-1] if axes is None else axes
 
 
-def expand_dims(site):
-    _drop_or_add(site, site.layer.axis, len(site.outputs[0].shape), add=True)
+def expand_dims(call):
+    _drop_or_add(call, call.layer.axis, len(call.outputs[0].shape), add=True)
 
 
-def squeeze(site):
-    x = site.inputs[0]
-    _drop_or_add(site, _squeezed(site.call), len(x.shape), add=False)
+def squeeze(call):
+    x = call.inputs[0]
+    _drop_or_add(call, _squeezed(call.node), len(x.shape), add=False)
 
 
-def _squeezed(call):
-    axes = call.operation.axis
+def _squeezed(node):
+    axes = node.operation.axis
     if axes is None:
-        axes = [i for i, n in enumerate(call.inputs[0].shape) if n == 1]
+        axes = [i for i, n in enumerate(node.inputs[0].shape) if n == 1]
     return axes
 
 
-def configure_squeeze(call, keep):
+def configure_squeeze(node, keep):
     """The axes by number: one that has become 1 long stays."""
-    return {"axis": _squeezed(call)}
+    return {"axis": _squeezed(node)}
 
 
-def _drop_or_add(site, axes, rank, add):
+def _drop_or_add(call, axes, rank, add):
     """Axes of length 1 come or go; `axes` count in the longer shape."""
     axes = [axes] if isinstance(axes, int) else axes
     axes = [axis % rank for axis in axes]
     if 0 in axes:
-        pin(site, "it changes the batch")
+        pin(call, "it changes the batch")
         return
-    x, out = site.inputs[0], site.outputs[0]
+    x, out = call.inputs[0], call.outputs[0]
     left = [i for i in range(rank) if i not in axes]
     for short, long in enumerate(left):
         if short:
             ends = (short, long) if add else (long, short)
-            site.move((x, ends[0]), (out, ends[1]))
+            call.move((x, ends[0]), (out, ends[1]))
     for axis in () if add else axes:
-        site.graph.read(x, axis, f"'{site.path}' drops this axis")
+        call.graph.read(x, axis, f"'{call.path}' drops this axis")
 
 
-def configure_reshape(call, keep):
+def configure_reshape(node, keep):
     """The new shape, but -1 where the operation's own is."""
-    x = call.outputs[0]
+    x = node.outputs[0]
     return {
         "newshape": [
             n if i == 0 or n in (-1, None) else int(keep(x, i).sum())
-            for i, n in enumerate(call.operation.newshape)
+            for i, n in enumerate(node.operation.newshape)
         ]
     }
 
 
-def pad(site):
-    x, out = site.inputs[0], site.outputs[0]
-    widths = np.broadcast_to(site.layer.pad_width, (len(x.shape), 2))
-    value = site.argument("constant_values", 1)
-    zeros = site.layer.mode == "constant" and value in (None, 0)
+def pad(call):
+    x, out = call.inputs[0], call.outputs[0]
+    widths = np.broadcast_to(call.layer.pad_width, (len(x.shape), 2))
+    value = call.argument("constant_values", 1)
+    zeros = call.layer.mode == "constant" and value in (None, 0)
     combine = constants.zero_stays if zeros else constants.unknown
     for axis in range(1, len(x.shape)):
         if widths[axis].any():
-            site.graph.read(x, axis, f"'{site.path}' pads this axis")
+            call.graph.read(x, axis, f"'{call.path}' pads this axis")
         else:
-            site.move((x, axis), (out, axis), combine)
+            call.move((x, axis), (out, axis), combine)
 
 
 def reduction(combine, is_sum=False):
     """Axes that are summed up, averaged, or searched for an extreme."""
 
-    def trace(site):
-        x, out, layer = site.inputs[0], site.outputs[0], site.layer
+    def trace(call):
+        x, out, layer = call.inputs[0], call.outputs[0], call.layer
         rank = len(x.shape)
         axes = layer.axis
         axes = range(rank) if axes is None else axes
         axes = [axes] if isinstance(axes, int) else axes
         axes = [axis % rank for axis in axes]
         if 0 in axes or getattr(layer, "initial", None) is not None:
-            pin(site, "it reduces more than it has axes")
+            pin(call, "it reduces more than it has axes")
             return
         target = 0
         for axis in range(rank):
             if axis not in axes:
-                site.move((x, axis), (out, target), combine)
+                call.move((x, axis), (out, target), combine)
             elif is_sum and x.ids[axis] is not None:
-                site.graph.total(x, axis)
+                call.graph.reduce_sum(x, axis)
             else:
-                site.graph.read(x, axis, f"'{site.path}' reduces it")
+                call.graph.read(x, axis, f"'{call.path}' reduces it")
             target += axis not in axes or layer.keepdims
 
     return Rule(trace)
 
 
-def contract(site, ends):
+def contract(call, ends):
     """The sum of the products along one axis of each of two tensors.
 
     Args:
-        site: The call.
+        call: The call.
         ends: Two `(value, axis)`, the axes of equal, known length.
     """
     for x, axis in ends:
-        site.graph.ids(x, axis)
+        call.graph.ids(x, axis)
     ids = [x.ids[axis] for x, axis in ends]
-    site.graph.tie(*ids)
+    call.graph.tie(*ids)
     every = np.arange(len(ids[0]))
-    product = site.graph.value((None, len(every)), site.path)
+    product = call.graph.value((None, len(every)), call.path)
     product.ids[1] = ids[0]
-    site.graph.flow(
+    call.graph.positionwise(
         [(x, axis, every) for x, axis in ends],
         (product, 1, every),
         constants.multiply,
     )
-    site.graph.total(product, 1)
+    call.graph.reduce_sum(product, 1)
 
 
 def _unknown(ends):
     return any(x.shape[axis] is None for x, axis in ends)
 
 
-def matmul(site):
-    ends = list(zip(site.inputs, (2, 1)))
-    if [len(x.shape) for x in site.inputs] != [3, 3] or _unknown(ends):
-        pin(site, "it is no product of two batches of matrices")
+def matmul(call):
+    ends = list(zip(call.inputs, (2, 1)))
+    if [len(x.shape) for x in call.inputs] != [3, 3] or _unknown(ends):
+        pin(call, "it is no product of two batches of matrices")
         return
-    contract(site, ends)
-    left, right = site.inputs
-    site.move((left, 1), (site.outputs[0], 1), constants.zero_stays)
-    site.move((right, 2), (site.outputs[0], 2), constants.zero_stays)
+    contract(call, ends)
+    left, right = call.inputs
+    call.move((left, 1), (call.outputs[0], 1), constants.zero_stays)
+    call.move((right, 2), (call.outputs[0], 2), constants.zero_stays)
 
 
-def dot(site):
+def dot(call):
     """`keras.layers.Dot`."""
-    layer = site.layer
+    layer = call.layer
     axes = layer.axes
     axes = [axes, axes] if isinstance(axes, int) else axes
-    axes = [axis % len(x.shape) for x, axis in zip(site.inputs, axes)]
-    ends = list(zip(site.inputs, axes))
-    plain = all(len(x.shape) in (2, 3) for x in site.inputs)
+    axes = [axis % len(x.shape) for x, axis in zip(call.inputs, axes)]
+    ends = list(zip(call.inputs, axes))
+    plain = all(len(x.shape) in (2, 3) for x in call.inputs)
     if layer.normalize or 0 in axes or not plain or _unknown(ends):
         pin(
-            site,
+            call,
             "it normalises, or contracts other than one known axis of matrices",
         )
         return
-    contract(site, ends)
+    contract(call, ends)
     target = 1
-    for x, contracted in zip(site.inputs, axes):
+    for x, contracted in zip(call.inputs, axes):
         for axis in range(1, len(x.shape)):
             if axis != contracted:
-                out = (site.outputs[0], target)
-                site.move((x, axis), out, constants.zero_stays)
+                out = (call.outputs[0], target)
+                call.move((x, axis), out, constants.zero_stays)
                 target += 1

@@ -13,30 +13,30 @@ from keras_prm.utils import training_argument
 
 
 @dataclasses.dataclass(frozen=True)
-class Site:
+class LayerCall:
     """One call of one layer, as a rule sees it.
 
     Args:
         graph: The `DependencyGraph` to write to.
-        call: The `keras_graph.Call`.
+        call: The `keras_graph.Node`.
         path: The layer's place in the hierarchy.
         inputs: list of `Value`, one per tensor argument.
         outputs: list of `Value` whose axes the rule may name by ids.
     """
 
     graph: object
-    call: object
+    node: object
     path: str
     inputs: list
     outputs: list
 
     @property
     def layer(self):
-        return self.call.operation
+        return self.node.operation
 
     def has_arrays(self):
         """True if arrays are among the arguments of the call."""
-        arguments = self.call.arguments
+        arguments = self.node.arguments
         return any(
             hasattr(x, "shape") and not isinstance(x, keras.KerasTensor)
             for x in keras.tree.flatten((arguments.args, arguments.kwargs))
@@ -44,7 +44,7 @@ class Site:
 
     def argument(self, name, position):
         """What the call passes for an argument, or `None`."""
-        arguments = self.call.arguments
+        arguments = self.node.arguments
         if name in arguments.kwargs:
             return arguments.kwargs[name]
         if len(arguments.args) > position:
@@ -53,7 +53,7 @@ class Site:
 
     def is_in_training(self):
         """Whether the layer is told to compute as in training, and can."""
-        told = training_argument.effective(self.call, self.graph.training)
+        told = training_argument.effective(self.node, self.graph.training)
         return bool(told) and training_argument.depends_on_training(self.layer)
 
     def read_all(self, value, why):
@@ -63,7 +63,7 @@ class Site:
 
     def value_of(self, tensor):
         """The `Value` of one of the tensors that the call is given."""
-        found = [x is tensor for x in self.call.inputs]
+        found = [x is tensor for x in self.node.inputs]
         return self.inputs[found.index(True)]
 
     def move(self, source, target, combine=constants.same, gate=None):
@@ -74,7 +74,7 @@ class Site:
         out, out_axis = target
         out.ids[out_axis] = value.ids[axis]
         every = np.arange(len(value.ids[axis]))
-        self.graph.flow(
+        self.graph.positionwise(
             [(value, axis, every)], (out, out_axis, every), combine, gate
         )
 
@@ -86,14 +86,14 @@ class Rule:
     Only `trace` is needed for a layer whose config holds no widths.
 
     Args:
-        trace: Gets the `Site` and writes its trace.
+        trace: Gets the `LayerCall` and writes its trace.
         resize: `resize(layer, size, shape)` returns the changes to the
             layer's config. `size(variable, axis)` is the new length of an
             axis of one of its weights, `shape` the new shape of its output.
-        configure: `configure(call, keep)` returns the changes to the config
+        configure: `configure(node, keep)` returns the changes to the config
             of an operation, which is called only once. `keep(x, axis)` is a
             bool array: which positions of a tensor's axis stay.
-        rewrite: `rewrite(call, args, kwargs, keep)` returns the arguments of
+        rewrite: `rewrite(node, args, kwargs, keep)` returns the arguments of
             the smaller call, from those that have its tensors filled in.
         arguments: Names of the call's arguments, besides the first, that
             `trace` looks at. Any other one that is not at its default pins,
@@ -107,19 +107,19 @@ class Rule:
 
     trace: Callable
     resize: Callable = lambda layer, size, shape: {}
-    configure: Callable = lambda call, keep: {}
+    configure: Callable = lambda node, keep: {}
     rewrite: Callable | None = None
     arguments: tuple[str, ...] = ()
     factors: Callable = lambda layer, size: ()
     wrap: Callable | None = None
 
 
-def pin(site, reason):
+def pin(call, reason):
     """Pins all channels that a call reads; its outputs are untracked."""
-    site.graph.skip(site.path, site.layer, reason)
-    for value in site.inputs:
+    call.graph.skip(call.path, call.layer, reason)
+    for value in call.inputs:
         for axis in range(len(value.shape)):
-            site.graph.read(value, axis, f"'{site.path}': {reason}")
+            call.graph.read(value, axis, f"'{call.path}': {reason}")
 
 
 def channel_axis(layer, value):
@@ -129,8 +129,8 @@ def channel_axis(layer, value):
     return len(value.shape) - 1
 
 
-def read_others(site, value, axis, why):
+def read_others(call, value, axis, why):
     """Pins every axis but one, the batch left out."""
     for other in range(1, len(value.shape)):
         if other != axis:
-            site.graph.read(value, other, f"'{site.path}': {why}")
+            call.graph.read(value, other, f"'{call.path}': {why}")

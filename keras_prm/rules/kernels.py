@@ -13,33 +13,33 @@ from keras_prm.utils import conv_geometry
 _ALL_TAPS = np.ones((), bool)
 
 
-def _mix(site, sources, targets, kernel, bias, **options):
+def _mix(call, sources, targets, kernel, bias, **options):
     """A product with a layer's kernel, then its bias and activation."""
-    layer = site.layer
+    layer = call.layer
     activation = constants.of(layer.activation)
-    site.graph.mix(
-        site, sources, targets, kernel, bias, activation=activation, **options
+    call.graph.contraction(
+        call, sources, targets, kernel, bias, activation=activation, **options
     )
     if not constants.is_elementwise(layer.activation):
         name = getattr(layer.activation, "__name__", "activation")
-        site.read_all(targets[0][0], f"its {name} reads every channel")
+        call.read_all(targets[0][0], f"its {name} reads every channel")
 
 
-def dense(site):
-    layer, x, out = site.layer, site.inputs[0], site.outputs[0]
+def dense(call):
+    layer, x, out = call.layer, call.inputs[0], call.outputs[0]
     axis = len(x.shape) - 1
     for other in range(1, axis):
-        site.move((x, other), (out, other), constants.unknown)
+        call.move((x, other), (out, other), constants.unknown)
     bias = layer.bias if layer.use_bias else None
     ends = [(x, axis)], [(out, axis)]
-    _mix(site, *ends, layer.kernel, bias, inside=_ALL_TAPS)
+    _mix(call, *ends, layer.kernel, bias, inside=_ALL_TAPS)
 
 
-def conv(site, depthwise=False):
-    layer = site.layer
-    source, target = _slides(site)
+def conv(call, depthwise=False):
+    layer = call.layer
+    source, target = _slides(call)
     _mix(
-        site,
+        call,
         [source],
         [target],
         layer.kernel,
@@ -50,18 +50,18 @@ def conv(site, depthwise=False):
     )
 
 
-def depthwise(site):
-    conv(site, depthwise=True)
+def depthwise(call):
+    conv(call, depthwise=True)
 
 
-def separable(site):
-    layer = site.layer
-    source, (out, axis) = _slides(site)
+def separable(call):
+    layer = call.layer
+    source, (out, axis) = _slides(call)
     shape = list(out.shape)
     shape[axis] = layer.pointwise_kernel.shape[-2]
-    hidden = site.graph.value(shape, site.path)
-    site.graph.mix(
-        site,
+    hidden = call.graph.value(shape, call.path)
+    call.graph.contraction(
+        call,
         [source],
         [(hidden, axis)],
         layer.depthwise_kernel,
@@ -70,7 +70,7 @@ def separable(site):
     )
     point = layer.pointwise_kernel
     _mix(
-        site,
+        call,
         [(hidden, axis)],
         [(out, axis)],
         point,
@@ -79,13 +79,13 @@ def separable(site):
     )
 
 
-def transposed(site):
+def transposed(call):
     """A transposed convolution; its kernel is `(..., out, in)`."""
-    layer = site.layer
-    source, target = _slides(site)
+    layer = call.layer
+    source, target = _slides(call)
     space = _space(*source)
     _mix(
-        site,
+        call,
         [source],
         [target],
         layer.kernel,
@@ -95,11 +95,11 @@ def transposed(site):
     )
 
 
-def _slides(site):
+def _slides(call):
     """`(value, axis)` of the channels in and out of a convolution."""
-    x, out = site.inputs[0], site.outputs[0]
-    axis = channel_axis(site.layer, x)
-    read_others(site, x, axis, "a convolution slides over it")
+    x, out = call.inputs[0], call.outputs[0]
+    axis = channel_axis(call.layer, x)
+    read_others(call, x, axis, "a convolution slides over it")
     return (x, axis), (out, axis)
 
 
@@ -107,9 +107,9 @@ def _space(value, axis):
     return [n for i, n in enumerate(value.shape) if i not in (0, axis)]
 
 
-def einsum_dense(site):
+def einsum_dense(call):
     """A product whose equation contracts some axes and makes others."""
-    layer, x, out = site.layer, site.inputs[0], site.outputs[0]
+    layer, x, out = call.layer, call.inputs[0], call.outputs[0]
     equation = layer.equation.replace(" ", "")
     read, kernel, made = _labels(equation, len(x.shape), len(out.shape))
     contracted = [a for a in kernel if a in read and a not in made]
@@ -121,22 +121,22 @@ def einsum_dense(site):
         and {*read} == {*contracted, *made} - {*produced}
     )
     if not plain or read[0] != made[0] or "." in read + made + kernel:
-        pin(site, f"'{equation}' is not a plain product")
+        pin(call, f"'{equation}' is not a plain product")
         return
     bias = layer.bias
     if bias is not None and (
         [*layer.bias_axes.replace(" ", "")] != produced
         or not made.endswith("".join(produced))
     ):
-        pin(site, "its bias varies along other axes than its kernel")
+        pin(call, "its bias varies along other axes than its kernel")
         return
     one_each = len(contracted) == len(produced) == 1
     for axis, label in enumerate(read):
         if axis and label in made:
             target = (out, made.index(label))
-            site.move((x, axis), target, constants.unknown)
+            call.move((x, axis), target, constants.unknown)
     _mix(
-        site,
+        call,
         [(x, read.index(a)) for a in contracted],
         [(out, made.index(a)) for a in produced],
         layer.kernel,
@@ -173,12 +173,12 @@ def resize_einsum_dense(layer, size, shape):
     }
 
 
-def embedding(site):
+def embedding(call):
     """A product with the one-hot vectors of its input."""
-    layer, out = site.layer, site.outputs[0]
-    one_hot = site.graph.value((None, layer.input_dim), site.path)
-    site.graph.mix(
-        site,
+    layer, out = call.layer, call.outputs[0]
+    one_hot = call.graph.value((None, layer.input_dim), call.path)
+    call.graph.contraction(
+        call,
         [(one_hot, 1)],
         [(out, len(out.shape) - 1)],
         layer.embeddings,

@@ -18,11 +18,11 @@ from keras_prm.utils import ambiguous_sums
 # Elementwise operators.
 
 
-def _unary(site):
-    if len(site.inputs) == 1 and all(np.ndim(x) == 0 for x in _others(site)):
-        elementwise(site)
+def _unary(call):
+    if len(call.inputs) == 1 and all(np.ndim(x) == 0 for x in _others(call)):
+        elementwise(call)
     else:
-        pin(site, "it is called with several tensors")
+        pin(call, "it is called with several tensors")
 
 
 def unary():
@@ -30,12 +30,12 @@ def unary():
     return Rule(_unary)
 
 
-def _clip(site):
-    bounds = (site.layer.x_min, site.layer.x_max)
+def _clip(call):
+    bounds = (call.layer.x_min, call.layer.x_max)
     if any(np.ndim(x) for x in bounds):
-        pin(site, "its bounds are arrays")
+        pin(call, "its bounds are arrays")
     else:
-        elementwise(site)
+        elementwise(call)
 
 
 def binary(combine):
@@ -46,23 +46,23 @@ def binary(combine):
             `None` where two tensors are more than the rule can say.
     """
 
-    def trace(site):
-        others = _others(site)
-        if len(site.inputs) == 2 and not others and combine:
-            join(combine)(site)
-        elif len(site.inputs) == 1 and all(np.ndim(x) == 0 for x in others):
-            elementwise(site)
-        elif len(site.inputs) == 1 and len(others) == 1 and combine:
-            _with_array(site, combine)
+    def trace(call):
+        others = _others(call)
+        if len(call.inputs) == 2 and not others and combine:
+            join(combine)(call)
+        elif len(call.inputs) == 1 and all(np.ndim(x) == 0 for x in others):
+            elementwise(call)
+        elif len(call.inputs) == 1 and len(others) == 1 and combine:
+            _with_array(call, combine)
         else:
-            pin(site, "it joins a tensor with an array")
+            pin(call, "it joins a tensor with an array")
 
     return Rule(trace, rewrite=_slice_array)
 
 
-def _others(site):
+def _others(call):
     """The arguments of a call that are not tensors."""
-    given = (site.call.arguments.args, site.call.arguments.kwargs)
+    given = (call.node.arguments.args, call.node.arguments.kwargs)
     return [
         x
         for x in (*given[0], *given[1].values())
@@ -70,11 +70,11 @@ def _others(site):
     ]
 
 
-def _operands(call):
+def _operands(node):
     """The two operands of a call, in order, arrays as float64."""
-    arguments = call.arguments
+    arguments = node.arguments
     given = [*arguments.args, *arguments.kwargs.values()][:2]
-    given = ambiguous_sums.placed(call, given)
+    given = ambiguous_sums.placed(node, given)
     return [
         x
         if isinstance(x, keras.KerasTensor)
@@ -83,22 +83,22 @@ def _operands(call):
     ]
 
 
-def _with_array(site, combine):
-    x, out = site.inputs[0], site.outputs[0]
-    operands = _operands(site.call)
+def _with_array(call, combine):
+    x, out = call.inputs[0], call.outputs[0]
+    operands = _operands(call.node)
     rank = len(x.shape)
     array = next(a for a in operands if isinstance(a, np.ndarray))
     if array.ndim > rank or (array.ndim == rank and array.shape[0] != 1):
-        pin(site, "it joins a tensor with an array of more axes")
+        pin(call, "it joins a tensor with an array of more axes")
         return
     widths = (1,) * (rank - array.ndim) + array.shape
     array = array.reshape(widths)
-    first = operands[0] is site.call.inputs[0]
+    first = operands[0] is call.node.inputs[0]
     for axis in range(1, rank):
         if x.ids[axis] is None:
             continue
         if x.shape[axis] == 1 < widths[axis]:
-            site.graph.read(x, axis, f"'{site.path}' broadcasts it")
+            call.graph.read(x, axis, f"'{call.path}' broadcasts it")
             continue
 
         def image(inputs, axis=axis):
@@ -114,14 +114,14 @@ def _with_array(site, combine):
                 same & np.isfinite(found[:, 0]), found[:, 0], np.nan
             )
 
-        site.move((x, axis), (out, axis), image)
+        call.move((x, axis), (out, axis), image)
 
 
-def _slice_array(call, args, kwargs, keep):
+def _slice_array(node, args, kwargs, keep):
     """Cuts an array of constants as the tensor it is joined with."""
-    if len(call.inputs) != 1:
+    if len(node.inputs) != 1:
         return args, kwargs
-    x = call.inputs[0]
+    x = node.inputs[0]
 
     def cut(value):
         if keras.backend.is_keras_tensor(value) or np.ndim(value) == 0:
@@ -133,7 +133,7 @@ def _slice_array(call, args, kwargs, keep):
                 array = np.compress(keep(x, of_tensor), array, axis)
         return value if array.shape == whole.shape else array
 
-    args = ambiguous_sums.placed(call, args)
+    args = ambiguous_sums.placed(node, args)
     return [cut(a) for a in args], {k: cut(a) for k, a in kwargs.items()}
 
 

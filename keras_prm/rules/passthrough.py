@@ -11,15 +11,15 @@ from keras_prm.rules.base import pin
 from keras_prm.rules.base import read_others
 
 
-def elementwise(site):
-    for x in site.inputs[:1]:
+def elementwise(call):
+    for x in call.inputs[:1]:
         for axis in range(1, len(x.shape)):
-            site.move((x, axis), (site.outputs[0], axis), constants.by(site))
+            call.move((x, axis), (call.outputs[0], axis), constants.by(call))
 
 
-def identity(site):
-    for axis in range(1, len(site.inputs[0].shape)):
-        site.move((site.inputs[0], axis), (site.outputs[0], axis))
+def identity(call):
+    for axis in range(1, len(call.inputs[0].shape)):
+        call.move((call.inputs[0], axis), (call.outputs[0], axis))
 
 
 def resize_dropout(layer, size, shape):
@@ -30,42 +30,42 @@ def resize_dropout(layer, size, shape):
     return {"noise_shape": type(layer.noise_shape)(new)} if own else {}
 
 
-def activation(site):
-    if constants.is_elementwise(site.layer.activation):
-        elementwise(site)
+def activation(call):
+    if constants.is_elementwise(call.layer.activation):
+        elementwise(call)
     else:
-        pin(site, "its activation reads every channel")
+        pin(call, "its activation reads every channel")
 
 
 def along_space(combine):
     """Layers that change the spatial axes and nothing else."""
 
-    def rule(site):
-        x, out = site.inputs[0], site.outputs[0]
-        axis = channel_axis(site.layer, x)
-        read_others(site, x, axis, "it changes this axis")
-        site.move((x, axis), (out, axis), combine)
+    def rule(call):
+        x, out = call.inputs[0], call.outputs[0]
+        axis = channel_axis(call.layer, x)
+        read_others(call, x, axis, "it changes this axis")
+        call.move((x, axis), (out, axis), combine)
 
     return rule
 
 
-def global_pooling(site):
-    x, out = site.inputs[0], site.outputs[0]
-    axis = channel_axis(site.layer, x)
-    read_others(site, x, axis, "it is pooled over")
-    site.move((x, axis), (out, axis if site.layer.keepdims else 1))
+def global_pooling(call):
+    x, out = call.inputs[0], call.outputs[0]
+    axis = channel_axis(call.layer, x)
+    read_others(call, x, axis, "it is pooled over")
+    call.move((x, axis), (out, axis if call.layer.keepdims else 1))
 
 
-def resizing(site):
+def resizing(call):
     """Interpolation keeps a constant, a border of another value does not."""
-    layer = site.layer
+    layer = call.layer
     fill = layer.fill_value
 
     def bordered(c):
         return np.where(c == fill, c, np.nan)
 
     padded = getattr(layer, "pad_to_aspect_ratio", False)
-    along_space(bordered if padded else constants.same)(site)
+    along_space(bordered if padded else constants.same)(call)
 
 
 # Joins.
@@ -73,7 +73,7 @@ def resizing(site):
 
 # What `Bidirectional` makes of its two directions.
 MERGES = {
-    "concat": lambda site: merging.concatenate(site, axis=-1),
+    "concat": lambda call: merging.concatenate(call, axis=-1),
     "sum": merging.join(constants.add),
     "mul": merging.join(constants.multiply),
     "ave": merging.join(constants.average),

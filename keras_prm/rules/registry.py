@@ -28,42 +28,42 @@ from keras_prm.utils import ambiguous_sums
 from keras_prm.utils import keras_graph
 
 
-def apply(site, reason=None):
+def apply(call, reason=None):
     """Traces one call by the rule of its layer, or pins what it touches.
 
     Args:
-        site: The call.
+        call: The call.
         reason: Why it is to be pinned whatever its layer, or `None`.
     """
-    rule = rule_for(site.layer)
-    reason = reason or _why_opaque(site, rule)
+    rule = rule_for(call.layer)
+    reason = reason or _why_opaque(call, rule)
     if reason is None:
-        mask = site.call.arguments.kwargs.get("mask")
+        mask = call.node.arguments.kwargs.get("mask")
         if isinstance(mask, keras.KerasTensor):
-            site.read_all(site.value_of(mask), "it is a mask")
-        if site.is_in_training():
-            site = _behind_noise(site)
-        with site.graph.told(site.call):
-            rule.trace(site)
+            call.read_all(call.value_of(mask), "it is a mask")
+        if call.is_in_training():
+            call = _behind_noise(call)
+        with call.graph.told(call.node):
+            rule.trace(call)
     else:
-        pin(site, reason)
+        pin(call, reason)
 
 
-def _behind_noise(site):
-    """The site of a layer that computes as in training, or not.
+def _behind_noise(call):
+    """The call of a layer that computes as in training, or not.
 
     In `model(x)` it does, in `predict` it does not: what is constant to one
     need not be to the other. Dropout keeps zeros at any rate.
     """
-    drops = isinstance(site.layer, (layers.Dropout, layers.GaussianDropout))
+    drops = isinstance(call.layer, (layers.Dropout, layers.GaussianDropout))
     combine = constants.zero_stays if drops else constants.unknown
     found = []
-    for x in site.inputs:
-        noisy = site.graph.value(x.shape, site.path)
+    for x in call.inputs:
+        noisy = call.graph.value(x.shape, call.path)
         for axis in range(1, len(x.shape)):
-            site.move((x, axis), (noisy, axis), combine)
+            call.move((x, axis), (noisy, axis), combine)
         found.append(noisy)
-    return dataclasses.replace(site, inputs=found)
+    return dataclasses.replace(call, inputs=found)
 
 
 def rule_for(operation):
@@ -111,8 +111,8 @@ def register_rule(layer_class, rule):
     RULES[layer_class] = rule
 
 
-def _why_opaque(site, rule):
-    layer = site.layer
+def _why_opaque(call, rule):
+    layer = call.layer
     if isinstance(layer, layers.TFSMLayer):
         return "it runs a SavedModel, whose inside cannot be seen"
     if rule is None:
@@ -124,21 +124,21 @@ def _why_opaque(site, rule):
     parts = keras_graph.sublayers(layer) if is_layer else ()
     if any(getattr(part, "lora_enabled", False) for part in parts):
         return "LoRA is enabled"
-    if site.is_in_training() and not type(layer).__module__.startswith(
+    if call.is_in_training() and not type(layer).__module__.startswith(
         "keras."
     ):
         return "it is called with training=True"
     if any(getattr(part, "quantization_mode", None) for part in parts):
         return "it is quantised"
-    return ambiguous_sums.reason(site.call) or unknown_argument(
-        site.call, rule.arguments
+    return ambiguous_sums.reason(call.node) or unknown_argument(
+        call.node, rule.arguments
     )
 
 
-def unknown_argument(call, rule_knows=()):
+def unknown_argument(node, rule_knows=()):
     """Names an argument of a layer's call that no rule knows, or `None`."""
-    if isinstance(call.operation, keras.layers.Layer):
-        more = call.arguments.args[1:]
+    if isinstance(node.operation, keras.layers.Layer):
+        more = node.arguments.args[1:]
         if {*rule_knows} <= {*_MASK} and any(x is not None for x in more):
             return "it is called with several arguments"
         known = {
@@ -147,7 +147,7 @@ def unknown_argument(call, rule_knows=()):
             "initial_state": (None,),
             "return_attention_scores": (False,),
         }
-        for name, value in call.arguments.kwargs.items():
+        for name, value in node.arguments.kwargs.items():
             if name in rule_knows:
                 continue
             usual = known.get(name, ())

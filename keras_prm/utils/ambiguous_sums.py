@@ -79,9 +79,9 @@ def is_followed():
 # What a model has of its own.
 
 
-def is_sum(call):
+def is_sum(node):
     """True for a call that adds up its operands."""
-    kind = type(call.operation)
+    kind = type(node.operation)
     return kind in _LAYERS or _is_operator(kind)
 
 
@@ -90,11 +90,11 @@ def _is_operator(kind):
     return is_own and kind.__name__ == "Add"
 
 
-def reason(call):
+def reason(node):
     """Why a sum of tensors cannot be told by their axes, or `None`."""
-    if not (is_followed() and is_sum(call)):
+    if not (is_followed() and is_sum(node)):
         return None
-    shapes = _aligned(call.inputs, type(call.operation) in _LAYERS)
+    shapes = _aligned(node.inputs, type(node.operation) in _LAYERS)
     if any(is_misplaced(*pair) for pair in _pairs(shapes)):
         return (
             f"TensorFlow adds {shapes[1]} to {shapes[0]} along another axis, "
@@ -117,11 +117,11 @@ def _broadcast(first, second):
     return tuple(n if m == 1 else m for m, n in zip(*both))
 
 
-def placed(call, operands):
+def placed(node, operands):
     """The operands of a call, a constant array where the backend puts it.
 
     Args:
-        call: The `keras_graph.Call` of an operator, in the model as it is.
+        call: The `keras_graph.Node` of an operator, in the model as it is.
         operands: What is given it, here or in the smaller model.
 
     Returns:
@@ -129,9 +129,9 @@ def placed(call, operands):
         backend does.
     """
     operands = list(operands)
-    if not (is_followed() and _is_operator(type(call.operation))):
+    if not (is_followed() and _is_operator(type(node.operation))):
         return operands
-    shapes = [np.shape(x) for x in call.arguments.args[:2]]
+    shapes = [np.shape(x) for x in node.arguments.args[:2]]
     if is_misplaced(*shapes) and not keras.backend.is_keras_tensor(operands[1]):
         rank, axis = len(shapes[0]), axis_of(*shapes)
         shape = [-1 if i == axis else 1 for i in range(rank)]
@@ -143,7 +143,7 @@ def placed(call, operands):
 # What is rebuilt.
 
 
-def safe(call, args):
+def safe(node, args):
     """The arguments of a rebuilt sum so that it means the same everywhere.
 
     Operands change places, or one is broadcast, where the sizes of the
@@ -151,24 +151,24 @@ def safe(call, args):
     the batch, or of another axis that is not known.
 
     Args:
-        call: The `keras_graph.Call` that is rebuilt.
+        call: The `keras_graph.Node` that is rebuilt.
         args: Its arguments in the smaller model.
 
     Returns:
         list of arguments.
     """
-    if not is_sum(call):
+    if not is_sum(node):
         return args
-    if _is_operator(type(call.operation)):
+    if _is_operator(type(node.operation)):
         return [*_safe_pair(*args[:2]), *args[2:]]
     return [_safe_list(args[0]), *args[1:]]
 
 
-def is_safe(call):
+def is_safe(node):
     """Whether a call, as it is, means the same on every backend."""
-    args = [*call.arguments.args]
-    operands = args[0] if type(call.operation) in _LAYERS else args
-    found = safe(call, args)
+    args = [*node.arguments.args]
+    operands = args[0] if type(node.operation) in _LAYERS else args
+    found = safe(node, args)
     found = found[0] if operands is not args else found
     return all(a is b for a, b in zip(operands, found))
 
@@ -184,12 +184,12 @@ def with_safe_sums(view):
     Returns:
         `view` where its sums are safe as they are, else another model.
     """
-    if all(map(is_safe, keras_graph.all_calls(view))):
+    if all(map(is_safe, keras_graph.all_nodes(view))):
         return view
     return replay.model(
         view,
         view.inputs,
-        lambda call, args, kwargs: (safe(call, args), kwargs),
+        lambda node, args, kwargs: (safe(node, args), kwargs),
     )
 
 

@@ -15,7 +15,7 @@ import keras
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Call:
+class Node:
     """One call of a layer or operation inside a model.
 
     Args:
@@ -160,27 +160,27 @@ def _functional_class():
     return type(keras.Model(x, x))
 
 
-def calls(view):
+def nodes(view):
     """The calls of a functional model, each after those it needs."""
     found = []
     for depth in sorted(view._nodes_by_depth, reverse=True):
         for node in view._nodes_by_depth[depth]:
             if not node.is_input:
-                found.append(_call_at(node))
+                found.append(_node_at(node))
     return found
 
 
-def all_calls(view):
-    """As `calls`, with those inside of nested models instead of these."""
+def all_nodes(view):
+    """As `nodes`, with those inside of nested models instead of these."""
     found = []
-    for call in calls(view):
-        is_nested = is_model(call.operation)
-        found += all_calls(functional(call.operation)) if is_nested else [call]
+    for node in nodes(view):
+        is_nested = is_model(node.operation)
+        found += all_nodes(functional(node.operation)) if is_nested else [node]
     return found
 
 
-def _call_at(node):
-    return Call(
+def _node_at(node):
+    return Node(
         node.operation,
         tuple(node.input_tensors),
         tuple(node.output_tensors),
@@ -188,7 +188,7 @@ def _call_at(node):
     )
 
 
-def calls_between(inputs, outputs):
+def nodes_between(inputs, outputs):
     """The calls that lead from some tensors to others, in order.
 
     Args:
@@ -196,7 +196,7 @@ def calls_between(inputs, outputs):
         outputs: list of `KerasTensor`.
 
     Returns:
-        list of `Call`, each after those it needs.
+        list of `Node`, each after those it needs.
 
     Raises:
         ValueError: They start from more than `inputs`.
@@ -215,7 +215,7 @@ def calls_between(inputs, outputs):
         elif missing:
             left += reversed(missing)
         else:
-            found.append(_call_at(node))
+            found.append(_node_at(node))
             known.update(id(y) for y in node.output_tensors)
     return found
 
@@ -231,10 +231,10 @@ class Arguments:
         return tuple(tensors[id(x)] for x in self.args), self.kwargs
 
 
-def call_of(layer, x):
-    """The `Call` that a wrapper makes of the layer inside, on one tensor."""
+def node_of(layer, x):
+    """The `Node` that a wrapper makes of the layer inside, on one tensor."""
     outputs = keras.tree.flatten(layer.compute_output_spec(x))
-    return Call(layer, (x,), tuple(outputs), Arguments((x,), {}))
+    return Node(layer, (x,), tuple(outputs), Arguments((x,), {}))
 
 
 @contextlib.contextmanager
@@ -270,11 +270,11 @@ def input_layer(x):
     return x._keras_history.operation
 
 
-def fed(call, view):
+def fed(node, view):
     """What a call of a nested model feeds to each of `view.inputs`."""
-    argument = call.arguments.args[0] if call.arguments.args else None
+    argument = node.arguments.args[0] if node.arguments.args else None
     if not isinstance(argument, dict):
-        return call.inputs
+        return node.inputs
     if isinstance(view.input, dict):
         return tuple(argument[name] for name in sorted(view.input))
     return tuple(argument[input_layer(x).name] for x in view.inputs)

@@ -15,22 +15,22 @@ def outputs(view, inputs, prepare):
     Args:
         view: A functional model with a list of inputs.
         inputs: list of symbolic tensors, one per input of the model.
-        prepare: Gets a `keras_graph.Call`, and the new `args` and `kwargs`;
+        prepare: Gets a `keras_graph.Node`, and the new `args` and `kwargs`;
             returns those that the layer is called with.
 
     Returns:
         list of symbolic tensors, the outputs in order.
     """
     tensors = {id(x): _as(x, new) for x, new in zip(view.inputs, inputs)}
-    for call in keras_graph.calls(view):
-        if keras_graph.is_model(call.operation):
-            inner = keras_graph.functional(call.operation)
-            fed = [tensors[id(x)] for x in keras_graph.fed(call, inner)]
+    for node in keras_graph.nodes(view):
+        if keras_graph.is_model(node.operation):
+            inner = keras_graph.functional(node.operation)
+            fed = [tensors[id(x)] for x in keras_graph.fed(node, inner)]
             found = outputs(inner, fed, prepare)
         else:
-            args, kwargs = prepare(call, *call.arguments.fill_in(tensors))
-            found = keras.tree.flatten(call.operation(*args, **kwargs))
-        tensors.update(zip(map(id, call.outputs), found))
+            args, kwargs = prepare(node, *node.arguments.fill_in(tensors))
+            found = keras.tree.flatten(node.operation(*args, **kwargs))
+        tensors.update(zip(map(id, node.outputs), found))
     return [tensors[id(x)] for x in view.outputs]
 
 

@@ -33,18 +33,18 @@ def depends_on_training(operation):
     )
 
 
-def effective(call, around=None):
+def effective(node, around=None):
     """What a call is told of training where its model is told nothing.
 
     Args:
-        call: A `keras_graph.Call`.
+        call: A `keras_graph.Node`.
         around: What the model that it belongs to is told, or `None`.
 
     Returns:
         bool or `None`. What a nested model is told goes before what its
         calls pass.
     """
-    return _of(call) if around is None else around
+    return _of(node) if around is None else around
 
 
 def called_in_training(view, around=None, prefix=""):
@@ -59,8 +59,8 @@ def called_in_training(view, around=None, prefix=""):
         list of paths.
     """
     found = []
-    for call in keras_graph.calls(view):
-        layer, told = call.operation, effective(call, around)
+    for node in keras_graph.nodes(view):
+        layer, told = node.operation, effective(node, around)
         path = prefix + layer.name
         if keras_graph.is_model(layer):
             inner = keras_graph.functional(layer)
@@ -107,7 +107,7 @@ def check_passed_on(without, with_training):
     Raises:
         ValueError: A layer inside is told the same in both.
     """
-    for old, new in zip(without.calls, with_training.calls):
+    for old, new in zip(without.nodes, with_training.nodes):
         flags = [_of(old), _of(new)]
         fixed = flags[0] is not None and flags[0] == flags[1]
         if fixed and depends_on_training(old.operation):
@@ -117,11 +117,11 @@ def check_passed_on(without, with_training):
             )
 
 
-def told(call, at_inference, in_training):
+def told(node, at_inference, in_training):
     """A call as one would write it, if it is told what Keras says.
 
     Args:
-        call: The `keras_graph.Call`.
+        call: The `keras_graph.Node`.
         at_inference: The same call of a run at inference.
         in_training: The same call of a run in training.
 
@@ -129,11 +129,11 @@ def told(call, at_inference, in_training):
         `call`, or the same without its `training`, which Keras then fills in.
     """
     flags = [_of(at_inference), _of(in_training)]
-    names = parameters(call.operation)
+    names = parameters(node.operation)
     if "training" not in names or flags[0] == flags[1] is not None:
-        return call
-    untold = _Untold(call.arguments, names.index("training"))
-    return dataclasses.replace(call, arguments=untold)
+        return node
+    untold = _Untold(node.arguments, names.index("training"))
+    return dataclasses.replace(node, arguments=untold)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,5 +168,5 @@ class _Untold:
         )
 
 
-def _of(call):
-    return given(call.operation, call.arguments.args, call.arguments.kwargs)
+def _of(node):
+    return given(node.operation, node.arguments.args, node.arguments.kwargs)

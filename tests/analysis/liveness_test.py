@@ -42,8 +42,8 @@ class Verdict:
         return float("nan") if found is None else found[position]
 
     def folded(self, name):
-        (mix,) = [m for m in self.graph.mixes if m.path == name]
-        return self.live.folded_bias(mix)
+        (contraction,) = [m for m in self.graph.contractions if m.path == name]
+        return self.live.folded_bias(contraction)
 
 
 def chain(*middle, bias=0.0, channels=3):

@@ -285,7 +285,7 @@ class ZooTest(parameterized.TestCase):
     def test_macs_are_output_positions(self):
         graph = trace(zoo.make("lenet5"))
         self.assertEqual(
-            [(m.path, m.macs) for m in graph.mixes],
+            [(m.path, m.macs) for m in graph.contractions],
             [("conv1", 24 * 24), ("conv2", 8 * 8), ("fc1", 1), ("fc2", 1)],
         )
 

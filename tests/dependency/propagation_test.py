@@ -38,17 +38,17 @@ class StepsTest(parameterized.TestCase):
     def test_a_scale_of_zero_is_constant_whatever_comes_in(self):
         facts = Facts([NAN, NAN, 3.0], [True, True, False])
         step = Affine(*facts.ends(), lambda read: (read([0.0, 2.0, 2.0]), 1.0))
-        step.forward(facts)
+        step.propagate_constants(facts)
         np.testing.assert_array_equal(facts.constants[1, 1], [1.0, NAN, 7.0])
-        step.backward(facts)
+        step.propagate_uses(facts)
         np.testing.assert_array_equal(facts.uses[0], [False, True, False])
 
     def test_moments_read_all_of_a_group(self):
         facts = Facts([NAN, NAN, 3.0, 3.0], [False, True, False, False])
         step = Moments(*facts.ends(), 2, lambda c: c - 3.0)
-        step.forward(facts)
+        step.propagate_constants(facts)
         np.testing.assert_array_equal(facts.constants[1, 1], [NAN, NAN, 0, 0])
-        step.backward(facts)
+        step.propagate_uses(facts)
         np.testing.assert_array_equal(facts.uses[0], [True, True, False, False])
 
 

@@ -27,11 +27,11 @@ class Forced(strategies.Lowerer):
     def __init__(self, name):
         self.name = name
 
-    def choose_one(self, site):
-        for option in methods.candidates(site):
+    def choose_one(self, sparse):
+        for option in methods.candidates(sparse):
             if option.name == self.name:
-                return strategies.Choice(site, option, reason="forced")
-        return strategies.Choice(site, None, reason="not to be had")
+                return strategies.Choice(sparse, option, reason="forced")
+        return strategies.Choice(sparse, None, reason="not to be had")
 
 
 class Drawn(strategies.Lowerer):
@@ -40,10 +40,10 @@ class Drawn(strategies.Lowerer):
     def __init__(self, seed=0):
         self.rng = np.random.default_rng(seed)
 
-    def choose_one(self, site):
-        options = methods.candidates(site)
+    def choose_one(self, sparse):
+        options = methods.candidates(sparse)
         option = options[self.rng.integers(len(options))]
-        return strategies.Choice(site, option, reason="drawn")
+        return strategies.Choice(sparse, option, reason="drawn")
 
 
 def empty_columns(model, share=0.3, seed=0):

@@ -152,7 +152,7 @@ def _change(model, x, rows):
 
 def _inner_tensors_are_finite(model, x):
     """What `strip` asks for, in the outermost model at least."""
-    tensors = [y for call in keras_graph.calls(model) for y in call.outputs]
+    tensors = [y for call in keras_graph.nodes(model) for y in call.outputs]
     return _is_finite(keras.Model(model.input, tensors), x)
 
 

@@ -229,15 +229,15 @@ class FileTest(parameterized.TestCase):
     def test_measured_layers_compute_the_same(self, name):
         model = lowering_models.empty_columns(lowering_models.chain())
         seen = 0
-        for site in lower_columns.sites(model):
-            options = {o.name: o for o in methods.candidates(site)}
+        for sparse in lower_columns.sites(model):
+            options = {o.name: o for o in methods.candidates(sparse)}
             if name not in options:
                 continue
             seen += 1
-            shape = (1, *site.space, site.array.shape[-2])
+            shape = (1, *sparse.space, sparse.array.shape[-2])
             x = np.random.default_rng(0).normal(size=shape).astype("float32")
             dense, other = (
-                LiteRTModel(layer_timing.converted(site, o))(x)
+                LiteRTModel(layer_timing.converted(sparse, o))(x)
                 for o in (None, options[name])
             )
             np.testing.assert_allclose(other, dense, atol=1e-4)

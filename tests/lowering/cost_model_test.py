@@ -9,19 +9,19 @@ from keras_prm.lowering import cost_model
 from keras_prm.lowering import methods
 
 
-def site(mask, filters=16, size=4, **options):
+def sparse_kernel(mask, filters=16, size=4, **options):
     """A 3x3 convolution on `size x size`, its live columns given."""
     kernel = np.ones((*mask.shape, filters), "float32") * mask[..., None]
     options = {"padding": "same", **options}
     layer = layers.Conv2D(filters, 3, **options)
-    return methods.ColumnSite(layer, "kernel", kernel, (size, size))
+    return methods.SparseKernel(layer, "kernel", kernel, (size, size))
 
 
 def two_levels():
     """Three channels: two columns of the first, one of the others, in order."""
     mask = np.zeros((3, 3, 3), bool)
     mask[0, 0, 0] = mask[1, 1, 0] = mask[2, 2, 1] = mask[0, 1, 2] = True
-    return site(mask)
+    return sparse_kernel(mask)
 
 
 def lowering(where, name):
@@ -125,7 +125,7 @@ class BytesTest(parameterized.TestCase):
 
     def test_long_names_take_bytes(self):
         where = two_levels()
-        longer = methods.ColumnSite(
+        longer = methods.SparseKernel(
             where.layer, "twenty/letters/here", where.array, where.space
         )
         option = lowering(where, "columns by gather")
@@ -154,7 +154,7 @@ class CandidatesTest(parameterized.TestCase):
     def test_an_empty_channel(self):
         where = two_levels()
         kernel = np.concatenate([where.array, 0 * where.array], axis=-2)
-        where = methods.ColumnSite(where.layer, "k", kernel, where.space)
+        where = methods.SparseKernel(where.layer, "k", kernel, where.space)
         self.assertLen(self.names(where), 7)
 
     @parameterized.parameters(
@@ -166,24 +166,26 @@ class CandidatesTest(parameterized.TestCase):
             value = value if isinstance(value, tuple) else (value, value)
             setattr(layer, name, value)
         kernel = two_levels().array
-        where = methods.ColumnSite(layer, "k", kernel, (4, 4))
+        where = methods.SparseKernel(layer, "k", kernel, (4, 4))
         self.assertEqual(self.names(where), ["columns by patches"])
 
     def test_dense_has_no_one_hot_kernel(self):
         kernel = np.ones((5, 3), "float32")
         kernel[2:4] = 0
-        where = methods.ColumnSite(layers.Dense(3), "k", kernel, ())
+        where = methods.SparseKernel(layers.Dense(3), "k", kernel, ())
         self.assertEqual(
             self.names(where), ["channels by gather", "channels by slices"]
         )
 
     def test_nothing_is_empty_or_all(self):
-        class Mix:
+        class Contraction:
             layer = layers.Dense(3)
             source = (None, None)
 
         for kernel in (np.ones((2, 3)), np.zeros((2, 3))):
-            self.assertIsNone(methods.site_of([Mix], "k", kernel))
+            self.assertIsNone(
+                methods.sparse_kernel_of([Contraction], "k", kernel)
+            )
 
 
 if __name__ == "__main__":

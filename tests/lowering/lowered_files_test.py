@@ -95,12 +95,12 @@ class ArgumentTest(parameterized.TestCase):
         kernel = np.zeros((3, 3, 64, 64), "float32")
         kernel[1, 1, :16] = 1.0
         layer = layers.Conv2D(64, 3, padding="same")
-        site = methods.ColumnSite(layer, "k", kernel, (16, 16))
+        sparse = methods.SparseKernel(layer, "k", kernel, (16, 16))
         for mode in ("float32", "float16"):
             lowerer = lower_columns.lowerer("model", mode)
-            self.assertIsNotNone(lowerer.choose_one(site).lowering)
+            self.assertIsNotNone(lowerer.choose_one(sparse).lowering)
         for mode in ("dynamic_range", "int8"):
-            choice = lower_columns.lowerer("model", mode).choose_one(site)
+            choice = lower_columns.lowerer("model", mode).choose_one(sparse)
             self.assertIsNone(choice.lowering)
             self.assertIn("lowering='auto' measures", choice.reason)
 

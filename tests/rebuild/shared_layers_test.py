@@ -70,7 +70,7 @@ class Outer(Holder):
         return sum(head(x) for head in self.inner)
 
 
-class Maker(layers.Layer):
+class LayerSlimmer(layers.Layer):
     """Makes a layer of its own, which others may call as well."""
 
     def __init__(self, units, **kwargs):
@@ -154,7 +154,7 @@ KINDS = (
     LiveHead,
     RawHead,
     Outer,
-    Maker,
+    LayerSlimmer,
     Window,
     Twice,
 )
@@ -195,7 +195,7 @@ def in_a_nested_model():
 
 def made_inside():
     """A layer calls one that another one has made."""
-    maker = Maker(5, name="maker")
+    maker = LayerSlimmer(5, name="maker")
     inputs = keras.Input((4,))
     x = layers.Dense(6, name="hidden")(inputs)
     maker.build((None, 6))
@@ -230,7 +230,7 @@ def twice():
 
 
 def given_what_another_makes():
-    maker = Maker(6, name="maker")
+    maker = LayerSlimmer(6, name="maker")
     maker.build((None, 6))
     inputs = keras.Input((3,))
     x = layers.Dense(6, name="hidden", activation="relu")(inputs)

@@ -30,12 +30,12 @@ class Scale(layers.Layer):
         return inputs * self.factor
 
 
-def scale_rule(site):
+def scale_rule(call):
     """A worked example: the channels pass, each with its factor."""
-    x, out = site.inputs[0], site.outputs[0]
-    axis, factor = len(x.shape) - 1, site.layer.factor
-    site.graph.weight(factor, [site.graph.ids(x, axis)], "vector")
-    site.graph.affine((x, axis), (out, axis), lambda read: (read(factor), 0.0))
+    x, out = call.inputs[0], call.outputs[0]
+    axis, factor = len(x.shape) - 1, call.layer.factor
+    call.graph.weight(factor, [call.graph.ids(x, axis)], "vector")
+    call.graph.affine((x, axis), (out, axis), lambda read: (read(factor), 0.0))
 
 
 def scaled():
@@ -165,9 +165,9 @@ class TableTest(parameterized.TestCase):
         with mock.patch.object(
             registry,
             "apply",
-            lambda site, reason=None, apply=registry.apply: (
-                kinds.add(type(site.layer).__name__),
-                apply(site, reason),
+            lambda call, reason=None, apply=registry.apply: (
+                kinds.add(type(call.layer).__name__),
+                apply(call, reason),
             ),
         ):
             for name in zoo.MODELS:
@@ -197,7 +197,7 @@ class TableTest(parameterized.TestCase):
 
 class RegisterRefusalTest(parameterized.TestCase):
     def test_not_a_layer_or_not_a_rule(self):
-        rule = base.Rule(lambda site: None)
+        rule = base.Rule(lambda call: None)
         for arguments in (("x", rule), (layers.Softmax, None)):
             with self.assertRaisesRegex(TypeError, "register_rule.MyLayer"):
                 registry.register_rule(*arguments)

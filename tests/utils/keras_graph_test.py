@@ -116,7 +116,7 @@ class CallsTest(parameterized.TestCase):
     def test_each_comes_after_what_it_needs(self, name):
         view = keras_graph.functional(zoo.make(name))
         known = {id(x) for x in view.inputs}
-        for call in keras_graph.calls(view):
+        for call in keras_graph.nodes(view):
             self.assertContainsSubset({id(x) for x in call.inputs}, known)
             known.update(id(x) for x in call.outputs)
         self.assertContainsSubset({id(x) for x in view.outputs}, known)
@@ -125,7 +125,7 @@ class CallsTest(parameterized.TestCase):
         inputs = keras.Input((4,))
         dense, norm = layers.Dense(4), layers.BatchNormalization()
         x = dense(norm(dense(inputs), training=True)) - 1.0
-        found = keras_graph.calls(keras.Model(inputs, x))
+        found = keras_graph.nodes(keras.Model(inputs, x))
         self.assertEqual(
             [type(c.operation).__name__ for c in found],
             ["Dense", "BatchNormalization", "Dense", "Subtract"],
@@ -142,7 +142,7 @@ class CallsTest(parameterized.TestCase):
         body = keras.Model(structure, layers.Concatenate()([a, b]))
         u, v = keras.Input((2,), name="u"), keras.Input((3,), name="v")
         model = keras.Model([u, v], body({"b": v, "a2": u}))
-        (call,) = keras_graph.calls(model)
+        (call,) = keras_graph.nodes(model)
         fed = keras_graph.fed(call, keras_graph.functional(body))
         names = {id(u): "u", id(v): "v"}
         self.assertEqual(
