@@ -68,7 +68,7 @@ class Liveness:
         return found
 
     def folded_bias(self, contraction):
-        """What the inputs that go add to each output of a contraction, `(out,)`."""
+        """What the inputs that go add to each of a contraction's outputs."""
         value, axis = contraction.source
         gone = ~self.keep(value.ids[axis])
         amount = np.where(gone, self.constant(value, axis), 0.0)
@@ -168,23 +168,19 @@ class Liveness:
         """
         self.removed = removed
         revived = False
-        for contraction in (
-            self.graph.contractions if ambiguous_sums.is_followed() else ()
-        ):
-            value, axes = (
-                contraction.targets[0][0],
-                [axis for _, axis in contraction.targets],
-            )
+        if not ambiguous_sums.is_followed():
+            return revived
+        for contraction in self.graph.contractions:
+            value = contraction.targets[0][0]
+            axes = [axis for _, axis in contraction.targets]
             shapes = value.shape, value.shape_of(self.keep)
             was, is_now = (
                 ambiguous_sums.bias_may_go_astray(shape, axes)
                 for shape in shapes
             )
+            has_bias = contraction.bias is not None
             if is_now and not was:
-                if (
-                    contraction.bias is not None
-                    or self.folded_bias(contraction).any()
-                ):
+                if has_bias or self.folded_bias(contraction).any():
                     revived |= self._widen(removed, value)
         return revived
 

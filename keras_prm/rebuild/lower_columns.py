@@ -117,7 +117,7 @@ def _note_files(small, model, files):
 
 
 def sites(model):
-    """The `SparseKernel`s of a model: layers some of whose columns are empty."""
+    """The `SparseKernel`s of a model, some of whose columns are empty."""
     graph = trace(model)
     return _sparse_kernels(graph, model, KeepEverything(graph))
 
