@@ -220,12 +220,11 @@ class DependencyGraph(GraphBuilder):
         return [step for step in self.steps if isinstance(step, Contraction)]
 
 
-def trace(model, reason=None):
+def trace(model):
     """Traces a built functional or Sequential model.
 
     Args:
         model: The model; it is only read.
-        reason: Why all its layers have to be left alone, or `None`.
 
     Returns:
         A finished `DependencyGraph`.
@@ -244,7 +243,7 @@ def trace(model, reason=None):
     tensors = dict(zip(map(id, view.inputs), inputs))
     for number, value in tensors.items():
         found.homes[number] = [value]
-    found.walk(view, tensors, "", reason)
+    found.walk(view, tensors, "")
     for x in view.outputs:
         value = tensors[id(x)]
         for axis in range(len(value.shape)):
