@@ -121,7 +121,7 @@ def placed(node, operands):
     """The operands of a call, a constant array where the backend puts it.
 
     Args:
-        call: The `keras_graph.Node` of an operator, in the model as it is.
+        node: The `keras_graph.Node` of an operator, in the model as it is.
         operands: What is given it, here or in the smaller model.
 
     Returns:
@@ -151,7 +151,7 @@ def safe(node, args):
     the batch, or of another axis that is not known.
 
     Args:
-        call: The `keras_graph.Node` that is rebuilt.
+        node: The `keras_graph.Node` that is rebuilt.
         args: Its arguments in the smaller model.
 
     Returns:
@@ -189,7 +189,7 @@ def with_safe_sums(view):
     return replay.model(
         view,
         view.inputs,
-        lambda node, args, kwargs: (safe(node, args), kwargs),
+        lambda node, args, kwargs: (safe(node, placed(node, args)), kwargs),
     )
 
 
