@@ -50,7 +50,7 @@ class SparseKernel:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Lowering:
-    """One way to leave out the empty columns of a layer.
+    """One way to leave out the empty columns of a layer, a `LayerEdit`.
 
     Args:
         method: Of the `GatherColumns` that is put before the layer.
@@ -68,6 +68,7 @@ class Lowering:
     keeps_window: bool
     gather: dict
     window: tuple
+    filters = None
 
     @property
     def name(self):
@@ -88,8 +89,8 @@ class Lowering:
             "padding": "valid",
         }
 
-    def adapters(self, name, dtype):
-        """The layer to put before it, in a list."""
+    def layers_before(self, name, dtype):
+        """The layer that picks the columns, in a list."""
         return [
             GatherColumns(
                 self.columns,
@@ -99,6 +100,14 @@ class Lowering:
                 **self.gather,
             )
         ]
+
+    def layers_behind(self, name, layer):
+        """None."""
+        return []
+
+    def positions(self, kept):
+        """All: the kernel is laid out anew, not cut axis by axis."""
+        return [None] * len(kept)
 
     def kernel(self, array):
         """The part of the kernel that is stored, as it is laid out."""
@@ -208,7 +217,7 @@ def sparse_kernel_of(contractions, key, array):
     """The `SparseKernel` of a layer, or `None` where nothing can be left out.
 
     Args:
-        mixes: The `Mix`es of the layer's calls.
+        contractions: The `Contraction`s of the layer's calls.
         key: The key of its kernel.
         array: Its kernel.
     """

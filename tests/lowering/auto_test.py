@@ -14,13 +14,12 @@ from keras import layers
 from keras_prm.litert import runtime
 from keras_prm.litert.export import export_litert
 from keras_prm.litert.model import LiteRTModel
+from keras_prm.lowering import auto
 from keras_prm.lowering import layer_timing
 from keras_prm.lowering import methods
 from keras_prm.lowering import strategies
 from keras_prm.lowering.auto import AutoLowering
-from keras_prm.lowering.auto import forget
 from keras_prm.lowering.auto import timing
-from keras_prm.rebuild import lower_columns
 from keras_prm.rebuild.strip import strip
 from tests.helpers import lowering_models
 from tests.helpers import zeros
@@ -66,7 +65,7 @@ def short():
 class AutoTest(parameterized.TestCase):
     def setUp(self):
         super().setUp()
-        forget()
+        auto._KNOWN.clear()
         self.model = lowering_models.empty_columns(short())
 
     def test_takes_what_is_fastest(self):
@@ -168,7 +167,7 @@ class AutoTest(parameterized.TestCase):
             auto = AutoLowering(cache=path)
             with FakeClock(0.5).installed():
                 _, first = strip(self.model, auto, return_report=True)
-            forget()
+            auto._KNOWN.clear()
             clock = FakeClock(2.0)
             with clock.installed():
                 _, again = strip(self.model, auto, return_report=True)
@@ -229,7 +228,7 @@ class FileTest(parameterized.TestCase):
     def test_measured_layers_compute_the_same(self, name):
         model = lowering_models.empty_columns(lowering_models.chain())
         seen = 0
-        for sparse in lower_columns.sites(model):
+        for sparse in lowering_models.sparse_kernels(model):
             options = {o.name: o for o in methods.candidates(sparse)}
             if name not in options:
                 continue
