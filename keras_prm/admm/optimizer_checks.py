@@ -16,6 +16,7 @@ from keras_prm.admm.rho_schedules import check_rho
 from keras_prm.plans.plan import SparsityPlan
 from keras_prm.plans.plan import advice
 from keras_prm.utils import signatures
+from keras_prm.utils import validation
 
 RHO_CHANGES = ("rescale", "restart")
 # A step after the end of every schedule.
@@ -94,13 +95,8 @@ def check_arguments(plan, rho, update_every, rho_change, ramp, kwargs):
             f"{advice(plan)}"
         )
     _check_schedule(rho)
-    whole = isinstance(update_every, numbers.Integral)
-    if not whole or isinstance(update_every, bool) or update_every < 1:
-        raise ValueError(
-            "`update_every` counts steps and must be an integer of at least "
-            f"1. Received: update_every={update_every!r}. Pass, for example, "
-            "`update_every=100`."
-        )
+    example = "Pass, for example, `update_every=100`."
+    validation.check_whole("update_every", update_every, "steps", example)
     if rho_change not in RHO_CHANGES:
         raise ValueError(
             f"`rho_change` must be one of {RHO_CHANGES}. "

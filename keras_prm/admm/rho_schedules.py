@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-import numbers
 
 import keras
 from keras import ops
+
+from keras_prm.utils import validation
 
 
 @keras.saving.register_keras_serializable(package="keras_prm")
@@ -42,13 +43,12 @@ class RhoStages(keras.optimizers.schedules.LearningRateSchedule):
     """
 
     def __init__(self, steps_per_stage, values=(1e-4, 1e-3, 1e-2, 1e-1)):
-        whole = isinstance(steps_per_stage, numbers.Integral)
-        if not whole or steps_per_stage < 1:
-            raise ValueError(
-                "`steps_per_stage` counts steps and must be an integer of at "
-                f"least 1. Received: steps_per_stage={steps_per_stage!r}. "
-                "Pass, for example, the steps of ten epochs."
-            )
+        validation.check_whole(
+            "steps_per_stage",
+            steps_per_stage,
+            "steps",
+            "Pass, for example, the steps of ten epochs.",
+        )
         values = list(values)
         if not values:
             raise ValueError(
@@ -128,11 +128,8 @@ class ResidualBalancing:
                 "Widen the bounds."
             )
         for name, value in (("factor", factor), ("threshold", threshold)):
-            if isinstance(value, bool) or not isinstance(value, numbers.Real):
-                raise TypeError(
-                    f"`{name}` must be a float. Received: {name}={value!r}. "
-                    "Pass, for example, `factor=2.0, threshold=10.0`."
-                )
+            advice = "Pass, for example, `factor=2.0, threshold=10.0`."
+            validation.check_real(name, value, "a float", advice)
         if not (1 < factor < math.inf and 1 < threshold < math.inf):
             raise ValueError(
                 "`factor` and `threshold` must be finite and above 1. "
@@ -167,12 +164,12 @@ class ResidualBalancing:
 
 def check_rho(rho):
     """Raises unless `rho` is a number that can weigh a penalty."""
-    if isinstance(rho, bool) or not isinstance(rho, numbers.Real):
-        raise TypeError(
-            "`rho` must be a float, a LearningRateSchedule or a "
-            f"ResidualBalancing. Received: rho={rho!r}. Pass, for example, "
-            "`rho=1e-2`."
-        )
+    validation.check_real(
+        "rho",
+        rho,
+        "a float, a LearningRateSchedule or a ResidualBalancing",
+        "Pass, for example, `rho=1e-2`.",
+    )
     if not 0 <= rho < math.inf:
         raise ValueError(
             "`rho` weighs a penalty and must be finite and at least 0. "

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import numbers
 import pathlib
 
 import keras
@@ -210,7 +209,7 @@ class SparsityPlan:
         Raises:
             ValueError: `share` is outside [0, 1].
         """
-        if not isinstance(share, numbers.Real) or not 0 <= share <= 1:
+        if not validation.is_real(share) or not 0 <= share <= 1:
             raise ValueError(
                 "Expected `share` in [0, 1], the share of the plan's targets "
                 "that is asked for. For more sparsity, make another plan. "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 import pathlib
 import warnings
 import weakref
@@ -18,6 +17,7 @@ from keras_prm.training import checkpoint_files
 from keras_prm.training import checkpoint_state
 from keras_prm.training import trainers
 from keras_prm.utils import console
+from keras_prm.utils import validation
 
 
 class AtomicCheckpoint(keras.callbacks.Callback):
@@ -359,12 +359,8 @@ class _Begin:
 def _check_arguments(masks, every, set_epoch):
     if masks is not None:
         check_are_masks(masks)
-    whole = isinstance(every, numbers.Integral) and not isinstance(every, bool)
-    if not whole or every < 1:
-        raise ValueError(
-            "`every` counts epochs and must be an integer of at least 1. "
-            f"Received: every={every!r}. Pass, for example, `every=1`."
-        )
+    advice = "Pass, for example, `every=1`."
+    validation.check_whole("every", every, "epochs", advice)
     if set_epoch is not None and not callable(set_epoch):
         raise TypeError(
             "`set_epoch` must be a function of the epoch's number. "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 import warnings
 
 import keras
@@ -14,6 +13,7 @@ from keras_prm.pruning.hard_prune import check_trains
 from keras_prm.pruning.hard_prune import fits
 from keras_prm.training import trainers
 from keras_prm.utils import console
+from keras_prm.utils import validation
 
 
 class ADMMProgress(keras.callbacks.Callback):
@@ -238,12 +238,12 @@ def _check_verbose(verbose):
 def _check_tolerance(tolerance):
     if tolerance is None:
         return
-    if isinstance(tolerance, bool) or not isinstance(tolerance, numbers.Real):
-        raise TypeError(
-            "`tolerance` must be a float in (0, 1), or `None`. "
-            f"Received: tolerance={tolerance!r}. Pass, for example, "
-            "`tolerance=0.01`."
-        )
+    validation.check_real(
+        "tolerance",
+        tolerance,
+        "a float in (0, 1), or `None`",
+        "Pass, for example, `tolerance=0.01`.",
+    )
     if not 0 < tolerance < 1:
         raise ValueError(
             "`tolerance` is held against a relative residual and must be in "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import numbers
 import os
 import time
 
@@ -16,6 +15,7 @@ from keras_prm.pruning.masks import masks_of
 from keras_prm.training import progress
 from keras_prm.training import trainers
 from keras_prm.utils import kernel_layout
+from keras_prm.utils import validation
 
 # Pixels along each side of an image: more are pooled, fewer enlarged.
 MOST_PIXELS = 1024
@@ -70,13 +70,13 @@ class SparsityTensorBoard(keras.callbacks.Callback):
 
     def __init__(self, log_dir, images_every=1, model=None):
         super().__init__()
-        whole = isinstance(images_every, numbers.Integral)
-        if not whole or isinstance(images_every, bool) or images_every < 0:
-            raise ValueError(
-                "`images_every` counts epochs and must be an integer of at "
-                f"least 0. Received: images_every={images_every!r}. Pass 1 "
-                "for images of every epoch, 0 for none."
-            )
+        validation.check_whole(
+            "images_every",
+            images_every,
+            "epochs",
+            "Pass 1 for images of every epoch, 0 for none.",
+            least=0,
+        )
         self.log_dir = os.fspath(log_dir)
         self.images_every = images_every
         self.network = model

@@ -25,6 +25,38 @@ def is_count(value, least=1):
     return bool(is_whole(value, least) or (is_float and value >= least))
 
 
+def check_whole(name, value, counts, advice, least=1):
+    """Raises a ValueError unless an argument is a whole number, no bool.
+
+    Args:
+        name: Of the argument.
+        value: What was passed.
+        counts: What it counts, such as `"epochs"`.
+        advice: How to mend it, a sentence.
+        least: The least that it may be.
+    """
+    if not is_whole(value, least):
+        raise ValueError(
+            f"`{name}` counts {counts} and must be an integer of at least "
+            f"{least}. Received: {name}={value!r}. {advice}"
+        )
+
+
+def check_real(name, value, kinds, advice):
+    """Raises a TypeError unless an argument is a real number, no bool.
+
+    Args:
+        name: Of the argument.
+        value: What was passed.
+        kinds: What it may be, such as `"a float, or a schedule"`.
+        advice: How to mend it, a sentence.
+    """
+    if not is_real(value):
+        raise TypeError(
+            f"`{name}` must be {kinds}. Received: {name}={value!r}. {advice}"
+        )
+
+
 def json_object(text):
     """The dict that a JSON text holds; an empty one if it holds none."""
     try:
