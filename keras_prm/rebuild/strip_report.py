@@ -89,9 +89,9 @@ def _moved(kept, moved):
 
 
 def _lowering_row(choice):
-    live, lowering = choice.kernel.live, choice.lowering
+    live, lowering = choice.sparse.live, choice.lowering
     return LoweringRow(
-        choice.kernel.key,
+        choice.sparse.key,
         "dense" if lowering is None else lowering.name,
         int(live.sum()),
         live.size,
