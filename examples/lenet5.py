@@ -14,17 +14,20 @@ import json
 import os
 import pathlib
 import platform
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+if not __package__:
+    sys.path.insert(0, str(pathlib.Path(__file__).absolute().parent.parent))
 
-import image_data
 import keras
 from absl import app
 from absl import flags
 from absl import logging
-from networks import lenet5
 
 import keras_prm
+from examples.common import image_data
+from examples.common.networks import lenet5
 from keras_prm.pipeline import report
 
 FLAGS = flags.FLAGS

@@ -1,7 +1,7 @@
 r"""ADMM on several devices with JAX: `keras.distribution`.
 
-    python examples/distributed_data_parallel.py
-    python examples/distributed_data_parallel.py --model_parallel
+    python examples/distributed/data_parallel.py
+    python examples/distributed/data_parallel.py --model_parallel
 
 Takes all accelerators; where there is at most one, the CPU as `--devices`
 devices. `DataParallel` keeps all weights on each device and parts the
@@ -10,17 +10,21 @@ batches. With `--model_parallel` the weights are parted: the kernel of
 """
 
 import os
+import pathlib
+import sys
 
 os.environ["KERAS_BACKEND"] = "jax"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+if not __package__:
+    sys.path.insert(0, str(pathlib.Path(__file__).absolute().parents[2]))
 
-import distributed_training
 import jax
 import keras
 from absl import app
 from absl import flags
 
 import keras_prm
+from examples.distributed import training
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("devices", 2, "Devices to make of the CPU.", 1)
@@ -53,7 +57,7 @@ def make_distribution(devices):
     )
 
 
-class KerasDistribution(distributed_training.Engine):
+class KerasDistribution(training.Engine):
     """`fit` works as it is; what is made is laid out by the distribution."""
 
     def __init__(self):
@@ -77,7 +81,7 @@ class KerasDistribution(distributed_training.Engine):
 
 def main(argv):
     del argv
-    distributed_training.run(KerasDistribution())
+    training.run(KerasDistribution())
 
 
 if __name__ == "__main__":

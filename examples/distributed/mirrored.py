@@ -1,20 +1,25 @@
 r"""ADMM on the devices of one machine: `tf.distribute.MirroredStrategy`.
 
-    python examples/distributed_mirrored.py
+    python examples/distributed/mirrored.py
 
 Takes all GPUs; where there is at most one, the CPU as `--devices` devices,
 which is no faster and shows that all works.
 """
 
 import os
+import pathlib
+import sys
 
 os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+if not __package__:
+    sys.path.insert(0, str(pathlib.Path(__file__).absolute().parents[2]))
 
-import distributed_training
 import tensorflow as tf
 from absl import app
 from absl import flags
+
+from examples.distributed import training
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("devices", 2, "Devices to make of the CPU.", 1)
@@ -33,7 +38,7 @@ def make_strategy():
     )
 
 
-class Mirrored(distributed_training.Engine):
+class Mirrored(training.Engine):
     """`fit` works as it is; models and optimizers are made in the scope."""
 
     def __init__(self):
@@ -51,7 +56,7 @@ class Mirrored(distributed_training.Engine):
 def main(argv):
     del argv
     tf.get_logger().setLevel("WARNING")
-    distributed_training.run(Mirrored())
+    training.run(Mirrored())
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 r"""ADMM in several processes: `tf.distribute.MultiWorkerMirroredStrategy`.
 
-    python examples/distributed_multi_worker.py
+    python examples/distributed/multi_worker.py
 
 Starts the second of two workers by itself, on this machine. To use several
 machines, set `TF_CONFIG` on each, as TensorFlow describes, and start this
@@ -13,19 +13,22 @@ Keras' `fit` fails under this strategy, with any optimizer: see
 import contextlib
 import json
 import os
+import pathlib
 import socket
 import subprocess
 import sys
 
 os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+if not __package__:
+    sys.path.insert(0, str(pathlib.Path(__file__).absolute().parents[2]))
 
-import distributed_training
 import tensorflow as tf
 from absl import app
 from absl import flags
 
 import keras_prm
+from examples.distributed import training
 
 FLAGS = flags.FLAGS
 flags.DEFINE_integer("workers", 2, "Processes, without TF_CONFIG.", 1)
@@ -69,7 +72,7 @@ def free_addresses(number):
         return [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
 
 
-class MultiWorker(distributed_training.Engine):
+class MultiWorker(training.Engine):
     """Every worker runs the whole script, and takes its part of a batch."""
 
     def __init__(self):
@@ -130,7 +133,7 @@ def main(argv):
     del argv
     tf.get_logger().setLevel("WARNING")
     with other_workers():
-        distributed_training.run(MultiWorker())
+        training.run(MultiWorker())
 
 
 if __name__ == "__main__":

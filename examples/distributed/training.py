@@ -1,9 +1,9 @@
 """What the examples of distributed training share: all but the engine.
 
-    python examples/distributed_mirrored.py
-    python examples/distributed_multi_worker.py
-    python examples/distributed_data_parallel.py
-    python examples/distributed_data_parallel.py --model_parallel
+    python examples/distributed/mirrored.py
+    python examples/distributed/multi_worker.py
+    python examples/distributed/data_parallel.py
+    python examples/distributed/data_parallel.py --model_parallel
 
 Each trains a small network on scikit-learn's digits with ADMM, prunes it,
 trains on what is left, and rebuilds it smaller. `docs/distribution.md` says
@@ -12,13 +12,13 @@ what differs from engine to engine.
 
 import contextlib
 
-import image_data
 import keras
 from absl import flags
 from absl import logging
 from keras import layers
 
 import keras_prm
+from examples.common import image_data
 
 UPDATE_EVERY = 4
 

@@ -4,8 +4,8 @@ import hashlib
 import json
 
 import keras_prm
-from examples import measuring
-from examples import result_files
+from examples.study import measuring
+from examples.study import result_files
 
 FILES = ("small.keras", "small.tflite", "int8.tflite")
 

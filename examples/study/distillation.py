@@ -7,7 +7,7 @@ them once, and no epoch of any student pays for it again.
 import keras
 import numpy as np
 
-from examples import image_data
+from examples.common import image_data
 
 
 def teacher_logits(model, split, pixels, batch_size=512):

@@ -1,6 +1,6 @@
 r"""Accuracy against compression: ADMM, and what else one would use.
 
-    python -m examples.frontier --dataset=path/to/mnist.npz
+    python -m examples.study.frontier --dataset=path/to/mnist.npz
 
 Makes every result of a recipe, of every seed and method, that is not known
 yet: run it again after it was cut off. (One such command at a time.) Each is
@@ -11,7 +11,7 @@ results that the repository holds already. `--known=` makes those anew.
 Everything is chosen on the validation split; the test split is read once per
 result, by its `.tflite` file, and shown in the tables only. Ablations are
 methods too: `--methods=untaught,two_buffers,filters_first --points=235x`.
-`examples/frontier_tfmot.py` prunes single weights, in its own environment.
+`frontier_tfmot.py`, beside this, prunes single weights, in its own environment.
 """
 
 import concurrent.futures
@@ -28,11 +28,11 @@ import keras
 from absl import app
 from absl import flags
 
-from examples import frontier_report
-from examples import frontier_results
-from examples import frontier_schedule
-from examples import image_data
-from examples import recipes
+from examples.common import image_data
+from examples.study import frontier_recipe
+from examples.study import frontier_report
+from examples.study import frontier_results
+from examples.study import frontier_schedule
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
@@ -40,14 +40,14 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string(
     "recipe",
-    str(pathlib.Path(__file__).with_name("recipes") / "lenet5_mnist.json"),
+    str(frontier_recipe.FOLDER / "lenet5_mnist.json"),
     "The recipe, a JSON file.",
 )
 flags.DEFINE_string("output_dir", "runs/frontier", "Where results are kept.")
 flags.DEFINE_string(
     "known",
     str(
-        pathlib.Path(__file__).with_name("results")
+        frontier_recipe.FOLDER.with_name("results")
         / "lenet5_mnist"
         / "results.json"
     ),
@@ -68,7 +68,7 @@ flags.DEFINE_bool("quick", False, "One epoch and one seed, as a test.")
 
 def main(argv):
     del argv
-    recipe = recipes.Recipe.load(FLAGS.recipe)
+    recipe = frontier_recipe.Recipe.load(FLAGS.recipe)
     seeds = FLAGS.seeds
     if FLAGS.quick:
         recipe, seeds = recipe.quick(), seeds[:1]

@@ -11,8 +11,8 @@ from collections.abc import Callable
 import keras
 
 import keras_prm
-from examples import measuring
-from examples import textbook_admm
+from examples.study import measuring
+from examples.study import textbook_admm
 
 
 def by_admm(trainer, model, plan, epochs, taught=True):

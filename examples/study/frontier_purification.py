@@ -1,16 +1,15 @@
 r"""What purification and path removal take off, on a budget, and at what cost.
 
-    python -m examples.frontier_purification --dataset=path/to/mnist.npz
+    python -m examples.study.frontier_purification --dataset=path/to/mnist.npz
 
 Purifies the base of a recipe, as it was retrained after its first round of
 ADMM, in several ways: not at all, by one sweep over the layers, as the paper
 prints it, and to a fixed point, on budgets of validation log likelihood.
-Where `examples.frontier` left the base, that is what it starts from.
+Where `examples.study.frontier` left the base, that is what it starts from.
 Accuracies are on the validation split; the test split is not touched.
 """
 
 import os
-import pathlib
 import statistics
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -18,11 +17,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 from absl import app
 from absl import flags
 
-from examples import frontier_methods
-from examples import frontier_results
-from examples import image_data
-from examples import recipes
-from examples import result_files
+from examples.common import image_data
+from examples.study import frontier_methods
+from examples.study import frontier_recipe
+from examples.study import frontier_results
+from examples.study import result_files
 from keras_prm.reports import tables
 
 FLAGS = flags.FLAGS
@@ -31,10 +30,10 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string(
     "recipe",
-    str(pathlib.Path(__file__).with_name("recipes") / "lenet5_mnist.json"),
+    str(frontier_recipe.FOLDER / "lenet5_mnist.json"),
     "The recipe.",
 )
-flags.DEFINE_string("output_dir", "runs/frontier", "Of `examples.frontier`.")
+flags.DEFINE_string("output_dir", "runs/frontier", "Of the frontier.")
 flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds.")
 flags.DEFINE_list("budgets", ["0", "0.002", "0.005", "0.01"], "`max_drop`.")
 SWEEPS = ("single", "fixed_point")
@@ -90,7 +89,7 @@ def main(argv):
     del argv
     if FLAGS.dataset is None:
         raise SystemExit("Which images? Give --dataset=PATH.npz.")
-    recipe = recipes.Recipe.load(FLAGS.recipe)
+    recipe = frontier_recipe.Recipe.load(FLAGS.recipe)
     try:
         seeds = [int(seed) for seed in FLAGS.seeds]
         budgets = [float(budget) for budget in FLAGS.budgets]

@@ -8,8 +8,10 @@ import dataclasses
 import json
 import pathlib
 
-from examples import keeping
-from examples import networks
+from examples.common import networks
+from examples.study import keeping
+
+FOLDER = pathlib.Path(__file__).absolute().parents[1] / "recipes"
 
 
 @dataclasses.dataclass(frozen=True)

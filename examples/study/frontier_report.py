@@ -5,9 +5,9 @@ import pathlib
 
 import numpy as np
 
-from examples.frontier_methods import METHODS
-from examples.over_seeds import median
-from examples.over_seeds import spread
+from examples.study.frontier_methods import METHODS
+from examples.study.over_seeds import median
+from examples.study.over_seeds import spread
 from keras_prm.reports import tables
 
 # Compression of CONV weights and accuracy of LeNet-5 on MNIST, as printed in
@@ -32,7 +32,7 @@ def read(folder, recipe, others=None):
     Those of other settings, left from another recipe, are not among them.
 
     Args:
-        folder: Where `examples.frontier` made results.
+        folder: Where `examples.study.frontier` made results.
         recipe: The `Recipe`.
         others: What `known` returned: results that are not in the folder.
     """

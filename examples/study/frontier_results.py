@@ -13,12 +13,12 @@ import keras
 import numpy as np
 
 import keras_prm
-from examples import distillation
-from examples import frontier_methods
-from examples import frontier_training
-from examples import measuring
-from examples import result_files
-from examples.fewest_parameters import FewestParameters
+from examples.study import distillation
+from examples.study import frontier_methods
+from examples.study import frontier_training
+from examples.study import measuring
+from examples.study import result_files
+from examples.study.fewest_parameters import FewestParameters
 
 METHODS = frontier_methods.METHODS
 DENSE = (
@@ -152,7 +152,7 @@ class Results:
         if not result_files.is_done(path, settings, "settings.json"):
             raise FileNotFoundError(
                 f"There are no weights of these settings in {path}. Make "
-                "them by `python -m examples.frontier_tfmot`, in its own "
+                "them by `python -m examples.study.frontier_tfmot`, in its own "
                 "environment."
             )
         with np.load(path / "weights.npz") as weights:

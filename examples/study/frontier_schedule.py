@@ -1,6 +1,6 @@
 """Which results are wanted, and which of them can be made side by side."""
 
-from examples.frontier_methods import METHODS
+from examples.study.frontier_methods import METHODS
 
 
 def wanted(recipe, methods, points, seeds):

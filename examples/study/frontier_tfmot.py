@@ -2,13 +2,13 @@ r"""Unstructured pruning by tensorflow-model-optimization, for a frontier.
 
     python3 -m venv .venv-tfmot && .venv-tfmot/bin/pip install \
         tensorflow tf-keras tensorflow-model-optimization scikit-learn
-    .venv-tfmot/bin/python -m examples.frontier_tfmot --dataset=mnist.npz
-    .venv/bin/python -m examples.frontier --dataset=mnist.npz --methods=tfmot \
-        --known=
+    .venv-tfmot/bin/python -m examples.study.frontier_tfmot --dataset=mnist.npz
+    .venv/bin/python -m examples.study.frontier --dataset=mnist.npz \
+        --methods=tfmot --known=
 
 In an environment of its own, since that library needs Keras 2. It starts from
-the dense networks that `examples.frontier` trained, prunes each layer of a
-point to as many weights as the point keeps there, wherever they lie, and
+the dense networks that `examples.study.frontier` trained, prunes each layer of
+a point to as many weights as the point keeps there, wherever they lie, and
 writes them where the last command reads them, measures them and adds them to
 the table. It takes as many epochs as the other methods up to that point:
 sparsity grows along the cubic ramp through the first half of them, and the
@@ -29,16 +29,16 @@ import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tf_keras
 
-from examples import frontier_results
-from examples import image_data
-from examples import recipes
-from examples import result_files
+from examples.common import image_data
+from examples.study import frontier_recipe
+from examples.study import frontier_results
+from examples.study import result_files
 
 sparsity = tfmot.sparsity.keras
 
 
 def lenet5(input_shape, num_classes):
-    """`examples.networks.lenet5` in Keras 2."""
+    """`networks.lenet5` in Keras 2."""
     layers = tf_keras.layers
     return tf_keras.Sequential(
         [
@@ -136,13 +136,15 @@ def main():
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--dataset", required=True)
-    recipe = pathlib.Path(__file__).with_name("recipes") / "lenet5_mnist.json"
+    recipe = (
+        pathlib.Path(__file__).parent.with_name("recipes") / "lenet5_mnist.json"
+    )
     parser.add_argument("--recipe", default=recipe)
     parser.add_argument("--output_dir", default="runs/frontier")
     parser.add_argument("--points", default="", help="Default: all.")
     parser.add_argument("--seeds", default="0,1,2")
     args = parser.parse_args()
-    recipe = recipes.Recipe.load(args.recipe)
+    recipe = frontier_recipe.Recipe.load(args.recipe)
     for seed in map(int, args.seeds.split(",")):
         data = image_data.load(args.dataset, seed)
         folder = pathlib.Path(args.output_dir)
@@ -162,7 +164,7 @@ def make(recipe, data, folder, point, seed):
     if not dense.exists():
         raise SystemExit(
             f"There is no {dense}. Train the dense networks first, by "
-            "`python -m examples.frontier`."
+            "`python -m examples.study.frontier`."
         )
     with np.load(dense) as weights:
         weights = [weights[name] for name in weights.files]

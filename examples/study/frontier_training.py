@@ -3,10 +3,10 @@
 import keras
 
 import keras_prm
-from examples import distillation
-from examples import image_data
-from examples import measuring
-from examples import networks
+from examples.common import image_data
+from examples.common import networks
+from examples.study import distillation
+from examples.study import measuring
 
 
 class Trainer:

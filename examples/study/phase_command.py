@@ -9,13 +9,13 @@ from absl import app
 from absl import flags
 from absl import logging
 
-from examples import image_bytes
-from examples import phase_report
-from examples import phases
-from examples.phase_recipe import PhaseRecipe
-from examples.phase_work import Work
+from examples.common import image_bytes
+from examples.study import phase_report
+from examples.study import phases
+from examples.study.phase_recipe import PhaseRecipe
+from examples.study.phase_work import Work
 
-RECIPES = pathlib.Path(__file__).absolute().parent / "recipes"
+RECIPES = pathlib.Path(__file__).absolute().parents[1] / "recipes"
 FLAGS = flags.FLAGS
 flags.disclaim_key_flags()  # They are those of the example, for its --help.
 

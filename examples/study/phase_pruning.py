@@ -4,9 +4,9 @@ import keras
 import numpy as np
 
 import keras_prm
-from examples import networks
-from examples import phase_recipe
-from examples import training_form
+from examples.common import networks
+from examples.study import phase_recipe
+from examples.study import training_form
 
 
 def by_admm(work, point, start):
@@ -67,7 +67,7 @@ def elsewhere(work, point, start):
         raise SystemExit(
             f"{point} is to be pruned by another program, from "
             f"{path / 'dense.npz'} to {path / 'pruned.npz'}; for "
-            "Torch-Pruning see `examples/resnet18_torch_pruning.py`."
+            "Torch-Pruning see `examples/study/resnet18_torch_pruning.py`."
         )
     with np.load(path / "pruned.npz") as arrays:
         arrays = {name: arrays[name] for name in arrays.files}

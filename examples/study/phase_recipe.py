@@ -5,8 +5,8 @@ import inspect
 import json
 import pathlib
 
-from examples import keeping
-from examples import networks
+from examples.common import networks
+from examples.study import keeping
 from keras_prm.rebuild import lower_columns
 
 WAYS = ("admm", "magnitude", "elsewhere")
@@ -158,7 +158,7 @@ class PhaseRecipe:
     margin: int = 0
     flips: bool = True
     top: int | None = None
-    lower_columns: str = "fewest"
+    lowering: str = "fewest"
 
     def __post_init__(self):
         seen = {"dense"}

@@ -1,7 +1,7 @@
 r"""Tables of what the phases have come to, from their `summary.json` alone.
 
-    python -m examples.phase_report runs/resnet18_cifar10/seed0
-    python -m examples.phase_report runs/alexnet_imagenette96/seed*
+    python -m examples.study.phase_report runs/resnet18_cifar10/seed0
+    python -m examples.study.phase_report runs/alexnet_imagenette96/seed*
 
 One folder, or one for each seed: medians then, the range in brackets, and of
 each point the seed whose validation accuracy is the middle one. Accuracies are
@@ -12,12 +12,12 @@ import pathlib
 import sys
 
 if not __package__:
-    sys.path.insert(0, str(pathlib.Path(__file__).absolute().parent.parent))
+    sys.path.insert(0, str(pathlib.Path(__file__).absolute().parents[2]))
 
-from examples import result_files
-from examples.over_seeds import median
-from examples.over_seeds import middle
-from examples.over_seeds import spread
+from examples.study import result_files
+from examples.study.over_seeds import median
+from examples.study.over_seeds import middle
+from examples.study.over_seeds import spread
 from keras_prm.reports import tables
 
 COUNTS = {

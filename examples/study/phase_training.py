@@ -6,8 +6,8 @@ import keras
 import numpy as np
 
 import keras_prm
-from examples import augmentation
-from examples import distillation
+from examples.common import augmentation
+from examples.study import distillation
 
 
 class Trainer:

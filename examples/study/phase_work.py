@@ -7,11 +7,11 @@ import keras
 import numpy as np
 
 import keras_prm
-from examples import augmentation
-from examples import measuring
-from examples import phase_training
-from examples import result_files
-from examples import training_form
+from examples.common import augmentation
+from examples.study import measuring
+from examples.study import phase_training
+from examples.study import result_files
+from examples.study import training_form
 
 
 class Work:

@@ -17,14 +17,14 @@ import keras
 import numpy as np
 
 import keras_prm
-from examples import augmentation
-from examples import averaging
-from examples import claims
-from examples import measuring
-from examples import phase_pruning
-from examples import result_files
-from examples import training_form
-from examples.fewest_parameters import FewestParameters
+from examples.common import augmentation
+from examples.study import averaging
+from examples.study import claims
+from examples.study import measuring
+from examples.study import phase_pruning
+from examples.study import result_files
+from examples.study import training_form
+from examples.study.fewest_parameters import FewestParameters
 
 
 def run(work, phase, point="dense"):

@@ -1,7 +1,7 @@
 r"""Prunes ResNet-18's filters by Torch-Pruning, for comparison.
 
     python -m venv torch && torch/bin/pip install torch torch-pruning numpy
-    torch/bin/python examples/resnet18_torch_pruning.py \
+    torch/bin/python examples/study/resnet18_torch_pruning.py \
         runs/resnet18_cifar10/seed0/60x_torch_pruning --conv_weights=184848
 
 In an environment of its own, without Keras. Reads `dense.npz` of a folder,

@@ -14,10 +14,10 @@ from absl.testing import absltest
 from absl.testing import parameterized
 
 import keras_prm
-from examples import claims
-from examples import networks
-from examples import phase_recipe
-from examples import result_files
+from examples.common import networks
+from examples.study import claims
+from examples.study import phase_recipe
+from examples.study import result_files
 
 ROOT = pathlib.Path(__file__).absolute().parent.parent.parent
 RECIPES = ROOT / "examples" / "recipes"

@@ -7,10 +7,10 @@ import keras
 import numpy as np
 from keras import layers
 
-from examples import image_bytes
-from examples import networks
-from examples.phase_recipe import PhaseRecipe
-from examples.phase_work import Work
+from examples.common import image_bytes
+from examples.common import networks
+from examples.study.phase_recipe import PhaseRecipe
+from examples.study.phase_work import Work
 
 TRAINING = {"epochs": 2, "rate": 0.1, "weight_decay": 1e-4}
 CONFIG = {

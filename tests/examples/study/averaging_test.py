@@ -5,7 +5,7 @@ import numpy as np
 from absl.testing import absltest
 from keras import layers
 
-from examples import averaging
+from examples.study import averaging
 from tests.helpers import zoo
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 from absl.testing import parameterized
 
-from examples import distillation
-from examples import image_data
-from examples import networks
+from examples.common import image_data
+from examples.common import networks
+from examples.study import distillation
 from tests.helpers import frontiers
 
 

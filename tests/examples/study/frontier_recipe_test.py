@@ -4,9 +4,9 @@ import numpy as np
 from absl.testing import parameterized
 
 import keras_prm
-from examples import fewest_parameters
-from examples import networks
-from examples import recipes
+from examples.common import networks
+from examples.study import fewest_parameters
+from examples.study import frontier_recipe
 from tests.helpers import frontiers
 from tests.helpers import zoo
 
@@ -16,7 +16,7 @@ RECIPES = [(path.stem, path) for path in frontiers.FOLDER.glob("lenet5_*.json")]
 class RecipesTest(parameterized.TestCase):
     @parameterized.named_parameters(*RECIPES)
     def test_a_point_keeps_what_it_says(self, path):
-        found = recipes.Recipe.load(path)
+        found = frontier_recipe.Recipe.load(path)
         for chain in found.chains:
             model = networks.NETWORKS[found.network]((28, 28, 1), 10)
             for keep in (found.base, *map(found.kept, chain)):
@@ -34,7 +34,7 @@ class RecipesTest(parameterized.TestCase):
 
     @parameterized.named_parameters(*RECIPES)
     def test_widths_store_about_as_much_as_the_point(self, path):
-        found = recipes.Recipe.load(path)
+        found = frontier_recipe.Recipe.load(path)
         for point in found.widths:
             stored = []
             for filters_only in (False, True):
@@ -60,7 +60,7 @@ class RecipesTest(parameterized.TestCase):
 
     def test_a_file_that_is_no_recipe(self):
         with self.assertRaisesRegex(SystemExit, "no recipe"):
-            recipes.Recipe.load(__file__)
+            frontier_recipe.Recipe.load(__file__)
 
     @parameterized.parameters(
         ({"network": "lenet6"}, "network among"),

@@ -5,9 +5,9 @@ import tempfile
 
 from absl.testing import parameterized
 
-from examples import frontier_methods
-from examples import frontier_report
-from examples import result_files
+from examples.study import frontier_methods
+from examples.study import frontier_report
+from examples.study import result_files
 from tests.helpers import frontiers
 
 METHODS = frontier_methods.METHODS

@@ -11,11 +11,11 @@ import pytest
 from absl.testing import parameterized
 
 import keras_prm
-from examples import frontier_methods
-from examples import frontier_results
-from examples import measuring
-from examples import networks
-from examples import result_files
+from examples.common import networks
+from examples.study import frontier_methods
+from examples.study import frontier_results
+from examples.study import measuring
+from examples.study import result_files
 from tests.helpers import frontiers
 
 METHODS = frontier_methods.METHODS

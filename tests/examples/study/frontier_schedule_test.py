@@ -2,7 +2,7 @@
 
 from absl.testing import parameterized
 
-from examples import frontier_schedule
+from examples.study import frontier_schedule
 from tests.helpers import frontiers
 
 

@@ -9,13 +9,13 @@ import tempfile
 import pytest
 from absl.testing import absltest
 
-ROOT = pathlib.Path(__file__).absolute().parent.parent.parent
+ROOT = pathlib.Path(__file__).absolute().parents[3]
 
 
 def frontier(folder, *flags):
     """Runs the command on the digits; what it printed."""
     return subprocess.run(
-        [sys.executable, "-m", "examples.frontier", "--quick"]
+        [sys.executable, "-m", "examples.study.frontier", "--quick"]
         + [f"--output_dir={folder}", "--processes=1", *flags],
         cwd=ROOT,
         capture_output=True,

@@ -6,8 +6,8 @@ from absl.testing import absltest
 from absl.testing import parameterized
 
 import keras_prm
-from examples import keeping
-from examples import networks
+from examples.common import networks
+from examples.study import keeping
 from tests.helpers import phased
 from tests.helpers import zoo
 

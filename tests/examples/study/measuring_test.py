@@ -6,8 +6,8 @@ import keras
 import numpy as np
 from absl.testing import absltest
 
-from examples import image_data
-from examples import measuring
+from examples.common import image_data
+from examples.study import measuring
 
 
 def model():

@@ -10,10 +10,10 @@ import numpy as np
 from absl.testing import absltest
 from absl.testing import parameterized
 
-from examples import phase_recipe
-from examples.phase_recipe import PhaseRecipe
+from examples.study import phase_recipe
+from examples.study.phase_recipe import PhaseRecipe
 
-FOLDER = pathlib.Path(phase_recipe.__file__).with_name("recipes")
+FOLDER = pathlib.Path(phase_recipe.__file__).parent.with_name("recipes")
 CONFIG = json.loads((FOLDER / "resnet18_cifar10.json").read_text())
 POINTS = (("20x", 20), ("60x", 60), ("100x", 100))
 

@@ -5,9 +5,9 @@ import tempfile
 
 from absl.testing import absltest
 
-from examples import over_seeds
-from examples import phase_report
-from examples import result_files
+from examples.study import over_seeds
+from examples.study import phase_report
+from examples.study import result_files
 
 
 def row(stage, conv, accuracy):

@@ -9,7 +9,7 @@ import numpy as np
 from absl.testing import absltest
 from absl.testing import parameterized
 
-from examples import phases
+from examples.study import phases
 from tests.helpers import phased
 
 

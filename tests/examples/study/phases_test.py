@@ -15,10 +15,10 @@ from absl.testing import absltest
 from absl.testing import parameterized
 
 import keras_prm
-from examples import augmentation
-from examples import measuring
-from examples import phases
-from examples import result_files
+from examples.common import augmentation
+from examples.study import measuring
+from examples.study import phases
+from examples.study import result_files
 from tests.helpers import phased
 
 

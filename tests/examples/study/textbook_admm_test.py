@@ -6,9 +6,9 @@ import keras
 import numpy as np
 from absl.testing import parameterized
 
-from examples import frontier_methods
-from examples import frontier_training
-from examples import textbook_admm
+from examples.study import frontier_methods
+from examples.study import frontier_training
+from examples.study import textbook_admm
 from tests.helpers import frontiers
 
 

@@ -7,8 +7,8 @@ from absl.testing import parameterized
 from keras import layers
 
 import keras_prm
-from examples import networks
-from examples import training_form
+from examples.common import networks
+from examples.study import training_form
 from tests.helpers import zoo
 
 

@@ -16,7 +16,7 @@ import shutil
 
 import numpy as np
 
-from examples import image_data
+from examples.common import image_data
 
 
 class Rows:

@@ -15,8 +15,8 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from PIL import Image
 
-from examples import image_bytes
-from examples import image_data
+from examples.common import image_bytes
+from examples.common import image_data
 
 
 def photographs(num, seed=0):

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl.testing import parameterized
 
-from examples import image_data
+from examples.common import image_data
 
 
 class ImageDataTest(parameterized.TestCase):

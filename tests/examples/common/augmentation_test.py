@@ -7,8 +7,8 @@ import numpy as np
 from absl.testing import absltest
 from absl.testing import parameterized
 
-from examples import augmentation
-from examples import image_bytes
+from examples.common import augmentation
+from examples.common import image_bytes
 
 
 def split(num=20, shape=(6, 5, 3)):
