@@ -23,7 +23,7 @@ def measured(folder, test, dense, top=None):
     counts = keras_prm.costs(model)
     found = {
         "conv_weights": counts.conv_weights,
-        "weights": measuring.num_kernel_weights(model),
+        "weights": counts.kernel_weights,
         "stored": counts.parameters,
         "macs": counts.macs,
         "tflite_bytes": (folder / "small.tflite").stat().st_size,

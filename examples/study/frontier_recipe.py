@@ -8,8 +8,8 @@ import dataclasses
 import json
 import pathlib
 
+import keras_prm
 from examples.common import networks
-from examples.study import keeping
 
 FOLDER = pathlib.Path(__file__).absolute().parents[1] / "recipes"
 
@@ -185,5 +185,5 @@ class Recipe:
         )
 
     def plan(self, model, keep):
-        """The `SparsityPlan` that keeps so much, see `keeping.plan`."""
-        return keeping.plan(model, keep, self.column_pattern)
+        """The `SparsityPlan` that keeps so much."""
+        return keras_prm.SparsityPlan.keep(model, keep, self.column_pattern)

@@ -18,7 +18,6 @@ from examples.study import frontier_methods
 from examples.study import frontier_training
 from examples.study import measuring
 from examples.study import result_files
-from examples.study.fewest_parameters import FewestParameters
 
 METHODS = frontier_methods.METHODS
 DENSE = (
@@ -126,7 +125,7 @@ class Results:
         model.save(path / "retrained.keras")
         model, stages = frontier_methods.purified(self.trainer, model, stages)
         model.save(path / "stripped.keras")
-        model = keras_prm.strip(model, lowering=FewestParameters())
+        model = keras_prm.strip(model, lowering="fewest_parameters")
         stages.append(self.trainer.account("without empty columns", model))
         return self._end(path, model, stages, method, point, settings)
 

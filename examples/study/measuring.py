@@ -27,22 +27,13 @@ def account(stage, model, valid, top=None):
     row = {
         "stage": stage,
         "conv_weights": costs.conv_weights,
-        "weights": num_kernel_weights(model),
+        "weights": costs.kernel_weights,
         "stored": costs.parameters,
         "macs": costs.macs,
         "valid_log_likelihood": mean_log_probability(logits, valid.y),
     }
     shares = shares_right(logits, valid.y, top)
     return row | {f"valid_{name}": share for name, share in shares.items()}
-
-
-def num_kernel_weights(model):
-    """Entries of kernels that are not zero: the count of papers."""
-    return sum(
-        int(np.count_nonzero(keras.ops.convert_to_numpy(weight)))
-        for weight in model.weights
-        if len(weight.shape) > 1
-    )
 
 
 def logits_of(model, split):

@@ -5,8 +5,8 @@ import inspect
 import json
 import pathlib
 
+import keras_prm
 from examples.common import networks
-from examples.study import keeping
 from keras_prm.rebuild import lower_columns
 
 WAYS = ("admm", "magnitude", "elsewhere")
@@ -93,7 +93,7 @@ class Point:
 
     Args:
         after: `"dense"`, or the point whose network it starts from.
-        keep: What is left, see `keeping.plan`.
+        keep: What is left, see `keras_prm.SparsityPlan.keep`.
         admm: How it gets sparse, if it does by ADMM.
         retrain: How what is left is trained.
         by: How it gets sparse, a name in `phase_pruning.WAYS`.
@@ -134,7 +134,7 @@ class PhaseRecipe:
         top: Counts labels among so many answers as well; None does not.
         lowering: What becomes of empty columns in the small network, a name
             that `keras_prm.strip` takes, or `"fewest"`: those forms that have
-            the fewest weights, see `fewest_parameters`. `"none"`: they stay.
+            the fewest weights, as `"fewest_parameters"`. `"none"`: they stay.
 
     Raises:
         ValueError: A name is not known, or points want what is not there.
@@ -321,7 +321,7 @@ class PhaseRecipe:
             model: The network, at any width, or what is left of it.
             point: Name of the point.
         """
-        return keeping.plan(
+        return keras_prm.SparsityPlan.keep(
             model,
             self.points[point].keep,
             self.column_pattern,

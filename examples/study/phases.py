@@ -24,7 +24,6 @@ from examples.study import measuring
 from examples.study import phase_pruning
 from examples.study import result_files
 from examples.study import training_form
-from examples.study.fewest_parameters import FewestParameters
 
 
 def run(work, phase, point="dense"):
@@ -163,7 +162,7 @@ def strip(work, point):
     stages = [("unused paths", small)]
     if (lowering := work.recipe.lowering) != "none":
         if lowering == "fewest":
-            lowering = FewestParameters()
+            lowering = "fewest_parameters"
         small = keras_prm.strip(model, lowering=lowering)
         stages.append(("without empty columns", small))
     certificate = keras_prm.verify(
@@ -255,7 +254,7 @@ def _forms(work, point):
         model = work.load(point, "pruned", "prune")
         return {f"{point}, not retrained": model}
     model = work.stripped(point)
-    small = keras_prm.strip(model, lowering=FewestParameters())
+    small = keras_prm.strip(model, lowering="fewest_parameters")
     if small.count_params() == model.count_params():
         return {point: model}
     # What is faster is measured, where the backend can be converted from.

@@ -5,7 +5,6 @@ from absl.testing import parameterized
 
 import keras_prm
 from examples.common import networks
-from examples.study import fewest_parameters
 from examples.study import frontier_recipe
 from tests.helpers import frontiers
 from tests.helpers import zoo
@@ -41,8 +40,7 @@ class RecipesTest(parameterized.TestCase):
                 model = networks.NETWORKS[found.network]((28, 28, 1), 10)
                 plan = found.plan(model, found.kept(point, filters_only))
                 keras_prm.hard_prune(model, plan)
-                lowering = fewest_parameters.FewestParameters()
-                small = keras_prm.strip(model, lowering=lowering)
+                small = keras_prm.strip(model, lowering="fewest_parameters")
                 stored.append(keras_prm.costs(small).parameters)
             self.assertBetween(stored[1] / stored[0], 0.95, 1.05, point)
 
