@@ -24,23 +24,22 @@ import keras_prm
 from examples.common import image_bytes
 from examples.common import image_data
 from examples.study import claims
-from examples.study import frontier_recipe
 from examples.study import frontier_report
 from examples.study import over_seeds
 from examples.study import result_files
+from examples.study.frontier_recipe import FrontierRecipe
+from examples.study.recipe import RECIPES
+from examples.study.recipe import RESULTS
 
-HERE = pathlib.Path(__file__).absolute().parent
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
     "dataset", None, "The path of an .npz file, or a TFDS name."
 )
 flags.DEFINE_bool("ship", False, "Copies results before they are checked.")
-flags.DEFINE_string(
-    "recipe", str(HERE / "recipes" / "lenet5_mnist.json"), "The recipe."
-)
+flags.DEFINE_string("recipe", str(RECIPES / "lenet5_mnist.json"), "The recipe.")
 flags.DEFINE_string("output_dir", "runs/frontier", "Of the frontier.")
 flags.DEFINE_string(
-    "results", str(HERE / "results" / "lenet5_mnist"), "What is shipped."
+    "results", str(RESULTS / "lenet5_mnist"), "What is shipped."
 )
 
 
@@ -100,7 +99,7 @@ def main(argv):
         ship(
             pathlib.Path(FLAGS.output_dir),
             results,
-            frontier_recipe.Recipe.load(FLAGS.recipe),
+            FrontierRecipe.load(FLAGS.recipe),
             FLAGS.dataset,
         )
 

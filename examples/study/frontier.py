@@ -29,10 +29,12 @@ from absl import app
 from absl import flags
 
 from examples.common import image_data
-from examples.study import frontier_recipe
 from examples.study import frontier_report
 from examples.study import frontier_results
 from examples.study import frontier_schedule
+from examples.study.frontier_recipe import FrontierRecipe
+from examples.study.recipe import RECIPES
+from examples.study.recipe import RESULTS
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
@@ -40,17 +42,13 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string(
     "recipe",
-    str(frontier_recipe.FOLDER / "lenet5_mnist.json"),
+    str(RECIPES / "lenet5_mnist.json"),
     "The recipe, a JSON file.",
 )
 flags.DEFINE_string("output_dir", "runs/frontier", "Where results are kept.")
 flags.DEFINE_string(
     "known",
-    str(
-        frontier_recipe.FOLDER.with_name("results")
-        / "lenet5_mnist"
-        / "results.json"
-    ),
+    str(RESULTS / "lenet5_mnist" / "results.json"),
     "A file of results that need not be made again.",
 )
 flags.DEFINE_list(
@@ -68,7 +66,7 @@ flags.DEFINE_bool("quick", False, "One epoch and one seed, as a test.")
 
 def main(argv):
     del argv
-    recipe = frontier_recipe.Recipe.load(FLAGS.recipe)
+    recipe = FrontierRecipe.load(FLAGS.recipe)
     seeds = FLAGS.seeds
     if FLAGS.quick:
         recipe, seeds = recipe.quick(), seeds[:1]

@@ -19,9 +19,10 @@ from absl import flags
 
 from examples.common import image_data
 from examples.study import frontier_methods
-from examples.study import frontier_recipe
 from examples.study import frontier_results
 from examples.study import result_files
+from examples.study.frontier_recipe import FrontierRecipe
+from examples.study.recipe import RECIPES
 from keras_prm.reports import tables
 
 FLAGS = flags.FLAGS
@@ -30,7 +31,7 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string(
     "recipe",
-    str(frontier_recipe.FOLDER / "lenet5_mnist.json"),
+    str(RECIPES / "lenet5_mnist.json"),
     "The recipe.",
 )
 flags.DEFINE_string("output_dir", "runs/frontier", "Of the frontier.")
@@ -89,7 +90,7 @@ def main(argv):
     del argv
     if FLAGS.dataset is None:
         raise SystemExit("Which images? Give --dataset=PATH.npz.")
-    recipe = frontier_recipe.Recipe.load(FLAGS.recipe)
+    recipe = FrontierRecipe.load(FLAGS.recipe)
     try:
         seeds = [int(seed) for seed in FLAGS.seeds]
         budgets = [float(budget) for budget in FLAGS.budgets]

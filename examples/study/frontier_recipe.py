@@ -5,17 +5,16 @@ filters, and how many columns of each filter, every layer keeps.
 """
 
 import dataclasses
-import json
-import pathlib
 
 import keras_prm
 from examples.common import networks
-
-FOLDER = pathlib.Path(__file__).absolute().parents[1] / "recipes"
+from examples.study.recipe import Recipe
+from examples.study.recipe import as_json
+from examples.study.recipe import check
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class FrontierRecipe(Recipe):
     """One network, one way of training it, many degrees of pruning.
 
     Args:
@@ -94,13 +93,11 @@ class Recipe:
             "long_retraining": set(self.long_retraining) - set(self.points),
             "shipped": set(self.shipped) - set(self.points),
         }
-        wrong = {name: sorted(names) for name, names in wrong.items() if names}
-        if wrong:
-            raise ValueError(
-                "Names do not fit together. Expected a network among "
-                f"{list(networks.NETWORKS)}, and every point in one chain. "
-                f"Received: {wrong}"
-            )
+        check(
+            {name: sorted(names) for name, names in wrong.items()},
+            "Names do not fit together. Expected a network among "
+            f"{list(networks.NETWORKS)}, and every point in one chain.",
+        )
         for chain in self.chains:
             left = {name: filters for name, (filters, _) in self.base.items()}
             for point in chain:
@@ -118,15 +115,6 @@ class Recipe:
                     f"{left[name]} are left"
                 )
             left[name] = filters
-
-    @classmethod
-    def load(cls, path):
-        """Reads a recipe; exits where it cannot."""
-        path = pathlib.Path(path)
-        try:
-            return cls(**json.loads(path.read_text()))
-        except (OSError, TypeError, ValueError) as error:
-            raise SystemExit(f"{path} is no recipe: {error}") from None
 
     def before(self, point):
         """The points of a chain that come before one, a list."""
@@ -164,7 +152,7 @@ class Recipe:
         by_point += ("long_retraining",)
         values = dataclasses.asdict(self)
         names = names or [name for name in values if name not in by_point]
-        return json.loads(json.dumps({name: values[name] for name in names}))
+        return as_json({name: values[name] for name in names})
 
     def quick(self):
         """One epoch each and two points only, to see that all works."""

@@ -30,9 +30,9 @@ import tensorflow_model_optimization as tfmot
 import tf_keras
 
 from examples.common import image_data
-from examples.study import frontier_recipe
 from examples.study import frontier_results
 from examples.study import result_files
+from examples.study.frontier_recipe import FrontierRecipe
 
 sparsity = tfmot.sparsity.keras
 
@@ -144,7 +144,7 @@ def main():
     parser.add_argument("--points", default="", help="Default: all.")
     parser.add_argument("--seeds", default="0,1,2")
     args = parser.parse_args()
-    recipe = frontier_recipe.Recipe.load(args.recipe)
+    recipe = FrontierRecipe.load(args.recipe)
     for seed in map(int, args.seeds.split(",")):
         data = image_data.load(args.dataset, seed)
         folder = pathlib.Path(args.output_dir)

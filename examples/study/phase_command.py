@@ -14,8 +14,8 @@ from examples.study import phase_report
 from examples.study import phases
 from examples.study.phase_recipe import PhaseRecipe
 from examples.study.phase_work import Work
+from examples.study.recipe import RECIPES
 
-RECIPES = pathlib.Path(__file__).absolute().parents[1] / "recipes"
 FLAGS = flags.FLAGS
 flags.disclaim_key_flags()  # They are those of the example, for its --help.
 

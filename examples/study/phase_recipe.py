@@ -2,112 +2,25 @@
 
 import dataclasses
 import inspect
-import json
-import pathlib
 
 import keras_prm
 from examples.common import networks
-from keras_prm.rebuild import lower_columns
+from examples.study.recipe import Admm
+from examples.study.recipe import Distillation
+from examples.study.recipe import Point
+from examples.study.recipe import Recipe
+from examples.study.recipe import Training
+from examples.study.recipe import as_json
+from examples.study.recipe import check
 
 WAYS = ("admm", "magnitude", "elsewhere")
-LOWERINGS = ("none", "fewest", *lower_columns.LOWERERS)
+PRECISIONS = ("float32", "mixed_bfloat16")
+LOWERINGS = ("none", "fewest", "auto", "model", "smallest")
 OF_POINTS = ("distillation", "column_pattern", "max_drop", "lowering")
 
 
 @dataclasses.dataclass(frozen=True)
-class Training:
-    """Training under a learning rate that rises, and falls to 0 as a cosine.
-
-    Args:
-        epochs: How many.
-        rate: The highest learning rate.
-        weight_decay: Factor on the squared norm of the kernels in the loss,
-            half of it: what other libraries call so.
-        dropout: Rate of all Dropout layers; None: the network's own.
-        hole: Pixels of the side of a square that is cut out of each image.
-    """
-
-    epochs: int
-    rate: float
-    weight_decay: float
-    dropout: float | None = dataclasses.field(default=None, kw_only=True)
-    hole: int = dataclasses.field(default=0, kw_only=True)
-
-    def __post_init__(self):
-        _check_numbers(
-            self,
-            epochs=self.epochs >= 1,
-            rate=self.rate > 0,
-            weight_decay=self.weight_decay >= 0,
-            dropout=self.dropout is None or 0 <= self.dropout < 1,
-            hole=self.hole >= 0,
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class Admm(Training):
-    """ADMM, under a learning rate that does not change.
-
-    Args:
-        epochs: How many; the sparse copies are updated after each.
-        rate: The learning rate.
-        weight_decay: As of other training.
-        rho: The penalty in the first epoch.
-        growth: Factor on `rho` from epoch to epoch.
-    """
-
-    rho: float
-    growth: float
-
-    def __post_init__(self):
-        super().__post_init__()
-        _check_numbers(self, rho=self.rho > 0, growth=self.growth > 0)
-
-
-@dataclasses.dataclass(frozen=True)
-class Distillation:
-    """What a dense network's answers are worth, see `distillation`.
-
-    Args:
-        weight: Of the answers in the loss, in [0, 1]; 0: nobody is asked.
-        temperature: Of the answers.
-        views: How many crops of each image are asked for, and seen.
-    """
-
-    weight: float
-    temperature: float
-    views: int
-
-    def __post_init__(self):
-        _check_numbers(
-            self,
-            weight=0 <= self.weight <= 1,
-            temperature=self.temperature > 0,
-            views=self.views >= (self.weight > 0),
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class Point:
-    """One degree of pruning.
-
-    Args:
-        after: `"dense"`, or the point whose network it starts from.
-        keep: What is left, see `keras_prm.SparsityPlan.keep`.
-        admm: How it gets sparse, if it does by ADMM.
-        retrain: How what is left is trained.
-        by: How it gets sparse, a name in `phase_pruning.WAYS`.
-    """
-
-    after: str
-    keep: dict
-    admm: Admm | None
-    retrain: Training
-    by: str = "admm"
-
-
-@dataclasses.dataclass(frozen=True)
-class PhaseRecipe:
+class PhaseRecipe(Recipe):
     """One network, one way of training it, several degrees of pruning.
 
     Args:
@@ -161,82 +74,58 @@ class PhaseRecipe:
     lowering: str = "fewest"
 
     def __post_init__(self):
-        seen = {"dense"}
-        wrong = [n for n in [self.network] if n not in networks.NETWORKS]
+        seen, after, by = {"dense"}, [], []
         for name, point in self.points.items():
-            wrong += [n for n in [point.after] if n not in seen]
-            wrong += [n for n in [point.by] if n not in WAYS]
+            after += [n for n in [point.after] if n not in seen]
+            by += [n for n in [point.by] if n not in WAYS]
             seen.add(name)
-        if wrong:
-            raise ValueError(
-                "Names do not fit together. Expected a network among "
-                f"{list(networks.NETWORKS)}, and points that come after "
-                "'dense' or a point that stands before, by one of "
-                f"{list(WAYS)}. Received: {wrong}"
-            )
+        network = {self.network} - {*networks.NETWORKS}
+        check(
+            {"network": sorted(network), "after": after, "by": by},
+            "Names do not fit together. Expected a network among "
+            f"{list(networks.NETWORKS)}, and points that come after 'dense' "
+            f"or a point that stands before, by one of {list(WAYS)}.",
+        )
+        check(
+            self._misfits(),
+            "Expected a network that takes its width and the options, "
+            "numbers that can be, 'average' in (0, 1) and beside 'again', "
+            f"a precision among {list(PRECISIONS)}, a lowering among "
+            f"{list(LOWERINGS)}, points whose names can be those of folders, "
+            "and 'admm' for those that are pruned by it.",
+        )
 
-        self._check()
-
-    def _check(self):
-        known = ("float32", "mixed_bfloat16")
-        build = inspect.signature(networks.NETWORKS[self.network])
-        wrong = {
-            "network, of one width": "width" not in build.parameters
-            and self.network,
+    def _misfits(self):
+        """What is wrong, by what it is; see `check`."""
+        build = inspect.signature(networks.NETWORKS[self.network]).parameters
+        points = self.points.items()
+        least = {"width": 1, "image_size": 1, "batch_size": 1}
+        least |= {"pixels": 0, "margin": 0, "max_drop": 0}
+        return {
+            "network, of one width": "width" not in build and self.network,
             # After input_shape, num_classes and width.
-            "options": sorted({*self.options} - {*list(build.parameters)[3:]}),
-            "numbers": [
-                name
-                for name, least in (
-                    ("width", 1),
-                    ("image_size", 1),
-                    ("batch_size", 1),
-                    ("pixels", 0),
-                    ("margin", 0),
-                    ("max_drop", 0),
-                )
-                if getattr(self, name) < least
-            ],
+            "options": sorted({*self.options} - {*list(build)[3:]}),
+            "numbers": [n for n in least if getattr(self, n) < least[n]],
             "average": self.average is not None
             and (self.again is None or not 0 < self.average < 1)
             and self.average,
             "top": self.top is not None and self.top < 1,
-            "precision": self.precision not in known and self.precision,
+            "precision": self.precision not in PRECISIONS and self.precision,
             "lowering": self.lowering not in LOWERINGS and self.lowering,
             "points, their names": [
                 n for n in self.points if n == "dense" or "/" in n
             ],
             "points, without 'admm'": [
                 n
-                for n, point in self.points.items()
-                if point.by == "admm" and point.admm is None
+                for n, point in points
+                if point.by == "admm" and not point.admm
             ],
             "points that are pruned elsewhere, of a network without 'widths'": [
                 n
-                for n, point in self.points.items()
-                if point.by == "elsewhere" and "widths" not in build.parameters
+                for n, point in points
+                if point.by == "elsewhere" and "widths" not in build
             ],
         }
-        if wrong := {name: value for name, value in wrong.items() if value}:
-            raise ValueError(
-                "Expected a network that takes its width and the options, "
-                "numbers that can be, 'average' in (0, 1) and beside 'again', "
-                "a precision of 'float32' or 'mixed_bfloat16', a lowering "
-                f"among {list(LOWERINGS)}, "
-                "points whose names can be those of folders, and 'admm' for "
-                f"those that are pruned by it. Received: {wrong}"
-            )
-
-    @classmethod
-    def load(cls, path):
-        """Reads a recipe; exits where it cannot."""
-        path = pathlib.Path(path)
-        try:
-            return cls.from_config(json.loads(path.read_text()))
-        except (AttributeError, KeyError) as error:
-            raise SystemExit(f"{path} is no recipe: {error!r}") from None
-        except (OSError, TypeError, ValueError) as error:
-            raise SystemExit(f"{path} is no recipe: {error}") from None
 
     @classmethod
     def from_config(cls, config):
@@ -302,15 +191,14 @@ class PhaseRecipe:
         """The same of images of so many pixels."""
         return dataclasses.replace(self, image_size=image_size)
 
-    def build(self, input_shape, num_classes):
-        """The dense network, in float32."""
-        return networks.NETWORKS[self.network](
-            input_shape, num_classes, self.width, **self.options
-        )
+    def build(self, input_shape, num_classes, **options):
+        """The dense network, in float32; options may be other `widths`."""
+        options = {"width": self.width} | self.options | options
+        return super().build(input_shape, num_classes, **options)
 
     def try_out(self):
         """Fails, before hours have gone by, where it is of no use."""
-        model = self.build((self.image_size, self.image_size, 3), 10)
+        model = self._network()
         for point in self.points:
             self.plan(model, point)
 
@@ -325,8 +213,11 @@ class PhaseRecipe:
             model,
             self.points[point].keep,
             self.column_pattern,
-            network=self.build((self.image_size, self.image_size, 3), 10),
+            network=self._network(),
         )
+
+    def _network(self):
+        return self.build((self.image_size, self.image_size, 3), 10)
 
     def settings(self, point=None):
         """All that the dense network, or a point, depends on; as JSON has it.
@@ -346,23 +237,12 @@ class PhaseRecipe:
                 values.pop(name, None)
         else:
             values["way"] = [points[name] for name in self.way(point)]
-        return json.loads(json.dumps(values))
+        return as_json(values)
 
     def way(self, point):
         """The points from the dense network to a point, a list of names."""
         before = self.points[point].after
         return [*(self.way(before) if before != "dense" else ()), point]
-
-
-def _check_numbers(training, **fine):
-    wrong = {
-        n: getattr(training, n) for n, is_fine in fine.items() if not is_fine
-    }
-    if wrong:
-        raise ValueError(
-            f"{type(training).__name__} cannot have {wrong}. What there may "
-            "be is in its docstring."
-        )
 
 
 def _without_defaults(value):

@@ -9,10 +9,9 @@ import numpy as np
 
 import keras_prm
 from examples.common import image_data
-from examples.study import frontier_recipe
 from examples.study import measuring
-
-FOLDER = frontier_recipe.FOLDER
+from examples.study.frontier_recipe import FrontierRecipe
+from examples.study.recipe import RECIPES
 
 
 def split(num, seed):
@@ -32,7 +31,7 @@ def data():
 
 def recipe(**changes):
     """Two points of a LeNet-5."""
-    found = frontier_recipe.Recipe.load(FOLDER / "lenet5_mnist.json")
+    found = FrontierRecipe.load(RECIPES / "lenet5_mnist.json")
     epochs = {
         field.name: 1
         for field in dataclasses.fields(found)

@@ -5,17 +5,19 @@ from absl.testing import parameterized
 
 import keras_prm
 from examples.common import networks
-from examples.study import frontier_recipe
+from examples.study.frontier_recipe import FrontierRecipe
 from tests.helpers import frontiers
 from tests.helpers import zoo
 
-RECIPES = [(path.stem, path) for path in frontiers.FOLDER.glob("lenet5_*.json")]
+RECIPES = [
+    (path.stem, path) for path in frontiers.RECIPES.glob("lenet5_*.json")
+]
 
 
 class RecipesTest(parameterized.TestCase):
     @parameterized.named_parameters(*RECIPES)
     def test_a_point_keeps_what_it_says(self, path):
-        found = frontier_recipe.Recipe.load(path)
+        found = FrontierRecipe.load(path)
         for chain in found.chains:
             model = networks.NETWORKS[found.network]((28, 28, 1), 10)
             for keep in (found.base, *map(found.kept, chain)):
@@ -33,7 +35,7 @@ class RecipesTest(parameterized.TestCase):
 
     @parameterized.named_parameters(*RECIPES)
     def test_widths_store_about_as_much_as_the_point(self, path):
-        found = frontier_recipe.Recipe.load(path)
+        found = FrontierRecipe.load(path)
         for point in found.widths:
             stored = []
             for filters_only in (False, True):
@@ -58,7 +60,7 @@ class RecipesTest(parameterized.TestCase):
 
     def test_a_file_that_is_no_recipe(self):
         with self.assertRaisesRegex(SystemExit, "no recipe"):
-            frontier_recipe.Recipe.load(__file__)
+            FrontierRecipe.load(__file__)
 
     @parameterized.parameters(
         ({"network": "lenet6"}, "network among"),

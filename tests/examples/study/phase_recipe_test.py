@@ -10,11 +10,10 @@ import numpy as np
 from absl.testing import absltest
 from absl.testing import parameterized
 
-from examples.study import phase_recipe
 from examples.study.phase_recipe import PhaseRecipe
+from examples.study.recipe import RECIPES
 
-FOLDER = pathlib.Path(phase_recipe.__file__).parent.with_name("recipes")
-CONFIG = json.loads((FOLDER / "resnet18_cifar10.json").read_text())
+CONFIG = json.loads((RECIPES / "resnet18_cifar10.json").read_text())
 POINTS = (("20x", 20), ("60x", 60), ("100x", 100))
 
 
@@ -27,7 +26,7 @@ class PhaseRecipeTest(parameterized.TestCase):
         *((name, *row) for name in ("", "_cpu") for row in POINTS)
     )
     def test_a_point_keeps_what_its_name_says(self, name, point, ratio):
-        found = PhaseRecipe.load(FOLDER / f"resnet18_cifar10{name}.json")
+        found = PhaseRecipe.load(RECIPES / f"resnet18_cifar10{name}.json")
         model = found.build((32, 32, 3), 10)
         plan = found.plan(model, point)
         shares = {}

@@ -8,7 +8,7 @@ import numpy as np
 from absl.testing import absltest
 from keras import layers
 
-from examples.study.phase_recipe import Training
+from examples.study.recipe import Training
 from tests.helpers import phased
 
 
