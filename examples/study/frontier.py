@@ -83,7 +83,7 @@ def main(argv):
         results = frontier_results.Results(
             recipe, images, FLAGS.output_dir, seed
         )
-        data[seed] = results.data
+        data[seed] = results.fingerprint
         for job in jobs:
             if job[2] == seed:
                 settings[job] = results.settings(*job[:2])

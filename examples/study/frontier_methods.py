@@ -17,12 +17,8 @@ from examples.study import textbook_admm
 
 def by_admm(trainer, model, plan, epochs, taught=True):
     """W is drawn to the plan's set, and pruned to it."""
-    wrapper = keras_prm.ADMMWrapper(
-        keras.optimizers.Adam(trainer.recipe.admm_rate),
-        plan,
-        rho=trainer.rho,
-        update_every=trainer.num_steps,
-    )
+    adam = keras.optimizers.Adam(trainer.recipe.admm_rate)
+    wrapper = trainer.admm(adam, plan, trainer.rho)
     trainer.fit(model, wrapper, epochs, taught=taught)
     keras_prm.hard_prune(model, plan)
 
@@ -129,7 +125,7 @@ def prune(trainer, point, method, start, stages):
     """Prunes and retrains.
 
     Args:
-        trainer: The `Trainer`.
+        trainer: The `FrontierTrainer`.
         point: Name of the point.
         method: The `Method`.
         start: The network to start from, in full precision; changed.

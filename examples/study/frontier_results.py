@@ -4,20 +4,16 @@ A result is a folder. Its `summary.json` comes last and says from what it was
 made, so one that was cut off, or made by another recipe, is made anew.
 """
 
-import json
-import os
-import pathlib
-import platform
-
-import keras
 import numpy as np
 
 import keras_prm
 from examples.study import distillation
 from examples.study import frontier_methods
-from examples.study import frontier_training
 from examples.study import measuring
 from examples.study import result_files
+from examples.study.recipe import as_json
+from examples.study.training import FrontierTrainer
+from examples.study.work import Work
 
 METHODS = frontier_methods.METHODS
 DENSE = (
@@ -26,22 +22,18 @@ DENSE = (
 )
 
 
-class Results:
+class Results(Work):
     """All results of one recipe, one data set and one seed.
 
     Args:
-        recipe: The `Recipe`.
+        recipe: The `FrontierRecipe`.
         data: dict of the `Split`s `"train"`, `"valid"` and `"test"`.
         folder: Where all results are kept, a path.
         seed: Seed of all that is random, an int.
     """
 
     def __init__(self, recipe, data, folder, seed):
-        self.recipe = recipe
-        self.folder = pathlib.Path(folder)
-        self.seed = seed
-        self.trainer = frontier_training.Trainer(recipe, data, seed)
-        self.data = result_files.fingerprint(data)
+        super().__init__(FrontierTrainer(recipe, data, seed), folder)
 
     def path(self, method, point):
         """The folder of a result."""
@@ -55,17 +47,17 @@ class Results:
             way = [*self.recipe.before(point), point]
         kept = [self.recipe.kept(p, filters_only) for p in way]
         settings = self.recipe.settings() | {
-            "data": self.data,
+            "data": self.fingerprint,
             "base": self.recipe.base,
             "epochs": self.recipe.epochs_to(point),
             "keep": kept,
         }
-        return json.loads(json.dumps(settings))
+        return as_json(settings)
 
     def dense(self):
         """The dense network, in full precision."""
         path = self.path("dense", "-")
-        settings = self.recipe.settings(*DENSE) | {"data": self.data}
+        settings = self.recipe.settings(*DENSE) | {"data": self.fingerprint}
         if not result_files.is_done(path, settings):
             self.trainer.teacher = None
             model = self.trainer.dense()
@@ -73,7 +65,7 @@ class Results:
             stages = [self.trainer.account("dense", model)]
             np.savez(path / "weights.npz", *model.get_weights())
             answers = distillation.teacher_logits(
-                model, self.trainer.data["train"], self.recipe.shift
+                model, self.data["train"], self.recipe.shift
             )
             np.save(path / "teacher_logits.npy", answers)
             self._end(path, model, stages, "dense", "-", settings)
@@ -85,7 +77,7 @@ class Results:
         sparsify = METHODS[method].sparsify
         path = self.path(f"base_{sparsify.__name__}", "-")
         settings = self.recipe.settings() | {
-            "data": self.data,
+            "data": self.fingerprint,
             "base": self.recipe.settings("base")["base"],
         }
         for name in ("admm_epochs", "retrain_epochs"):
@@ -166,25 +158,14 @@ class Results:
         """Writes a model and its `.tflite` file; a summary of both."""
         model.save(path / "small.keras")
         export = keras_prm.export_litert(model, path / "small.tflite")
-        first, last = stages[0], stages[-1]
-        summary = {
-            "method": method,
-            "point": point,
-            "seed": self.seed,
-            **{count: last[count] for _, count in result_files.RATIOS},
-            **{
-                name: result_files.ratio(first[n], last[n])
-                for name, n in result_files.RATIOS
-            },
-            "tflite_bytes": export.num_bytes,
-            "valid_accuracy": last["valid_accuracy"],
-            "test_accuracy": measuring.file_accuracy(
-                path / "small.tflite", self.trainer.data["test"]
+        return self.write_summary(
+            path,
+            point,
+            stages,
+            settings,
+            method=method,
+            tflite_bytes=export.num_bytes,
+            test_accuracy=measuring.file_accuracy(
+                path / "small.tflite", self.data["test"]
             ),
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-            "keras": f"{keras.__version__}, {keras.backend.backend()}",
-            "stages": stages,
-            "settings": settings,
-        }
-        result_files.write_json(path / "summary.json", summary)
-        return summary
+        )

@@ -13,7 +13,7 @@ from examples.common import image_bytes
 from examples.study import phase_report
 from examples.study import phases
 from examples.study.phase_recipe import PhaseRecipe
-from examples.study.phase_work import Work
+from examples.study.phase_work import PhaseWork
 from examples.study.recipe import RECIPES
 
 FLAGS = flags.FLAGS
@@ -101,7 +101,7 @@ def _main(argv):
         / pathlib.Path(FLAGS.recipe).stem
         / f"{'quick' if FLAGS.quick else 'seed'}{FLAGS.seed}"
     )
-    work = Work(
+    work = PhaseWork(
         recipe,
         data,
         folder,

@@ -4,16 +4,15 @@ import keras
 import numpy as np
 
 import keras_prm
-from examples.common import networks
-from examples.study import phase_recipe
-from examples.study import training_form
+from examples.study import model_forms
+from examples.study.phase_recipe import WAYS as NAMES
 
 
 def by_admm(work, point, start):
     """W is drawn to the plan's set, and pruned to it.
 
     Args:
-        work: The `Work`.
+        work: The `PhaseWork`.
         point: Name of the point.
         start: The network to start from; not changed.
 
@@ -24,11 +23,10 @@ def by_admm(work, point, start):
     model, whole = work.for_training(start, admm)
     plan = work.recipe.plan(model, point)
     print(plan, flush=True)
-    wrapper = keras_prm.ADMMWrapper(
+    wrapper = work.trainer.admm(
         work.trainer.sgd(admm, admm.rate),
         plan,
-        rho=work.trainer.rho(admm),
-        update_every=work.trainer.num_steps,
+        work.trainer.by_epoch(admm.rho, admm.growth),
     )
     work.trainer.fit(
         whole,
@@ -38,9 +36,9 @@ def by_admm(work, point, start):
         [keras_prm.ADMMProgress()],
         work.answers(),
     )
-    driven = training_form.as_kept(model)
+    driven = model_forms.as_kept(model)
     keras_prm.hard_prune(model, plan, optimizer=wrapper)
-    return [("ADMM", driven), ("pruned", training_form.as_kept(model))]
+    return [("ADMM", driven), ("pruned", model_forms.as_kept(model))]
 
 
 def by_magnitude(work, point, start):
@@ -81,14 +79,10 @@ def assembled(work, arrays):
         for name, array in arrays.items()
         if name.endswith("/kernel")
     }
-    model = networks.NETWORKS[work.recipe.network](
-        work.data["train"].image_shape,
-        work.num_classes,
-        widths=widths,
-        **work.recipe.options,
-    )
+    shape = work.data["train"].image_shape
+    model = work.recipe.build(shape, work.num_classes, widths=widths)
     model.set_weights([arrays[weight.path] for weight in model.weights])
     return model
 
 
-WAYS = dict(zip(phase_recipe.WAYS, (by_admm, by_magnitude, elsewhere)))
+WAYS = dict(zip(NAMES, (by_admm, by_magnitude, elsewhere)))

@@ -1,6 +1,5 @@
-"""What phases share: one recipe, one data set, one seed, one folder."""
+"""The folders of phases: what one leaves, and the next one reads."""
 
-import pathlib
 import warnings
 
 import keras
@@ -9,12 +8,13 @@ import numpy as np
 import keras_prm
 from examples.common import augmentation
 from examples.study import measuring
-from examples.study import phase_training
+from examples.study import model_forms
 from examples.study import result_files
-from examples.study import training_form
+from examples.study.training import PhaseTrainer
+from examples.study.work import Work
 
 
-class Work:
+class PhaseWork(Work):
     """Where phases find what those before them have left.
 
     Args:
@@ -29,14 +29,8 @@ class Work:
     def __init__(
         self, recipe, data, folder, seed, checkpoint_every=1, workers=1
     ):
-        self.recipe = recipe
-        self.data = data
-        self.folder = pathlib.Path(folder)
-        self.seed = seed
-        self.trainer = phase_training.Trainer(
-            recipe, data, seed, checkpoint_every, workers
-        )
-        self.fingerprint = result_files.fingerprint(data)
+        trainer = PhaseTrainer(recipe, data, seed, checkpoint_every, workers)
+        super().__init__(trainer, folder)
         self.num_classes = 1 + max(
             int(split.y.max()) for split in data.values()
         )
@@ -83,7 +77,7 @@ class Work:
             training: The `Training` that it is for.
         """
         keras.utils.set_random_seed(self.seed)  # of its Dropout layers
-        model = training_form.for_training(
+        model = model_forms.for_training(
             model, self.recipe.precision, training.dropout
         )
         return model, augmentation.augmented(
@@ -136,9 +130,7 @@ class Work:
         path = self.folder / point
         rows = []
         for stage, model in stages:
-            row = measuring.account(
-                stage, model, self.data["valid"], self.recipe.top
-            )
+            row = self.trainer.account(stage, model)
             print(
                 f"{stage}: valid accuracy {row['valid_accuracy']:.4f}, "
                 f"{row['conv_weights']:,} convolution weights, "

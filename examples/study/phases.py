@@ -10,27 +10,24 @@ taken away at any time, and training goes on at its last epoch.
 
 import dataclasses
 import importlib.util
-import os
-import platform
 
 import keras
 import numpy as np
 
 import keras_prm
 from examples.common import augmentation
-from examples.study import averaging
 from examples.study import claims
 from examples.study import measuring
+from examples.study import model_forms
 from examples.study import phase_pruning
 from examples.study import result_files
-from examples.study import training_form
 
 
 def run(work, phase, point="dense"):
     """Does one phase, unless it is done.
 
     Args:
-        work: The `Work`.
+        work: The `PhaseWork`.
         phase: Name in `FIRST` or `LATER`.
         point: Name of the point, for those in `LATER`.
     """
@@ -55,16 +52,16 @@ def train_dense(work):
             training,
             path,
         )
-        found, path = training_form.as_kept(model), path / "again"
+        found, path = model_forms.as_kept(model), path / "again"
         ends.append(found)
     if work.recipe.average is not None:
-        found = averaging.mean(*ends, work.recipe.average)
+        found = model_forms.mean(*ends, work.recipe.average)
         plain = dataclasses.replace(work.recipe.dense, hole=0)
         model, whole = work.for_training(found, plain)
         batches = work.trainer.batches()
         some = range(min(40, len(batches)))
         keras_prm.recalibrate(whole, (batches[i][0] for i in some))
-        found = training_form.as_kept(model)
+        found = model_forms.as_kept(model)
     work.end("dense", "dense", [("dense", found)])
 
 
@@ -132,7 +129,7 @@ def retrain(work, point):
         [keras_prm.StructuredMask(keras_prm.masks_of(whole))],
         work.answers(),
     )
-    retrained = training_form.as_kept(model)
+    retrained = model_forms.as_kept(model)
     work.end(point, "retrained", [("retrained", retrained)])
 
 
@@ -173,25 +170,16 @@ def strip(work, point):
     stages = work.account(point)
     path = work.folder / point
     dense = work.test_shares(work.load("dense", "dense", "dense"))
-    result_files.write_json(
-        path / "summary.json",
-        {
-            "point": point,
-            "seed": work.seed,
-            "exact": certificate.ok,
-            "max_abs_error": certificate.max_abs_error,
-            "valid_accuracy": stages[-1]["valid_accuracy"],
-            **{f"dense_test_{name}": share for name, share in dense.items()},
-            **result_files.compression(stages[0], stages[-1]),
-            "top": work.recipe.top,
-            "test_accuracies": {
-                "small.keras": work.test_shares(small)["accuracy"]
-            },
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-            "keras": f"{keras.__version__}, {keras.backend.backend()}",
-            "stages": stages,
-            "settings": result_files.read(path, "settings.json")["settings"],
-        },
+    work.write_summary(
+        path,
+        point,
+        stages,
+        result_files.read(path, "settings.json")["settings"],
+        exact=certificate.ok,
+        max_abs_error=certificate.max_abs_error,
+        **{f"dense_test_{name}": share for name, share in dense.items()},
+        top=work.recipe.top,
+        test_accuracies={"small.keras": work.test_shares(small)["accuracy"]},
     )
 
 

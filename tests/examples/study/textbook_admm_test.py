@@ -7,8 +7,8 @@ import numpy as np
 from absl.testing import parameterized
 
 from examples.study import frontier_methods
-from examples.study import frontier_training
 from examples.study import textbook_admm
+from examples.study.training import FrontierTrainer
 from tests.helpers import frontiers
 
 
@@ -16,9 +16,7 @@ class TextbookTest(parameterized.TestCase):
     def setUp(self):
         super().setUp()
         found = frontiers.recipe(rho=0.1, rho_growth=3.0, admm_rate=1e-4)
-        self.trainer = frontier_training.Trainer(
-            found, frontiers.data(), seed=1
-        )
+        self.trainer = FrontierTrainer(found, frontiers.data(), seed=1)
         self.model = self.trainer.network("float32")
         self.keep = found.points["half"]
         self.plan = found.plan(self.model, self.keep)

@@ -1,4 +1,4 @@
-"""Tests of the form of a network that trains fast."""
+"""Tests of the forms of a network: trained fast, kept, and the mean."""
 
 import keras
 import numpy as np
@@ -8,7 +8,7 @@ from keras import layers
 
 import keras_prm
 from examples.common import networks
-from examples.study import training_form
+from examples.study import model_forms
 from tests.helpers import zoo
 
 
@@ -31,7 +31,7 @@ class TrainingFormTest(parameterized.TestCase):
         self.x = np.random.default_rng(0).normal(size=(8, 6, 6, 2))
 
     def test_trains_as_the_network_of_keras(self):
-        fast = training_form.for_training(self.model, "float32")
+        fast = model_forms.for_training(self.model, "float32")
         y = np.arange(8) % 3
         for model in (self.model, fast):
             model.compile(
@@ -41,7 +41,7 @@ class TrainingFormTest(parameterized.TestCase):
             for _ in range(3):
                 model.train_on_batch(self.x, y)
         self.assertIsInstance(
-            fast.get_layer("norm"), training_form.FusedBatchNormalization
+            fast.get_layer("norm"), model_forms.FusedBatchNormalization
         )
         for mine, theirs in zip(fast.weights, self.model.weights, strict=True):
             np.testing.assert_allclose(
@@ -49,7 +49,7 @@ class TrainingFormTest(parameterized.TestCase):
             )
 
     def test_a_frozen_layer_keeps_its_statistics(self):
-        fast = training_form.for_training(self.model, "float32")
+        fast = model_forms.for_training(self.model, "float32")
         norm = fast.get_layer("norm")
         norm.trainable = False
         before = norm.get_weights()
@@ -58,7 +58,7 @@ class TrainingFormTest(parameterized.TestCase):
             np.testing.assert_array_equal(old, new)
 
     def test_half_precision_is_for_convolutions(self):
-        fast = training_form.for_training(self.model, "mixed_bfloat16")
+        fast = model_forms.for_training(self.model, "mixed_bfloat16")
         self.assertEqual(fast.get_layer("conv").compute_dtype, "bfloat16")
         self.assertEqual(fast.get_layer("norm").compute_dtype, "bfloat16")
         self.assertEqual(fast.output.dtype, "float32")
@@ -68,8 +68,8 @@ class TrainingFormTest(parameterized.TestCase):
         np.testing.assert_allclose(outputs, expected, atol=0.03 * scale)
 
     def test_is_kept_as_it_was(self):
-        fast = training_form.for_training(self.model, "mixed_bfloat16")
-        kept = training_form.as_kept(fast)
+        fast = model_forms.for_training(self.model, "mixed_bfloat16")
+        kept = model_forms.as_kept(fast)
         for layer in kept.layers:
             self.assertEqual(type(layer).__module__.split(".")[0], "keras")
             self.assertEqual(layer.compute_dtype, "float32")
@@ -80,14 +80,33 @@ class TrainingFormTest(parameterized.TestCase):
         np.testing.assert_array_equal(outputs, expected)
 
     def test_is_planned_and_pruned_alike(self):
-        fast = training_form.for_training(self.model, "mixed_bfloat16")
+        fast = model_forms.for_training(self.model, "mixed_bfloat16")
         plan = keras_prm.SparsityPlan.uniform(fast, filters=0.5)
         expected = keras_prm.SparsityPlan.uniform(self.model, filters=0.5)
         self.assertEqual(str(plan), str(expected))
         masks = keras_prm.hard_prune(fast, plan)
         self.assertEqual(masks.to_json(), keras_prm.masks_of(fast).to_json())
-        small = keras_prm.strip(training_form.as_kept(fast))
+        small = keras_prm.strip(model_forms.as_kept(fast))
         self.assertEqual(small.get_layer("conv").filters, 2)
+
+
+class AveragingTest(absltest.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.first, self.second = small(), small()
+        for seed, model in enumerate((self.first, self.second)):
+            keras.utils.set_random_seed(seed)
+            zoo.randomise(model)
+
+    def test_weights_are_between(self):
+        before = self.second.get_weights()
+        found = model_forms.mean(self.first, self.second, 0.75)
+        for old, new, mean in zip(
+            self.first.get_weights(), before, found.get_weights()
+        ):
+            np.testing.assert_allclose(mean, old / 4 + new * 3 / 4, rtol=1e-6)
+        for old, new in zip(before, self.second.get_weights()):
+            np.testing.assert_array_equal(old, new)
 
 
 class ResNet18Test(parameterized.TestCase):

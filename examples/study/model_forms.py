@@ -1,4 +1,4 @@
-"""A network as it is trained fast, and as it is kept.
+"""Forms of a network: as it is trained fast, as it is kept, and means.
 
 In training, convolutions and what follows them compute in half precision,
 and on TensorFlow BatchNormalization is one fused operation, which Keras makes
@@ -107,3 +107,33 @@ def _cloned(model, clone):
     copy = keras.models.clone_model(model, clone_function=clone)
     copy.set_weights(model.get_weights())
     return copy
+
+
+def mean(first, second, share):
+    """A network between two of one architecture.
+
+    What two trainings with a falling learning rate end at, one gone on from
+    the other, often lies around a better network than either.
+
+    Args:
+        first: A network.
+        second: Another one with the same layers.
+        share: The second one's in the mean, in [0, 1].
+
+    Returns:
+        A new model. The statistics of BatchNormalization are not those of
+        its activations: see `keras_prm.recalibrate`.
+
+    Reference:
+        - [Izmailov et al., 2018](https://arxiv.org/abs/1803.05407)
+    """
+    model = keras.models.clone_model(second)
+    model.set_weights(
+        [
+            (1 - share) * old + share * new
+            for old, new in zip(
+                first.get_weights(), second.get_weights(), strict=True
+            )
+        ]
+    )
+    return model
