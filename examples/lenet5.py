@@ -97,10 +97,14 @@ class Run:
             callbacks=list(callbacks),
         )
 
+    def logits(self, model, split):
+        """What a model, compiled or not, says of one split."""
+        return model.predict(self.data[split].x, batch_size=256, verbose=0)
+
     def score(self, model, split):
-        """Accuracy of a model, compiled or not, on one split."""
-        logits = model.predict(self.data[split].x, batch_size=256, verbose=0)
-        return float((logits.argmax(axis=-1) == self.data[split].y).mean())
+        """Accuracy on one split."""
+        answers = self.logits(model, split).argmax(axis=-1)
+        return float((answers == self.data[split].y).mean())
 
     def log_likelihood(self, model):
         """Mean log probability of the validation labels.
@@ -108,9 +112,8 @@ class Run:
         What purification is held to: it feels damage long before the
         accuracy on some hundred images does.
         """
-        logits = model.predict(self.data["valid"].x, batch_size=256, verbose=0)
         losses = keras.losses.sparse_categorical_crossentropy(
-            self.data["valid"].y, logits, from_logits=True
+            self.data["valid"].y, self.logits(model, "valid"), from_logits=True
         )
         return -float(keras.ops.mean(losses))
 

@@ -76,6 +76,19 @@ def main(argv):
         )
     except ValueError as error:
         raise SystemExit(str(error)) from None
+    unknown, known = without_known(recipe, jobs)
+    print(
+        f"{len(jobs)} results wanted, {len(jobs) - len(unknown)} known, "
+        f"{FLAGS.processes} at a time."
+    )
+    failed = make(recipe, unknown)
+    print(frontier_report.write(FLAGS.output_dir, recipe, known))
+    if failed:
+        raise SystemExit(f"{failed} results could not be made, see above.")
+
+
+def without_known(recipe, jobs):
+    """The jobs whose results are not known, and what is of these images."""
     known = frontier_report.known(FLAGS.known) if FLAGS.known else {}
     data, settings = {}, {}
     for seed in sorted({job[2] for job in (*jobs, *known)}):
@@ -88,12 +101,11 @@ def main(argv):
             if job[2] == seed:
                 settings[job] = results.settings(*job[:2])
     known = frontier_schedule.of_data(known, data)
-    wanted = len(jobs)
-    jobs = frontier_schedule.unknown(jobs, known, settings)
-    print(
-        f"{wanted} results wanted, {wanted - len(jobs)} known, "
-        f"{FLAGS.processes} at a time."
-    )
+    return frontier_schedule.unknown(jobs, known, settings), known
+
+
+def make(recipe, jobs):
+    """Makes results, in processes of their own; how many failed."""
     if FLAGS.processes > 1:  # one thread each; the new processes read this
         os.environ["TF_NUM_INTRAOP_THREADS"] = "1"
         os.environ["TF_NUM_INTEROP_THREADS"] = "1"
@@ -116,9 +128,7 @@ def main(argv):
     ) as pool:
         for groups in frontier_schedule.phases(jobs, recipe):
             failed += sum(pool.map(do, groups))
-    print(frontier_report.write(FLAGS.output_dir, recipe, known))
-    if failed:
-        raise SystemExit(f"{failed} results could not be made, see above.")
+    return failed
 
 
 def in_turn(recipe, dataset, folder, jobs):

@@ -144,19 +144,11 @@ def prune(trainer, point, method, start, stages):
     method.sparsify(
         trainer, start, plan, recipe.admm_epochs, taught=method.taught
     )
-    stages = [*stages, trainer.account("pruned", start)]
-    model = keras_prm.strip(start)
-    stages.append(trainer.account("unused paths", model))
-    trainer.retrain(model, end - trainer.epoch, method.taught)
-    stages.append(trainer.account("retrained", model))
-    return model, stages
+    return _retrained(trainer, start, stages, "", end, method.taught)
 
 
 def first_round(trainer, sparsify, dense):
-    """The recipe's base as it was retrained, and its account.
-
-    It is retrained without unused paths: that is exact, and faster.
-    """
+    """The recipe's base as it was retrained, and its account."""
     recipe = trainer.recipe
     trainer.epoch = 0
     stages = [trainer.account("dense", dense)]
@@ -164,11 +156,19 @@ def first_round(trainer, sparsify, dense):
     plan = recipe.plan(model, recipe.base)
     sparsify(trainer, model, plan, recipe.base_admm_epochs)
     model = trainer.in_float32(model)
-    stages.append(trainer.account("base: pruned", model))
+    return _retrained(trainer, model, stages, "base: ", recipe.base_epochs)
+
+
+def _retrained(trainer, model, stages, prefix, end, taught=True):
+    """A pruned network without unused paths, trained up to an epoch.
+
+    That is exact, and faster.
+    """
+    stages = [*stages, trainer.account(f"{prefix}pruned", model)]
     model = keras_prm.strip(model)
-    stages.append(trainer.account("base: unused paths", model))
-    trainer.retrain(model, recipe.base_epochs - trainer.epoch)
-    stages.append(trainer.account("base: retrained", model))
+    stages.append(trainer.account(f"{prefix}unused paths", model))
+    trainer.retrain(model, end - trainer.epoch, taught)
+    stages.append(trainer.account(f"{prefix}retrained", model))
     return model, stages
 
 

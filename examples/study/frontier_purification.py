@@ -20,6 +20,7 @@ from absl import flags
 from examples.common import image_data
 from examples.study import frontier_methods
 from examples.study import frontier_results
+from examples.study import over_seeds
 from examples.study import result_files
 from examples.study.frontier_recipe import FrontierRecipe
 from examples.study.recipe import RECIPES
@@ -65,23 +66,22 @@ def table(by_seed):
         ("sweeps", "budget", "CONV weights", "factor", "weights", "factor")
         + ("stored", "factor", "valid", "lost")
     ]
+    before = [found["none", ""] for found in by_seed]
     for key in by_seed[0]:
+        rows = [found[key] for found in by_seed]
         cells = list(key)
-        for count in ("conv_weights", "weights", "stored"):
-            left = [found[key][count] for found in by_seed]
+        for _, count in result_files.RATIOS:
             factors = [
-                found["none", ""][count] / found[key][count]
-                for found in by_seed
+                old[count] / new[count] for old, new in zip(before, rows)
             ]
-            cells.append(tables.number(statistics.median(left)))
+            cells.append(tables.number(over_seeds.median(rows, count)))
             cells.append(f"{statistics.median(factors):.2f}x")
-        valid = [100 * found[key]["valid_accuracy"] for found in by_seed]
-        before = [
-            100 * found["none", ""]["valid_accuracy"] for found in by_seed
+        lost = [
+            100 * (old["valid_accuracy"] - new["valid_accuracy"])
+            for old, new in zip(before, rows)
         ]
-        cells.append(f"{statistics.median(valid):.2f}")
-        lost = [b - a for a, b in zip(valid, before)]
-        cells.append(f"{statistics.median(lost):.2f}")
+        valid = over_seeds.median(rows, "valid_accuracy")
+        cells += [f"{100 * valid:.2f}", f"{statistics.median(lost):.2f}"]
         lines.append(cells)
     return tables.markdown(lines)
 

@@ -8,6 +8,8 @@ import numpy as np
 from examples.study.frontier_methods import METHODS
 from examples.study.over_seeds import median
 from examples.study.over_seeds import spread
+from examples.study.recipe import as_json
+from examples.study.result_files import RATIOS
 from keras_prm.reports import tables
 
 # Compression of CONV weights and accuracy of LeNet-5 on MNIST, as printed in
@@ -61,9 +63,8 @@ def _is_of(recipe, training, row):
     if row["point"] not in recipe.points:
         return False
     kept = recipe.kept(row["point"], METHODS[row["method"]].filters_only)
-    found = settings["keep"][-1], settings["epochs"]
-    wanted = json.loads(json.dumps(kept)), recipe.epochs_to(row["point"])
-    return found == wanted
+    wanted = as_json(kept), recipe.epochs_to(row["point"])
+    return (settings["keep"][-1], settings["epochs"]) == wanted
 
 
 def frontier(results, recipe, methods=COMPARED):
@@ -89,11 +90,7 @@ def frontier(results, recipe, methods=COMPARED):
 def _row(point, title, rows, full):
     cells = [point, title, spread(rows)]
     cells.append(f"{100 * median(rows, 'valid_accuracy'):.2f}")
-    for count, ratio in (
-        ("conv_weights", "conv_ratio"),
-        ("weights", "ratio"),
-        ("stored", "stored_ratio"),
-    ):
+    for ratio, count in RATIOS:
         cells.append(tables.number(median(rows, count)))
         cells.append(f"{median(rows, ratio):.1f}x")
     num_bytes = median(rows, "tflite_bytes")
@@ -113,15 +110,9 @@ def account(results, recipe, method="admm"):
     for point in recipe.points:
         rows = results.get((method, point), ())
         for stages in zip(*(row["stages"] for row in rows)):
-            counts = ("conv_weights", "weights", "stored")
-            lines.append(
-                [
-                    point,
-                    stages[0]["stage"],
-                    *(tables.number(median(stages, key)) for key in counts),
-                    f"{100 * median(stages, 'valid_accuracy'):.2f}",
-                ]
-            )
+            cells = [tables.number(median(stages, key)) for _, key in RATIOS]
+            valid = f"{100 * median(stages, 'valid_accuracy'):.2f}"
+            lines.append([point, stages[0]["stage"], *cells, valid])
     return tables.markdown(lines)
 
 

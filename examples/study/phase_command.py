@@ -70,12 +70,34 @@ def run(recipe):
 
 def _main(argv):
     logging.set_verbosity(logging.ERROR)
-    known = (*phases.FIRST, *phases.LATER, *phases.LAST)
     wanted = argv[1:] or [*phases.FIRST, *phases.LATER]
     recipe = PhaseRecipe.load(FLAGS.recipe)
     recipe = recipe.quick() if FLAGS.quick else recipe
     if FLAGS.image_size is not None:
         recipe = recipe.at_size(FLAGS.image_size)
+    points = _points(recipe, wanted)
+    try:
+        recipe.try_out()
+    except (TypeError, ValueError) as error:
+        raise SystemExit(f"The recipe is of no use: {error}") from None
+    work = _work(recipe)
+    for phase in phases.FIRST:
+        if phase in wanted:
+            phases.run(work, phase)
+    for point in points:
+        for phase in phases.LATER:
+            if phase in wanted:
+                phases.run(work, phase, point)
+    for phase, function in phases.LAST.items():
+        if phase in wanted:
+            function(work, points)
+    if phase_report.read([work.folder]):
+        print(f"\n{phase_report.text([work.folder])}")
+
+
+def _points(recipe, wanted):
+    """The points to go to, in their order; exits where a name is unknown."""
+    known = (*phases.FIRST, *phases.LATER, *phases.LAST)
     points = FLAGS.points or [
         name for name, point in recipe.points.items() if point.by == "admm"
     ]
@@ -84,10 +106,10 @@ def _main(argv):
             f"There is no {unknown}. Phases: {', '.join(known)}; points: "
             f"{', '.join(recipe.points)}."
         )
-    try:
-        recipe.try_out()
-    except (TypeError, ValueError) as error:
-        raise SystemExit(f"The recipe is of no use: {error}") from None
+    return [point for point in recipe.points if point in points]
+
+
+def _work(recipe):
     data = image_bytes.load(
         FLAGS.dataset or recipe.dataset,
         recipe.image_size,
@@ -101,24 +123,5 @@ def _main(argv):
         / pathlib.Path(FLAGS.recipe).stem
         / f"{'quick' if FLAGS.quick else 'seed'}{FLAGS.seed}"
     )
-    work = PhaseWork(
-        recipe,
-        data,
-        folder,
-        FLAGS.seed,
-        FLAGS.checkpoint_every,
-        FLAGS.workers,
-    )
-    for phase in phases.FIRST:
-        if phase in wanted:
-            phases.run(work, phase)
-    points = [point for point in recipe.points if point in points]
-    for point in points:
-        for phase in phases.LATER:
-            if phase in wanted:
-                phases.run(work, phase, point)
-    for phase, function in phases.LAST.items():
-        if phase in wanted:
-            function(work, points)
-    if phase_report.read([folder]):
-        print(f"\n{phase_report.text([folder])}")
+    options = FLAGS.seed, FLAGS.checkpoint_every, FLAGS.workers
+    return PhaseWork(recipe, data, folder, *options)

@@ -15,7 +15,9 @@ from examples.study.recipe import check
 
 WAYS = ("admm", "magnitude", "elsewhere")
 PRECISIONS = ("float32", "mixed_bfloat16")
-LOWERINGS = ("none", "fewest", "auto", "model", "smallest")
+# From what recipes call them to what `keras_prm.strip` does.
+LOWERINGS = {"none": "none", "fewest": "fewest_parameters"}
+LOWERINGS |= {name: name for name in ("auto", "model", "smallest")}
 OF_POINTS = ("distillation", "column_pattern", "max_drop", "lowering")
 
 

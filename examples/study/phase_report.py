@@ -65,34 +65,24 @@ def points(results):
 
     `lost` is in points, against the dense network of the same seed.
     """
-    lines = []
+    some = next(iter(results.values()))
+    top, first = some[0].get("top"), some[0]["stages"][0]
+    names = ["accuracy", *([f"top{top}"] if top else [])]
+    head, dense = ["point", "seeds"], ["dense", len(some)]
+    for name in names:
+        title = "test" if name == "accuracy" else name
+        head += [title, "lost", f"int8 {title}"]
+        dense += [spread(some, f"dense_test_{name}"), "", ""]
+    dense += [tables.number(first[count]) for count in COUNTS.values()]
+    lines = [[*head, *COUNTS, ".tflite"], [*dense, ""]]
     for point, rows in results.items():
-        top = rows[0].get("top")
-        names = ["accuracy", *([f"top{top}"] if top else [])]
-        if not lines:
-            dense = ["dense", len(rows)]
-            head = ["point", "seeds"]
-            for name in names:
-                title = "test" if name == "accuracy" else name
-                head += [title, "lost", f"int8 {title}"]
-                dense += [spread(rows, f"dense_test_{name}"), "", ""]
-            for title, count in COUNTS.items():
-                head.append(title)
-                dense.append(tables.number(rows[0]["stages"][0][count]))
-            lines += [[*head, ".tflite"], [*dense, ""]]
         cells = [point, len(rows)]
         for name in names:
-            cells += [
-                spread(rows, f"file_{name}"),
-                spread(rows, f"{name}_lost"),
-                spread(rows, f"int8_{name}"),
-            ]
-        last = [row["stages"][-1] for row in rows]
-        first = rows[0]["stages"][0]
-        for count in COUNTS.values():
-            cells.append(_compared(median(last, count), first[count]))
-        cells.append(f"{median(rows, 'tflite_bytes') / 1e3:,.0f} kB")
-        lines.append(cells)
+            keys = f"file_{name}", f"{name}_lost", f"int8_{name}"
+            cells += [spread(rows, key) for key in keys]
+        cells += _counts([row["stages"][-1] for row in rows], first)
+        num_bytes = median(rows, "tflite_bytes")
+        lines.append([*cells, f"{num_bytes / 1e3:,.0f} kB"])
     return tables.markdown([[str(cell) for cell in line] for line in lines])
 
 
@@ -107,22 +97,19 @@ def stages(rows):
     lines = [["stage", *(name.replace("_", " ") for name in shares), *COUNTS]]
     first = rows[0]["stages"][0]
     for found in zip(*(row["stages"] for row in rows), strict=True):
-        lines.append(
-            [
-                found[0]["stage"],
-                *(spread(found, name) for name in shares),
-                *(
-                    _compared(median(found, count), first[count])
-                    for count in COUNTS.values()
-                ),
-            ]
-        )
+        cells = [spread(found, name) for name in shares]
+        lines.append([found[0]["stage"], *cells, *_counts(found, first)])
     return tables.markdown(lines)
 
 
-def _compared(count, first):
-    ratio = result_files.ratio(first, count)
-    return f"{tables.number(count)} ({ratio:.1f}x)"
+def _counts(rows, first):
+    """Medians of what networks hold, and ratios to the dense one."""
+    cells = []
+    for count in COUNTS.values():
+        number = median(rows, count)
+        ratio = result_files.ratio(first[count], number)
+        cells.append(f"{tables.number(number)} ({ratio:.1f}x)")
+    return cells
 
 
 def text(folders):

@@ -21,6 +21,7 @@ from examples.study import measuring
 from examples.study import model_forms
 from examples.study import phase_pruning
 from examples.study import result_files
+from examples.study.phase_recipe import LOWERINGS
 
 
 def run(work, phase, point="dense"):
@@ -76,34 +77,31 @@ def teach(work):
         return
     training = dataclasses.replace(work.recipe.dense, hole=0)
     _, whole = work.for_training(work.load("dense", "dense", "dense"), training)
-    train = work.data["train"]
     for view, path in enumerate(paths):
         if not path.exists():
-            crops = augmentation.draw_view(
-                len(train.y),
-                work.recipe.pixels,
-                work.seed,
-                view,
-                work.recipe.flips,
-            )
-            batches = augmentation.InOrder(
-                train,
-                500,
-                work.recipe.pixels,
-                crops,
-                workers=work.trainer.workers,
-            )
-            path.parent.mkdir(exist_ok=True)
-            part = path.with_suffix(".part.npy")
-            answers = np.lib.format.open_memmap(
-                part, "w+", "float16", (len(train.y), work.num_classes)
-            )
-            for i in range(len(batches)):
-                rows = slice(500 * i, 500 * (i + 1))
-                answers[rows] = whole.predict_on_batch(batches[i][0])
-            answers.flush()
-            part.replace(path)
+            _write_answers(work, whole, view, path)
         print(f"view {view + 1} of {len(paths)}", flush=True)
+
+
+def _write_answers(work, model, view, path):
+    """Writes what a model says of one crop of each training image."""
+    train, recipe = work.data["train"], work.recipe
+    crops = augmentation.draw_view(
+        len(train.y), recipe.pixels, work.seed, view, recipe.flips
+    )
+    batches = augmentation.InOrder(
+        train, 500, recipe.pixels, crops, workers=work.trainer.workers
+    )
+    path.parent.mkdir(exist_ok=True)
+    part = path.with_suffix(".part.npy")
+    answers = np.lib.format.open_memmap(
+        part, "w+", "float16", (len(train.y), work.num_classes)
+    )
+    for i in range(len(batches)):
+        rows = slice(500 * i, 500 * (i + 1))
+        answers[rows] = model.predict_on_batch(batches[i][0])
+    answers.flush()
+    part.replace(path)
 
 
 def prune(work, point):
@@ -157,9 +155,7 @@ def strip(work, point):
     model = work.load(point, "purified", "purify")
     small = work.stripped(point)
     stages = [("unused paths", small)]
-    if (lowering := work.recipe.lowering) != "none":
-        if lowering == "fewest":
-            lowering = "fewest_parameters"
+    if (lowering := LOWERINGS[work.recipe.lowering]) != "none":
         small = keras_prm.strip(model, lowering=lowering)
         stages.append(("without empty columns", small))
     certificate = keras_prm.verify(
