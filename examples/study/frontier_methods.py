@@ -6,6 +6,7 @@ and trains fast, and then from point to point of a chain.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import keras
@@ -34,16 +35,12 @@ def by_textbook_admm(trainer, model, plan, epochs, project, taught=True):
     admm.prune(model)
 
 
-def by_projecting_jointly(*args, **kwargs):
-    """Two buffers, and the projection of `ADMMWrapper`."""
-    return by_textbook_admm(*args, project=textbook_admm.joint, **kwargs)
-
-
-def by_filters_first(*args, **kwargs):
-    """Two buffers; filters are projected first, and then columns."""
-    return by_textbook_admm(
-        *args, project=textbook_admm.filters_first, **kwargs
-    )
+by_projecting_jointly = functools.partial(
+    by_textbook_admm, project=textbook_admm.joint
+)
+by_filters_first = functools.partial(
+    by_textbook_admm, project=textbook_admm.filters_first
+)
 
 
 def at_once(trainer, model, plan, epochs, taught=True):
@@ -86,6 +83,10 @@ class Method:
     after: str | None = "admm"
     filters_only: bool = False
     taught: bool = True
+
+    def way(self, recipe, point):
+        """The points it goes through to one, that one last."""
+        return [point] if self.after is None else recipe.way(point)
 
 
 METHODS = {

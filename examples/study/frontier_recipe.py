@@ -121,6 +121,10 @@ class FrontierRecipe(Recipe):
         chain = next(chain for chain in self.chains if point in chain)
         return list(chain[: chain.index(point)])
 
+    def way(self, point):
+        """The points from the base to a point, a list of names."""
+        return [*self.before(point), point]
+
     @property
     def base_epochs(self):
         """Epochs from the dense network to the base."""
@@ -128,7 +132,7 @@ class FrontierRecipe(Recipe):
 
     def epochs_to(self, point):
         """Epochs from the dense network to a point, all rounds together."""
-        way = [*self.before(point), point]
+        way = self.way(point)
         retraining = sum(map(self.retraining, way))
         return self.base_epochs + self.admm_epochs * len(way) + retraining
 

@@ -35,7 +35,7 @@ def read(folder, recipe, others=None):
 
     Args:
         folder: Where `examples.study.frontier` made results.
-        recipe: The `Recipe`.
+        recipe: The `FrontierRecipe`.
         others: What `known` returned: results that are not in the folder.
     """
     training = recipe.settings()

@@ -27,9 +27,8 @@ class Results(Work):
 
     Args:
         recipe: The `FrontierRecipe`.
-        data: dict of the `Split`s `"train"`, `"valid"` and `"test"`.
+        data: As of `FrontierTrainer`, like `seed`.
         folder: Where all results are kept, a path.
-        seed: Seed of all that is random, an int.
     """
 
     def __init__(self, recipe, data, folder, seed):
@@ -41,16 +40,13 @@ class Results(Work):
 
     def settings(self, method, point):
         """All that a result depends on, but the program."""
-        filters_only = METHODS[method].filters_only
-        way = [point]
-        if METHODS[method].after is not None:
-            way = [*self.recipe.before(point), point]
-        kept = [self.recipe.kept(p, filters_only) for p in way]
-        settings = self.recipe.settings() | {
+        recipe, method = self.recipe, METHODS[method]
+        way = method.way(recipe, point)
+        settings = recipe.settings() | {
             "data": self.fingerprint,
-            "base": self.recipe.base,
-            "epochs": self.recipe.epochs_to(point),
-            "keep": kept,
+            "base": recipe.base,
+            "epochs": recipe.epochs_to(point),
+            "keep": [recipe.kept(p, method.filters_only) for p in way],
         }
         return as_json(settings)
 
@@ -146,11 +142,10 @@ class Results(Work):
                 "them by `python -m examples.study.frontier_tfmot`, in its own "
                 "environment."
             )
-        with np.load(path / "weights.npz") as weights:
-            weights = [weights[name] for name in weights.files]
+        weights = result_files.read_arrays(path / "weights.npz")
         model = self.dense()
         stages = [self.trainer.account("dense", model)]
-        model.set_weights(weights)
+        model.set_weights([*weights.values()])
         stages.append(self.trainer.account("pruned", model))
         return self._end(path, model, stages, method, point, settings)
 

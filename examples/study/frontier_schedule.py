@@ -1,13 +1,14 @@
 """Which results are wanted, and which of them can be made side by side."""
 
 from examples.study.frontier_methods import METHODS
+from examples.study.recipe import check
 
 
 def wanted(recipe, methods, points, seeds):
     """All `(method, point, seed)` that are asked for, in a good order.
 
     Args:
-        recipe: The `Recipe`.
+        recipe: The `FrontierRecipe`.
         methods: Names of methods.
         points: Names of points; all, if there are none.
         seeds: Seeds, as text.
@@ -15,17 +16,15 @@ def wanted(recipe, methods, points, seeds):
     Raises:
         ValueError: A name is not known, or a seed is not a number.
     """
-    wrong = {
-        "methods": sorted(set(methods) - set(METHODS)),
-        "points": sorted(set(points) - set(recipe.points)),
-        "seeds": [seed for seed in seeds if not seed.isdigit()],
-    }
-    if any(wrong.values()):
-        raise ValueError(
-            f"Expected methods among {list(METHODS)}, points among "
-            f"{list(recipe.points)} and seeds that are whole numbers. "
-            f"Received: { {k: v for k, v in wrong.items() if v} }"
-        )
+    check(
+        {
+            "methods": sorted({*methods} - {*METHODS}),
+            "points": sorted({*points} - {*recipe.points}),
+            "seeds": [seed for seed in seeds if not seed.isdigit()],
+        },
+        f"Expected methods among {list(METHODS)}, points among "
+        f"{list(recipe.points)} and seeds that are whole numbers.",
+    )
     ordered = [point for chain in recipe.chains for point in chain]
     return [
         (method, point, int(seed))
@@ -38,12 +37,9 @@ def wanted(recipe, methods, points, seeds):
 
 def applies(recipe, method, point):
     """Whether a method can be compared at a point."""
-    if not METHODS[method].filters_only:
-        return True
-    way = [point]
-    if METHODS[method].after is not None:
-        way += recipe.before(point)
-    return all(name in recipe.widths for name in way)
+    way = METHODS[method].way(recipe, point)
+    has_widths = all(name in recipe.widths for name in way)
+    return has_widths or not METHODS[method].filters_only
 
 
 def of_data(known, data):

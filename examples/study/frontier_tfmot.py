@@ -166,8 +166,7 @@ def make(recipe, data, folder, point, seed):
             f"There is no {dense}. Train the dense networks first, by "
             "`python -m examples.study.frontier`."
         )
-    with np.load(dense) as weights:
-        weights = [weights[name] for name in weights.files]
+    weights = [*result_files.read_arrays(dense).values()]
     weights = train(recipe, data, weights, point, seed)
     path.mkdir(parents=True, exist_ok=True)
     (path / "settings.json").unlink(missing_ok=True)

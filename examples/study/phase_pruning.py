@@ -5,6 +5,7 @@ import numpy as np
 
 import keras_prm
 from examples.study import model_forms
+from examples.study import result_files
 from examples.study.phase_recipe import WAYS as NAMES
 
 
@@ -67,8 +68,7 @@ def elsewhere(work, point, start):
             f"{path / 'dense.npz'} to {path / 'pruned.npz'}; for "
             "Torch-Pruning see `examples/study/resnet18_torch_pruning.py`."
         )
-    with np.load(path / "pruned.npz") as arrays:
-        arrays = {name: arrays[name] for name in arrays.files}
+    arrays = result_files.read_arrays(path / "pruned.npz")
     return [("pruned", assembled(work, arrays))]
 
 

@@ -255,10 +255,9 @@ def _without_defaults(value):
         return value
     found = {}
     for field in dataclasses.fields(value):
-        default = field.default
+        mine, default = getattr(value, field.name), field.default
         if field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
-        mine = getattr(value, field.name)
         if mine != default:
             found[field.name] = _without_defaults(mine)
     return found

@@ -18,12 +18,8 @@ class PhaseWork(Work):
     """Where phases find what those before them have left.
 
     Args:
-        recipe: The `PhaseRecipe`.
-        data: dict of the `ByteSplit`s `"train"`, `"valid"` and `"test"`.
+        recipe: As of `PhaseTrainer`, like all others.
         folder: Where everything is kept, a path.
-        seed: Seed of all that is random, an int.
-        checkpoint_every: Epochs from one checkpoint to the next.
-        workers: Threads that read batches ahead, if more than 1.
     """
 
     def __init__(

@@ -47,6 +47,12 @@ def read(path, name="summary.json"):
     return json.loads((path / name).read_text())
 
 
+def read_arrays(path):
+    """The arrays of an `.npz` file by their names, in their order."""
+    with np.load(path) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
 def is_done(path, settings, name="summary.json"):
     """Whether what is in a folder was made from these settings."""
     try:

@@ -59,10 +59,7 @@ def loss_of(is_taught, weight, temperature):
 class FrontierTrainer(Trainer):
     """Trains a small network densely, and its pruned forms.
 
-    Args:
-        recipe: The `FrontierRecipe`.
-        data: dict of the `Split`s `"train"`, `"valid"` and `"test"`.
-        seed: Seed of weights, batches and shifts.
+    Its recipe is a `FrontierRecipe`.
 
     Attributes:
         epoch: The number of the next epoch, from the dense network on: each
@@ -128,13 +125,7 @@ class FrontierTrainer(Trainer):
         self.fit(model, adam, epochs, [mask], taught)
 
     def fit(
-        self,
-        model,
-        optimizer,
-        epochs,
-        callbacks=(),
-        taught=True,
-        penalty=None,
+        self, model, optimizer, epochs, callbacks=(), taught=True, penalty=None
     ):
         """Trains a network for the next epochs.
 
@@ -189,10 +180,10 @@ def _penalised(loss, penalty):
 class PhaseTrainer(Trainer):
     """Trains a large network; goes on where it was cut off.
 
+    Its recipe is a `PhaseRecipe`, its splits are `ByteSplit`s.
+
     Args:
-        recipe: The `PhaseRecipe`.
-        data: dict of the `ByteSplit`s `"train"`, `"valid"` and `"test"`.
-        seed: Seed of weights, order and crops.
+        recipe: As of `Trainer`, like `data` and `seed`.
         checkpoint_every: Epochs from one checkpoint to the next.
         workers: Threads that read batches ahead, if more than 1.
     """
