@@ -61,8 +61,11 @@ def _check_pairs(keep):
             "Expected the filters and the columns to keep as a pair, None "
             f"for all of them, such as {example}. Received: {bad}"
         )
-    bad = {n: pair for n, pair in keep.items() if any(x == 0 for x in pair)}
-    bad |= {n: p for n, p in keep.items() if any(x and x < 0 for x in p)}
+    bad = {
+        name: pair
+        for name, pair in keep.items()
+        if any(number is not None and number < 1 for number in pair)
+    }
     if bad:
         raise ValueError(
             "Expected to keep at least one filter and one column. To remove "
