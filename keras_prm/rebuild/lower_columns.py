@@ -88,7 +88,7 @@ def lower(model, lowerer):
         found = _sparse_kernels(graph, model, everything)
     choices = lowerer.choose(found)
     lowered = {
-        id(c.sparse.layer): c.lowering
+        id(c.kernel.layer): c.lowering
         for c in choices
         if c.lowering is not None
     }

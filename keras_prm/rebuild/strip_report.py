@@ -89,9 +89,9 @@ def _moved(kept, moved):
 
 
 def _lowering_row(choice):
-    live, lowering = choice.sparse.live, choice.lowering
+    live, lowering = choice.kernel.live, choice.lowering
     return LoweringRow(
-        choice.sparse.key,
+        choice.kernel.key,
         "dense" if lowering is None else lowering.name,
         int(live.sum()),
         live.size,
