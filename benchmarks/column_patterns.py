@@ -28,7 +28,7 @@ from absl import flags
 from keras import layers
 
 import keras_prm
-from examples import image_data
+from examples.common import image_data
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("data", None, "Path of an .npz file, as for lenet5.")

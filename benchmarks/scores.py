@@ -26,7 +26,7 @@ from absl import flags
 from keras import layers
 
 import keras_prm
-from examples import image_data
+from examples.common import image_data
 from keras_prm.reports import tables
 
 FLAGS = flags.FLAGS

@@ -10,7 +10,7 @@ The phases are those of `examples.resnet18_cifar10`, each done once, and
 convolutions and dense layers are pruned together. Imagenette is ten classes
 of ImageNet, here at 96 pixels, which two cores train. `--image_size` says how
 many pixels the network sees; images are kept at that size in `--images_dir`.
-Tables of several seeds: `python -m examples.phase_report`.
+Tables of several seeds: `python -m examples.study.phase_report`.
 
 `10x_at_once` and `10x_filters` are pruned by magnitude, for comparison, and
 gone to if they are named.
@@ -35,7 +35,7 @@ import sys
 if not __package__:
     sys.path.insert(0, str(pathlib.Path(__file__).absolute().parent.parent))
 
-from examples import phase_command
+from examples.study import phase_command
 
 if __name__ == "__main__":
     phase_command.run("alexnet_imagenette96")

@@ -14,17 +14,20 @@ import json
 import os
 import pathlib
 import platform
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+if not __package__:
+    sys.path.insert(0, str(pathlib.Path(__file__).absolute().parent.parent))
 
-import image_data
 import keras
 from absl import app
 from absl import flags
 from absl import logging
-from networks import lenet5
 
 import keras_prm
+from examples.common import image_data
+from examples.common.networks import lenet5
 from keras_prm.pipeline import report
 
 FLAGS = flags.FLAGS
@@ -94,10 +97,14 @@ class Run:
             callbacks=list(callbacks),
         )
 
+    def logits(self, model, split):
+        """What a model, compiled or not, says of one split."""
+        return model.predict(self.data[split].x, batch_size=256, verbose=0)
+
     def score(self, model, split):
-        """Accuracy of a model, compiled or not, on one split."""
-        logits = model.predict(self.data[split].x, batch_size=256, verbose=0)
-        return float((logits.argmax(axis=-1) == self.data[split].y).mean())
+        """Accuracy on one split."""
+        answers = self.logits(model, split).argmax(axis=-1)
+        return float((answers == self.data[split].y).mean())
 
     def log_likelihood(self, model):
         """Mean log probability of the validation labels.
@@ -105,9 +112,8 @@ class Run:
         What purification is held to: it feels damage long before the
         accuracy on some hundred images does.
         """
-        logits = model.predict(self.data["valid"].x, batch_size=256, verbose=0)
         losses = keras.losses.sparse_categorical_crossentropy(
-            self.data["valid"].y, logits, from_logits=True
+            self.data["valid"].y, self.logits(model, "valid"), from_logits=True
         )
         return -float(keras.ops.mean(losses))
 

@@ -20,7 +20,7 @@ not done again, and one that was cut off goes on at its last epoch.
 
 Points that are pruned otherwise, for comparison, are gone to if they are named:
 `60x_filters` by magnitude, and `60x_torch_pruning` by another library, see
-`examples/resnet18_torch_pruning.py`.
+`examples/study/resnet18_torch_pruning.py`.
 
 Images of your own go in by `--dataset=PATH.npz` too, as `x_train`, `y_train`,
 `x_test` and `y_test`; they are made as large as the recipe says, or
@@ -43,7 +43,7 @@ import sys
 if not __package__:
     sys.path.insert(0, str(pathlib.Path(__file__).absolute().parent.parent))
 
-from examples import phase_command
+from examples.study import phase_command
 
 if __name__ == "__main__":
     phase_command.run("resnet18_cifar10")

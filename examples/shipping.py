@@ -4,7 +4,7 @@ r"""The pruned models that live in the repository: picking and checking them.
     python -m examples.shipping --dataset=path/to/mnist.npz
 
 The first copies the tables and the models of the points that a recipe ships
-from where `examples.frontier` left them, of each point the seed whose
+from where `examples.study.frontier` left them, of each point the seed whose
 validation accuracy is the middle one, and writes int8 files. The second loads
 what is shipped, measures it on the test images, and fails where a file
 differs from what its `summary.json` claims.
@@ -21,26 +21,25 @@ from absl import app
 from absl import flags
 
 import keras_prm
-from examples import claims
-from examples import frontier_report
-from examples import image_bytes
-from examples import image_data
-from examples import over_seeds
-from examples import recipes
-from examples import result_files
+from examples.common import image_bytes
+from examples.common import image_data
+from examples.study import claims
+from examples.study import frontier_report
+from examples.study import over_seeds
+from examples.study import result_files
+from examples.study.frontier_recipe import FrontierRecipe
+from examples.study.recipe import RECIPES
+from examples.study.recipe import RESULTS
 
-HERE = pathlib.Path(__file__).absolute().parent
 FLAGS = flags.FLAGS
 flags.DEFINE_string(
     "dataset", None, "The path of an .npz file, or a TFDS name."
 )
 flags.DEFINE_bool("ship", False, "Copies results before they are checked.")
+flags.DEFINE_string("recipe", str(RECIPES / "lenet5_mnist.json"), "The recipe.")
+flags.DEFINE_string("output_dir", "runs/frontier", "Of the frontier.")
 flags.DEFINE_string(
-    "recipe", str(HERE / "recipes" / "lenet5_mnist.json"), "The recipe."
-)
-flags.DEFINE_string("output_dir", "runs/frontier", "Of `examples.frontier`.")
-flags.DEFINE_string(
-    "results", str(HERE / "results" / "lenet5_mnist"), "What is shipped."
+    "results", str(RESULTS / "lenet5_mnist"), "What is shipped."
 )
 
 
@@ -56,7 +55,7 @@ def ship(folder, results, recipe, dataset):
         if not found:
             raise SystemExit(
                 f"There are no results of {point}. Make them by "
-                "`python -m examples.frontier`."
+                "`python -m examples.study.frontier`."
             )
         row = over_seeds.middle(found)
         source = folder / "admm" / point / f"seed{row['seed']}"
@@ -65,8 +64,9 @@ def ship(folder, results, recipe, dataset):
         elif not result_files.is_done(results / point, row["settings"]):
             raise SystemExit(
                 f"The middle one of {point}, seed {row['seed']}, is not in "
-                f"{folder}. Make it by `python -m examples.frontier --known= "
-                f"--methods=admm --points={point} --seeds={row['seed']}`."
+                f"{folder}. Make it by `python -m examples.study.frontier "
+                f"--known= --methods=admm --points={point} "
+                f"--seeds={row['seed']}`."
             )
     frontier_report.write(folder, recipe, known)
     for name in ("frontier.md", "frontier.png", "results.json"):
@@ -99,7 +99,7 @@ def main(argv):
         ship(
             pathlib.Path(FLAGS.output_dir),
             results,
-            recipes.Recipe.load(FLAGS.recipe),
+            FrontierRecipe.load(FLAGS.recipe),
             FLAGS.dataset,
         )
 

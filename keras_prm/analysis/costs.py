@@ -62,6 +62,7 @@ def costs(model):
         sum(map(_size, convolutions)),
         graph.macs,
         graph.macs_note,
+        sum(_nonzero(w) for w in model.weights if len(w.shape) > 1),
     )
 
 

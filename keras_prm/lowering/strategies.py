@@ -1,4 +1,4 @@
-"""Choosing a lowering for each layer: by bytes, or by the cost model."""
+"""Choosing a lowering for each layer: by numbers, bytes, or the cost model."""
 
 from __future__ import annotations
 
@@ -76,6 +76,35 @@ class SmallestLowering(Lowerer):
         key = _size(sparse, self.quantize)
         best = min([None, *methods.candidates(sparse)], key=key)
         return Choice(sparse, best, reason="smallest")
+
+
+@dataclasses.dataclass(frozen=True)
+class FewestParametersLowering(Lowerer):
+    """What stores the fewest numbers; of equals, the smallest in a file.
+
+    What papers count. A file may be larger for it, by the operations that
+    pick columns: `SmallestLowering` looks at the file.
+
+    Args:
+        quantize: How the file will be quantised; counts among equals alone,
+            so that what is chosen is not held to be for such files.
+    """
+
+    quantize: str = "float32"
+
+    def files(self):
+        return ()
+
+    def choose_one(self, sparse):
+        def key(option):
+            kernel = (
+                sparse.array if option is None else option.kernel(sparse.array)
+            )
+            size = cost_model.file_bytes(sparse, option, self.quantize)
+            return kernel.size, size
+
+        best = min([None, *methods.candidates(sparse)], key=key)
+        return Choice(sparse, best, reason="fewest parameters")
 
 
 @dataclasses.dataclass(frozen=True)

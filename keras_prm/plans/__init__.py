@@ -4,6 +4,7 @@ In reading order:
 
     records          `KernelPlan`, `ChannelGroup`, `KernelMask`
     plan             `SparsityPlan`
+    kept_numbers     from numbers that stay to fractions
     plan_builder     from fractions per layer to groups of channels and kernels
     plan_checks      what a plan may ask of which layers
     column_patterns  where the columns that stay may lie

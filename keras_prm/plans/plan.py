@@ -12,6 +12,7 @@ import keras
 
 from keras_prm.analysis.trace import trace
 from keras_prm.analysis.trace import warn_of_quantised
+from keras_prm.plans import kept_numbers
 from keras_prm.plans import plan_builder
 from keras_prm.plans import plan_checks
 from keras_prm.plans.column_patterns import check_patterns
@@ -28,7 +29,8 @@ from keras_prm.utils.signatures import Signature
 class SparsityPlan:
     """How many filters and columns of each kernel are to be removed.
 
-    Make one with `SparsityPlan.uniform(...)` or `SparsityPlan.explicit(...)`.
+    Make one with `SparsityPlan.uniform(...)`, `SparsityPlan.explicit(...)` or,
+    by numbers that stay, `SparsityPlan.keep(...)`.
     Filters that can only fall together (the terms of a residual sum, say)
     form one *group*, are scored together and share one target. `print(plan)`
     shows the groups, and how many filters were left alone and why.
@@ -55,6 +57,7 @@ class SparsityPlan:
     plan = keras_prm.SparsityPlan.explicit(
         model, {"conv2": {"filters": 0.9, "columns": 0.5}}
     )
+    plan = keras_prm.SparsityPlan.keep(model, {"conv2": (5, 100)})
     ```
     """
 
@@ -163,6 +166,54 @@ class SparsityPlan:
             for path in plan_checks.matching([name], paths)
         }
         return cls._build(model, graph, wanted, round_to, strict=True)
+
+    @classmethod
+    def keep(cls, model, layers, column_pattern="free", network=None):
+        """Numbers of filters and columns that stay, layer by layer.
+
+        What has less already keeps all of it, so that the same numbers may
+        be asked of a network again once it is pruned.
+
+        Args:
+            model: A built functional or Sequential model.
+            layers: dict from the name or path of a layer, or a pattern such
+                as `"stage1_*_conv2"` or `"conv[12]"`, to `(filters,
+                columns)`; the first match counts, and a layer stands for
+                those inside of it. Columns are counted in one
+                filter, those of removed input channels left out. None keeps
+                all, as do layers that are not named. Of layers whose filters
+                can only fall together, name one, or all alike.
+            column_pattern: As in `uniform`, of all kernels that lose columns.
+            network: Where the model is what pruning has left of a network,
+                that network: layers it has lost may still be named.
+
+        Raises:
+            TypeError: The model is subclassed, or `layers` holds no pairs of
+                whole numbers.
+            ValueError: A pattern names no layer with a kernel, a number is
+                below 1, or `explicit` cannot do what is asked for.
+
+        Example:
+
+        ```python
+        plan = keras_prm.SparsityPlan.keep(
+            model, {"stem": (48, None), "stage1_*_conv1": (48, 210)}
+        )
+        ```
+        """
+        graph = trace(model)
+        kernels = plan_checks.kernel_paths(graph)
+        whole = graph if network is None else trace(network)
+        kept = kept_numbers.matched(
+            layers, kernels, plan_checks.kernel_paths(whole)
+        )
+        targets = dict.fromkeys(kept, {})
+        targets |= kept_numbers.filter_targets(kept, graph, kernels)
+        columns = kept_numbers.column_targets(
+            kept, cls.explicit(model, targets), kernels, column_pattern
+        )
+        targets |= {path: targets[path] | columns[path] for path in columns}
+        return cls.explicit(model, targets)
 
     @classmethod
     def _build(cls, model, graph, wanted, round_to, strict):

@@ -24,6 +24,7 @@ from keras_prm.utils import variable_keys
 LOWERERS = {
     "auto": AutoLowering,
     "model": strategies.ModelLowering,
+    "fewest_parameters": strategies.FewestParametersLowering,
     "smallest": strategies.SmallestLowering,
 }
 

@@ -50,7 +50,9 @@ def strip(model, lowering="none", return_report=False, *, quantize=None):
             layer: `"auto"` where LiteRT is faster on this machine, measured
             layer by layer, and the whole model is too; `"model"` where a cost
             model of float32 files says so, which measures nothing;
-            `"smallest"` wherever the `.tflite` file gets smaller.
+            `"smallest"` wherever the `.tflite` file gets smaller;
+            `"fewest_parameters"` wherever fewer numbers are stored, which is
+            what papers count, though the file may be larger for it.
             `AutoLowering(...)` is `"auto"` with options. Where a layer is
             lowered, channels between layers may get another order; the
             report's `kept` has it.

@@ -20,6 +20,9 @@ class Costs:
             counted. `None` where the input's size is not fixed, or a layer
             that `strip` does not look into has a kernel.
         macs_note: Why `macs` is `None`; `""` where it is known.
+        kernel_weights: Nonzero entries of all weights that have two axes or
+            more: convolutions, dense layers, embeddings. What papers count
+            of a whole network; biases and statistics are left out.
     """
 
     conv_weights: int
@@ -28,3 +31,4 @@ class Costs:
     conv_parameters: int
     macs: int | None
     macs_note: str = ""
+    kernel_weights: int = 0

@@ -23,6 +23,7 @@ class CostsTest(parameterized.TestCase):
         self.assertEqual(found.parameters, conv + 20 + 50 + dense + 500 + 10)
         self.assertEqual(found.parameters, 431080)
         self.assertEqual(found.weights, 431080)
+        self.assertEqual(found.kernel_weights, conv + dense)
         self.assertEqual(
             found.macs,
             24 * 24 * (5 * 5 * 1 * 20) + 8 * 8 * (5 * 5 * 20 * 50) + dense,
@@ -39,6 +40,7 @@ class CostsTest(parameterized.TestCase):
         gone = 5 * 5 * 20 * 7
         self.assertEqual(after.conv_weights, before.conv_weights - gone)
         self.assertEqual(after.weights, before.weights - gone)
+        self.assertEqual(after.kernel_weights, before.kernel_weights - gone)
         self.assertEqual(after.conv_parameters, before.conv_parameters)
         self.assertEqual(after.parameters, before.parameters)
         self.assertEqual(after.macs, before.macs)

@@ -14,10 +14,10 @@ from absl.testing import absltest
 from absl.testing import parameterized
 
 import keras_prm
-from examples import claims
-from examples import networks
-from examples import phase_recipe
-from examples import result_files
+from examples.common import networks
+from examples.study import claims
+from examples.study import result_files
+from examples.study.phase_recipe import PhaseRecipe
 
 ROOT = pathlib.Path(__file__).absolute().parent.parent.parent
 RECIPES = ROOT / "examples" / "recipes"
@@ -87,7 +87,7 @@ class NetworkTest(parameterized.TestCase):
     )
     @pytest.mark.slow
     def test_points_are_what_they_are_called(self, name, num):
-        recipe = phase_recipe.PhaseRecipe.load(RECIPES / f"{name}.json")
+        recipe = PhaseRecipe.load(RECIPES / f"{name}.json")
         self.assertLen(recipe.points, num)
         shape = (recipe.image_size, recipe.image_size, 3)
         for point in recipe.points:

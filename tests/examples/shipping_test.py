@@ -12,11 +12,11 @@ import numpy as np
 from absl.testing import parameterized
 
 import keras_prm
-from examples import claims
-from examples import image_data
-from examples import over_seeds
-from examples import recipes
 from examples import shipping
+from examples.common import image_data
+from examples.study import claims
+from examples.study import over_seeds
+from examples.study.frontier_recipe import FrontierRecipe
 from keras_prm.litert import runtime
 
 RESULTS = pathlib.Path(shipping.__file__).with_name("results")
@@ -143,7 +143,7 @@ class ShipTest(parameterized.TestCase):
 
     def test_no_results(self):
         folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
-        recipe = recipes.Recipe.load(RECIPE)
+        recipe = FrontierRecipe.load(RECIPE)
         with self.assertRaisesRegex(SystemExit, "results of conv240x"):
             shipping.ship(folder / "runs", folder, recipe, "no such data")
 
@@ -151,7 +151,7 @@ class ShipTest(parameterized.TestCase):
         folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
         results = folder / "results"
         shutil.copytree(RESULTS / "lenet5_mnist", results)
-        recipe = recipes.Recipe.load(RECIPE)
+        recipe = FrontierRecipe.load(RECIPE)
         before = {
             path: path.read_bytes()
             for path in sorted(results.glob("*/*"))

@@ -2,18 +2,16 @@
 
 import contextlib
 import dataclasses
-import pathlib
 from unittest import mock
 
 import keras
 import numpy as np
 
 import keras_prm
-from examples import image_data
-from examples import measuring
-from examples import recipes
-
-FOLDER = pathlib.Path(recipes.__file__).with_name("recipes")
+from examples.common import image_data
+from examples.study import measuring
+from examples.study.frontier_recipe import FrontierRecipe
+from examples.study.recipe import RECIPES
 
 
 def split(num, seed):
@@ -33,7 +31,7 @@ def data():
 
 def recipe(**changes):
     """Two points of a LeNet-5."""
-    found = recipes.Recipe.load(FOLDER / "lenet5_mnist.json")
+    found = FrontierRecipe.load(RECIPES / "lenet5_mnist.json")
     epochs = {
         field.name: 1
         for field in dataclasses.fields(found)

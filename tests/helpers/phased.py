@@ -7,10 +7,10 @@ import keras
 import numpy as np
 from keras import layers
 
-from examples import image_bytes
-from examples import networks
-from examples.phase_recipe import PhaseRecipe
-from examples.phase_work import Work
+from examples.common import image_bytes
+from examples.common import networks
+from examples.study.phase_recipe import PhaseRecipe
+from examples.study.phase_work import PhaseWork
 
 TRAINING = {"epochs": 2, "rate": 0.1, "weight_decay": 1e-4}
 CONFIG = {
@@ -80,4 +80,4 @@ def as_network():
 def work(folder, seed=0, workers=1, **changes):
     """The phases' work, inside of `as_network`."""
     recipe = PhaseRecipe.from_config(copy.deepcopy(CONFIG | changes))
-    return Work(recipe, data(), folder, seed, workers=workers)
+    return PhaseWork(recipe, data(), folder, seed, workers=workers)

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from examples import image_data
+from examples.common import image_data
 from keras_prm.admm.optimizer import ADMMWrapper
 from keras_prm.plans.plan import SparsityPlan
 from keras_prm.pruning.hard_prune import hard_prune

@@ -192,9 +192,9 @@ class DistributionTest(parameterized.TestCase):
     @pytest.mark.slow
     def test_examples(self):
         outputs = self.succeed(
-            example("distributed_mirrored"),
-            example("distributed_multi_worker"),
-            example("distributed_data_parallel", "--model_parallel"),
+            example("distributed/mirrored"),
+            example("distributed/multi_worker"),
+            example("distributed/data_parallel", "--model_parallel"),
         )
         for output in outputs:
             table = output.split("test accuracy\n")[1]

@@ -9,7 +9,9 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
+from keras_prm.analysis.costs import costs
 from keras_prm.analysis.trace import trace
+from keras_prm.lowering.gather_columns import GatherColumns
 from keras_prm.rebuild import channel_order
 from keras_prm.rebuild.strip import strip
 from tests.helpers import zeros
@@ -187,6 +189,22 @@ class SizeTest(parameterized.TestCase):
         live += sum(int(np.prod(kernels[key])) for key in dense)
         self.assertEqual(small.count_params(), live + biases)
         self.assertEqual(report.weights_after, live + biases)
+
+    def test_fewest_parameters(self):
+        model = empty_columns(chain())
+        fewest, report = strip(model, "fewest_parameters", return_report=True)
+        counts = {
+            name: costs(strip(model, name)).parameters
+            for name in ("none", "model", "smallest")
+        }
+        found = costs(fewest)
+        self.assertLess(found.parameters, counts["none"])
+        self.assertLessEqual(found.parameters, min(counts.values()))
+        # It is for files of any kind, and none is held to be a mistake.
+        gathers = [x for x in fewest.layers if isinstance(x, GatherColumns)]
+        self.assertEqual({x.chosen_for for x in gathers} or {()}, {()})
+        for row in report.lowered:
+            self.assertIn("fewest parameters", row.verdict)
 
     def test_report_names_all_layers_and_why(self):
         _, report = strip(
