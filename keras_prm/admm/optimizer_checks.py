@@ -15,6 +15,7 @@ from keras_prm.admm.rho_schedules import RhoStages
 from keras_prm.admm.rho_schedules import check_rho
 from keras_prm.plans.plan import SparsityPlan
 from keras_prm.plans.plan import advice
+from keras_prm.utils import keras_hooks
 from keras_prm.utils import signatures
 from keras_prm.utils import validation
 
@@ -266,7 +267,7 @@ def check_finite(kernels, plan):
 def check_same_variables(inner, variables):
     """An inner optimizer that is built must be built on these variables."""
     try:
-        inner._check_variables_are_known(variables)
+        keras_hooks.check_known(inner, variables)
     except ValueError as error:
         raise ValueError(
             "The inner optimizer is built on the variables of another model. "

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from keras_prm.utils import backend
+from keras_prm.utils import keras_hooks
 
 
 class OptimizerWrapper(keras.optimizers.Optimizer):
@@ -108,7 +109,7 @@ class OptimizerWrapper(keras.optimizers.Optimizer):
     @property
     def _model_variables_moving_average(self):
         # `SwapEMAWeights` looks for it below a `LossScaleOptimizer`.
-        return self.inner_optimizer._model_variables_moving_average
+        return keras_hooks.averages_of(self.inner_optimizer)
 
     def apply_gradients(self, grads_and_vars):
         super().apply_gradients(grads_and_vars)

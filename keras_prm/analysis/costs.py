@@ -14,6 +14,7 @@ from keras_prm.analysis.trace import trace
 from keras_prm.equivalence import number_checks
 from keras_prm.reports.costs import Costs
 from keras_prm.utils import keras_graph
+from keras_prm.utils import keras_hooks
 from keras_prm.utils import variable_keys
 
 _CONVOLUTIONS = (
@@ -50,7 +51,7 @@ def costs(model):
     convolutions = {
         id(weight): weight
         for _, leaf in variable_keys.layer_paths(model)
-        for layer in keras_graph.sublayers(leaf)
+        for layer in keras_hooks.sublayers(leaf)
         if isinstance(layer, _CONVOLUTIONS)
         for weight in layer.weights
         if weight.name.endswith("kernel")

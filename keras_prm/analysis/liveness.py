@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from keras_prm.utils import ambiguous_sums
+from keras_prm.dependency import ambiguous_sums
 from keras_prm.utils import variable_keys
 
 

@@ -21,6 +21,7 @@ from keras_prm.dependency.propagation import Recurrence
 from keras_prm.rules import registry
 from keras_prm.rules.base import LayerCall
 from keras_prm.utils import keras_graph
+from keras_prm.utils import keras_hooks
 from keras_prm.utils import training_argument
 from keras_prm.utils import variable_keys
 
@@ -112,7 +113,7 @@ class DependencyGraph(GraphBuilder):
         """
         if id(layer) not in self.opaque or not isinstance(layer, keras.Layer):
             return []
-        parts = keras_graph.sublayers(layer)[1:]
+        parts = keras_hooks.sublayers(layer)[1:]
         return [
             part
             for part in parts

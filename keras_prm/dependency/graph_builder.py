@@ -7,6 +7,7 @@ import math
 import keras
 import numpy as np
 
+from keras_prm.dependency import ambiguous_sums
 from keras_prm.dependency import constants
 from keras_prm.dependency.propagation import Affine
 from keras_prm.dependency.propagation import Contraction
@@ -16,7 +17,6 @@ from keras_prm.dependency.propagation import Recurrence
 from keras_prm.dependency.propagation import ReduceSum
 from keras_prm.dependency.values import Value
 from keras_prm.dependency.values import Weight
-from keras_prm.utils import ambiguous_sums
 from keras_prm.utils import kernel_layout
 
 _PLAIN = {

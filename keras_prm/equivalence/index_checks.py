@@ -8,6 +8,7 @@ from keras import layers
 
 from keras_prm.equivalence import probing
 from keras_prm.utils import keras_graph
+from keras_prm.utils import keras_hooks
 
 
 def check(model, arrays, name, purpose):
@@ -71,7 +72,7 @@ def _indices(view, arrays, names):
 
 
 def _has_tables(model):
-    parts = keras_graph.sublayers(model)
+    parts = keras_hooks.sublayers(model)
     return any(isinstance(part, layers.Embedding) for part in parts)
 
 

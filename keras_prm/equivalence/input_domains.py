@@ -14,6 +14,7 @@ import numpy as np
 from keras import layers
 
 from keras_prm.utils import keras_graph
+from keras_prm.utils import keras_hooks
 
 # Values go through these, or some of them do; subclasses and operations of
 # `keras.ops` go by the same names.
@@ -272,7 +273,7 @@ def _asked(layer, node, x):
     if isinstance(layer, keras.Layer) and "int" in x.dtype:
         tables = [
             _embedding(part)
-            for part in keras_graph.sublayers(layer)
+            for part in keras_hooks.sublayers(layer)
             if isinstance(part, layers.Embedding)
         ]
         return _meet(tables)  # of words and of positions, say

@@ -9,7 +9,7 @@ import random
 import keras
 import numpy as np
 
-from keras_prm.utils import keras_graph
+from keras_prm.utils import keras_hooks
 from keras_prm.utils import variable_keys
 
 
@@ -39,7 +39,7 @@ def variables(model):
         list of `keras.Variable`, each once.
     """
     found = {id(v): v for v in model.non_trainable_variables}
-    for layer in keras_graph.sublayers(model):
+    for layer in keras_hooks.sublayers(model):
         for value in leaves([*vars(layer).values()]):
             if isinstance(value, keras.Variable):
                 found[id(value)] = value
@@ -110,7 +110,7 @@ def reset(*models):
             Those that gather data to be adapted are left alone.
     """
     for model in models:
-        for layer in keras_graph.sublayers(model):
+        for layer in keras_hooks.sublayers(model):
             if not getattr(layer, "stateful", True):  # `Bidirectional` raises
                 continue
             if hasattr(layer, "adapt"):

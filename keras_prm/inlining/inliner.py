@@ -16,6 +16,7 @@ from keras_prm.inlining import replay_check
 from keras_prm.inlining import symbolic_call
 from keras_prm.rules import registry
 from keras_prm.utils import keras_graph
+from keras_prm.utils import keras_hooks
 
 
 class Inliner:
@@ -84,14 +85,14 @@ class Inliner:
             id(part)
             for layer in self._leaves
             if isinstance(layer, keras.layers.Layer)
-            for part in keras_graph.sublayers(layer)[1:]
+            for part in keras_hooks.sublayers(layer)[1:]
         }
         ends = [x for x in (*self._leaves, *self._opened) if id(x) in inside]
         wanted = {id(x) for x in ends if getattr(x, "weights", ())}
         return {
             id(layer)
             for layer in self._opened
-            if wanted & set(map(id, keras_graph.sublayers(layer)))
+            if wanted & set(map(id, keras_hooks.sublayers(layer)))
         }
 
     @contextlib.contextmanager
@@ -186,7 +187,7 @@ def _as_input(x, given):
 
 def _wraps_a_block(operation):
     return isinstance(operation, keras.layers.Layer) and any(
-        registry.is_block(part) for part in keras_graph.sublayers(operation)
+        registry.is_block(part) for part in keras_hooks.sublayers(operation)
     )
 
 

@@ -15,6 +15,7 @@ from keras_prm.equivalence import model_state
 from keras_prm.equivalence import number_checks
 from keras_prm.inlining import replay_check
 from keras_prm.utils import keras_graph
+from keras_prm.utils import keras_hooks
 from keras_prm.utils import training_argument
 
 
@@ -59,7 +60,7 @@ def run(layer, args, kwargs, training):
     try:
         # Nothing that it assigns is kept.
         with keras.StatelessScope(collect_losses=True) as scope:
-            with _unbuilt(layer), keras_graph.call_context(layer, training):
+            with _unbuilt(layer), keras_hooks.call_context(layer, training):
                 outputs = layer.call(*args, **kwargs)
     except Exception as error:
         reason = number_checks.one_line(error)
@@ -105,7 +106,7 @@ def _unbuilt(layer):
     """Layers inside that were never called do not get their weights here."""
     parts = [
         (part, part.build)
-        for part in keras_graph.sublayers(layer)
+        for part in keras_hooks.sublayers(layer)
         if not part.built and type(part).build is not layers.Layer.build
     ]
 
@@ -213,7 +214,7 @@ def cast(layer, arguments):
 
 def _check_own_weights(layer):
     inside = {
-        id(w) for part in keras_graph.sublayers(layer)[1:] for w in part.weights
+        id(w) for part in keras_hooks.sublayers(layer)[1:] for w in part.weights
     }
     own = [w.path for w in layer.weights if id(w) not in inside]
     if own:

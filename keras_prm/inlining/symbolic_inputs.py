@@ -8,7 +8,7 @@ import keras
 from keras import layers
 from keras import tree
 
-from keras_prm.utils import keras_graph
+from keras_prm.utils import keras_hooks
 
 
 def arrays_among(inputs):
@@ -49,7 +49,7 @@ def symbolic_inputs(model, given):
     shapes = [config.get("input_shape")]
     if "shapes_dict" in config:
         shapes = list(config["shapes_dict"].values())
-    takes_other = any(map(_takes_no_floats, keras_graph.sublayers(model)))
+    takes_other = any(map(_takes_no_floats, keras_hooks.sublayers(model)))
     if len(shapes) != 1 or not _is_shape(shapes[0]) or takes_other:
         raise ValueError(
             f"What '{model.name}' takes is not known. Give `inputs`: a batch "

@@ -22,10 +22,10 @@ import warnings
 import keras
 import numpy as np
 
+from keras_prm.dependency import ambiguous_sums
 from keras_prm.equivalence import model_state
 from keras_prm.litert import conversion
-from keras_prm.utils import ambiguous_sums
-from keras_prm.utils import keras_graph
+from keras_prm.utils import keras_hooks
 from keras_prm.utils import mixed_precision
 
 _PROGRAM = """\
@@ -171,7 +171,7 @@ def _kinds(view):
     named = set(re.findall(rf'"(?:{keys})": "([^"]+)"', config))
     found = {}
     operations = getattr(view, "operations", ())  # a Sequential has layers
-    for layer in (*operations, *keras_graph.sublayers(view)):
+    for layer in (*operations, *keras_hooks.sublayers(view)):
         for value in (layer, *model_state.leaves([*vars(layer).values()])):
             is_function = isinstance(value, types.FunctionType)
             kind = value if is_function else type(value)
@@ -235,7 +235,7 @@ def _place_biases(view):
     positions is as long; see `ambiguous_sums`. Of layers whose bias need not
     lie along the last axis, the activation adds it.
     """
-    for layer in keras_graph.sublayers(view):
+    for layer in keras_hooks.sublayers(view):
         is_own = not type(layer).call.__module__.startswith("keras.")
         # A layer that is never called has none yet.
         if is_own or getattr(layer, "bias", None) is None:

@@ -13,6 +13,7 @@ import warnings
 import keras
 import numpy as np
 
+from keras_prm.dependency import ambiguous_sums
 from keras_prm.equivalence import index_checks
 from keras_prm.equivalence import model_state
 from keras_prm.equivalence import probing
@@ -26,7 +27,6 @@ from keras_prm.litert import float_inputs
 from keras_prm.litert import runtime
 from keras_prm.litert.evaluation import Evaluation
 from keras_prm.litert.model import LiteRTModel
-from keras_prm.utils import ambiguous_sums
 from keras_prm.utils import datasets
 from keras_prm.utils import mixed_precision
 from keras_prm.version import __version__

@@ -10,6 +10,7 @@ import keras
 from keras_prm.equivalence import tolerances
 from keras_prm.reports.strip import StripReport
 from keras_prm.utils import keras_graph
+from keras_prm.utils import keras_hooks
 from keras_prm.utils import mixed_precision
 from keras_prm.utils import training_argument
 from keras_prm.utils import validation
@@ -223,7 +224,7 @@ def functional(model):
     quantised = {
         path: part.quantization_mode
         for path, layer in variable_keys.layer_paths(model)
-        for part in keras_graph.sublayers(layer)
+        for part in keras_hooks.sublayers(layer)
         if getattr(part, "quantization_mode", None)
     }
     if quantised:

@@ -11,7 +11,7 @@ from keras_prm.plans.plan_checks import prunes_columns
 from keras_prm.plans.projections import removed_count
 from keras_prm.plans.records import ChannelGroup
 from keras_prm.plans.records import KernelPlan
-from keras_prm.utils import keras_graph
+from keras_prm.utils import keras_hooks
 
 
 def groups(model, graph, wanted, round_to, strict):
@@ -159,7 +159,7 @@ def unreached(graph):
     for number, layer in graph.opaque.items():
         path = graph.opaque_paths[number]
         parts = (
-            keras_graph.sublayers(layer) if hasattr(layer, "weights") else ()
+            keras_hooks.sublayers(layer) if hasattr(layer, "weights") else ()
         )
         filters = sum(map(_num_filters, parts))
         if filters:
@@ -169,7 +169,7 @@ def unreached(graph):
 
 def _num_filters(layer):
     """How many filters a layer has, those inside of it left out."""
-    inside = keras_graph.sublayers(layer)[1:]
+    inside = keras_hooks.sublayers(layer)[1:]
     others = {id(w) for part in inside for w in part.weights}
     shapes = [
         w.shape

@@ -23,6 +23,7 @@ from keras_prm.pruning.masks import dead_vectors
 from keras_prm.pruning.masks import pruned
 from keras_prm.utils import backend
 from keras_prm.utils import keras_graph
+from keras_prm.utils import keras_hooks
 from keras_prm.utils import signatures
 from keras_prm.utils import variable_keys
 
@@ -287,7 +288,7 @@ def check_trains(wrapper, model):
     weights = wrapper.plan.weights
     made_for = [id(row.source and row.source()) for row in weights]
     alike = []
-    for network in keras_graph.sublayers(model):
+    for network in keras_hooks.sublayers(model):
         if not (keras_graph.is_model(network) and network.built):
             continue
         own = signatures.signatures(network)

@@ -11,7 +11,7 @@ from keras_prm.plans.records import KernelPlan
 from keras_prm.pruning import gradients
 from keras_prm.pruning.scores import Structures
 from keras_prm.pruning.scores import Unavailable
-from keras_prm.utils import keras_graph
+from keras_prm.utils import keras_hooks
 from keras_prm.utils import kernel_layout
 from keras_prm.utils import variable_keys
 
@@ -169,7 +169,7 @@ class Gammas:
         self._classes = graph.classes
         ids, gammas = [np.zeros(0, int)], [np.zeros(0)]
         for _, outer in variable_keys.layer_paths(model):
-            for layer in keras_graph.sublayers(outer):
+            for layer in keras_hooks.sublayers(outer):
                 if isinstance(layer, keras.layers.BatchNormalization):
                     weight = graph.weights.get(id(layer.gamma))
                     if weight is not None:

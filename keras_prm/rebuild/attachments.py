@@ -16,7 +16,7 @@ import numpy as np
 from keras import ops
 
 from keras_prm.rebuild import config_arrays
-from keras_prm.utils import keras_graph
+from keras_prm.utils import keras_hooks
 
 _KINDS = {
     "initializer": keras.initializers,
@@ -162,7 +162,7 @@ def release_arrays(layer):
     Args:
         layer: A layer whose weights are there.
     """
-    for part in keras_graph.sublayers(layer):
+    for part in keras_hooks.sublayers(layer):
         for name, value in list(vars(part).items()):
             if kind_of(name) != "initializer" or value is None:
                 continue
@@ -218,7 +218,7 @@ def _weights(layer, name, value):
     kind = kind_of(name)
     stem = name.removesuffix(f"_{kind}")
     found = {}
-    for part in keras_graph.sublayers(layer):
+    for part in keras_hooks.sublayers(layer):
         for attribute in (stem, f"{stem}_kernel"):
             own = getattr(part, attribute, None)
             if any(own is v for v in layer.weights):

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from keras_prm.utils import keras_graph
+from keras_prm.utils import keras_hooks
 
 # Arguments that need not be serialisable for a layer to be copied.
 _LIVE = ("activation", "_regularizer", "_constraint")
@@ -111,8 +111,8 @@ def from_config(layer, config):
 
 def _check_insides(layer, found):
     if isinstance(layer, layers.Layer):
-        own = set(map(id, keras_graph.sublayers(layer)))
-        for part in keras_graph.sublayers(found):
+        own = set(map(id, keras_hooks.sublayers(layer)))
+        for part in keras_hooks.sublayers(found):
             if id(part) in own and part.variables:
                 raise ValueError(f"the copy holds the very layer '{part.name}'")
 
@@ -139,7 +139,7 @@ def adapt_sublayers(layer, twin):
     That is LoRA, quantisation, and what is frozen.
     """
     pairs = zip(
-        keras_graph.sublayers(layer)[1:], keras_graph.sublayers(twin)[1:]
+        keras_hooks.sublayers(layer)[1:], keras_hooks.sublayers(twin)[1:]
     )
     for old, new in pairs:
         mode = getattr(old, "quantization_mode", None)
@@ -174,7 +174,7 @@ def vocabulary(layer):
     """Arguments that hold what a lookup has been adapted to."""
     tokens = layer.get_vocabulary(include_special_tokens=False)
     found = {"vocabulary": tokens}
-    lookup = getattr(layer, "_lookup_layer", layer)
+    lookup = keras_hooks.lookup_of(layer)
     if getattr(lookup, "output_mode", None) == "tf_idf" and tokens:
         start = layer.vocabulary_size() - len(tokens)
         weights = np.asarray(lookup.idf_weights)
@@ -203,7 +203,7 @@ def states(layer, twin):
     """
     found = []
     for old, new in zip(
-        keras_graph.sublayers(layer), keras_graph.sublayers(twin)
+        keras_hooks.sublayers(layer), keras_hooks.sublayers(twin)
     ):
         listed = {id(v) for x in (old, new) for v in x.variables}
         for name in vars(old).keys() & vars(new).keys():
@@ -231,7 +231,7 @@ def copy_lambda(layer):
     config = layer.get_config()
     return layers.Lambda(
         layer.function,
-        output_shape=layer._output_shape,
+        output_shape=keras_hooks.lambda_shape(layer),
         mask=layer.mask,
         arguments=layer.arguments,
         name=config["name"],

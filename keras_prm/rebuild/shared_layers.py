@@ -12,7 +12,7 @@ import contextlib
 import keras
 
 from keras_prm.rebuild import cloning
-from keras_prm.utils import keras_graph
+from keras_prm.utils import keras_hooks
 
 _MARK = "keras_prm>Held"  # the name that _Held is registered by
 
@@ -54,7 +54,7 @@ class Holders:
         if not self._made.get(id(layer)):
             return []
         build(layer, twin)
-        pairs = zip(keras_graph.sublayers(layer), keras_graph.sublayers(twin))
+        pairs = zip(keras_hooks.sublayers(layer), keras_hooks.sublayers(twin))
         pairs = [
             (old, build(old, new))
             for old, new in pairs
@@ -84,10 +84,10 @@ def _mentioned(layer, parts):
     """
     inside = {
         id(part)
-        for model in keras_graph.sublayers(layer)
+        for model in keras_hooks.sublayers(layer)
         if isinstance(model, keras.Function)
         and not isinstance(model, keras.Sequential)
-        for part in keras_graph.sublayers(model)
+        for part in keras_hooks.sublayers(model)
     }
     parts = [part for part in parts if id(part) not in inside]
     found = {}

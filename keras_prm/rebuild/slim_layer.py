@@ -16,6 +16,7 @@ from keras_prm.rebuild.slim_weights import ModelArrays
 from keras_prm.rebuild.slim_weights import SlimWeights
 from keras_prm.rules import registry
 from keras_prm.utils import keras_graph
+from keras_prm.utils import keras_hooks
 from keras_prm.utils import variable_keys
 
 
@@ -138,7 +139,7 @@ class LayerSlimmer:
                 target.assign(weights.array(source))
         for source, target in cloning.states(layer, twin):
             target.assign(self._arrays(source))
-        for part in keras_graph.sublayers(twin):
+        for part in keras_hooks.sublayers(twin):
             if isinstance(part, layers.Normalization):
                 part.finalize_state()
         changed = self._fitted.get(id(layer), {})

@@ -9,11 +9,11 @@ import numpy as np
 from keras import layers
 from keras import tree
 
+from keras_prm.dependency import ambiguous_sums
 from keras_prm.rebuild import model_classes
 from keras_prm.rebuild import shared_layers
 from keras_prm.rebuild import slim_layer
 from keras_prm.rules import registry
-from keras_prm.utils import ambiguous_sums
 from keras_prm.utils import keras_graph
 
 

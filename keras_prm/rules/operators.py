@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 
+from keras_prm.dependency import ambiguous_sums
 from keras_prm.dependency import constants
 from keras_prm.rules import axes
 from keras_prm.rules.base import Rule
@@ -13,7 +14,6 @@ from keras_prm.rules.merging import concatenate
 from keras_prm.rules.merging import join
 from keras_prm.rules.passthrough import elementwise
 from keras_prm.rules.reshaping import reshape
-from keras_prm.utils import ambiguous_sums
 
 # Elementwise operators.
 

@@ -12,6 +12,7 @@ import dataclasses
 import keras
 from keras import layers
 
+from keras_prm.dependency import ambiguous_sums
 from keras_prm.dependency import constants
 from keras_prm.rules import attention
 from keras_prm.rules import axes
@@ -24,8 +25,8 @@ from keras_prm.rules import reshaping
 from keras_prm.rules import rnn
 from keras_prm.rules.base import Rule
 from keras_prm.rules.base import pin
-from keras_prm.utils import ambiguous_sums
 from keras_prm.utils import keras_graph
+from keras_prm.utils import keras_hooks
 
 
 def apply(call, reason=None):
@@ -83,7 +84,7 @@ def is_block(layer):
         and not keras_graph.is_model(layer)
         and rule_for(layer) is None
         and not type(layer).__module__.startswith("keras.")
-        and len(keras_graph.sublayers(layer)) > 1
+        and len(keras_hooks.sublayers(layer)) > 1
     )
 
 
@@ -121,7 +122,7 @@ def _why_opaque(call, rule):
             reason += ", which `keras_prm.as_functional` may look into"
         return reason
     is_layer = isinstance(layer, keras.layers.Layer)
-    parts = keras_graph.sublayers(layer) if is_layer else ()
+    parts = keras_hooks.sublayers(layer) if is_layer else ()
     if any(getattr(part, "lora_enabled", False) for part in parts):
         return "LoRA is enabled"
     if call.is_in_training() and not type(layer).__module__.startswith(

@@ -17,6 +17,7 @@ from keras_prm.training import checkpoint_files
 from keras_prm.training import checkpoint_state
 from keras_prm.training import trainers
 from keras_prm.utils import console
+from keras_prm.utils import keras_hooks
 from keras_prm.utils import validation
 
 
@@ -145,7 +146,7 @@ class AtomicCheckpoint(keras.callbacks.Callback):
         self._done = self._written = 0
         self._due = self._diverged = self._stopped = False
         self._first = None
-        if isinstance(getattr(self.model, "_initial_epoch", None), _Begin):
+        if isinstance(keras_hooks.initial_epoch(self.model), _Begin):
             _begin_fit_at(self.model, None)  # of a fit that never began
         self._rates = checkpoint_state.learning_rates(self.model)
         self._flags = checkpoint_state.flags(self.model)
@@ -334,14 +335,12 @@ def _begin_fit_at(model, epoch):
     would hold for every later `fit`, even if this one never begins, as
     another callback raises; so it says which `fit` it is of.
     """
-    model._initial_epoch = None if epoch is None else _Begin(model, epoch)
+    begin = None if epoch is None else _Begin(model, epoch)
+    keras_hooks.set_initial_epoch(model, begin)
 
 
 class _Begin:
-    """The epoch where a `fit` begins; false in every other `fit`.
-
-    Keras asks for `model._initial_epoch or initial_epoch`.
-    """
+    """The epoch where a `fit` begins; false in every other `fit`."""
 
     def __init__(self, model, epoch):
         self._model = weakref.ref(model)

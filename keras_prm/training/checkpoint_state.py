@@ -14,6 +14,7 @@ from keras_prm.admm.optimizer_checks import is_number
 from keras_prm.plans.plan import SparsityPlan
 from keras_prm.pruning.masks import Masks
 from keras_prm.training import trainers
+from keras_prm.utils import keras_hooks
 from keras_prm.utils import signatures
 
 
@@ -337,7 +338,7 @@ def _built_on(model):
     """On which variables each optimizer is built, by their positions."""
     places = {id(v): i for i, v in enumerate(model.variables)}
     return [
-        [places[id(v)] for v in x._trainable_variables if id(v) in places]
+        [places[id(v)] for v in keras_hooks.trained_by(x) if id(v) in places]
         if x.built
         else None
         for x in trainers.all_optimizers(model)

@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_prm.utils import datasets
 from keras_prm.utils import keras_graph
+from keras_prm.utils import keras_hooks
 from keras_prm.utils import replay
 from keras_prm.utils import training_argument
 from keras_prm.utils import variable_keys
@@ -63,7 +64,7 @@ def recalibrate(model, data, batch_size=32, max_batches=None):
     parts = {
         id(part): part
         for _, layer in variable_keys.layer_paths(model)
-        for part in keras_graph.sublayers(layer)
+        for part in keras_hooks.sublayers(layer)
     }
     norms = [
         layer
@@ -196,7 +197,7 @@ class _Pass(keras.StatelessScope):
         args, kwargs = training_argument.replaced(
             operation, args, kwargs, training
         )
-        with keras_graph.call_context(operation, training):
+        with keras_hooks.call_context(operation, training):
             return operation(*args, **kwargs)
 
 
@@ -213,7 +214,7 @@ def _random_layers(view, norms):
     found, loud = set(), []
     for node in keras_graph.all_nodes(view):
         layer = node.operation
-        parts = keras_graph.sublayers(layer) if _is_layer(layer) else ()
+        parts = keras_hooks.sublayers(layer) if _is_layer(layer) else ()
         drawing = [x for x in parts if _draws(x) and not _rates(x)]
         if not drawing:
             continue

@@ -11,6 +11,7 @@ import keras
 
 from keras_prm.admm.optimizer import find_wrapper
 from keras_prm.utils import keras_graph
+from keras_prm.utils import keras_hooks
 
 
 def network_of(trainer, model, fits, what, prefers=None, owns=None):
@@ -101,7 +102,7 @@ def _weights(model):
     """Ids of what is trained in a model, or would be if it were not frozen."""
     return {
         id(variable)
-        for layer in keras_graph.sublayers(model)
+        for layer in keras_hooks.sublayers(model)
         for variable in (
             layer.trainable_variables if layer.trainable else layer.variables
         )
@@ -116,7 +117,7 @@ def models(trainer):
     """The trainer and all models that it holds, at any depth."""
     return [
         layer
-        for layer in keras_graph.sublayers(trainer)
+        for layer in keras_hooks.sublayers(trainer)
         if isinstance(layer, keras.Model)
     ]
 
@@ -131,7 +132,7 @@ def _outermost(found):
     held = {
         id(inner)
         for model in found
-        for inner in keras_graph.sublayers(model)
+        for inner in keras_hooks.sublayers(model)
         if inner is not model
     }
     return [model for model in found if id(model) not in held]

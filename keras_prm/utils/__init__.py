@@ -2,7 +2,8 @@
 
 In reading order:
 
-    keras_graph        the calls a model is made of, as Keras stores them
+    keras_hooks        what Keras keeps to itself, each read in one place
+    keras_graph        the calls that a model is made of
     replay             those calls, made again on other tensors
     variable_keys      names of layers and variables that survive saving
     signatures         which weight is which in another build of a network
@@ -10,7 +11,6 @@ In reading order:
     kernel_layout      kernels as `(..., in, out)`, however Keras lays them out
     conv_geometry      where the window of a convolution lies, and its padding
     training_argument  the argument `training` of a layer's `call`
-    ambiguous_sums     sums that TensorFlow takes for a layer with a bias
     mixed_precision    computing in float32 what was trained otherwise
     datasets           the data that users pass, as arrays and batches
     validation         what counts as a number, or as JSON, in arguments

@@ -1,17 +1,17 @@
-"""The one place that reads how Keras stores a model's graph.
+"""The calls that a functional model is made of.
 
-Keras has no public way to list the calls a functional model is made of, nor
-to ask where a tensor comes from; what it keeps in private is read here only.
+Keras has no public way to list them, nor to ask where a tensor comes from.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import os
 
 import keras
+
+from keras_prm.utils import keras_hooks
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -162,12 +162,9 @@ def _functional_class():
 
 def nodes(view):
     """The calls of a functional model, each after those it needs."""
-    found = []
-    for depth in sorted(view._nodes_by_depth, reverse=True):
-        for node in view._nodes_by_depth[depth]:
-            if not node.is_input:
-                found.append(_node_at(node))
-    return found
+    return [
+        _node_at(node) for node in keras_hooks.nodes(view) if not node.is_input
+    ]
 
 
 def all_nodes(view):
@@ -205,8 +202,7 @@ def nodes_between(inputs, outputs):
     left = list(reversed(outputs))
     while left:
         x = left[-1]
-        history = x._keras_history
-        node = history.operation._inbound_nodes[history.node_index]
+        node = keras_hooks.origin(x)
         missing = [y for y in node.input_tensors if id(y) not in known]
         if id(x) in known:
             left.pop()
@@ -237,37 +233,14 @@ def node_of(layer, x):
     return Node(layer, (x,), tuple(outputs), Arguments((x,), {}))
 
 
-@contextlib.contextmanager
-def call_context(layer, training):
-    """What Keras tells layers of training that are called in a `call`.
-
-    Args:
-        layer: The layer whose `call` it is, not called by Keras itself.
-        training: bool or `None`.
-    """
-    context = layer._get_call_context()
-    before = getattr(context, "training", None)
-    try:
-        context.training = training
-        yield
-    finally:
-        context.training = before
-        layer._maybe_reset_call_context()
-
-
 def is_masked(x):
     """Whether Keras passes a mask of timesteps along with a tensor."""
-    return getattr(x, "_keras_mask", None) is not None
-
-
-def sublayers(layer):
-    """A layer and those inside of it, such as attention's projections."""
-    return list(layer._flatten_layers())
+    return keras_hooks.timestep_mask(x) is not None
 
 
 def input_layer(x):
     """The `InputLayer` that made an input of a model."""
-    return x._keras_history.operation
+    return keras_hooks.origin(x).operation
 
 
 def fed(node, view):

@@ -6,7 +6,7 @@ import contextlib
 
 import keras
 
-from keras_prm.utils import keras_graph
+from keras_prm.utils import keras_hooks
 from keras_prm.utils import variable_keys
 
 _HALF = ("float16", "bfloat16")
@@ -34,7 +34,7 @@ def in_half(model):
     """
     mixed, other = [], []
     for path, layer in variable_keys.layer_paths(model):
-        for part in keras_graph.sublayers(layer):
+        for part in keras_hooks.sublayers(layer):
             if part.compute_dtype in _HALF:
                 (mixed if _is_mixed(part) else other).append(path)
     return list(dict.fromkeys(mixed)), list(dict.fromkeys(other))
@@ -54,7 +54,7 @@ def in_float32(model):
     layers = [
         part
         for _, layer in variable_keys.layer_paths(model)
-        for part in keras_graph.sublayers(layer)
+        for part in keras_hooks.sublayers(layer)
         if _is_mixed(part) or part.compute_dtype == _DOUBLE
     ]
     before = [(layer, layer.dtype_policy) for layer in layers]

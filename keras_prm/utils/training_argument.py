@@ -10,6 +10,7 @@ from keras import layers
 from keras import tree
 
 from keras_prm.utils import keras_graph
+from keras_prm.utils import keras_hooks
 
 
 def parameters(operation):
@@ -40,7 +41,7 @@ def depends_on_training(operation):
     """Whether something inside computes otherwise in training."""
     return isinstance(operation, layers.Layer) and any(
         "training" in parameters(part) and _has_an_effect(part)
-        for part in keras_graph.sublayers(operation)
+        for part in keras_hooks.sublayers(operation)
     )
 
 
@@ -99,7 +100,7 @@ def _has_an_effect(part):
     rates = [rate for rate in rates if isinstance(rate, (int, float))]
     if rates:
         return any(rates)
-    inside = keras_graph.sublayers(part)[1:]
+    inside = keras_hooks.sublayers(part)[1:]
     if not type(part).__module__.startswith("keras."):
         return not inside
     # Random numbers, or statistics: some take `training` for other reasons.

@@ -2,7 +2,7 @@ r"""`strip` is exact where widths, steps, batch and constants coincide.
 
 Runs some widths by pytest, and more by
 
-    python -m tests.utils.ambiguous_sums_test \
+    python -m tests.dependency.ambiguous_sums_test \
         --widths=2:1,2:2,3:1,3:2,4:1,4:3,6:3
 """
 
@@ -22,11 +22,11 @@ from keras import ops
 
 from benchmarks import coincidences as search
 from keras_prm.analysis.trace import trace
+from keras_prm.dependency import ambiguous_sums
 from keras_prm.litert.export import export_litert
 from keras_prm.plans.plan import SparsityPlan
 from keras_prm.pruning.hard_prune import hard_prune
 from keras_prm.rebuild.strip import strip
-from keras_prm.utils import ambiguous_sums
 from tests.helpers import zeros
 from tests.helpers import zoo
 
