@@ -7,6 +7,7 @@ In reading order:
     config_arrays  numbers in configs that belong to the positions of an axis
     attachments    initializers, regularizers and constraints, made to fit
     layer_edits    cutting kernels without changing widths around them
+    slim_weights   what stays of the weights of one layer
     slim_layer     the smaller twin of one layer: config and weights
     model_classes  models of the class of another one
     slim_model     a model of the twins of another one's layers
