@@ -46,6 +46,7 @@ class OptimizerWrapper(keras.optimizers.Optimizer):
 
     @property
     def variables(self):
+        """The wrapper's own variables, then the inner optimizer's."""
         return self._variables + self.inner_optimizer.variables
 
     def set_weights(self, weights):
@@ -85,10 +86,12 @@ class OptimizerWrapper(keras.optimizers.Optimizer):
 
     @property
     def iterations(self):
+        """The inner optimizer's step counter."""
         return self.inner_optimizer.iterations
 
     @property
     def learning_rate(self):
+        """The inner optimizer's learning rate."""
         return self.inner_optimizer.learning_rate
 
     @learning_rate.setter

@@ -209,15 +209,19 @@ class KeepEverything:
         self._arrays = {}
 
     def keep(self, ids):
+        """Keeps all of them: a bool array of `ids`' length."""
         return np.ones(len(ids), bool)
 
     def is_zero(self, value):
+        """Says of no tensor that it is zero."""
         return False
 
     def constant(self, value, axis):
+        """The constants of an axis, none of them known: NaN."""
         return np.full(value.shape[axis], np.nan)
 
     def folded_bias(self, contraction):
+        """What a bias takes over from inputs that go: nothing."""
         return np.zeros(())
 
     array = Liveness.array

@@ -173,6 +173,7 @@ class DependencyGraph(GraphBuilder):
 
     @property
     def num_classes(self):
+        """How many classes of channel ids there are."""
         return int(self.classes.max()) + 1 if len(self.classes) else 0
 
     @property
@@ -217,6 +218,7 @@ class DependencyGraph(GraphBuilder):
 
     @property
     def contractions(self):
+        """The steps that are a `Contraction`, in order."""
         return [step for step in self.steps if isinstance(step, Contraction)]
 
 

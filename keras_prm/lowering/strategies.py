@@ -73,6 +73,7 @@ class SmallestLowering(Lowerer):
     quantize: str = "float32"
 
     def choose_one(self, sparse):
+        """The way of one layer that takes the fewest bytes in a file."""
         key = _size(sparse, self.quantize)
         best = min([None, *methods.candidates(sparse)], key=key)
         return Choice(sparse, best, reason="smallest")
@@ -92,10 +93,12 @@ class ModelLowering(Lowerer):
     quantize: str = "float32"
 
     def files(self):
+        """How the files are quantised that its model speaks of."""
         floats = ("float32", "float16")  # which run alike
         return floats if self.quantize in floats else (self.quantize,)
 
     def choose_one(self, sparse):
+        """The way of one layer that is predicted to be the fastest."""
         if self.quantize not in ("float32", "float16"):
             return Choice(sparse, None, reason=_UNMODELLED)
         if None in sparse.space:

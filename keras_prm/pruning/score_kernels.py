@@ -43,6 +43,7 @@ class Table:
         return table[self.rows][:, self.entries]
 
     def weights(self):
+        """The weights as they are now, float32 `(rows, entries)`."""
         return self.of(array_of(self.variable))
 
 

@@ -64,12 +64,14 @@ class Structures:
 
     @property
     def gradients(self):
+        """The loss differentiated by the weights, `(n, entries)`."""
         if self._gradients is None:
             raise Unavailable("gradients")
         return self._gradients
 
     @property
     def gamma(self):
+        """BatchNormalization's absolute gamma of each, `(n,)`."""
         if self._gamma is None:
             raise Unavailable("gamma")
         return self._gamma

@@ -27,6 +27,7 @@ class Extent:
 
     @property
     def is_same(self):
+        """Whether no size has changed."""
         return self.before == self.after
 
     @property

@@ -32,6 +32,7 @@ class LayerCall:
 
     @property
     def layer(self):
+        """The layer, or operation, that is called."""
         return self.node.operation
 
     def has_arrays(self):

@@ -228,6 +228,7 @@ class Arguments:
     kwargs: dict
 
     def fill_in(self, tensors):
+        """The same with each tensor `x` replaced by `tensors[id(x)]`."""
         return tuple(tensors[id(x)] for x in self.args), self.kwargs
 
 
