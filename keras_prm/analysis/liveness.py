@@ -10,10 +10,15 @@ taken into a bias where its class really goes.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from keras_prm.utils import ambiguous_sums
 from keras_prm.utils import variable_keys
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class Liveness:
@@ -39,7 +44,7 @@ class Liveness:
         self._reach = {}
         self._agreed = {}
         self._uses = {}
-        self._removed = None
+        self._removed: Any = None
         self.constants = {}
         for step in graph.steps:
             step.propagate_constants(self)

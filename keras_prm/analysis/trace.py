@@ -49,7 +49,7 @@ class DependencyGraph(GraphBuilder):
         self.homes = {}
         self.firsts = {}
         self.training = None
-        self.classes = None
+        self.classes = np.zeros(0, int)
         self.pinned = {}
         self._tied = {}
 
@@ -195,6 +195,7 @@ class DependencyGraph(GraphBuilder):
         return sum(
             step.macs * sum(math.prod(k.shape) for k in step.kernels)
             for step in self.products
+            if step.macs is not None
         )
 
     @property

@@ -11,8 +11,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -162,15 +166,15 @@ class Contraction:
 
     sources: tuple
     targets: tuple
-    kernel: object
+    kernel: Any
     axes: tuple
     groups: int
     depthwise: bool
-    bias: object
+    bias: Any
     activation: Callable[[np.ndarray], np.ndarray]
     inside: np.ndarray | None
     macs: int | None
-    layer: object
+    layer: Any
     path: str
 
     @property
@@ -322,12 +326,12 @@ class Recurrence:
 
     source: tuple
     target: tuple
-    kernel: object
-    recurrent_kernel: object
-    bias: object
+    kernel: Any
+    recurrent_kernel: Any
+    bias: Any
     candidate: int | None
     macs: int | None
-    layer: object
+    layer: Any
     path: str
     states: tuple = ()
 

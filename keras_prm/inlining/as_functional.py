@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import re
 import warnings
+from typing import TYPE_CHECKING
 
 import keras
 from keras import layers
@@ -22,8 +23,11 @@ from keras_prm.utils import datasets
 from keras_prm.utils import keras_graph
 from keras_prm.utils import training_argument
 
+if TYPE_CHECKING:
+    from typing import Any
 
-def as_functional(model, inputs=None):
+
+def as_functional(model: keras.Model, inputs: Any = None) -> keras.Model:
     """Rewrites a model as a functional one of plain layers.
 
     `SparsityPlan`, `strip` and all others here reach what Keras shows of a
@@ -195,7 +199,7 @@ def _inputs_of(model, given):
             return {name: _input(x, name) for name, x in given.items()}
         return tree.map_structure(_input, given)
     config = model.get_build_config() or {}
-    shapes = [config.get("input_shape")]
+    shapes: list[Any] = [config.get("input_shape")]
     if "shapes_dict" in config:
         shapes = list(config["shapes_dict"].values())
     takes_other = any(map(_takes_no_floats, keras_graph.sublayers(model)))
@@ -302,7 +306,7 @@ def _check_variables(model, shared, found):
 
 def _compare(model, found, inputs, targets):
     """Compares on numbers, with the weights as they are and near them."""
-    states = [((), ())]
+    states: list[Any] = [((), ())]
     pairs = number_checks.perturbed(model.weights)
     used = [(w, value) for w, value in pairs if id(w) in targets]
     states.append((pairs, [(targets[id(w)], value) for w, value in used]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import numpy as np
 from keras import layers
@@ -10,6 +11,9 @@ from keras import layers
 from keras_prm.lowering.gather_columns import METHODS
 from keras_prm.lowering.gather_columns import GatherColumns
 from keras_prm.lowering.gather_columns import can_shift
+
+if TYPE_CHECKING:
+    from typing import Any
 
 _CONVOLUTIONS = (layers.Conv1D, layers.Conv2D)
 
@@ -26,7 +30,7 @@ class SparseKernel:
             for `Dense` the sizes between the batch and the features.
     """
 
-    layer: object
+    layer: layers.Layer
     key: str
     array: np.ndarray
     space: tuple
@@ -34,7 +38,7 @@ class SparseKernel:
     @property
     def live(self) -> np.ndarray:
         """Which columns are not empty, bool `(*window, in)`."""
-        return self.array.any(axis=-1)
+        return np.any(self.array, axis=-1)
 
     @property
     def window(self) -> tuple:
@@ -70,13 +74,13 @@ class Lowering:
     window: tuple
 
     @property
-    def name(self):
+    def name(self) -> str:
         """What reports call it."""
         what = "channels" if self.keeps_window else "columns"
         return f"{what} by {self.method}"
 
     @property
-    def config(self):
+    def config(self) -> dict[str, Any]:
         """Changes to the layer's config."""
         if self.keeps_window:
             return {}
@@ -88,7 +92,7 @@ class Lowering:
             "padding": "valid",
         }
 
-    def adapters(self, name, dtype):
+    def adapters(self, name: str, dtype: Any) -> list[layers.Layer]:
         """The layer to put before it, in a list."""
         return [
             GatherColumns(
@@ -100,7 +104,7 @@ class Lowering:
             )
         ]
 
-    def kernel(self, array):
+    def kernel(self, array: np.ndarray) -> np.ndarray:
         """The part of the kernel that is stored, as it is laid out."""
         columns = np.array(self.columns)
         if self.keeps_window:
@@ -109,14 +113,14 @@ class Lowering:
         return rows.reshape(*[1] * len(self.window), *rows.shape)
 
 
-def is_eligible(layer):
+def is_eligible(layer: layers.Layer) -> bool:
     """True for a layer whose columns can be lowered."""
     if type(layer) in _CONVOLUTIONS:
         return layer.groups == 1 and layer.data_format == "channels_last"
     return type(layer) is layers.Dense
 
 
-def candidates(sparse):
+def candidates(sparse: SparseKernel) -> list[Lowering]:
     """All `Lowering`s of a layer, the dense kernel aside.
 
     Args:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import numbers
-
 from keras_prm.dependency.propagation import Contraction
 from keras_prm.plans.column_patterns import MAX_WINDOW_SIZE
 from keras_prm.plans.column_patterns import check_patterns
 from keras_prm.plans.column_patterns import window_size
 from keras_prm.utils import kernel_layout
+from keras_prm.utils import validation
 
 _FRACTIONS = ("filters", "columns")
 _TARGETS = (*_FRACTIONS, "column_pattern")
@@ -196,7 +195,8 @@ def _window_size(weight):
 
 
 def _is_fraction(value):
-    return isinstance(value, numbers.Real) and 0 <= value < 1
+    is_number = isinstance(value, bool) or validation.is_real(value)
+    return is_number and 0 <= value < 1
 
 
 def prunes_columns(weight):

@@ -8,11 +8,16 @@ of its own. Here it gets one that there is.
 from __future__ import annotations
 
 import contextlib
+from typing import TYPE_CHECKING
 
 import keras
 
 from keras_prm.rebuild import cloning
 from keras_prm.utils import keras_graph
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
 
 _MARK = "keras_prm>Held"  # the name that _Held is registered by
 
@@ -135,7 +140,7 @@ def copy(layer, twins):
 class _Held:
     """Stands in a config for a layer that there is already."""
 
-    twins = ()
+    twins: Sequence[Any] = ()
 
     def get_config(self):
         """Keras registers no class without; there is no object of this one."""

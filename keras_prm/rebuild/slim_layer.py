@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -17,6 +18,9 @@ from keras_prm.rules import registry
 from keras_prm.utils import keras_graph
 from keras_prm.utils import variable_keys
 
+if TYPE_CHECKING:
+    from typing import Any
+
 
 @dataclasses.dataclass(frozen=True)
 class Twin:
@@ -29,7 +33,7 @@ class Twin:
         followers: The layers to put behind it, in order.
     """
 
-    layer: object
+    layer: Any
     adapters: tuple = ()
     children: tuple = ()
     followers: tuple = ()
@@ -184,7 +188,7 @@ class LayerSlimmer:
             layer: The layer it belongs to.
             weight: The `Weight`.
         """
-        found = [
+        found: list[Any] = [
             None if ids is None else np.flatnonzero(self.live.keep(ids))
             for ids in weight.ids
         ]
@@ -232,7 +236,7 @@ class LayerSlimmer:
 
     def _output(self, node, x, keep):
         """The `Extent` of an output of a layer."""
-        kept = [
+        kept: list[Any] = [
             None if n is None else np.flatnonzero(keep(x, axis))
             for axis, n in enumerate(x.shape)
         ]

@@ -108,9 +108,11 @@ def strip(model, lowering="none", return_report=False, *, quantize=None):
         if return_report:
             report = strip_report.compare(rebuilder.slimmer, view, small)
         if lowerer is not None:
-            small, *done = lower_columns.lower(small, lowerer)
+            small, choices, moved = lower_columns.lower(small, lowerer)
             if return_report:
-                report = strip_report.with_lowerings(report, *done, small)
+                report = strip_report.with_lowerings(
+                    report, choices, moved, small
+                )
     if small.count_params() == view.count_params():
         _warn_of_nothing(view, arrays, rebuilder.live.graph)
     return (small, report) if return_report else small

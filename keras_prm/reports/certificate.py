@@ -33,7 +33,7 @@ class Comparison:
 
     candidate: str
     inputs: str
-    datasets: int
+    samples: int
     max_abs_error: float
     max_rel_error: float
     tolerance: float | None

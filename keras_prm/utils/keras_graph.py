@@ -10,8 +10,12 @@ import contextlib
 import dataclasses
 import functools
 import os
+from typing import TYPE_CHECKING
 
 import keras
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -27,10 +31,10 @@ class Node:
             the same with each tensor `x` replaced by `d[id(x)]`.
     """
 
-    operation: object
+    operation: Any
     inputs: tuple
     outputs: tuple
-    arguments: object
+    arguments: Any
 
 
 def is_model(layer):

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from typing import TYPE_CHECKING
 
 import keras
 from keras import layers
 from keras import tree
 
 from keras_prm.utils import keras_graph
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def parameters(operation):
@@ -145,7 +149,7 @@ class _Untold:
         position: Where `training` is among those without a name.
     """
 
-    arguments: object
+    arguments: Any
     position: int
 
     @property
