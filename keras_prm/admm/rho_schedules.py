@@ -72,7 +72,7 @@ class RhoStages(keras.optimizers.schedules.LearningRateSchedule):
         self.steps_per_stage = int(steps_per_stage)
         self.values = [float(value) for value in values]
 
-    def __call__(self, step):
+    def __call__(self, step: Any) -> Any:
         values = ops.convert_to_tensor(self.values, "float32")
         return ops.take(values, self.stage(step))
 
@@ -165,10 +165,12 @@ class ResidualBalancing:
         return ops.clip(rho, self.minimum, self.maximum)
 
     def get_config(self) -> dict[str, float]:
+        """The arguments of the constructor, by name."""
         return dict(vars(self))
 
     @classmethod
     def from_config(cls, config: dict[str, float]) -> ResidualBalancing:
+        """The rule that `get_config` told."""
         return cls(**config)
 
     def __repr__(self):

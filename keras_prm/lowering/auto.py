@@ -74,7 +74,7 @@ class AutoLowering(strategies.Lowerer):
     quantize: str = "float32"
     seconds: float = 60.0
     runs: int = 30
-    cache: str | os.PathLike | None = None
+    cache: str | os.PathLike[str] | None = None
 
     def __post_init__(self):
         whole = all(map(validation.is_whole, (self.num_threads, self.runs)))

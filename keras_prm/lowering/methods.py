@@ -13,7 +13,10 @@ from keras_prm.lowering.gather_columns import GatherColumns
 from keras_prm.lowering.gather_columns import can_shift
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
+
+    from keras_prm.dependency.propagation import Contraction
 
 _CONVOLUTIONS = (layers.Conv1D, layers.Conv2D)
 
@@ -33,7 +36,7 @@ class SparseKernel:
     layer: layers.Layer
     key: str
     array: np.ndarray
-    space: tuple
+    space: tuple[int | None, ...]
 
     @property
     def live(self) -> np.ndarray:
@@ -41,12 +44,12 @@ class SparseKernel:
         return np.any(self.array, axis=-1)
 
     @property
-    def window(self) -> tuple:
+    def window(self) -> tuple[int, ...]:
         """The sizes of the kernel's window, `()` for `Dense`."""
         return self.array.shape[:-2]
 
     @property
-    def new_space(self) -> tuple:
+    def new_space(self) -> tuple[int | None, ...]:
         """The spatial sizes of its output, `None` where not known."""
         shape = (None, *self.space, self.array.shape[-2])
         return tuple(self.layer.compute_output_shape(shape)[1:-1])
@@ -68,10 +71,10 @@ class Lowering:
     """
 
     method: str
-    columns: tuple
+    columns: tuple[int, ...]
     keeps_window: bool
-    gather: dict
-    window: tuple
+    gather: dict[str, Any]
+    window: tuple[int, ...]
 
     @property
     def name(self) -> str:
@@ -208,11 +211,15 @@ _ORDERS = {
 }
 
 
-def sparse_kernel_of(contractions, key, array):
+def sparse_kernel_of(
+    contractions: Sequence[Contraction],
+    key: str,
+    array: np.ndarray,
+) -> SparseKernel | None:
     """The `SparseKernel` of a layer, or `None` where nothing can be left out.
 
     Args:
-        mixes: The `Mix`es of the layer's calls.
+        contractions: The `Contraction`s of the layer's calls.
         key: The key of its kernel.
         array: Its kernel.
     """

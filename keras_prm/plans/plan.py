@@ -253,10 +253,12 @@ class SparsityPlan:
         return SparsityPlan(kernels, groups, *rest)
 
     def get_config(self) -> dict[str, Any]:
+        """The plan as plain values, which `from_config` and JSON take."""
         return to_config(self)
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> SparsityPlan:
+        """The plan that `get_config` told."""
         return cls(*from_config(config))
 
     def save(self, path: str | os.PathLike[str]) -> None:
