@@ -158,7 +158,7 @@ class PhaseRecipe:
     margin: int = 0
     flips: bool = True
     top: int | None = None
-    lower_columns: str = "fewest"
+    lowering: str = "fewest"
 
     def __post_init__(self):
         seen = {"dense"}

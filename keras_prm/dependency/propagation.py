@@ -206,26 +206,44 @@ class Contraction:
             live.constants[value.number, axis] = self.activation(result)
 
     def propagate_uses(self, live):
-        """Marks the inputs from which weights reach a used output."""
+        """Marks the inputs that some used output reads.
+
+        With `reach[i, j, o]` for "an entry that is not zero multiplies inputs
+        `i` and `j` into output `o`", `j` of another source,
+
+            used[i] = any over j, o of  reach[i, j, o] and used[o]
+                                        and constant[j] != 0
+
+        but for inputs that go, and whose constant the bias takes over.
+        """
         reach = live.reach(self)
-        wanted = [live.used(*t) for t in self.targets]
-        if not all(w.all() for w in wanted):
-            for i, w in enumerate(wanted):
-                reach = reach & self._place(w, len(self.sources) + i)
+        wanted = [live.used(*target) for target in self.targets]
+        if not all(used.all() for used in wanted):
+            for i, used in enumerate(wanted):
+                reach = reach & self._place(used, len(self.sources) + i)
         for i, source in enumerate(self.sources):
             part = reach
             for j, other in enumerate(self.sources):
-                if i != j:
+                if j != i:
                     moves = live.constant(*other) != 0
                     part = part & self._place(moves, j)
             reads = _collapse(part, 1 + i)
-            gone, agreed = live.gone(*source), live.agreed(self, i)
-            folded = gone & (agreed == 0)
-            if self.inside is not None and np.nan_to_num(agreed).any():
-                edge = self._edge(live) & self._place(wanted[0], 1)
-                known = gone & ~np.isnan(agreed)
-                folded |= known & ~_collapse(edge, 1)
-            live.used(*source)[reads & ~folded] = True
+            folds = self._folds(live, i, wanted[0])
+            live.used(*source)[reads & ~folds] = True
+
+    def _folds(self, live, i, wanted):
+        """Which inputs go, and are a constant that the bias takes over.
+
+        Zeros add nothing. Other constants add the same everywhere unless a
+        tap that sees padding reads them.
+        """
+        source = self.sources[i]
+        gone, agreed = live.gone(*source), live.agreed(self, i)
+        folds = gone & (agreed == 0)
+        if self.inside is not None and np.nan_to_num(agreed).any():
+            edge = self._edge(live) & self._place(wanted, 1)
+            folds |= gone & ~np.isnan(agreed) & ~_collapse(edge, 1)
+        return folds
 
     def response(self, live, inputs):
         """What it makes of constant inputs, without its bias.

@@ -3,8 +3,9 @@ part of one flat model.
 
 In reading order:
 
-    symbolic_call  the calls that a `call` makes, and whether they are all
-    replay_check   whether these calls compute the same numbers as the `call`
-    inliner        looking into blocks, and into blocks within them
-    as_functional  `as_functional`
+    symbolic_inputs  what a model is run on
+    symbolic_call    the calls that a `call` makes, and whether they are all
+    replay_check     whether these calls compute the same numbers as the `call`
+    inliner          looking into blocks, and into blocks within them
+    as_functional    `as_functional`
 """

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import inspect
-import re
+import dataclasses
 import warnings
 from typing import TYPE_CHECKING
 
 import keras
-from keras import layers
 from keras import tree
 
 from keras_prm.analysis.liveness import KeepEverything
@@ -17,6 +14,8 @@ from keras_prm.analysis.trace import trace
 from keras_prm.equivalence import model_state
 from keras_prm.equivalence import number_checks
 from keras_prm.inlining import inliner
+from keras_prm.inlining.symbolic_inputs import arrays_among
+from keras_prm.inlining.symbolic_inputs import symbolic_inputs
 from keras_prm.rebuild import model_classes
 from keras_prm.rebuild import slim_model
 from keras_prm.utils import datasets
@@ -92,45 +91,32 @@ def as_functional(model: keras.Model, inputs: Any = None) -> keras.Model:
             f"The model '{model.name}' has no weights yet. Call it on a batch "
             "first."
         )
-    arrays = _check_inputs(inputs)
+    arrays = arrays_among(inputs)
     is_seen = keras_graph.is_model(model)
     if is_seen and arrays is None and inputs is not None:
         raise ValueError(
             f"The model '{model.name}' has inputs of its own. Give arrays "
             f"to try it on, or nothing. Received: inputs={inputs!r}"
         )
-    if not is_seen:
-        inputs = _inputs_of(model, inputs)
-    shut = set()
-    while True:
-        opener = inliner.Opener(shut)
-        outputs = _run(opener, model, inputs)
-        given = keras_graph.functional(model).input if is_seen else inputs
-        try:
-            with _renamed(opener, given, outputs) as operations:
-                shared = keras.Model(given, outputs, name=model.name)
-                found, targets, reason = _copied(shared, model)
-            _check_variables(model, shared, found)
-            break
-        except TypeError:
-            # What shares layers with a closed one may have to be closed too.
-            more = opener.torn() - {id(model)}
-            if more <= shut:
-                raise
-            shut |= more
-    _compare(model, found, arrays, targets)
-    if opener.closed:
+    if is_seen:
+        inputs = keras_graph.functional(model).input
+    else:
+        inputs = symbolic_inputs(model, inputs)
+    inlined = _inlined(model, inputs)
+    found = inlined.model
+    _compare(model, found, arrays, inlined.targets)
+    if inlined.leaves:
         warnings.warn(
-            f"as_functional leaves {len(opener.closed)} layers of "
+            f"as_functional leaves {len(inlined.leaves)} layers of "
             f"'{model.name}' closed, whose inside no plan reaches: "
-            f"{_reasons(opener.closed)}",
+            f"{_by_reason(inlined.leaves)}",
             stacklevel=2,
         )
-    model_classes.warn_of_lost("as_functional", model, reason, stacklevel=2)
+    model_classes.warn_of_lost(
+        "as_functional", model, inlined.reason, stacklevel=2
+    )
     is_told = is_seen or "training" in training_argument.parameters(model)
-    if not is_told and any(
-        map(training_argument.depends_on_training, operations)
-    ):
+    if not is_told and inlined.depends_on_training:
         warnings.warn(
             f"The `call` of '{model.name}' takes no `training`: `fit` ran its "
             "layers as at inference, BatchNormalization and Dropout too. The "
@@ -140,14 +126,59 @@ def as_functional(model: keras.Model, inputs: Any = None) -> keras.Model:
     return found
 
 
-def _run(opener, model, inputs):
+@dataclasses.dataclass(frozen=True)
+class _Inlined:
+    """A model and what became of the one that it stands for.
+
+    Args:
+        model: The functional model, of copies of all layers.
+        targets: dict from `id(variable)` to what became of it.
+        reason: Why it is not of the class of the other one, or `""`.
+        leaves: dict from the paths of the layers that were not looked into,
+            though they hold others, to why.
+        depends_on_training: Whether some layer computes otherwise then.
+    """
+
+    model: keras.Model
+    targets: dict
+    reason: str
+    leaves: dict
+    depends_on_training: bool
+
+
+def _inlined(model, inputs):
+    """The `_Inlined` of a model.
+
+    A layer that shares others with one that has to stay a leaf may have to
+    be a leaf, too; this shows when it is copied.
+    """
+    leaves = set()
+    while True:
+        one = inliner.Inliner(leaves)
+        outputs = _run(one, model, inputs)
+        try:
+            with one.renamed(inputs, outputs) as operations:
+                shared = keras.Model(inputs, outputs, name=model.name)
+                found, targets, reason = _copied(shared, model)
+            _check_variables(model, shared, found)
+        except TypeError:
+            more = one.torn_apart() - {id(model)}
+            if more <= leaves:
+                raise
+            leaves |= more
+        else:
+            depends = map(training_argument.depends_on_training, operations)
+            return _Inlined(found, targets, reason, one.closed, any(depends))
+
+
+def _run(one, model, inputs):
     if keras_graph.is_model(model):
         view = keras_graph.functional(model)
         tensors = {id(x): x for x in view.inputs}
-        opener.model(view, tensors)
+        one.model(view, tensors)
         return tree.map_structure(lambda x: tensors[id(x)], view.output)
     try:
-        return opener.layer(model, (inputs,), {}, "")
+        return one.layer(model, (inputs,), {}, "")
     except ValueError as reason:
         raise TypeError(
             f"Cannot rewrite the subclassed model '{model.name}' of type "
@@ -156,117 +187,12 @@ def _run(opener, model, inputs):
         ) from reason
 
 
-def _reasons(closed):
+def _by_reason(closed):
     """Why layers are closed, those for one reason together."""
     paths = {}
     for path, reason in closed.items():
         paths.setdefault(reason, []).append(f"'{path}'")
     return "; ".join(f"{', '.join(p)}: {why}" for why, p in paths.items())
-
-
-def _check_inputs(inputs):
-    """The arrays among `inputs`, a structure; `None` if they are symbolic."""
-    parts = tree.flatten(inputs)
-    if inputs is None or all(isinstance(x, keras.KerasTensor) for x in parts):
-        if inputs is None or parts:
-            return None
-    if parts and all(hasattr(x, "dtype") for x in parts):
-        return inputs
-    raise ValueError(
-        "Expected `inputs` to be arrays, or `keras.Input`, or a list or dict "
-        f"of them. Received: inputs={inputs!r}"
-    )
-
-
-def _inputs_of(model, given):
-    """What a subclassed model is run on, one `keras.Input` or several."""
-    wanted = inspect.signature(model.call).parameters.values()
-    wanted = [
-        p.name
-        for p in wanted
-        if p.default is p.empty and p.kind == p.POSITIONAL_OR_KEYWORD
-    ]
-    if len(wanted) > 1 and wanted[1] != "training":
-        raise TypeError(
-            f"The `call` of '{model.name}' takes {wanted}, and Keras' "
-            "functional models take one argument. Let it take one list or "
-            "dict of them."
-        )
-    if given is not None and _check_inputs(given) is None:
-        return given
-    if given is not None:
-        if isinstance(given, dict):
-            return {name: _input(x, name) for name, x in given.items()}
-        return tree.map_structure(_input, given)
-    config = model.get_build_config() or {}
-    shapes: list[Any] = [config.get("input_shape")]
-    if "shapes_dict" in config:
-        shapes = list(config["shapes_dict"].values())
-    takes_other = any(map(_takes_no_floats, keras_graph.sublayers(model)))
-    if len(shapes) != 1 or not _is_shape(shapes[0]) or takes_other:
-        raise ValueError(
-            f"What '{model.name}' takes is not known. Give `inputs`: a batch "
-            "of arrays, or `keras.Input`, or a list or dict of them. "
-            f"Received: inputs=None, of a model built with {config}"
-        )
-    return keras.Input(shapes[0][1:])
-
-
-def _takes_no_floats(layer):
-    is_lookup = hasattr(layer, "get_vocabulary")
-    return is_lookup or isinstance(layer, layers.Embedding)
-
-
-def _input(x, name=None):
-    dtype = keras.backend.standardize_dtype(x.dtype)
-    if "float" in dtype:  # what Keras makes of all of these
-        dtype = keras.config.floatx()
-    return keras.Input(x.shape[1:], dtype=dtype, name=name)
-
-
-def _is_shape(shape):
-    return isinstance(shape, (list, tuple)) and all(
-        n is None or isinstance(n, int) for n in shape
-    )
-
-
-@contextlib.contextmanager
-def _renamed(opener, inputs, outputs):
-    """For a while, operations have names that say where they come from.
-
-    Yields:
-        list of the operations between inputs and outputs.
-    """
-    inputs, outputs = tree.flatten(inputs), tree.flatten(outputs)
-    taken = {keras_graph.input_layer(x).name for x in inputs}
-    before = {}
-    for node in keras_graph.nodes_between(inputs, outputs):
-        operation = node.operation
-        if id(operation) not in before:
-            before[id(operation)] = operation, operation.name
-            path = opener.paths.get(id(operation), operation.name)
-            stem = name = _name(path)
-            number = 0
-            while name in taken:
-                number += 1
-                name = f"{stem}_{number}"
-            taken.add(name)
-            operation.name = name
-    try:
-        yield [operation for operation, _ in before.values()]
-    finally:
-        for operation, name in before.values():
-            operation.name = name
-
-
-def _name(path):
-    """The names in a path, less those that the next one begins with."""
-    name, *rest = path.split("/")
-    last = name
-    for part in rest:
-        name = part if part.startswith(f"{last}_") else f"{name}_{part}"
-        last = part
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)
 
 
 def _copied(view, model):

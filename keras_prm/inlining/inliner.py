@@ -6,6 +6,7 @@ hides those that it makes; run on symbolic tensors, it shows them.
 
 from __future__ import annotations
 
+import contextlib
 import re
 
 import keras
@@ -17,11 +18,11 @@ from keras_prm.rules import registry
 from keras_prm.utils import keras_graph
 
 
-class Opener:
+class Inliner:
     """Runs calls on symbolic tensors, one by one those inside of layers.
 
     Args:
-        shut: Set of `id(layer)` of those that are not to be opened.
+        leaves: Set of `id(layer)` of those that are not to be looked into.
 
     Attributes:
         closed: dict from the path of a layer that stays closed to why.
@@ -29,10 +30,10 @@ class Opener:
             names of layers, joined by `/`.
     """
 
-    def __init__(self, shut=()):
+    def __init__(self, leaves=()):
         self.closed = {}
         self.paths = {}
-        self._shut = set(shut)
+        self._wanted = set(leaves)
         self._leaves = []
         self._opened = []
 
@@ -73,7 +74,7 @@ class Opener:
         self._opened.append(layer)
         return tree.map_structure(lambda x: tensors[id(x)], found.outputs)
 
-    def torn(self):
+    def torn_apart(self):
         """Blocks that were opened and share layers with what was not.
 
         Returns:
@@ -92,6 +93,34 @@ class Opener:
             for layer in self._opened
             if wanted & set(map(id, keras_graph.sublayers(layer)))
         }
+
+    @contextlib.contextmanager
+    def renamed(self, inputs, outputs):
+        """For a while, operations have names that say where they come from.
+
+        Yields:
+            list of the operations between inputs and outputs.
+        """
+        inputs, outputs = tree.flatten(inputs), tree.flatten(outputs)
+        taken = {keras_graph.input_layer(x).name for x in inputs}
+        before = {}
+        for node in keras_graph.nodes_between(inputs, outputs):
+            operation = node.operation
+            if id(operation) not in before:
+                before[id(operation)] = operation, operation.name
+                path = self.paths.get(id(operation), operation.name)
+                stem = name = _joined(path)
+                number = 0
+                while name in taken:
+                    number += 1
+                    name = f"{stem}_{number}"
+                taken.add(name)
+                operation.name = name
+        try:
+            yield [operation for operation, _ in before.values()]
+        finally:
+            for operation, name in before.values():
+                operation.name = name
 
     def _run(self, node, tensors, path):
         operation = node.operation
@@ -115,7 +144,7 @@ class Opener:
 
     def _open(self, node, args, kwargs, tensors, path):
         layer = node.operation
-        if id(layer) in self._shut:
+        if id(layer) in self._wanted:
             raise ValueError("it shares layers with what stays closed")
         if not keras_graph.is_model(layer):
             if any(map(keras_graph.is_masked, (*node.inputs, *node.outputs))):
@@ -132,6 +161,16 @@ class Opener:
         self.model(view, inside, path + "/")
         self._opened.append(layer)
         return [inside[id(x)] for x in view.outputs]
+
+
+def _joined(path):
+    """The names in a path, less those that the next one begins with."""
+    name, *rest = path.split("/")
+    last = name
+    for part in rest:
+        name = part if part.startswith(f"{last}_") else f"{name}_{part}"
+        last = part
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)
 
 
 def _as_input(x, given):

@@ -154,30 +154,19 @@ def export_litert(
     export_checks.warn_of_lowering(view, mode)
     if check or evaluation_data is not None:
         runtime.interpreter_class()
-    samples = compared = None
-    if representative_data is not None:
-        samples = datasets.representative(model, representative_data)
-        compared = samples
-    if inputs is not None:
-        compared = datasets.first_rows(
-            model, inputs, "inputs", "export to LiteRT", is_finite=False
-        )
-    with model_state.kept(model):
-        given = {"representative_data": samples, "inputs": compared}
-        if inputs is None:
-            del given["inputs"]
-        for name, rows in given.items():
-            if rows is not None:
-                index_checks.check(view, rows, name, "export to LiteRT")
+    samples, compared = _samples(model, view, representative_data, inputs)
     evaluation = None
     if evaluation_data is not None:
         evaluation = Evaluation(model, evaluation_data, metric)
     if mode == "int8":
         others = evaluation and evaluation.inputs
         datasets.check_calibration(view, samples, others)
-    metadata = _metadata(view, mode, report)
-    int8_type = export_checks.int8_type(int8_io) or ""
-    settings = conversion.Settings(mode, batch_size, int8_type, metadata)
+    settings = conversion.Settings(
+        mode,
+        batch_size,
+        export_checks.int8_type(int8_io) or "",
+        _metadata(view, mode, report),
+    )
     target = path.resolve()  # links stay, and what they name is replaced
     with (
         _folder_beside(target) as folder,
@@ -185,22 +174,16 @@ def export_litert(
         model_state.kept(view),
     ):
         view = float_inputs.in_single(view)
-        samples, compared = (
-            None if x is None else _in_types_of(view, x)
-            for x in (samples, compared)
-        )
         temporary = pathlib.Path(folder) / "model.tflite"
         model_state.reset(view)
         with _writing(path):
-            _convert(view, temporary, settings, samples or [])
+            _convert(view, temporary, settings, _in_types_of(view, samples))
         result = flatbuffer.report_of(path, mode, temporary)
         if check:
+            compared = _in_types_of(view, compared)
             result = _compared(result, view, temporary, compared, tolerance)
         if evaluation:
-            model_state.reset(view)
-            names = conversion.input_names(view)
-            file = LiteRTModel(temporary, input_names=names)
-            result = dataclasses.replace(result, scores=evaluation.run(file))
+            result = _scored(result, view, temporary, evaluation)
         with _writing(path):
             os.replace(temporary, target)
     for problem in result.problems:
@@ -208,6 +191,24 @@ def export_litert(
             f"The file '{path}' was written, but {problem}", stacklevel=2
         )
     return result
+
+
+def _samples(model, view, representative_data, inputs):
+    """Arrays to calibrate with, and to compare on; `None` where not given."""
+    given = {}
+    if representative_data is not None:
+        given["representative_data"] = datasets.representative(
+            model, representative_data
+        )
+    if inputs is not None:
+        given["inputs"] = datasets.first_rows(
+            model, inputs, "inputs", "export to LiteRT", is_finite=False
+        )
+    with model_state.kept(model):
+        for name, rows in given.items():
+            index_checks.check(view, rows, name, "export to LiteRT")
+    samples = given.get("representative_data")
+    return samples, given.get("inputs", samples)
 
 
 def _metadata(view, mode, report):
@@ -229,11 +230,13 @@ def _convert(view, path, settings, samples):
     view, where = ambiguous_sums.with_safe_sums(view), conversion
     if keras.backend.backend() != "tensorflow":
         where = conversion_process
-    where.convert(view, path, settings, samples)
+    where.convert(view, path, settings, samples or [])
 
 
 def _in_types_of(view, arrays):
     """Arrays in the types of a model's inputs; words stay as they are."""
+    if arrays is None:
+        return None
     return [
         array if x.dtype == "string" else array.astype(x.dtype)
         for array, x in zip(arrays, view.inputs)
@@ -265,6 +268,13 @@ def _writing(path):
             f"older file is as it was. {advice}, or choose "
             "another path.",
         ) from error
+
+
+def _scored(result, view, path, evaluation):
+    """The report with the scores of model and file."""
+    model_state.reset(view)
+    file = LiteRTModel(path, input_names=conversion.input_names(view))
+    return dataclasses.replace(result, scores=evaluation.run(file))
 
 
 def _compared(result, view, path, samples, tolerance):

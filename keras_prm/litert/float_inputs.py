@@ -26,11 +26,12 @@ def twin(view, is_numeric):
         name = keras_graph.input_layer(x).name
         new = keras.Input(batch_shape=x.shape, dtype="float32", name=name)
         inputs.append(new if numeric else x)
-    return replay.model(view, inputs, _prepare)
+    return replay.model(view, inputs, _in_single)
 
 
-def _prepare(node, args, kwargs):
-    return keras.tree.map_structure(_single, (args, kwargs))
+def _in_single(node, args, kwargs):
+    args, kwargs = keras.tree.map_structure(_single, (args, kwargs))
+    return node.operation(*args, **kwargs)
 
 
 def _single(value):

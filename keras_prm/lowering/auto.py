@@ -208,11 +208,6 @@ class AutoLowering(strategies.Lowerer):
         return [1e6 * s for s in seconds]
 
 
-def forget():
-    """Forgets what was measured in this process."""
-    _KNOWN.clear()
-
-
 def _signature(sparse, options, how):
     """What a measurement depends on: sizes and columns, not weights."""
     layer = sparse.layer

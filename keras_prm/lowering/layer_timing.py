@@ -35,7 +35,7 @@ def converted(sparse, lowering=None, mode="float32"):
         }
     if lowering is not None:
         kernel = lowering.kernel(kernel)
-        gather = lowering.adapters("layer", "float32")[0]
+        gather = lowering.layers_before("layer", "float32")[0]
         if not lowering.keeps_window:
             options = {"padding": "valid", "data_format": "channels_last"}
 

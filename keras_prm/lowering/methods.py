@@ -57,7 +57,7 @@ class SparseKernel:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Lowering:
-    """One way to leave out the empty columns of a layer.
+    """One way to leave out the empty columns of a layer, a `LayerEdit`.
 
     Args:
         method: Of the `GatherColumns` that is put before the layer.
@@ -75,6 +75,7 @@ class Lowering:
     keeps_window: bool
     gather: dict[str, Any]
     window: tuple[int, ...]
+    filters = None
 
     @property
     def name(self) -> str:
@@ -95,8 +96,8 @@ class Lowering:
             "padding": "valid",
         }
 
-    def adapters(self, name: str, dtype: Any) -> list[layers.Layer]:
-        """The layer to put before it, in a list."""
+    def layers_before(self, name: str, dtype: Any) -> list[layers.Layer]:
+        """The layer that picks the columns, in a list."""
         return [
             GatherColumns(
                 self.columns,
@@ -106,6 +107,18 @@ class Lowering:
                 **self.gather,
             )
         ]
+
+    def layers_behind(
+        self,
+        name: str,
+        layer: layers.Layer,
+    ) -> list[layers.Layer]:
+        """None."""
+        return []
+
+    def positions(self, kept: Sequence[Any]) -> list[None]:
+        """All: the kernel is laid out anew, not cut axis by axis."""
+        return [None] * len(kept)
 
     def kernel(self, array: np.ndarray) -> np.ndarray:
         """The part of the kernel that is stored, as it is laid out."""

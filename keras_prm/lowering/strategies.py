@@ -29,14 +29,14 @@ class Choice:
     """What was chosen for one layer, and why.
 
     Args:
-        sparse: The `SparseKernel`.
+        kernel: The `SparseKernel`.
         lowering: The `Lowering`, or `None` for the dense kernel.
         dense: Time of the dense layer, µs; `None` where nobody asked.
         time: Time of what was chosen, µs, or `None`.
         reason: How, or why not.
     """
 
-    sparse: methods.SparseKernel
+    kernel: methods.SparseKernel
     lowering: methods.Lowering | None
     dense: float | None = None
     time: float | None = None

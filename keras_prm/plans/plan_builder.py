@@ -27,7 +27,7 @@ def groups(model, graph, wanted, round_to, strict):
 
     Returns:
         `(groups, numbers, skipped)`: list of `ChannelGroup`; dict from a
-        class of the trace to its number in the plan; list of
+        class of the graph to its number in the plan; list of
         `(layers, reason, number of filters)`.
     """
     trainable = {id(v) for v in model.trainable_variables}
@@ -35,45 +35,28 @@ def groups(model, graph, wanted, round_to, strict):
     for weights in components(graph):
         paths = sorted({w.key.rpartition("/")[0] for w in weights})
         asked = {
-            p: wanted[p]["filters"]
-            for p in paths
-            if "filters" in wanted.get(p, {})
+            path: wanted[path]["filters"]
+            for path in paths
+            if "filters" in wanted.get(path, {})
         }
         if not any(asked.values()):
             continue
-        name = "+".join(paths)
-        if len(set(asked.values())) > 1:
-            if not strict:
-                kept = [p for p in asked if not asked[p]]
-                size = len(_classes(graph, weights))
-                skipped.append((name, f"{kept} is excluded", size))
-                continue
-            raise ValueError(
-                "Layers whose filters can only fall together are given "
-                "different targets. Give them the same, or name one of "
-                f"them only. Received: filters={asked}"
-            )
-        classes = _classes(graph, weights)
-        frozen = [w.key for w in weights if id(w.variable) not in trainable]
-        free = [c for c in classes if c not in graph.pinned]
-        reasons = collections.Counter(
-            f"{frozen} is not trainable" if frozen else graph.pinned[c]
-            for c in classes
-            if frozen or c in graph.pinned
-        )
-        skipped += [(name, why, number) for why, number in reasons.items()]
-        if frozen or not free:
-            refused.update({p: next(iter(reasons)) for p in asked})
+        name, classes = "+".join(paths), _classes(graph, weights)
+        targets = set(asked.values())
+        if len(targets) > 1:
+            excluded = _excluded(asked, strict)
+            skipped.append((name, f"{excluded} is excluded", len(classes)))
             continue
-        size = len(free)
-        keep = size - removed_count(size, next(iter(asked.values())))
-        note = "" if keep < size else "too few to remove one"
-        number = rounded(graph, weights, free, keep, round_to)
-        if number == size > keep:
-            note = f"rounded up to a multiple of {round_to}"
-        keep = number
-        found.append(ChannelGroup(name, len(numbers), size, keep, note))
-        numbers.update({c: len(numbers) + i for i, c in enumerate(free)})
+        reasons = _why_fixed(graph, weights, classes, trainable)
+        counts = collections.Counter(reasons.values())
+        skipped += [(name, why, number) for why, number in counts.items()]
+        free = [number for number in classes if number not in reasons]
+        if free:
+            group = _group(graph, weights, free, targets.pop(), round_to)
+            found.append(ChannelGroup(name, len(numbers), len(free), *group))
+            numbers.update({c: len(numbers) + i for i, c in enumerate(free)})
+        else:
+            refused.update(dict.fromkeys(asked, next(iter(counts))))
     if refused and strict:
         raise ValueError(
             "Some filters cannot be removed. Leave these layers' `filters` "
@@ -81,6 +64,36 @@ def groups(model, graph, wanted, round_to, strict):
             f"Received filters for: {refused}"
         )
     return found, numbers, skipped
+
+
+def _excluded(asked, strict):
+    """The layers that keep theirs from falling, where that is no mistake."""
+    if strict:
+        raise ValueError(
+            "Layers whose filters can only fall together are given "
+            "different targets. Give them the same, or name one of "
+            f"them only. Received: filters={asked}"
+        )
+    return [path for path, target in asked.items() if not target]
+
+
+def _why_fixed(graph, weights, classes, trainable):
+    """Why classes cannot go: dict from those of them to the reason."""
+    frozen = [w.key for w in weights if id(w.variable) not in trainable]
+    if frozen:
+        return dict.fromkeys(classes, f"{frozen} is not trainable")
+    return {c: graph.pinned[c] for c in classes if c in graph.pinned}
+
+
+def _group(graph, weights, free, target, round_to):
+    """How many of a group's classes stay, and why it may be all of them."""
+    size = len(free)
+    wanted = size - removed_count(size, target)
+    note = "" if wanted < size else "too few to remove one"
+    keep = rounded(graph, weights, free, wanted, round_to)
+    if keep == size > wanted:
+        note = f"rounded up to a multiple of {round_to}"
+    return keep, note
 
 
 def rounded(graph, weights, free, keep, round_to, gone=()):

@@ -1,8 +1,15 @@
-"""Edits of a kernel that leave the widths around it alone, exactly."""
+"""Edits of a kernel that leave the widths around it alone, exactly.
+
+Where channels have to stay, a layer may still compute the same with a smaller
+kernel, if other layers stand before or behind it: `LayerEdit`. Two of them are
+found here, `KernelBox` and `Narrowing`; the third is `lowering.methods`'s
+`Lowering`, of empty columns.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Protocol
 
 import numpy as np
 from keras import layers
@@ -15,9 +22,42 @@ _DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
 _BOX_KINDS = (layers.Conv1D, layers.Conv2D, *_DEPTHWISE)
 
 
+class LayerEdit(Protocol):
+    """What lets a layer compute the same with a smaller kernel.
+
+    Attributes:
+        config: dict, changes to the layer's config.
+        filters: bool array `(filters,)`, which filters stay; `None` for all.
+    """
+
+    config: dict
+    filters: np.ndarray | None
+
+    def layers_before(self, name, dtype) -> list:
+        """The layers to put before it, their names begin with `name`."""
+        ...
+
+    def layers_behind(self, name, layer) -> list:
+        """The layers to put behind it, built."""
+        ...
+
+    def kernel(self, array) -> np.ndarray:
+        """What the kernel becomes, `(..., in, out)`."""
+        ...
+
+    def positions(self, kept) -> list:
+        """Which of the kernel's positions stay, per axis.
+
+        Args:
+            kept: list with an int array per axis, `None` for all: those that
+                stay without the edit.
+        """
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class KernelBox:
-    """The part of a kernel's window that is not empty.
+    """The part of a kernel's window that is not empty, as a `LayerEdit`.
 
     Args:
         window: tuple of slices, one per spatial axis of the kernel.
@@ -30,9 +70,10 @@ class KernelBox:
     window: tuple
     config: dict
     shift: tuple
+    filters = None
 
-    def adapters(self, name, dtype):
-        """The layers to put before the convolution, in order.
+    def layers_before(self, name, dtype):
+        """The layers that pad and crop its input, in order.
 
         Padding comes first: a small input may be shorter than what is
         cropped off it.
@@ -52,6 +93,19 @@ class KernelBox:
                     options["data_format"] = "channels_last"
                 found.append(table[rank](amounts, **options))
         return found
+
+    def layers_behind(self, name, layer):
+        """None."""
+        return []
+
+    def kernel(self, array):
+        """The part of the kernel within the box."""
+        return array[self.window]
+
+    def positions(self, kept):
+        """Those of the box, on the spatial axes."""
+        spatial = [np.arange(span.start, span.stop) for span in self.window]
+        return [*spatial, *kept[len(spatial) :]]
 
 
 def has_window(layer):
@@ -114,7 +168,7 @@ _NARROWED_KINDS = (layers.Conv1D, layers.Conv2D)
 
 
 @dataclasses.dataclass(frozen=True)
-class Rule:
+class NarrowingRule:
     """When a narrow convolution is faster than one with empty filters.
 
     LiteRT computes filters in blocks, so that to drop some of a block saves
@@ -159,32 +213,36 @@ class Rule:
         )
 
 
-RULE = Rule()
+RULE = NarrowingRule()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Narrowing:
-    """Which filters of a convolution stay, and what becomes of the others.
+    """A convolution without its empty filters, as a `LayerEdit`.
 
     Args:
-        live: bool array, `(filters,)`.
+        filters: bool array, `(filters,)`: which filters stay.
         constants: float array, `(filters,)`: what the others give out.
     """
 
-    live: np.ndarray
+    filters: np.ndarray
     constants: np.ndarray
 
     @property
     def config(self):
         """Changes to the layer's config."""
-        return {"filters": int(self.live.sum())}
+        return {"filters": int(self.filters.sum())}
 
-    def followers(self, layer, name):
-        """The layers to put behind the narrow convolution, built."""
-        bias = np.where(self.live, 0.0, self.constants)
+    def layers_before(self, name, dtype):
+        """None."""
+        return []
+
+    def layers_behind(self, name, layer):
+        """A convolution that puts each channel where it was, built."""
+        bias = np.where(self.filters, 0.0, self.constants)
         rank = layer.rank
         put = type(layer)(
-            len(self.live),
+            len(self.filters),
             1,
             data_format="channels_last",
             use_bias=bool(bias.any()),
@@ -192,12 +250,20 @@ class Narrowing:
             dtype=layer.dtype_policy,
             trainable=False,
         )
-        put.build((*[None] * (rank + 1), int(self.live.sum())))
-        one_hot = np.eye(len(self.live), dtype="float32")[self.live]
+        put.build((*[None] * (rank + 1), int(self.filters.sum())))
+        one_hot = np.eye(len(self.filters), dtype="float32")[self.filters]
         put.kernel.assign(one_hot.reshape(*[1] * rank, *one_hot.shape))
         if put.use_bias:
             put.bias.assign(bias)
         return [put]
+
+    def kernel(self, array):
+        """The filters that stay."""
+        return np.compress(self.filters, array, axis=-1)
+
+    def positions(self, kept):
+        """Those of the filters that stay."""
+        return [*kept[:-1], kept[-1][self.filters]]
 
 
 def has_filters(layer):
@@ -231,3 +297,97 @@ def find_narrowing(layer, kernel, constants, positions):
     ):
         return None
     return Narrowing(live, np.asarray(constants[0]))
+
+
+class EditFinder:
+    """Finds the edits of the layers of one model.
+
+    Args:
+        live: The `Liveness` of its graph.
+        lowered: dict from `id(layer)` to the `Lowering` of its columns, of
+            layers that nothing else is to be done to.
+    """
+
+    def __init__(self, live, lowered=None):
+        self.live = live
+        self.lowered = lowered or {}
+        graph = live.graph
+        self._contractions = {}
+        for contraction in graph.contractions:
+            found = self._contractions.setdefault(id(contraction.layer), [])
+            found.append(contraction)
+        self._read = {(value.number, axis) for value, axis in graph.reads}
+        # Layers that have to stay as one layer.
+        self._whole = {
+            id(node.operation)
+            for nodes in graph.inner.values()
+            for node in nodes
+        }
+        for layer in graph.opaque.values():
+            self._whole.update(map(id, graph.held(layer)))
+
+    def may_change(self, layer):
+        """True for a layer with a kernel that may get others around it."""
+        return (
+            id(layer) in self._contractions
+            and id(layer) not in self._whole
+            and id(layer) not in self.live.graph.opaque
+        )
+
+    def edits(self, layer, sliced):
+        """The `LayerEdit`s of a layer, to be made in this order.
+
+        Args:
+            layer: The layer.
+            sliced: Maps a variable to the part of it that stays, an array.
+        """
+        if lowering := self.lowered.get(id(layer)):
+            return [lowering]
+        if not self.may_change(layer):
+            return []
+        kernel = sliced(self._contractions[id(layer)][0].kernel)
+        found = []
+        if box := self._box(layer, kernel):
+            found.append(box)
+            kernel = box.kernel(kernel)
+        if narrowing := self._narrowing(layer, kernel):
+            found.append(narrowing)
+        return found
+
+    def folded_bias(self, layer):
+        """What goes into a layer's bias, `(out,)`, or `None` if nothing."""
+        for contraction in self._contractions.get(id(layer), ()):
+            amount = self.live.folded_bias(contraction)
+            if np.any(amount):
+                value, axis = contraction.target
+                amount = amount[self.live.keep(value.ids[axis])]
+            if np.any(amount):
+                return amount
+        return None
+
+    def _box(self, layer, kernel):
+        if not has_window(layer):
+            return None
+        contractions = self._contractions[id(layer)]
+        return find_box(
+            layer, kernel, [c.source[0].shape for c in contractions]
+        )
+
+    def _narrowing(self, layer, kernel):
+        if not has_filters(layer):
+            return None
+        contractions = self._contractions[id(layer)]
+        targets = [contraction.target for contraction in contractions]
+        if any((value.number, axis) in self._read for value, axis in targets):
+            return None  # an output of the model keeps its name
+        constants = np.stack(
+            [
+                self.live.constant(value, axis)[self.live.keep(value.ids[axis])]
+                for value, axis in targets
+            ]
+        )
+        if np.isnan(constants).all():
+            return None
+        macs = [contraction.macs for contraction in contractions]
+        positions = None if None in macs else min(macs)
+        return find_narrowing(layer, kernel, constants, positions)

@@ -17,6 +17,7 @@ from keras_prm.rebuild import attachments
 from keras_prm.rebuild import channel_order
 from keras_prm.rebuild import model_classes
 from keras_prm.rebuild import slim_model
+from keras_prm.rebuild.layer_edits import EditFinder
 from keras_prm.utils import keras_graph
 from keras_prm.utils import variable_keys
 
@@ -116,12 +117,6 @@ def _note_files(small, model, files):
             layer.chosen_for = files
 
 
-def sites(model):
-    """The `SparseKernel`s of a model, some of whose columns are empty."""
-    graph = trace(model)
-    return _sparse_kernels(graph, model, KeepEverything(graph))
-
-
 def _given_up(choice, reason):
     if choice.lowering is None:
         return choice
@@ -135,12 +130,12 @@ def _sparse_kernels(graph, model, everything):
     contractions = {}
     for contraction in graph.contractions:
         contractions.setdefault(id(contraction.layer), []).append(contraction)
-    slimmer = slim_model.ModelRebuilder(everything).slimmer
+    finder = EditFinder(everything)
     masked = _masked(keras_graph.functional(model))
     found = []
     for own in contractions.values():
         layer, kernel = own[0].layer, own[0].kernel
-        if not methods.is_eligible(layer) or not slimmer.may_change(layer):
+        if not methods.is_eligible(layer) or not finder.may_change(layer):
             continue
         if id(layer) in masked:
             continue

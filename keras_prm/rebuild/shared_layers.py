@@ -16,8 +16,7 @@ from keras_prm.rebuild import cloning
 from keras_prm.utils import keras_graph
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import Any
+    pass
 
 _MARK = "keras_prm>Held"  # the name that _Held is registered by
 
@@ -112,35 +111,30 @@ def copy(layer, twins):
         The new layer, or `None` if the layer's `from_config` does not take
         what there is for what there was.
     """
-    numbers = {id(part): number for number, (part, _) in enumerate(twins)}
+    twin_of = {id(part): twin for part, twin in twins}
 
     def replaced(part, config):
-        number = numbers[id(part)]
+        twin = twin_of[id(part)]
         if config is None:
-            return twins[number][1]
+            return twin
         others = {k: x for k, x in config.items() if k != "build_config"}
         return others | {
             "module": None,
             "class_name": _MARK,
-            "config": {"number": number},
+            "config": {"layer": twin},
             "registered_name": _MARK,
         }
 
     config = _config_of(layer, [part for part, _ in twins], replaced)
-    before, _Held.twins = _Held.twins, twins
     try:
         return cloning.from_config(layer, config)
     except TypeError:
         return None
-    finally:
-        _Held.twins = before
 
 
 @keras.saving.register_keras_serializable("keras_prm", "Held")
 class _Held:
-    """Stands in a config for a layer that there is already."""
-
-    twins: Sequence[Any] = ()
+    """Stands in a config for a layer that there is already, and holds it."""
 
     def get_config(self):
         """Keras registers no class without; there is no object of this one."""
@@ -148,7 +142,7 @@ class _Held:
 
     @classmethod
     def from_config(cls, config):
-        return cls.twins[config["number"]][1]
+        return config["layer"]
 
 
 def _config_of(layer, parts, change):

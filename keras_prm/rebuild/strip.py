@@ -71,7 +71,7 @@ def strip(
     residual sum that others write to as well, go where this makes the model
     smaller and faster on LiteRT: a 1x1 convolution with a one-hot kernel,
     counted as stored, puts the other channels back in place. See
-    `layer_edits.Rule`.
+    `layer_edits.NarrowingRule`.
 
     Zeros elsewhere in a kernel stay stored unless `lowering` says
     otherwise. The report counts them.

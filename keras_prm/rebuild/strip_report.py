@@ -106,7 +106,7 @@ def _kept(slimmer, view):
     """Which positions of each weight stay: dict from key, see `kept`."""
     weights = slimmer.live.graph.weights
     return {
-        weights[id(v)].key: slimmer.kept(layer, weights[id(v)])
+        weights[id(v)].key: slimmer.kept(layer, v)
         for owner in (layer for _, layer in variable_keys.layer_paths(view))
         for layer in slimmer.parts(owner)
         for v in layer.variables

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from keras_prm.dependency import constants
@@ -13,7 +15,7 @@ from keras_prm.utils import conv_geometry
 _ALL_TAPS = np.ones((), bool)
 
 
-def _mix(call, sources, targets, kernel, bias, **options):
+def _contraction(call, sources, targets, kernel, bias, **options):
     """A product with a layer's kernel, then its bias and activation."""
     layer = call.layer
     activation = constants.of(layer.activation)
@@ -33,14 +35,14 @@ def dense(call):
         call.move((x, other), (out, other), constants.unknown)
     bias = layer.bias if layer.use_bias else None
     ends = [(x, axis)], [(out, axis)]
-    _mix(call, *ends, layer.kernel, bias, inside=_ALL_TAPS)
+    _contraction(call, *ends, layer.kernel, bias, inside=_ALL_TAPS)
 
 
 def conv(call, depthwise=False):
     """A kernel mixes the channels into new ones, group by group."""
     layer = call.layer
     source, target = _slides(call)
-    _mix(
+    _contraction(
         call,
         [source],
         [target],
@@ -73,7 +75,7 @@ def separable(call):
         inside=conv_geometry.inside(layer, _space(*source)),
     )
     point = layer.pointwise_kernel
-    _mix(
+    _contraction(
         call,
         [(hidden, axis)],
         [(out, axis)],
@@ -88,7 +90,7 @@ def transposed(call):
     layer = call.layer
     source, target = _slides(call)
     space = _space(*source)
-    _mix(
+    _contraction(
         call,
         [source],
         [target],
@@ -111,58 +113,86 @@ def _space(value, axis):
     return [n for i, n in enumerate(value.shape) if i not in (0, axis)]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Equation:
+    """What an `EinsumDense` contracts, its axes by labels.
+
+    Args:
+        read: str, the axes of the input.
+        kernel: str, those of the kernel.
+        made: str, those of the output.
+    """
+
+    read: str
+    kernel: str
+    made: str
+
+    @classmethod
+    def of(cls, layer, in_rank, out_rank):
+        """A layer's equation, dots as digits; `None` where they do not fit."""
+        read, rest = layer.equation.replace(" ", "").split(",")
+        kernel, made = rest.split("->")
+        spare = in_rank - len(read.replace("...", ""))
+        dots = "0123456789"[: max(spare, 0)]
+        read, made = read.replace("...", dots), made.replace("...", dots)
+        fits = len(read) == in_rank and len(made) == out_rank
+        return cls(read, kernel, made) if fits and "." not in kernel else None
+
+    @property
+    def contracted(self):
+        """The axes of the kernel that are summed over, a list."""
+        return [a for a in self.kernel if a in self.read and a not in self.made]
+
+    @property
+    def produced(self):
+        """The axes that the output has from the kernel, a list."""
+        return [a for a in self.made if a in self.kernel and a not in self.read]
+
+    def is_product(self):
+        """Whether each axis is contracted, produced or passed on."""
+        contracted, produced = {*self.contracted}, {*self.produced}
+        return (
+            bool(contracted and produced)
+            and {*self.kernel} == contracted | produced
+            and {*self.read} == contracted | ({*self.made} - produced)
+            and self.read[0] == self.made[0]  # the batch
+        )
+
+    def fits_bias(self, layer):
+        """Whether a layer's bias has the axes that its kernel produces."""
+        axes = [*layer.bias_axes.replace(" ", "")]
+        is_last = self.made.endswith("".join(self.produced))
+        return axes == self.produced and is_last
+
+
 def einsum_dense(call):
     """A product whose equation contracts some axes and makes others."""
     layer, x, out = call.layer, call.inputs[0], call.outputs[0]
-    equation = layer.equation.replace(" ", "")
-    read, kernel, made = _labels(equation, len(x.shape), len(out.shape))
-    contracted = [a for a in kernel if a in read and a not in made]
-    produced = [a for a in made if a in kernel and a not in read]
-    plain = (
-        contracted
-        and produced
-        and {*kernel} == {*contracted, *produced}
-        and {*read} == {*contracted, *made} - {*produced}
-    )
-    if not plain or read[0] != made[0] or "." in read + made + kernel:
-        pin(call, f"'{equation}' is not a plain product")
+    equation = _Equation.of(layer, len(x.shape), len(out.shape))
+    if equation is None or not equation.is_product():
+        pin(call, f"'{layer.equation.replace(' ', '')}' is not a plain product")
         return
-    bias = layer.bias
-    if bias is not None and (
-        [*layer.bias_axes.replace(" ", "")] != produced
-        or not made.endswith("".join(produced))
-    ):
+    if layer.bias is not None and not equation.fits_bias(layer):
         pin(call, "its bias varies along other axes than its kernel")
         return
-    one_each = len(contracted) == len(produced) == 1
-    for axis, label in enumerate(read):
-        if axis and label in made:
-            target = (out, made.index(label))
+    contracted, produced = equation.contracted, equation.produced
+    for axis, label in enumerate(equation.read):
+        if axis and label in equation.made:
+            target = (out, equation.made.index(label))
             call.move((x, axis), target, constants.unknown)
-    _mix(
+    one_each = len(contracted) == len(produced) == 1
+    _contraction(
         call,
-        [(x, read.index(a)) for a in contracted],
-        [(out, made.index(a)) for a in produced],
+        [(x, equation.read.index(a)) for a in contracted],
+        [(out, equation.made.index(a)) for a in produced],
         layer.kernel,
-        bias,
+        layer.bias,
         axes=tuple(
-            tuple(kernel.index(a) for a in side)
+            tuple(equation.kernel.index(a) for a in side)
             for side in (contracted, produced)
         ),
-        inside=_ALL_TAPS if one_each and bias is not None else None,
+        inside=_ALL_TAPS if one_each and layer.bias is not None else None,
     )
-
-
-def _labels(equation, in_rank, out_rank):
-    """The axes of an equation by letters; leading dots become digits."""
-    read, rest = equation.split(",")
-    kernel, made = rest.split("->")
-    spare = in_rank - len(read.replace("...", ""))
-    dots = "0123456789"[: max(spare, 0)]
-    read, made = read.replace("...", dots), made.replace("...", dots)
-    if len(read) != in_rank or len(made) != out_rank:
-        return ".", kernel, "."
-    return read, kernel, made
 
 
 def resize_einsum_dense(layer, size, shape):

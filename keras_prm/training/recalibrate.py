@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import itertools
 import warnings
 from typing import TYPE_CHECKING
@@ -11,9 +10,10 @@ from typing import TYPE_CHECKING
 import keras
 import numpy as np
 
-from keras_prm.equivalence import model_state
 from keras_prm.utils import datasets
 from keras_prm.utils import keras_graph
+from keras_prm.utils import replay
+from keras_prm.utils import training_argument
 from keras_prm.utils import variable_keys
 
 if TYPE_CHECKING:
@@ -68,16 +68,15 @@ def recalibrate(
     keras_prm.recalibrate(model, x_train, max_batches=50)
     ```
     """
-    keras_graph.functional(model)
-    layers = {
+    view = keras_graph.functional(model)
+    parts = {
         id(part): part
         for _, layer in variable_keys.layer_paths(model)
         for part in keras_graph.sublayers(layer)
     }
-    layers = [*layers.values()]
     norms = [
         layer
-        for layer in layers
+        for layer in parts.values()
         if isinstance(layer, keras.layers.BatchNormalization)
         and layer.trainable
     ]
@@ -86,21 +85,23 @@ def recalibrate(
             f"Expected `batch_size` >= 1. Received: batch_size={batch_size}"
         )
     count = 0
-    with _quiet(layers, norms), _kept(model, norms), _averaging(norms):
+    with _without_noise(parts.values()), _zeroed(norms, "momentum"):
+        run = _Pass(view, norms)
         for x in _batches(model, data, batch_size, max_batches):
             if keras.tree.flatten(x)[0].shape[0]:
-                model(x, training=True)
+                run(x)
                 count += 1
-        if not count:
-            raise ValueError(
-                "There is no batch to measure on. Pass at least one batch of "
-                "training inputs (an iterator that is used up has none left)."
-            )
+    if not count:
+        raise ValueError(
+            "There is no batch to measure on. Pass at least one batch of "
+            "training inputs (an iterator that is used up has none left)."
+        )
+    run.assign()
     return count
 
 
 def _batches(model, data, batch_size, max_batches):
-    """Yields inputs of the model as tensors, a batch at a time."""
+    """Yields inputs of the model, a batch at a time."""
     arrays = datasets.whole(data, len(model.inputs))
     if arrays is None:
         source = datasets.batches(data, len(model.inputs))
@@ -110,98 +111,164 @@ def _batches(model, data, batch_size, max_batches):
             keras.tree.map_structure(lambda a: a[i : i + batch_size], arrays)
             for i in range(0, size, batch_size)
         )
-    for x in itertools.islice(source, max_batches):
-        yield keras.tree.map_structure(
-            lambda a: keras.ops.convert_to_tensor(np.asarray(a)), x
-        )
+    yield from itertools.islice(source, max_batches)
 
 
-@contextlib.contextmanager
-def _averaging(norms):
-    """Lets moving statistics become the mean of all updates, by their rows.
+class _Pass(keras.StatelessScope):
+    """A forward pass of training that changes nothing, and what it measures.
 
-    A layer that is called several times in a forward pass, be it shared or
-    inside of `TimeDistributed`, is updated as often.
+    Every update of a layer of momentum 0 is the statistic of one call. A
+    layer that is called several times in a pass, be it shared or inside of
+    `TimeDistributed`, is updated as often.
+
+    Args:
+        view: A functional model.
+        norms: The layers whose statistics are measured.
     """
 
-    def averaged(layer):
-        call, momentum, seen = layer.call, layer.momentum, 0
-        signature = inspect.signature(call)
+    def __init__(self, view, norms):
+        super().__init__()
+        self.view = view
+        # In the order and the types that the layers take.
+        self._inputs = keras.Model(view.input, view.inputs)
+        self._random = _random_layers(view, set(map(id, norms)))
+        self._statistics = {
+            id(v): v for layer in norms for v in layer.non_trainable_variables
+        }
+        self._sums = {}
+        self._rows = 1
+        # The first update is to have all the weight, but 0 * NaN is NaN.
+        self._undefined = [
+            (v, array)
+            for v in self._statistics.values()
+            if not np.isfinite(array := keras.ops.convert_to_numpy(v)).all()
+        ]
+        for variable, array in self._undefined:
+            super().add_update((variable, _tensor(np.zeros_like(array))))
 
-        def counted(*args, **kwargs):
-            nonlocal seen
-            if not signature.bind(*args, **kwargs).arguments.get("training"):
-                return call(*args, **kwargs)
-            if not seen:
-                _forget_what_is_not_finite(layer)
-            rows = (args[0] if args else kwargs["inputs"]).shape[0] or 1
-            layer.momentum = seen / (seen + rows)
-            seen += rows
-            try:
-                return call(*args, **kwargs)
-            finally:
-                layer.momentum = momentum
+    def __call__(self, x):
+        """Runs a batch `x`, a structure of arrays as the model takes it."""
+        self._forward(x)
+        unmoved = [
+            pair for pair in self._undefined if id(pair[0]) not in self._sums
+        ]
+        self._undefined = []
+        if unmoved:  # layers that are not trained compute with what they have
+            self._sums.clear()
+            for variable, array in unmoved:
+                super().add_update((variable, _tensor(array)))
+            self._forward(x)
 
-        return counted
+    def assign(self):
+        """Makes the means over all calls the model's statistics.
 
-    with _calls(norms, averaged):
-        yield
-
-
-def _forget_what_is_not_finite(layer):
-    """The first update is to have all the weight, but 0 * NaN is NaN."""
-    for variable in (layer.moving_mean, layer.moving_variance):
-        if not np.isfinite(keras.ops.convert_to_numpy(variable)).all():
-            variable.assign(np.zeros(variable.shape))
-
-
-@contextlib.contextmanager
-def _calls(layers, change):
-    """Gives layers other `call`s: what `change(layer)` returns."""
-    before = [(layer, vars(layer).get("call")) for layer in layers]
-    try:
-        for layer in layers:
-            layer.call = change(layer)
-        yield
-    finally:
-        for layer, own in before:
-            vars(layer).pop("call", None)  # and the class' is in force again
-            if own is not None:
-                layer.call = own
-
-
-@contextlib.contextmanager
-def _kept(model, norms):
-    """Brings back all but the statistics, and these too if they are NaN.
-
-    Layers such as `SpectralNormalization` change in each forward pass of
-    training.
-    """
-    statistics = [
-        v for layer in norms for v in (layer.moving_mean, layer.moving_variance)
-    ]
-    others = {id(v): v for v in model.variables}
-    others |= {id(v): v for v in model_state.states(model)}
-    for variable in statistics:
-        others.pop(id(variable), None)
-    before = [
-        (v, keras.ops.convert_to_numpy(v).copy())
-        for v in (*statistics, *others.values())
-    ]
-    undone = before
-    try:
-        yield
-        after = [keras.ops.convert_to_numpy(v) for v in statistics]
-        if not all(np.isfinite(a).all() for a in after):
+        Raises:
+            ValueError: They are not finite.
+        """
+        means = {
+            number: np.asarray(total / rows)
+            for number, (rows, total) in self._sums.items()
+        }
+        if not all(np.isfinite(mean).all() for mean in means.values()):
             raise ValueError(
                 "The data make statistics that are NaN or infinite. Remove "
                 "the samples that are not finite. The model is as before."
             )
-        undone = before[len(statistics) :]
-    finally:
-        for variable, old in undone:
-            if not np.array_equal(keras.ops.convert_to_numpy(variable), old):
-                variable.assign(old)
+        for number, mean in means.items():
+            self._statistics[number].assign(mean)
+
+    def add_update(self, update):
+        """Keeps an update to itself; overrides Keras' own."""
+        variable, value = update
+        if id(variable) not in self._statistics:
+            super().add_update(update)
+            return
+        rows, total = self._sums.get(id(variable), (0, 0.0))
+        value = keras.ops.convert_to_numpy(value).astype("float64")
+        self._sums[id(variable)] = (
+            rows + self._rows,
+            total + self._rows * value,
+        )
+
+    def _forward(self, x):
+        inputs = self._inputs(keras.tree.map_structure(_tensor, x))
+        inputs = keras.tree.flatten(inputs)
+        with self:
+            replay.outputs(self.view, inputs, self._call)
+
+    def _call(self, node, args, kwargs):
+        operation = node.operation
+        if not isinstance(operation, keras.layers.Layer):
+            return operation(*args, **kwargs)
+        self._rows = keras.tree.flatten((args, kwargs))[0].shape[0] or 1
+        training = id(operation) not in self._random
+        args, kwargs = training_argument.replaced(
+            operation, args, kwargs, training
+        )
+        with keras_graph.call_context(operation, training):
+            return operation(*args, **kwargs)
+
+
+def _tensor(array):
+    return keras.ops.convert_to_tensor(np.asarray(array))
+
+
+def _random_layers(view, norms):
+    """Ids of the layers to be called as at inference, since they are random.
+
+    Those that draw random numbers, also inside, and have no rate to be set
+    to 0; but for those with statistics inside, which would stand still.
+    """
+    found, loud = set(), []
+    for node in keras_graph.all_nodes(view):
+        layer = node.operation
+        parts = keras_graph.sublayers(layer) if _is_layer(layer) else ()
+        drawing = [x for x in parts if _draws(x) and not _rates(x)]
+        if not drawing:
+            continue
+        takes = "training" in training_argument.parameters(layer)
+        if takes and norms.isdisjoint(map(id, parts)):
+            found.add(id(layer))
+        else:
+            loud += [x.name for x in drawing]
+    if loud:
+        warnings.warn(
+            "Statistics are measured with random numbers: nothing switches "
+            f"these layers off. Received: random layers {loud}. Give their "
+            "`call` a `training` argument, or hold their randomness in a "
+            "layer of its own, such as `keras.layers.Dropout`.",
+            stacklevel=4,
+        )
+    return found
+
+
+def _is_layer(operation):
+    return isinstance(operation, keras.layers.Layer)
+
+
+def _draws(layer):
+    """Whether a layer has a generator of random numbers."""
+    kind = keras.random.SeedGenerator
+    return any(isinstance(value, kind) for value in vars(layer).values())
+
+
+def _rates(layer):
+    """Names of its attributes that say how much noise there is."""
+    return [
+        name
+        for name in _NOISE
+        if isinstance(vars(layer).get(name), (int, float))
+    ]
+
+
+@contextlib.contextmanager
+def _without_noise(layers):
+    """Sets to 0 how much noise there is; recurrent layers read that, too."""
+    with contextlib.ExitStack() as stack:
+        for name in _NOISE:
+            noisy = [x for x in layers if _draws(x) and name in _rates(x)]
+            stack.enter_context(_zeroed(noisy, name))
+        yield
 
 
 @contextlib.contextmanager
@@ -214,58 +281,3 @@ def _zeroed(layers, name):
     finally:
         for layer, old in before:
             setattr(layer, name, old)
-
-
-@contextlib.contextmanager
-def _quiet(layers, norms):
-    """Switches off whatever draws random numbers while training.
-
-    By its rate where it has one, since recurrent layers read that
-    themselves; else by calling it as at inference, unless statistics inside
-    of it would then stand still.
-    """
-    random = [layer for layer in layers if _draws(layer)]
-    rated = [
-        [x for x in random if isinstance(vars(x).get(name), (int, float))]
-        for name in _NOISE
-    ]
-    done = {id(layer) for found in rated for layer in found}
-    norms = {id(layer) for layer in norms}
-    others = [layer for layer in random if id(layer) not in done]
-    at_rest = [
-        layer
-        for layer in others
-        if "training" in inspect.signature(layer.call).parameters
-        and not any(id(x) in norms for x in keras_graph.sublayers(layer))
-    ]
-    loud = [x.name for x in others if all(x is not y for y in at_rest)]
-    if loud:
-        warnings.warn(
-            "Statistics are measured with random numbers: nothing switches "
-            f"these layers off. Received: random layers {loud}. Give their "
-            "`call` a `training` argument, or hold their randomness in a "
-            "layer of its own, such as `keras.layers.Dropout`.",
-            stacklevel=5,
-        )
-    with contextlib.ExitStack() as stack:
-        for name, found in zip(_NOISE, rated, strict=True):
-            stack.enter_context(_zeroed(found, name))
-        stack.enter_context(_calls(at_rest, _at_inference))
-        yield
-
-
-def _draws(layer):
-    """Whether a layer has a generator of random numbers."""
-    kind = keras.random.SeedGenerator
-    return any(isinstance(value, kind) for value in vars(layer).values())
-
-
-def _at_inference(layer):
-    call, signature = layer.call, inspect.signature(layer.call)
-
-    def quiet(*args, **kwargs):
-        bound = signature.bind(*args, **kwargs)
-        bound.arguments["training"] = False
-        return call(*bound.args, **bound.kwargs)
-
-    return quiet

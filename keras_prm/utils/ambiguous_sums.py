@@ -186,11 +186,11 @@ def with_safe_sums(view):
     """
     if all(map(is_safe, keras_graph.all_nodes(view))):
         return view
-    return replay.model(
-        view,
-        view.inputs,
-        lambda node, args, kwargs: (safe(node, placed(node, args)), kwargs),
-    )
+    return replay.model(view, view.inputs, _call_safely)
+
+
+def _call_safely(node, args, kwargs):
+    return node.operation(*safe(node, placed(node, args)), **kwargs)
 
 
 def _safe_list(tensors):

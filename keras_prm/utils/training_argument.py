@@ -29,6 +29,17 @@ def given(operation, args, kwargs):
     return kwargs.get("training", by_position.get("training"))
 
 
+def replaced(operation, args, kwargs, training):
+    """The arguments of a call with another `training`, where it takes that."""
+    names = parameters(operation)
+    if "training" not in names:
+        return args, kwargs
+    position = names.index("training")
+    if len(args) <= position:
+        return args, {**kwargs, "training": training}
+    return (*args[:position], training, *args[position + 1 :]), kwargs
+
+
 def depends_on_training(operation):
     """Whether something inside computes otherwise in training."""
     return isinstance(operation, layers.Layer) and any(

@@ -7,6 +7,7 @@ from keras import layers
 from keras_prm.lowering import methods
 from keras_prm.lowering import strategies
 from keras_prm.lowering.gather_columns import GatherColumns
+from keras_prm.rebuild.strip import strip
 from tests.helpers import zeros
 from tests.helpers import zoo
 
@@ -82,3 +83,21 @@ def chain(strides=1, dilation=1, padding="same"):
 def num_lowered(model):
     """How many layers have a `GatherColumns` before them."""
     return sum(isinstance(layer, GatherColumns) for layer in model.layers)
+
+
+class _Listener(strategies.Lowerer):
+    """Lowers nothing, and remembers what it was asked about."""
+
+    def __init__(self):
+        self.kernels = []
+
+    def choose_one(self, sparse):
+        self.kernels.append(sparse)
+        return strategies.Choice(sparse, None)
+
+
+def sparse_kernels(model):
+    """The `SparseKernel`s that a strategy is asked about."""
+    listener = _Listener()
+    strip(model, lowering=listener)
+    return listener.kernels

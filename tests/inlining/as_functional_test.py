@@ -644,7 +644,7 @@ class ClosedTest(parameterized.TestCase):
         layer.build((None, 3))
         inputs = (keras.Input((3,)),)
         with self.assertRaisesRegex(ValueError, "does not compute the same"):
-            inliner.Opener().layer(layer, inputs, {}, "")
+            inliner.Inliner().layer(layer, inputs, {}, "")
         bias = keras.ops.convert_to_numpy(layer.dense.bias)
         np.testing.assert_array_equal(bias, np.zeros(3))
 

@@ -79,9 +79,7 @@ class FilesTest(parameterized.TestCase):
 
     def test_how_keras_models_are_exported(self):
         model, data = dense(), {"zebra": 1, "apple": 2}
-        with mock.patch.object(
-            benchmark_models.export, "export_litert"
-        ) as export:
+        with mock.patch.object(benchmark_models, "export_litert") as export:
             self.files([model, self.path], "int8", data, 2)
         path = self.folder / "0.tflite"
         export.assert_called_once_with(

@@ -580,7 +580,7 @@ class FailureTest(exporting.ExportTestCase):
 class ImportTest(absltest.TestCase):
     def test_import_leaves_tensorflow_alone(self):
         code = (
-            "import sys, keras_prm.export; print("
+            "import sys, keras_prm.litert.export; print("
             "{'tensorflow', 'ai_edge_litert'}.intersection(sys.modules))"
         )
         environment = dict(

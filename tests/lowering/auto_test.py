@@ -14,13 +14,12 @@ from keras import layers
 from keras_prm.litert import runtime
 from keras_prm.litert.export import export_litert
 from keras_prm.litert.model import LiteRTModel
+from keras_prm.lowering import auto
 from keras_prm.lowering import layer_timing
 from keras_prm.lowering import methods
 from keras_prm.lowering import strategies
 from keras_prm.lowering.auto import AutoLowering
-from keras_prm.lowering.auto import forget
 from keras_prm.lowering.auto import timing
-from keras_prm.rebuild import lower_columns
 from keras_prm.rebuild.strip import strip
 from tests.helpers import lowering_models
 from tests.helpers import zeros
@@ -66,7 +65,7 @@ def short():
 class AutoTest(parameterized.TestCase):
     def setUp(self):
         super().setUp()
-        forget()
+        auto._KNOWN.clear()
         self.model = lowering_models.empty_columns(short())
 
     def test_takes_what_is_fastest(self):
@@ -165,13 +164,13 @@ class AutoTest(parameterized.TestCase):
     def test_cache_in_a_file(self):
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder) / "lowerings.json"
-            auto = AutoLowering(cache=path)
+            lowering = AutoLowering(cache=path)
             with FakeClock(0.5).installed():
-                _, first = strip(self.model, auto, return_report=True)
-            forget()
+                _, first = strip(self.model, lowering, return_report=True)
+            auto._KNOWN.clear()
             clock = FakeClock(2.0)
             with clock.installed():
-                _, again = strip(self.model, auto, return_report=True)
+                _, again = strip(self.model, lowering, return_report=True)
             self.assertNotEmpty(layer_timing.read(path))
         self.assertLen(clock.calls, 1)  # of the whole model, slower now
         names = [r.dense_us for r in first.lowered]
@@ -229,7 +228,7 @@ class FileTest(parameterized.TestCase):
     def test_measured_layers_compute_the_same(self, name):
         model = lowering_models.empty_columns(lowering_models.chain())
         seen = 0
-        for sparse in lower_columns.sites(model):
+        for sparse in lowering_models.sparse_kernels(model):
             options = {o.name: o for o in methods.candidates(sparse)}
             if name not in options:
                 continue

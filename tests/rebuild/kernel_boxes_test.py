@@ -35,7 +35,7 @@ def run_box(layer, kernel, box, x):
     """What the smaller convolution makes of x, behind its adapters."""
     config = {**layer.get_config(), **box.config}
     small = type(layer).from_config(config)
-    for adapter in box.adapters("small", layer.dtype_policy):
+    for adapter in box.layers_before("small", layer.dtype_policy):
         x = adapter(x)
     small.build(x.shape)
     small.kernel.assign(kernel[box.window])
@@ -102,7 +102,7 @@ class BoxTest(parameterized.TestCase):
         kernel[1:4, 2] = 1.0
         box = self.check(layer, kernel, x)
         self.assertEqual(box.config, {"kernel_size": (3, 1)})
-        self.assertEqual(box.adapters("small", None), [])
+        self.assertEqual(box.layers_before("small", None), [])
 
     def test_a_hole_inside_stays(self):
         layer, x = build(layers.Conv1D, 5, 6, "same", (1, 1))

@@ -21,7 +21,7 @@ from tests.helpers.zeros import max_error
 from tests.helpers.zeros import shapes
 from tests.helpers.zeros import zero_filters
 
-ALWAYS = layer_edits.Rule(block=1, columns=0, macs=0, share=np.inf)
+ALWAYS = layer_edits.NarrowingRule(block=1, columns=0, macs=0, share=np.inf)
 DEAD = np.arange(256) % 8 < 5  # 160 of 256
 LIVE = tuple(np.flatnonzero(~DEAD).tolist())
 
@@ -263,7 +263,7 @@ class RuleTest(parameterized.TestCase):
                 found = layer_edits.find_narrowing(
                     layer, kernel, np.array(rows), 1
                 )
-                live = None if found is None else found.live.tolist()
+                live = None if found is None else found.filters.tolist()
                 self.assertEqual(live, expected)
 
 
