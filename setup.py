@@ -37,6 +37,7 @@ setuptools.setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=setuptools.find_packages(include=["keras_prm", "keras_prm.*"]),
+    package_data={"keras_prm": ["py.typed"]},
     python_requires=">=3.11",
     install_requires=[KERAS, "numpy", "absl-py"],
     extras_require={
@@ -51,6 +52,7 @@ setuptools.setup(
             "hypothesis",
             "import-linter",
             "jax",
+            "pyright[nodejs]",
             "pytest",
             "pytest-xdist",
             "ruff",

@@ -66,9 +66,9 @@ def start(kernels, plan, rho, share=1.0) -> State:
         share: How much of the plan is in force, in [0, 1].
     """
     channels, columns = project_plan(kernels, plan, share)
-    scalars = [ops.cast(value, "float32") for value in (rho, share)]
+    rho, share = (ops.cast(value, "float32") for value in (rho, share))
     zero = ops.zeros((len(kernels),))
-    state = State(kernels, channels, columns, *scalars, zero)
+    state = State(kernels, channels, columns, rho, share, zero)
     return state._replace(targets=sparse_parts(plan, state))
 
 

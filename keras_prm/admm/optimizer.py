@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import keras
 import numpy as np
 from keras import ops
@@ -23,6 +25,16 @@ from keras_prm.admm.rho_schedules import RhoStages
 from keras_prm.utils import backend
 from keras_prm.utils import keras_graph
 from keras_prm.utils import signatures
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    Schedule = keras.optimizers.schedules.LearningRateSchedule
+    Rho = float | Schedule | ResidualBalancing
+
+    from keras_prm.plans.plan import SparsityPlan
+    from keras_prm.plans.records import KernelMask
 
 # Keras shows the begin of the config where it does not know the class.
 NEEDS = "`import keras_prm` before loading"
@@ -114,15 +126,15 @@ class ADMMWrapper(OptimizerWrapper):
 
     def __init__(
         self,
-        inner_optimizer,
-        plan,
-        rho=1e-2,
-        update_every=100,
-        rho_change=None,
-        ramp=None,
-        name=None,
-        **kwargs,
-    ):
+        inner_optimizer: keras.optimizers.Optimizer | str,
+        plan: SparsityPlan,
+        rho: Rho = 1e-2,
+        update_every: int = 100,
+        rho_change: str | None = None,
+        ramp: keras.optimizers.schedules.LearningRateSchedule | None = None,
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         if isinstance(inner_optimizer, str):
             inner_optimizer = keras.optimizers.get(inner_optimizer)
         check_inner(inner_optimizer, ADMMWrapper)
@@ -139,7 +151,7 @@ class ADMMWrapper(OptimizerWrapper):
         self._rho_setting = None
         self._first_step = None
 
-    def build(self, variables):
+    def build(self, variables: Sequence[keras.Variable]) -> None:
         """Builds the inner optimizer, and ADMM's state from the kernels.
 
         Does nothing if it is built. Keras calls it before the first step; a
@@ -186,17 +198,17 @@ class ADMMWrapper(OptimizerWrapper):
         kernels = [variables[k.index] for k in self.plan.kernels]
         return ADMMVariables(self, self.plan, kernels, state)
 
-    def planned_variables(self):
+    def planned_variables(self) -> list[keras.Variable]:
         """The kernels that the plan is about, in its order: variables."""
         self._check_built()
         return [self._trainable_variables[k.index] for k in self.plan.kernels]
 
-    def kernels(self):
+    def kernels(self) -> dict[str, keras.Variable]:
         """The variables it trains: dict from kernel key to variable."""
         keys = [kernel.key for kernel in self.plan.kernels]
         return dict(zip(keys, self.planned_variables(), strict=True))
 
-    def check_attached(self, model):
+    def check_attached(self, model: keras.Model) -> None:
         """Raises if the plan names other kernels of a model than it trains.
 
         An optimizer is given variables and no model. Where a plan of another
@@ -228,15 +240,17 @@ class ADMMWrapper(OptimizerWrapper):
         return [ops.convert_to_tensor(v) for v in self.planned_variables()]
 
     @property
-    def rho(self):
+    def rho(
+        self,
+    ) -> Rho:
         """The penalty's weight as it was set: float, schedule or rule."""
-        if self._rho_setting is None:
+        if self._rho_setting is None or not is_number(self._rho):
             return self._rho
         value = float(ops.convert_to_numpy(self._rho_setting))
         return self._rho if value == np.float32(self._rho) else value
 
     @rho.setter
-    def rho(self, rho):
+    def rho(self, rho: float) -> None:
         check_same_kind(self._rho, rho)
         self._rho = rho
         if self._rho_setting is not None:
@@ -258,12 +272,12 @@ class ADMMWrapper(OptimizerWrapper):
 
     def _begins_stage(self):
         """Whether another stage was in force at the update before."""
-        staged = isinstance(self._rho, RhoStages)
-        if not staged or self.rho_change != "restart":
+        stages = self._rho
+        if not isinstance(stages, RhoStages) or self.rho_change != "restart":
             return False
         step = self._num_steps()
-        before = self._rho.stage(step - self.update_every)
-        return ops.not_equal(self._rho.stage(step), before)
+        before = stages.stage(step - self.update_every)
+        return ops.not_equal(stages.stage(step), before)
 
     def _num_steps(self):
         """Applied steps since the wrapper was built."""
@@ -272,7 +286,11 @@ class ADMMWrapper(OptimizerWrapper):
         step = ops.convert_to_tensor(self.iterations)
         return step - ops.cast(self._first_step, step.dtype)
 
-    def apply(self, grads, trainable_variables=None):
+    def apply(
+        self,
+        grads: Sequence[Any],
+        trainable_variables: Sequence[keras.Variable] | None = None,
+    ) -> None:
         """Makes a step of the inner optimizer, and ADMM's update if it is due.
 
         Adds `rho * (w - z + u)` to the gradients of the planned kernels
@@ -353,43 +371,43 @@ class ADMMWrapper(OptimizerWrapper):
         return state
 
     @property
-    def current_rho(self):
+    def current_rho(self) -> float:
         """The penalty's weight since the last update, a float."""
         self._check_built()
         return float(ops.convert_to_numpy(self._admm.rho))
 
     @property
-    def current_share(self):
+    def current_share(self) -> float:
         """The share of the plan that `z` keeps to, a float in [0, 1]."""
         self._check_built()
         return float(ops.convert_to_numpy(self._admm.share))
 
     @property
-    def num_updates(self):
+    def num_updates(self) -> int:
         """How many updates of `z` and `u` there were."""
         # A variable on several devices has no `int`.
         steps = int(ops.convert_to_numpy(self._num_steps()))
         return steps // self.update_every
 
     @property
-    def settled(self):
+    def settled(self) -> bool:
         """Whether `z` is the whole plan's, after at least one update."""
         if not self.built or not self.num_updates:
             return False
         return self.current_share > 1 - 1e-6
 
     @property
-    def channels(self):
+    def channels(self) -> np.ndarray:
         """Which channel classes `z` keeps: bool array `(num_classes,)`."""
         self._check_built()
         return ops.convert_to_numpy(self._admm.channels) > 0
 
-    def masks(self):
+    def masks(self) -> dict[str, KernelMask]:
         """The support of `z`: dict from kernel key to `KernelMask`."""
         self._check_built()
         return self._admm.masks()
 
-    def residuals(self):
+    def residuals(self) -> dict[str, dict[str, float]]:
         """How far ADMM is from agreement, for each kernel.
 
         Returns:
@@ -408,7 +426,7 @@ class ADMMWrapper(OptimizerWrapper):
                 "`optimizer.build(model.trainable_variables)`, first."
             )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         serialize = keras.saving.serialize_keras_object
         return {
             "needs": NEEDS,
@@ -421,17 +439,21 @@ class ADMMWrapper(OptimizerWrapper):
             "ramp": serialize(self.ramp),
         }
 
-    def save_own_variables(self, store):
+    def save_own_variables(self, store: Any) -> None:
         super().save_own_variables(store)
         store["plan"] = np.frombuffer(self.plan.digest(), "uint8")
 
-    def load_own_variables(self, store):
+    def load_own_variables(self, store: Any) -> None:
         saved = {name: store[name] for name in store.keys()}
         check_saved_plan(saved.pop("plan", None), self.plan)
         super().load_own_variables(saved)
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(
+        cls,
+        config: dict[str, Any],
+        custom_objects: dict[str, Any] | None = None,
+    ) -> ADMMWrapper:
         config = {k: v for k, v in config.items() if k != "needs"}
         for name in ("inner_optimizer", "plan", "rho", "ramp"):
             config[name] = keras.saving.deserialize_keras_object(
@@ -440,7 +462,7 @@ class ADMMWrapper(OptimizerWrapper):
         return cls(**config)
 
 
-def find_wrapper(optimizer):
+def find_wrapper(optimizer: Any) -> ADMMWrapper | None:
     """The `ADMMWrapper` in an optimizer, however deep; `None` if none is."""
     if optimizer is None or isinstance(optimizer, ADMMWrapper):
         return optimizer

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import numbers
 import warnings
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -18,6 +19,10 @@ from keras_prm.plans.plan import advice
 from keras_prm.utils import keras_hooks
 from keras_prm.utils import signatures
 from keras_prm.utils import validation
+
+if TYPE_CHECKING:
+    from typing import Any
+    from typing import TypeGuard
 
 RHO_CHANGES = ("rescale", "restart")
 # A step after the end of every schedule.
@@ -161,7 +166,7 @@ def _value(schedule, step):
     return float(ops.convert_to_numpy(schedule(step)))
 
 
-def is_number(rho):
+def is_number(rho: Any) -> TypeGuard[float]:
     """Whether `rho` is a plain number, which may be set anew."""
     return isinstance(rho, numbers.Real)
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import keras
 from keras import ops
 
 from keras_prm.utils import validation
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
 
 
 @keras.saving.register_keras_serializable(package="keras_prm")
@@ -42,7 +47,11 @@ class RhoStages(keras.optimizers.schedules.LearningRateSchedule):
         - [Ma et al., 2019](https://arxiv.org/abs/1908.10017).
     """
 
-    def __init__(self, steps_per_stage, values=(1e-4, 1e-3, 1e-2, 1e-1)):
+    def __init__(
+        self,
+        steps_per_stage: int,
+        values: Sequence[float] = (1e-4, 1e-3, 1e-2, 1e-1),
+    ) -> None:
         validation.check_whole(
             "steps_per_stage",
             steps_per_stage,
@@ -61,16 +70,16 @@ class RhoStages(keras.optimizers.schedules.LearningRateSchedule):
         self.steps_per_stage = int(steps_per_stage)
         self.values = [float(value) for value in values]
 
-    def __call__(self, step):
+    def __call__(self, step: Any) -> Any:
         values = ops.convert_to_tensor(self.values, "float32")
         return ops.take(values, self.stage(step))
 
-    def stage(self, step):
+    def stage(self, step: Any) -> Any:
         """The number of the stage that a step is of, an int32 scalar."""
         stage = ops.cast(step, "int32") // self.steps_per_stage
         return ops.minimum(stage, len(self.values) - 1)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"steps_per_stage": self.steps_per_stage, "values": self.values}
 
 
@@ -112,12 +121,12 @@ class ResidualBalancing:
 
     def __init__(
         self,
-        initial=1e-2,
-        factor=2.0,
-        threshold=10.0,
-        minimum=1e-5,
-        maximum=1.0,
-    ):
+        initial: float = 1e-2,
+        factor: float = 2.0,
+        threshold: float = 10.0,
+        minimum: float = 1e-5,
+        maximum: float = 1.0,
+    ) -> None:
         for value in (initial, minimum, maximum):
             check_rho(value)
         if not 0 < minimum <= initial <= maximum:
@@ -142,7 +151,7 @@ class ResidualBalancing:
         self.minimum = float(minimum)
         self.maximum = float(maximum)
 
-    def next(self, rho, primal, dual):
+    def next(self, rho: Any, primal: Any, dual: Any) -> Any:
         """The next `rho`, all of them float32 scalars."""
         up = primal > self.threshold * dual
         down = dual > self.threshold * primal
@@ -150,11 +159,13 @@ class ResidualBalancing:
         rho = ops.where(down, rho / self.factor, rho)
         return ops.clip(rho, self.minimum, self.maximum)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, float]:
+        """The arguments of the constructor, by name."""
         return dict(vars(self))
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, float]) -> ResidualBalancing:
+        """The rule that `get_config` told."""
         return cls(**config)
 
     def __repr__(self):

@@ -103,7 +103,8 @@ class ClassTable:
         """Weights that some class which is not pinned has a part in."""
         free = np.ones(self.graph.num_classes, int)
         free[list(self.graph.pinned)] = 0
-        return sum(b.part(b.counts(free).get(1, {})) for b in self.weights)
+        parts = (b.part(b.counts(free).get(1, {})) for b in self.weights)
+        return sum(part for part in parts if part is not None)
 
     def _sums(self, boxes, divisors):
         """Sums over boxes; None, which is unknown, makes the sum unknown."""

@@ -34,7 +34,7 @@ _CONVOLUTIONS = (
 )
 
 
-def costs(model):
+def costs(model: keras.Model) -> Costs:
     """Counts a model.
 
     Args:

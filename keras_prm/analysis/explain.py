@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from keras_prm.analysis.channel_groups import ClassTable
 from keras_prm.analysis.trace import trace
 from keras_prm.reports.explanation import ClassRow
 from keras_prm.reports.explanation import Explanation
 
+if TYPE_CHECKING:
+    import keras
 
-def explain(model):
+
+def explain(model: keras.Model) -> Explanation:
     """Shows what could be pruned in a model: a dry run, before any plan.
 
     A *channel class* is all that can only be removed together: a filter, its

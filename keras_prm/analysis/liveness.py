@@ -10,10 +10,15 @@ taken into a bias where its class really goes.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from keras_prm.dependency import ambiguous_sums
 from keras_prm.utils import variable_keys
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class Liveness:
@@ -39,7 +44,7 @@ class Liveness:
         self._reach = {}
         self._agreed = {}
         self._uses = {}
-        self._removed = None
+        self._removed: Any = None
         self.constants = {}
         for step in graph.steps:
             step.propagate_constants(self)
@@ -209,15 +214,19 @@ class KeepEverything:
         self._arrays = {}
 
     def keep(self, ids):
+        """Keeps all of them: a bool array of `ids`' length."""
         return np.ones(len(ids), bool)
 
     def is_zero(self, value):
+        """Says of no tensor that it is zero."""
         return False
 
     def constant(self, value, axis):
+        """The constants of an axis, none of them known: NaN."""
         return np.full(value.shape[axis], np.nan)
 
     def folded_bias(self, contraction):
+        """What a bias takes over from inputs that go: nothing."""
         return np.zeros(())
 
     array = Liveness.array

@@ -50,7 +50,7 @@ class DependencyGraph(GraphBuilder):
         self.homes = {}
         self.firsts = {}
         self.training = None
-        self.classes = None
+        self.classes = np.zeros(0, int)
         self.pinned = {}
         self._tied = {}
 
@@ -174,6 +174,7 @@ class DependencyGraph(GraphBuilder):
 
     @property
     def num_classes(self):
+        """How many classes of channel ids there are."""
         return int(self.classes.max()) + 1 if len(self.classes) else 0
 
     @property
@@ -195,6 +196,7 @@ class DependencyGraph(GraphBuilder):
         return sum(
             step.macs * sum(math.prod(k.shape) for k in step.kernels)
             for step in self.products
+            if step.macs is not None
         )
 
     @property
@@ -218,6 +220,7 @@ class DependencyGraph(GraphBuilder):
 
     @property
     def contractions(self):
+        """The steps that are a `Contraction`, in order."""
         return [step for step in self.steps if isinstance(step, Contraction)]
 
 

@@ -98,43 +98,53 @@ def normalization(layer):
 
 
 def same(constants):
+    """The constants as they are: nothing happens to them."""
     return constants
 
 
 def unknown(*constants):
+    """NaN everywhere: nothing is known to be constant."""
     return np.full(constants[0].shape, np.nan)
 
 
 def zero_stays(constants):
+    """Zeros stay zeros; of other constants nothing is known."""
     return np.where(constants == 0, 0.0, np.nan)
 
 
 def add(*constants):
+    """The sum of constants; NaN where any is not known."""
     return np.sum(constants, axis=0)
 
 
 def subtract(left, right):
+    """The difference of constants; NaN where any is not known."""
     return left - right
 
 
 def multiply(*constants):
+    """The product of constants; zero where any of them is zero."""
     product = np.prod(constants, axis=0)
     return np.where((np.stack(constants) == 0).any(axis=0), 0.0, product)
 
 
 def divide(left, right):
+    """The quotient of constants; NaN where it is not finite."""
     with np.errstate(all="ignore"):
         quotient = left / right
     return np.where(np.isfinite(quotient), quotient, np.nan)
 
 
 def average(*constants):
+    """The mean of constants; NaN where any is not known."""
     return np.mean(constants, axis=0)
 
 
 def maximum(*constants):
+    """The largest of constants; NaN where any is not known."""
     return np.max(constants, axis=0)
 
 
 def minimum(*constants):
+    """The smallest of constants; NaN where any is not known."""
     return np.min(constants, axis=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -18,6 +19,16 @@ from keras_prm.dependency.propagation import ReduceSum
 from keras_prm.dependency.values import Value
 from keras_prm.dependency.values import Weight
 from keras_prm.utils import kernel_layout
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from collections.abc import Iterable
+    from collections.abc import Sequence
+    from typing import Any
+
+    from keras_prm.rules.base import LayerCall
+
+    Positions = tuple[Value, int, np.ndarray]
 
 _PLAIN = {
     "groups": 1,
@@ -49,7 +60,7 @@ class GraphBuilder:
             call of the layer around them; `None` where that is not known.
     """
 
-    def __init__(self, keys):
+    def __init__(self, keys: dict[int, str]) -> None:
         self.values = []
         self.steps = []
         self.reads = []
@@ -65,50 +76,55 @@ class GraphBuilder:
         self.keys = keys
         self.repeats = 1
 
-    def value(self, shape, origin):
+    def value(self, shape: Iterable[int | None], origin: str) -> Value:
         """Adds a tensor whose axes nobody tracks yet."""
         shape = tuple(shape)
         value = Value(len(self.values), shape, [None] * len(shape), origin)
         self.values.append(value)
         return value
 
-    def new_ids(self, size):
+    def new_ids(self, size: int) -> np.ndarray:
         """Fresh channel ids, `(size,)`."""
         self.num_ids += size
         return np.arange(self.num_ids - size, self.num_ids)
 
-    def ids(self, value, axis):
+    def ids(self, value: Value, axis: int) -> np.ndarray:
         """The ids on an axis; an untracked one gets ids that are pinned."""
-        if value.ids[axis] is None:
-            value.ids[axis] = self.new_ids(value.shape[axis])
+        ids = value.ids[axis]
+        if ids is None:
+            # Rules ask for it where the length is known.
+            size = value.shape[axis]
+            ids = self.new_ids(size)  # pyright: ignore[reportArgumentType]
+            value.ids[axis] = ids
             reason = "it is an input of the model"
             if value.number >= self.num_inputs:
                 reason = f"its width is that of '{value.origin}'"
-            self.fix(value.ids[axis], reason)
-        return value.ids[axis]
+            self.fix(ids, reason)
+        return ids
 
-    def tie(self, left, right):
+    def tie(self, left: np.ndarray, right: np.ndarray) -> None:
         """Makes the ids of two arrays of equal length stand together."""
         self.ties.append((np.asarray(left), np.asarray(right)))
 
-    def fix(self, ids, reason):
+    def fix(self, ids: np.ndarray, reason: str) -> None:
         """Pins ids: the width is fixed, whether or not anybody reads it."""
         self.fixed.append((np.asarray(ids), reason))
 
-    def read(self, value, axis, reason):
+    def read(self, value: Value, axis: int, reason: str) -> None:
         """Pins an axis because every one of its channels is read."""
-        if value.ids[axis] is not None:
-            self.fix(value.ids[axis], reason)
+        ids = value.ids[axis]
+        if ids is not None:
+            self.fix(ids, reason)
             self.reads.append((value, axis))
 
     def weight(
         self,
-        variable,
-        ids,
-        role,
-        axes=kernel_layout.STANDARD,
-        prunes_columns=True,
-    ):
+        variable: keras.Variable,
+        ids: Sequence[np.ndarray | None],
+        role: str,
+        axes: tuple[int, int] = kernel_layout.STANDARD,
+        prunes_columns: bool = True,
+    ) -> None:
         """Names the axes of a variable by ids, see `Weight`."""
         known = self.weights.get(id(variable))
         if known is None:
@@ -124,26 +140,33 @@ class GraphBuilder:
         for old, new in zip(known.ids, ids):
             if old is not None and new is not None:
                 self.tie(old, new)
-            elif not (old is new is None):
-                reason = "another call of its layer is left as it is"
-                self.fix(new if old is None else old, reason)
+                continue
+            named = new if old is None else old
+            if named is not None:
+                self.fix(named, "another call of its layer is left as it is")
 
-    def positionwise(self, sources, target, combine, gate=None):
+    def positionwise(
+        self,
+        sources: Sequence[Positions],
+        target: Positions,
+        combine: Callable[..., np.ndarray],
+        gate: np.ndarray | None = None,
+    ) -> None:
         """Records that positions pass from `sources` into `target`."""
         self.steps.append(Positionwise(tuple(sources), target, combine, gate))
 
     def contraction(
         self,
-        call,
-        sources,
-        targets,
-        kernel,
-        bias=None,
-        axes=((-2,), (-1,)),
-        macs=None,
-        prunes_columns=True,
-        **options,
-    ):
+        call: LayerCall,
+        sources: Sequence[tuple[Value, int]],
+        targets: Sequence[tuple[Value, int]],
+        kernel: keras.Variable,
+        bias: keras.Variable | None = None,
+        axes: tuple[tuple[int, ...], tuple[int, ...]] = ((-2,), (-1,)),
+        macs: int | None = None,
+        prunes_columns: bool = True,
+        **options: Any,
+    ) -> None:
         """Records a product with a kernel and makes its output's ids.
 
         Args:
@@ -165,7 +188,7 @@ class GraphBuilder:
         rank = len(kernel.shape)
         ins, outs = (tuple(axis % rank for axis in side) for side in axes)
         options = {**_PLAIN, **options}
-        kernel_ids = [None] * rank
+        kernel_ids: list[Any] = [None] * rank
         in_ids = [self.ids(*source) for source in sources]
         out_ids = self._out_ids(kernel, in_ids, targets, outs, options)
         if options["groups"] == 1:
@@ -216,7 +239,14 @@ class GraphBuilder:
             self._tie_groups(in_ids[0], found[0], options["groups"])
         return found
 
-    def recurrence(self, call, source, target, gates, candidate):
+    def recurrence(
+        self,
+        call: LayerCall,
+        source: tuple[Value, int],
+        target: tuple[Value, int],
+        gates: int,
+        candidate: int | None,
+    ) -> None:
         """Records a recurrent layer and makes the ids of its units.
 
         Args:
@@ -264,19 +294,30 @@ class GraphBuilder:
     def _repeated(self, macs):
         return None if None in (macs, self.repeats) else macs * self.repeats
 
-    def affine(self, source, target, terms):
+    def affine(
+        self,
+        source: tuple[Value, int],
+        target: tuple[Value, int],
+        terms: Callable[..., Any],
+    ) -> None:
         """Records a scale and a shift for each position, see `Affine`."""
         value, axis = target
         value.ids[axis] = self.ids(*source)
         self.steps.append(Affine(source, target, terms))
 
-    def moments(self, source, target, groups, combine):
+    def moments(
+        self,
+        source: tuple[Value, int],
+        target: tuple[Value, int],
+        groups: int,
+        combine: Callable[[np.ndarray], np.ndarray],
+    ) -> None:
         """Records a normalisation over groups of channels, see `Moments`."""
         value, axis = target
         value.ids[axis] = self.ids(*source)
         self.steps.append(Moments(source, target, groups, combine))
 
-    def reduce_sum(self, value, axis):
+    def reduce_sum(self, value: Value, axis: int) -> None:
         """Records that an axis is summed over: what is zero may go."""
         self.ids(value, axis)
         self.steps.append(ReduceSum((value, axis)))
@@ -287,7 +328,7 @@ class GraphBuilder:
         )
         self.tie(np.repeat(blocks[:, 0], blocks.shape[1]), blocks.reshape(-1))
 
-    def skip(self, path, layer, reason):
+    def skip(self, path: str, layer: Any, reason: str) -> None:
         """Notes a layer whose inside is not described; its weights stay."""
         self.skipped.append((path, reason))
         self.opaque[id(layer)] = layer

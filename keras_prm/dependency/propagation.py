@@ -11,8 +11,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,6 +41,7 @@ class Positionwise:
     gate: np.ndarray | None = None
 
     def propagate_constants(self, live):
+        """Combines the constants of the sources, position by position."""
         value, axis, positions = self.target
         parts = [live.constant(v, a)[at] for v, a, at in self.sources]
         image = self.combine(*parts)
@@ -48,6 +53,7 @@ class Positionwise:
         result[positions[differs]] = np.nan
 
     def propagate_uses(self, live):
+        """Marks the positions that a used one of the target comes from."""
         value, axis, positions = self.target
         wanted = live.used(value, axis)[positions]
         if self.gate is not None:
@@ -72,6 +78,7 @@ class Affine:
     terms: Callable
 
     def propagate_constants(self, live):
+        """Scales and shifts the constants of the source."""
         scale, shift = self.terms(live.array)
         inputs = live.constant(*self.source)
         found = np.where(scale == 0, shift, scale * inputs + shift)
@@ -79,6 +86,7 @@ class Affine:
         live.constants[value.number, axis] = found
 
     def propagate_uses(self, live):
+        """Marks what is used of the target and not scaled to zero."""
         scale, _ = self.terms(live.array)
         live.used(*self.source)[live.used(*self.target) & (scale != 0)] = True
 
@@ -100,11 +108,13 @@ class Moments:
     combine: Callable[[np.ndarray], np.ndarray]
 
     def propagate_constants(self, live):
+        """Normalises the constants of the source, group by group."""
         value, axis = self.target
         found = self.combine(live.constant(*self.source))
         live.constants[value.number, axis] = found
 
     def propagate_uses(self, live):
+        """Marks whole groups where any position of them is used."""
         wanted = live.used(*self.target).reshape(self.groups, -1)
         reads = np.repeat(wanted.any(axis=1), wanted.shape[1])
         live.used(*self.source)[reads] = True
@@ -124,6 +134,7 @@ class ReduceSum:
         """The axis ends here."""
 
     def propagate_uses(self, live):
+        """Marks all positions but those that are gone and zero."""
         zero = live.constant(*self.source) == 0
         live.used(*self.source)[~(live.gone(*self.source) & zero)] = True
 
@@ -155,30 +166,34 @@ class Contraction:
 
     sources: tuple
     targets: tuple
-    kernel: object
+    kernel: Any
     axes: tuple
     groups: int
     depthwise: bool
-    bias: object
+    bias: Any
     activation: Callable[[np.ndarray], np.ndarray]
     inside: np.ndarray | None
     macs: int | None
-    layer: object
+    layer: Any
     path: str
 
     @property
     def kernels(self):
+        """The kernel, in a tuple."""
         return (self.kernel,)
 
     @property
     def source(self):
+        """The first of the sources, `(value, axis)`."""
         return self.sources[0]
 
     @property
     def target(self):
+        """The first of the targets, `(value, axis)`."""
         return self.targets[0]
 
     def propagate_constants(self, live):
+        """Finds what the outputs are that no varying input reaches."""
         reach = live.reach(self)
         inputs = [live.constant(*s) for s in self.sources]
         varies = self._varying(live, reach, inputs)
@@ -329,24 +344,27 @@ class Recurrence:
 
     source: tuple
     target: tuple
-    kernel: object
-    recurrent_kernel: object
-    bias: object
+    kernel: Any
+    recurrent_kernel: Any
+    bias: Any
     candidate: int | None
     macs: int | None
-    layer: object
+    layer: Any
     path: str
     states: tuple = ()
 
     @property
     def kernels(self):
+        """The kernel of the inputs and that of the states."""
         return self.kernel, self.recurrent_kernel
 
     @property
     def targets(self):
+        """The target, in a tuple."""
         return (self.target,)
 
     def propagate_constants(self, live):
+        """Finds the units that stay zero at every step."""
         value, axis = self.target
         zero = np.zeros(value.shape[axis], bool)
         if self.candidate is not None:
@@ -367,6 +385,7 @@ class Recurrence:
         live.constants[value.number, axis] = np.where(zero, 0.0, np.nan)
 
     def propagate_uses(self, live):
+        """Marks the inputs that used units read, by way of others too."""
         inputs, states = self._reaches(live)
         wanted = live.used(*self.target)
         idle = live.gone(*self.target) & (live.constant(*self.target) == 0)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 @dataclasses.dataclass(eq=False)
@@ -51,7 +55,7 @@ class Weight:
         prunes_columns: Whether a plan may prune the kernel's columns.
     """
 
-    variable: object
+    variable: Any
     key: str
     ids: list[np.ndarray | None]
     role: str

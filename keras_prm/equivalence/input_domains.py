@@ -8,6 +8,7 @@ says what it expects.
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -15,6 +16,9 @@ from keras import layers
 
 from keras_prm.utils import keras_graph
 from keras_prm.utils import keras_hooks
+
+if TYPE_CHECKING:
+    from typing import Any
 
 # Values go through these, or some of them do; subclasses and operations of
 # `keras.ops` go by the same names.
@@ -44,8 +48,8 @@ class Domain:
     """
 
     kind: str
-    low: object = 0
-    high: object = 1
+    low: Any = 0
+    high: Any = 1
     values: tuple = ()
     length: int = 0
     padded: bool = False
@@ -139,7 +143,7 @@ def _of_part(node, x, readers, scale, offset):
     domain, shape = _meet([d for d in found if d is not None]), x.shape[1:]
     if domain is None or domain.values or domain.kind == "word":
         return domain
-    index = node.arguments.args[1] if len(node.arguments.args) > 1 else None
+    index = node.arguments.args[1] if len(node.arguments.args) > 1 else ()
     is_known = isinstance(index, tuple) and index[:1] == (slice(None),)
     if domain.kind != "integer" or not is_known or None in shape:
         return domain
@@ -316,7 +320,7 @@ def _lookup(layer):
         return Domain("integer", 0, layer.vocabulary_size() - 1)
     is_word = isinstance(layer, layers.StringLookup)
     cast = str if is_word else int
-    values = [cast(word) for word in vocabulary]
+    values: list[Any] = [cast(word) for word in vocabulary]
     if layer.num_oov_indices:
         values.append(
             _unknown(values) if is_word else max(values, default=0) + 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from typing import TYPE_CHECKING
 
 import keras
 from keras import tree
@@ -21,8 +22,11 @@ from keras_prm.utils import datasets
 from keras_prm.utils import keras_graph
 from keras_prm.utils import training_argument
 
+if TYPE_CHECKING:
+    from typing import Any
 
-def as_functional(model, inputs=None):
+
+def as_functional(model: keras.Model, inputs: Any = None) -> keras.Model:
     """Rewrites a model as a functional one of plain layers.
 
     `SparsityPlan`, `strip` and all others here reach what Keras shows of a
@@ -228,7 +232,7 @@ def _check_variables(model, shared, found):
 
 def _compare(model, found, inputs, targets):
     """Compares on numbers, with the weights as they are and near them."""
-    states = [((), ())]
+    states: list[Any] = [((), ())]
     pairs = number_checks.perturbed(model.weights)
     used = [(w, value) for w, value in pairs if id(w) in targets]
     states.append((pairs, [(targets[id(w)], value) for w, value in used]))

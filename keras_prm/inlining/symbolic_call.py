@@ -160,6 +160,7 @@ def _plain(value, numbers):
 
 
 def is_symbolic(x):
+    """True for a `KerasTensor`, which has a shape and no numbers."""
     return isinstance(x, keras.KerasTensor)
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import inspect
+from typing import TYPE_CHECKING
 
 import keras
 from keras import layers
 from keras import tree
 
 from keras_prm.utils import keras_hooks
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def arrays_among(inputs):
@@ -46,7 +50,7 @@ def symbolic_inputs(model, given):
             return {name: _input(x, name) for name, x in given.items()}
         return tree.map_structure(_input, given)
     config = model.get_build_config() or {}
-    shapes = [config.get("input_shape")]
+    shapes: list[Any] = [config.get("input_shape")]
     if "shapes_dict" in config:
         shapes = list(config["shapes_dict"].values())
     takes_other = any(map(_takes_no_floats, keras_hooks.sublayers(model)))

@@ -6,6 +6,7 @@ import os
 import pathlib
 import platform
 import tempfile
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,17 +19,28 @@ from keras_prm.reports.benchmark import BenchmarkReport
 from keras_prm.reports.benchmark import summary
 from keras_prm.utils import validation
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from collections.abc import Sequence
+    from typing import Any
+
+    import keras
+
+    from keras_prm.litert.model import LiteRTModel
+
+    Candidate = keras.Model | LiteRTModel | bytes | str | os.PathLike[str]
+
 
 def benchmark(
-    models,
-    inputs=None,
-    num_threads=1,
-    runs=50,
-    warmup=5,
-    batch_size=1,
-    quantize=None,
-    memory=True,
-):
+    models: Candidate | Sequence[Candidate] | Mapping[str, Candidate],
+    inputs: Any = None,
+    num_threads: int | Sequence[int] = 1,
+    runs: int = 50,
+    warmup: int = 5,
+    batch_size: int = 1,
+    quantize: str | None = None,
+    memory: bool = True,
+) -> BenchmarkReport:
     """Measures models on LiteRT: time, speed-up, peak memory, bytes.
 
     The models are interleaved: every round invokes each once and begins with
@@ -137,7 +149,7 @@ def _rows(files, batch, num_threads, runs, warmup, memory):
     ]
 
 
-def _threads(num_threads):
+def _threads(num_threads: Any) -> tuple[Any, ...]:
     if isinstance(num_threads, (list, tuple)):
         return tuple(num_threads)
     return (num_threads,)

@@ -8,6 +8,7 @@ import keyword
 import os
 import re
 import warnings
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -17,6 +18,9 @@ from keras_prm.litert import flatbuffer
 from keras_prm.litert import float_inputs
 from keras_prm.utils import keras_graph
 from keras_prm.utils import variable_keys
+
+if TYPE_CHECKING:
+    from typing import Any
 
 # Operations of TensorFlow's that `keras.random` consists of.
 _RANDOM = re.compile("Random|Multinomial|TruncatedNormal")
@@ -220,8 +224,8 @@ def check_builtins(path, name):
 def _options(view, settings, samples):
     import tensorflow as tf
 
-    spec = {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS]}
-    options = {"target_spec": spec}
+    spec: dict[str, Any] = {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS]}
+    options: dict[str, Any] = {"target_spec": spec}
     if settings.mode != "float32":
         options["optimizations"] = [tf.lite.Optimize.DEFAULT]
     if settings.mode == "float16":

@@ -296,7 +296,7 @@ def _add(x, bias):
 def _add_by_channel(x, bias):
     import tensorflow as tf
 
-    return tf.nn.bias_add(x, bias, "NCHW")
+    return tf.nn.bias_add(x, bias, "NCHW")  # pyright: ignore[reportArgumentType]
 
 
 def _plain(value):

@@ -84,7 +84,8 @@ class Evaluation:
                 f"Received: metric={metrics[0].name!r}, whose result has "
                 f"shape {found[0].shape}. Let it average."
             )
-        return Scores(metrics[0].name, *(x.item() for x in found), num)
+        model_score, file_score = (x.item() for x in found)
+        return Scores(metrics[0].name, model_score, file_score, num)
 
     def _predict(self, arrays):
         fixed = self._view.inputs[0].shape[0]

@@ -9,6 +9,7 @@ import os
 import pathlib
 import tempfile
 import warnings
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -31,25 +32,31 @@ from keras_prm.utils import datasets
 from keras_prm.utils import mixed_precision
 from keras_prm.version import __version__
 
+if TYPE_CHECKING:
+    from typing import Any
+
+    from keras_prm.reports.export import ExportReport
+    from keras_prm.reports.strip import StripReport
+
 _NUM_CHECKED_SAMPLES = 64
 _NUM_RANDOM_SAMPLES = 8
 
 
 def export_litert(
-    model,
-    path,
-    quantize=None,
-    representative_data=None,
-    check=True,
-    tolerance=None,
-    int8_io=False,
+    model: keras.Model,
+    path: str | os.PathLike[str],
+    quantize: str | None = None,
+    representative_data: Any = None,
+    check: bool = True,
+    tolerance: float | None = None,
+    int8_io: bool | str = False,
     *,
-    batch_size=None,
-    evaluation_data=None,
-    metric=None,
-    report=None,
-    inputs=None,
-):
+    batch_size: int | None = None,
+    evaluation_data: Any = None,
+    metric: Any = None,
+    report: StripReport | None = None,
+    inputs: Any = None,
+) -> ExportReport:
     """Writes a model as a LiteRT (`.tflite`) file and checks the file.
 
     The file needs nothing but LiteRT's builtin operations. Layers of a mixed
@@ -157,7 +164,7 @@ def export_litert(
     settings = conversion.Settings(
         mode,
         batch_size,
-        export_checks.int8_type(int8_io),
+        export_checks.int8_type(int8_io) or "",
         _metadata(view, mode, report),
     )
     target = path.resolve()  # links stay, and what they name is replaced

@@ -5,12 +5,24 @@ from __future__ import annotations
 import operator
 import os
 import pathlib
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from keras_prm.litert import flatbuffer
 from keras_prm.litert import runtime
 from keras_prm.utils import validation
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from collections.abc import Sequence
+    from typing import Any
+
+    from numpy.typing import ArrayLike
+
+    from keras_prm.reports.export import StoredWeight
+
+    Arrays = ArrayLike | Sequence[ArrayLike] | Mapping[str, ArrayLike]
 
 
 class LiteRTModel:
@@ -45,12 +57,19 @@ class LiteRTModel:
     ```
     """
 
-    def __init__(self, source, num_threads=1, input_names=None):
+    def __init__(
+        self,
+        source: str | os.PathLike[str] | bytes,
+        num_threads: int = 1,
+        input_names: Sequence[str] | None = None,
+    ) -> None:
         _check_opening(source, num_threads)
         # The interpreter reads from this buffer as long as it lives.
-        self._content = source
-        if not isinstance(source, bytes):
-            self._content = pathlib.Path(source).read_bytes()
+        self._content = (
+            source
+            if isinstance(source, bytes)
+            else pathlib.Path(source).read_bytes()
+        )
         try:
             self._interpreter = runtime.interpreter_class()(
                 model_content=self._content,
@@ -67,7 +86,7 @@ class LiteRTModel:
         self.is_ordered = len(self._inputs) == 1 or input_names is not None
         self._shapes = None
         is_list = isinstance(input_names, (list, tuple))
-        names = list(input_names) if is_list else [input_names]
+        names: list[Any] = list(input_names) if is_list else [input_names]
         if input_names is None:
             names = list(self._inputs)
         if sorted(map(str, names)) != sorted(self._inputs):
@@ -80,12 +99,12 @@ class LiteRTModel:
         self._fixed_batch = self.input_shapes[names[0]][0]
 
     @property
-    def input_names(self):
+    def input_names(self) -> list[str]:
         """Names of the inputs."""
         return list(self._inputs)
 
     @property
-    def input_shapes(self):
+    def input_shapes(self) -> dict[str, tuple[int | None, ...]]:
         """Shapes of the inputs by name, None where any size will do."""
         return {
             name: tuple(None if n < 0 else int(n) for n in d["shape_signature"])
@@ -93,7 +112,7 @@ class LiteRTModel:
         }
 
     @property
-    def input_dtypes(self):
+    def input_dtypes(self) -> dict[str, np.dtype]:
         """Types of the inputs by name, float32 where they are quantised."""
         return {
             name: np.dtype("float32" if d["quantization"][0] else d["dtype"])
@@ -101,22 +120,22 @@ class LiteRTModel:
         }
 
     @property
-    def content(self):
+    def content(self) -> bytes:
         """The file as bytes."""
         return self._content
 
     @property
-    def num_bytes(self):
+    def num_bytes(self) -> int:
         """Size of the file in bytes."""
         return len(self._content)
 
     @property
-    def operations(self):
+    def operations(self) -> list[str]:
         """Names of the operations in the file, such as `"CONV_2D"`, sorted."""
         return flatbuffer.operations(self._content)[0]
 
     @property
-    def metadata(self):
+    def metadata(self) -> dict[str, Any]:
         """What `export_litert` noted in the file: a dict.
 
         `"keras_prm"` and `"keras"` are versions, `"quantize"` is the mode,
@@ -129,7 +148,7 @@ class LiteRTModel:
         return flatbuffer.metadata(self._content)
 
     @property
-    def precision(self):
+    def precision(self) -> str:
         """How coarse its numbers are; a key of `tolerances.FILE_TOLERANCES`.
 
         `"int8"` where any weight or activation has a quantisation scale, else
@@ -140,7 +159,7 @@ class LiteRTModel:
         return flatbuffer.precision(self._content)
 
     @property
-    def weight_dtypes(self):
+    def weight_dtypes(self) -> dict[str, str]:
         """Types that the weights are stored in: dict from name to str.
 
         Of constants with two or more axes, such as kernels; more of each is
@@ -154,12 +173,12 @@ class LiteRTModel:
         return found
 
     @property
-    def weights(self):
+    def weights(self) -> tuple[StoredWeight, ...]:
         """The constants of two or more axes, see `flatbuffer.Weight`."""
         return flatbuffer.weights(self._content)
 
     @property
-    def float_operations(self):
+    def float_operations(self) -> dict[str, int]:
         """Operations that compute in floating point: dict to their number.
 
         `{}` where all the file computes in integers; what quantises its float
@@ -167,11 +186,15 @@ class LiteRTModel:
         """
         return flatbuffer.float_operations(self._content)
 
-    def __call__(self, inputs):
+    def __call__(self, inputs: Arrays) -> np.ndarray | list[np.ndarray]:
         """Runs all rows in one go; see `predict`."""
         return self.predict(inputs, batch_size=None)
 
-    def predict(self, inputs, batch_size=32):
+    def predict(
+        self,
+        inputs: Arrays,
+        batch_size: int | None = 32,
+    ) -> np.ndarray | list[np.ndarray]:
         """Runs the file.
 
         Args:
@@ -204,7 +227,7 @@ class LiteRTModel:
         outputs = [np.concatenate(parts) for parts in zip(*portions)]
         return outputs[0] if len(outputs) == 1 else outputs
 
-    def load(self, inputs):
+    def load(self, inputs: Arrays) -> dict[int, np.ndarray]:
         """Puts one batch into the inputs, for `invoke` to run.
 
         Args:
@@ -227,14 +250,14 @@ class LiteRTModel:
         """
         return self._load(self._as_arrays(inputs))
 
-    def invoke(self):
+    def invoke(self) -> None:
         """Runs the batch that was loaded last, and returns nothing.
 
         It does no more than that, so it is what `latency` times.
         """
         self._interpreter.invoke()
 
-    def failure(self, inputs):
+    def failure(self, inputs: Arrays) -> str:
         """What fails on a batch, for people; `""` if the file takes it.
 
         Args:

@@ -85,7 +85,9 @@ def main(path, inputs, num_threads):
         interpreter.set_tensor(index, array)
     for _ in range(_NUM_INVOCATIONS):
         interpreter.invoke()
-    print(json.dumps(None if before is None else _peak() - before))
+    after = _peak()
+    added = None if before is None or after is None else after - before
+    print(json.dumps(added))
 
 
 def _peak():

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from keras_prm.litert.model import LiteRTModel
 from keras_prm.utils import validation
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Sequence
+    from typing import Any
 
 
 def rounds(jobs, runs, warmup=0):
@@ -45,7 +51,13 @@ def rounds(jobs, runs, warmup=0):
     return seconds
 
 
-def latency(models, inputs, runs=50, warmup=5, num_threads=1):
+def latency(
+    models: Sequence[LiteRTModel | bytes | str | os.PathLike[str]],
+    inputs: Any,
+    runs: int = 50,
+    warmup: int = 5,
+    num_threads: int = 1,
+) -> list[float]:
     """Measures how long several LiteRT files take, interleaved in one run.
 
     Every round invokes each model once, beginning with another one each

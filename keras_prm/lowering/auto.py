@@ -9,6 +9,7 @@ import pathlib
 import platform
 import tempfile
 import time
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -24,6 +25,11 @@ from keras_prm.lowering import layer_timing
 from keras_prm.lowering import strategies
 from keras_prm.lowering.strategies import Choice
 from keras_prm.utils import validation
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from keras_prm.lowering.methods import SparseKernel
 
 # A lowering has to need at most this share of the dense layer's time: what is
 # nearly as fast is not worth a custom layer.
@@ -68,7 +74,7 @@ class AutoLowering(strategies.Lowerer):
     quantize: str = "float32"
     seconds: float = 60.0
     runs: int = 30
-    cache: str | os.PathLike | None = None
+    cache: str | os.PathLike[str] | None = None
 
     def __post_init__(self):
         whole = all(map(validation.is_whole, (self.num_threads, self.runs)))
@@ -86,7 +92,7 @@ class AutoLowering(strategies.Lowerer):
                 f"quantize={self.quantize!r}"
             )
 
-    def check(self):
+    def check(self) -> None:
         """Raises unless it can measure.
 
         Raises:
@@ -105,7 +111,7 @@ class AutoLowering(strategies.Lowerer):
         if self.cache is not None:
             layer_timing.check(self.cache)
 
-    def choose(self, kernels):
+    def choose(self, kernels: Sequence[SparseKernel]) -> list[Choice]:
         """A `Choice` for every `SparseKernel`, by what is measured.
 
         Args:
@@ -128,7 +134,7 @@ class AutoLowering(strategies.Lowerer):
                 choices.append(self._measured(sparse))
         return choices
 
-    def objection(self, lowered, dense):
+    def objection(self, lowered: keras.Model, dense: keras.Model) -> str:
         """Whether a whole model needs more time than it did before."""
         is_fixed = dense.inputs[0].shape[0] is not None
         # Recurrent layers want a batch size that is known.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import numbers
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -15,6 +16,10 @@ from keras_prm.rules import registry
 from keras_prm.rules.base import Rule
 from keras_prm.rules.base import read_others
 from keras_prm.utils import conv_geometry
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
 
 METHODS = ("gather", "pointwise", "slices", "patches")
 _PADDINGS = ("valid", "same", "causal")
@@ -83,15 +88,15 @@ class GatherColumns(layers.Layer):
 
     def __init__(
         self,
-        columns,
-        kernel_size=(),
-        strides=1,
-        padding="valid",
-        dilation_rate=1,
-        method="gather",
-        chosen_for=(),
-        **kwargs,
-    ):
+        columns: Sequence[int],
+        kernel_size: Sequence[int] = (),
+        strides: int | Sequence[int] = 1,
+        padding: str = "valid",
+        dilation_rate: int | Sequence[int] = 1,
+        method: str = "gather",
+        chosen_for: Sequence[str] = (),
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.columns = tuple(int(c) for c in columns)
         self.kernel_size = _window(kernel_size)
@@ -138,7 +143,7 @@ class GatherColumns(layers.Layer):
                 f"strides={self.strides}, dilation_rate={self.dilation_rate}"
             )
 
-    def build(self, input_shape):
+    def build(self, input_shape: Sequence[int | None]) -> None:
         channels = input_shape[-1]
         if channels is None:
             raise ValueError(
@@ -163,7 +168,7 @@ class GatherColumns(layers.Layer):
             )
         self.built = True
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         positions, channels = self._places(inputs.shape[-1])
         if self.method == "patches":
             parts = self._patches(inputs, positions, channels)
@@ -226,7 +231,7 @@ class GatherColumns(layers.Layer):
             return False
         taps = np.unravel_index(positions, self.kernel_size)
         pads = conv_geometry.pads(self, set())
-        return all(
+        return pads is not None and all(
             (tap * d == pad).all()
             for tap, d, (pad, _) in zip(taps, self.dilation_rate, pads)
         )
@@ -237,7 +242,7 @@ class GatherColumns(layers.Layer):
     def _patches(self, x, positions, channels):
         space = conv_geometry.outputs(self, x.shape[1:-1])
         pads = self._pads(x.shape)
-        if np.any(pads):
+        if pads and np.any(pads):
             x = ops.pad(x, [(0, 0), *pads, (0, 0)])
         parts = []
         for position, run in groups(positions):
@@ -251,11 +256,14 @@ class GatherColumns(layers.Layer):
                 parts.append(self._pick(x[(slice(None), *window)], own))
         return parts
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(
+        self,
+        input_shape: Sequence[int | None],
+    ) -> tuple[int | None, ...]:
         space = conv_geometry.outputs(self, input_shape[1:-1])
         return (input_shape[0], *space, len(self.columns))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "columns": list(self.columns),

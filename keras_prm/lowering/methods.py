@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import numpy as np
 from keras import layers
@@ -10,6 +11,12 @@ from keras import layers
 from keras_prm.lowering.gather_columns import METHODS
 from keras_prm.lowering.gather_columns import GatherColumns
 from keras_prm.lowering.gather_columns import can_shift
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from keras_prm.dependency.propagation import Contraction
 
 _CONVOLUTIONS = (layers.Conv1D, layers.Conv2D)
 
@@ -26,23 +33,23 @@ class SparseKernel:
             for `Dense` the sizes between the batch and the features.
     """
 
-    layer: object
+    layer: layers.Layer
     key: str
     array: np.ndarray
-    space: tuple
+    space: tuple[int | None, ...]
 
     @property
     def live(self) -> np.ndarray:
         """Which columns are not empty, bool `(*window, in)`."""
-        return self.array.any(axis=-1)
+        return np.any(self.array, axis=-1)
 
     @property
-    def window(self) -> tuple:
+    def window(self) -> tuple[int, ...]:
         """The sizes of the kernel's window, `()` for `Dense`."""
         return self.array.shape[:-2]
 
     @property
-    def new_space(self) -> tuple:
+    def new_space(self) -> tuple[int | None, ...]:
         """The spatial sizes of its output, `None` where not known."""
         shape = (None, *self.space, self.array.shape[-2])
         return tuple(self.layer.compute_output_shape(shape)[1:-1])
@@ -64,20 +71,20 @@ class Lowering:
     """
 
     method: str
-    columns: tuple
+    columns: tuple[int, ...]
     keeps_window: bool
-    gather: dict
-    window: tuple
+    gather: dict[str, Any]
+    window: tuple[int, ...]
     filters = None
 
     @property
-    def name(self):
+    def name(self) -> str:
         """What reports call it."""
         what = "channels" if self.keeps_window else "columns"
         return f"{what} by {self.method}"
 
     @property
-    def config(self):
+    def config(self) -> dict[str, Any]:
         """Changes to the layer's config."""
         if self.keeps_window:
             return {}
@@ -89,7 +96,7 @@ class Lowering:
             "padding": "valid",
         }
 
-    def layers_before(self, name, dtype):
+    def layers_before(self, name: str, dtype: Any) -> list[layers.Layer]:
         """The layer that picks the columns, in a list."""
         return [
             GatherColumns(
@@ -101,15 +108,19 @@ class Lowering:
             )
         ]
 
-    def layers_behind(self, name, layer):
+    def layers_behind(
+        self,
+        name: str,
+        layer: layers.Layer,
+    ) -> list[layers.Layer]:
         """None."""
         return []
 
-    def positions(self, kept):
+    def positions(self, kept: Sequence[Any]) -> list[None]:
         """All: the kernel is laid out anew, not cut axis by axis."""
         return [None] * len(kept)
 
-    def kernel(self, array):
+    def kernel(self, array: np.ndarray) -> np.ndarray:
         """The part of the kernel that is stored, as it is laid out."""
         columns = np.array(self.columns)
         if self.keeps_window:
@@ -118,14 +129,14 @@ class Lowering:
         return rows.reshape(*[1] * len(self.window), *rows.shape)
 
 
-def is_eligible(layer):
+def is_eligible(layer: layers.Layer) -> bool:
     """True for a layer whose columns can be lowered."""
     if type(layer) in _CONVOLUTIONS:
         return layer.groups == 1 and layer.data_format == "channels_last"
     return type(layer) is layers.Dense
 
 
-def candidates(sparse):
+def candidates(sparse: SparseKernel) -> list[Lowering]:
     """All `Lowering`s of a layer, the dense kernel aside.
 
     Args:
@@ -213,7 +224,11 @@ _ORDERS = {
 }
 
 
-def sparse_kernel_of(contractions, key, array):
+def sparse_kernel_of(
+    contractions: Sequence[Contraction],
+    key: str,
+    array: np.ndarray,
+) -> SparseKernel | None:
     """The `SparseKernel` of a layer, or `None` where nothing can be left out.
 
     Args:

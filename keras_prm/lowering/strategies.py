@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from keras_prm.lowering import cost_model
 from keras_prm.lowering import methods
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import keras
 
 # A lowering has to promise this share of the dense layer's time to be taken:
 # predictions err, and what is nearly as fast is not worth a custom layer.
@@ -40,23 +46,23 @@ class Choice:
 class Lowerer:
     """How it is decided which layers are lowered, and how."""
 
-    def check(self):
+    def check(self) -> None:
         """Raises where it cannot decide anything, before work is done."""
 
-    def choose(self, kernels):
+    def choose(self, kernels: Sequence[methods.SparseKernel]) -> list[Choice]:
         """A `Choice` for every `SparseKernel`."""
         return [self.choose_one(sparse) for sparse in kernels]
 
-    def choose_one(self, sparse):
+    def choose_one(self, sparse: methods.SparseKernel) -> Choice:
         """The `Choice` for one of them."""
         raise NotImplementedError
 
-    def files(self):
+    def files(self) -> tuple[str, ...]:
         """How the files that it chooses for are quantised, if it tells."""
         own = getattr(self, "quantize", None)
         return () if own is None else (own,)
 
-    def objection(self, lowered, dense):
+    def objection(self, lowered: keras.Model, dense: keras.Model) -> str:
         """Why the dense model is to be kept as a whole, `""` if it is not."""
         del lowered, dense
         return ""
@@ -72,7 +78,8 @@ class SmallestLowering(Lowerer):
 
     quantize: str = "float32"
 
-    def choose_one(self, sparse):
+    def choose_one(self, sparse: methods.SparseKernel) -> Choice:
+        """The way of one layer that takes the fewest bytes in a file."""
         key = _size(sparse, self.quantize)
         best = min([None, *methods.candidates(sparse)], key=key)
         return Choice(sparse, best, reason="smallest")
@@ -120,11 +127,13 @@ class ModelLowering(Lowerer):
 
     quantize: str = "float32"
 
-    def files(self):
+    def files(self) -> tuple[str, ...]:
+        """How the files are quantised that its model speaks of."""
         floats = ("float32", "float16")  # which run alike
         return floats if self.quantize in floats else (self.quantize,)
 
-    def choose_one(self, sparse):
+    def choose_one(self, sparse: methods.SparseKernel) -> Choice:
+        """The way of one layer that is predicted to be the fastest."""
         if self.quantize not in ("float32", "float16"):
             return Choice(sparse, None, reason=_UNMODELLED)
         if None in sparse.space:
@@ -156,22 +165,29 @@ def _size(sparse, quantize):
     return key
 
 
-def promising(sparse, num_threads=1):
+def promising(
+    sparse: methods.SparseKernel,
+    num_threads: int = 1,
+) -> list[methods.Lowering]:
     """The lowerings that the cost model finds best, and not hopeless."""
     options = methods.candidates(sparse)
     times = {o: predicted(sparse, o, num_threads) for o in options}
     limit = 1.5 * predicted(sparse, None, num_threads)
-    found = [o for o in sorted(options, key=times.get) if times[o] <= limit]
-    return found[:_NUM_TIMED]
+    ordered = sorted(options, key=lambda option: times[option])
+    return [o for o in ordered if times[o] <= limit][:_NUM_TIMED]
 
 
-def predicted(sparse, lowering, num_threads=1):
+def predicted(
+    sparse: methods.SparseKernel,
+    lowering: methods.Lowering | None,
+    num_threads: int = 1,
+) -> float:
     """Microseconds by the cost model; the sizes have to be known."""
     sizes = cost_model.operations(sparse, lowering)
     known = cost_model.MODELS
     return known[min(num_threads, max(known))].microseconds(sizes)
 
 
-def undecided(sparse):
+def undecided(sparse: methods.SparseKernel) -> Choice:
     """The `Choice` where neither a device nor the model can tell."""
     return Choice(sparse, None, reason="the size of its input is not known")

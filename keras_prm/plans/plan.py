@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import pathlib
+from typing import TYPE_CHECKING
 
 import keras
 
@@ -23,6 +24,13 @@ from keras_prm.utils import atomic_files
 from keras_prm.utils import signatures
 from keras_prm.utils import validation
 from keras_prm.utils.signatures import Signature
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable
+    from collections.abc import Mapping
+    from collections.abc import Sequence
+    from typing import Any
 
 
 @keras.saving.register_keras_serializable(package="keras_prm")
@@ -61,7 +69,14 @@ class SparsityPlan:
     ```
     """
 
-    def __init__(self, kernels, groups, variables, skipped=(), weights=()):
+    def __init__(
+        self,
+        kernels: Iterable[KernelPlan],
+        groups: Iterable[ChannelGroup],
+        variables: Iterable[tuple[str, Sequence[int]]],
+        skipped: Iterable[tuple[str, str, int]] = (),
+        weights: Iterable[Signature] = (),
+    ) -> None:
         self.kernels = tuple(kernels)
         self.groups = tuple(groups)
         self.variables = tuple((n, tuple(s)) for n, s in variables)
@@ -71,13 +86,13 @@ class SparsityPlan:
     @classmethod
     def uniform(
         cls,
-        model,
-        filters=0.0,
-        columns=0.0,
-        round_to=1,
-        exclude=(),
-        column_pattern="free",
-    ):
+        model: keras.Model,
+        filters: float = 0.0,
+        columns: float = 0.0,
+        round_to: int = 1,
+        exclude: Iterable[str] = (),
+        column_pattern: str = "free",
+    ) -> SparsityPlan:
         """The same sparsity for every layer.
 
         The filters that make the model's outputs are left alone, as are
@@ -117,7 +132,7 @@ class SparsityPlan:
         paths = plan_checks.kernel_paths(graph)
         plan_checks.check_names(exclude, paths, "exclude")
         excluded = plan_checks.matching(exclude, paths)
-        targets = {"filters": filters, "columns": columns}
+        targets: dict[str, Any] = {"filters": filters, "columns": columns}
         plan_checks.check_fractions(targets)
         if filters or columns:
             what = "SparsityPlan.uniform leaves layers out"
@@ -130,7 +145,12 @@ class SparsityPlan:
         return cls._build(model, graph, wanted, round_to, strict=False)
 
     @classmethod
-    def explicit(cls, model, layers, round_to=1):
+    def explicit(
+        cls,
+        model: keras.Model,
+        layers: Mapping[str, Mapping[str, float | str]],
+        round_to: int = 1,
+    ) -> SparsityPlan:
         """A sparsity for each layer that is named, none for the others.
 
         Args:
@@ -232,18 +252,18 @@ class SparsityPlan:
         return cls(kernels, groups, variables, skipped, weights)
 
     @property
-    def num_classes(self):
+    def num_classes(self) -> int:
         """Number of channel classes in all groups together."""
         return sum(group.size for group in self.groups)
 
-    def digest(self):
+    def digest(self) -> bytes:
         """A fingerprint of what is asked of which kernel, 32 bytes.
 
         Names are left out: those that Keras makes up go on counting.
         """
         return digest(self)
 
-    def at_share(self, share):
+    def at_share(self, share: float) -> SparsityPlan:
         """The plan with a share of each of its targets: a milder plan.
 
         What iterative pruning asks for on its way. Of the filters that a
@@ -282,14 +302,16 @@ class SparsityPlan:
         rest = self.variables, self.skipped, self.weights
         return SparsityPlan(kernels, groups, *rest)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
+        """The plan as plain values, which `from_config` and JSON take."""
         return to_config(self)
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> SparsityPlan:
+        """The plan that `get_config` told."""
         return cls(*from_config(config))
 
-    def save(self, path):
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the plan to `path` as JSON.
 
         Raises:
@@ -298,7 +320,7 @@ class SparsityPlan:
         atomic_files.write_text(path, json.dumps(self.get_config()))
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: str | os.PathLike[str]) -> SparsityPlan:
         """Reads a plan that `save` wrote.
 
         Raises:
@@ -357,20 +379,20 @@ def from_config(config):
     Raises:
         ValueError: A kernel has a pattern that there is not.
     """
-    kernels = [
-        KernelPlan(
-            **{
-                name: tuple(v) if isinstance(v, (list, tuple)) else v
-                for name, v in kernel.items()
-            }
-        )
-        for kernel in config["kernels"]
-    ]
+    kernels = [KernelPlan(**_with_tuples(k)) for k in config["kernels"]]
     check_patterns({kernel.key: kernel.column_pattern for kernel in kernels})
     groups = [ChannelGroup(**group) for group in config["groups"]]
     skipped, weights = config.get("skipped", ()), config.get("weights", ())
     weights = [Signature.from_list(row) for row in weights]
     return kernels, groups, config["variables"], skipped, weights
+
+
+def _with_tuples(config: dict[str, Any]) -> dict[str, Any]:
+    """A config with tuples, of which JSON makes lists."""
+    return {
+        name: tuple(value) if isinstance(value, (list, tuple)) else value
+        for name, value in config.items()
+    }
 
 
 def renamed(plan, names):

@@ -17,6 +17,8 @@ All functions are pure, run on every Keras backend and inside a compiled step.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import keras
 import numpy as np
 from keras import ops
@@ -28,10 +30,13 @@ from keras_prm.plans.records import KernelPlan
 from keras_prm.utils import backend
 from keras_prm.utils import kernel_layout
 
+if TYPE_CHECKING:
+    from typing import Any
+
 NUM_SWEEPS = 3
 
 
-def removed_count(size, sparsity: float):
+def removed_count(size: Any, sparsity: float) -> Any:
     """How many of `size` positions a sparsity removes.
 
     The one place of the rounding rule: down, so that never more is removed

@@ -7,8 +7,14 @@ pass runs in a `keras.StatelessScope`, which keeps whatever it would assign
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import keras
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 BATCH_SIZE = 32
 
@@ -84,6 +90,7 @@ def _is_iterable(data):
 
 def _check_ends(data):
     """Refuses a `tf.data.Dataset` that is known to go on forever."""
+    cardinality: Callable[[], Any] | None
     cardinality = getattr(data, "cardinality", None)
     if callable(cardinality) and int(cardinality()) == -1:
         raise ValueError(
@@ -166,11 +173,12 @@ def _loss(model, variables, values, x, y, sample_weight=None):
 def _tensorflow(loss, values):
     import tensorflow as tf
 
+    zero = tf.UnconnectedGradients.ZERO
     values = [tf.convert_to_tensor(v) for v in values]
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(values)
         result = loss(values)
-    found = tape.gradient(result, values, unconnected_gradients="zero")
+    found = tape.gradient(result, values, unconnected_gradients=zero)
     return [tf.convert_to_tensor(g) for g in found]  # of IndexedSlices too
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -27,6 +28,13 @@ from keras_prm.utils import keras_hooks
 from keras_prm.utils import signatures
 from keras_prm.utils import variable_keys
 
+if TYPE_CHECKING:
+    from typing import Any
+
+    from keras_prm.admm.optimizer import ADMMWrapper
+    from keras_prm.plans.plan import SparsityPlan
+    from keras_prm.pruning import scores
+
 # Above it what the weights and ADMM's copies of them differ in is too much.
 MOST_RESIDUAL = 0.1
 
@@ -37,8 +45,13 @@ _OTHER_MODEL = (
 
 
 def hard_prune(
-    model, plan, score=None, data=None, optimizer=None, keep_zeros=True
-):
+    model: keras.Model,
+    plan: SparsityPlan,
+    score: scores.Score | None = None,
+    data: Any = None,
+    optimizer: ADMMWrapper | bool | None = None,
+    keep_zeros: bool = True,
+) -> Masks:
     """Sets what the plan removes to zero. Works in place.
 
     The structures that go are those the `ADMMWrapper` holds, where the model
@@ -145,9 +158,9 @@ def masks_for(model, plan, score=None, data=None, optimizer=None, graph=None):
     dead = np.zeros(graph.num_classes, bool)
     for kernel in plan.kernels:
         filters = masks[kernel.key].filters
-        if weights[kernel.key].out_ids is not None:
-            ids = weights[kernel.key].out_ids[~filters]
-            dead[graph.classes[ids]] = True
+        ids = weights[kernel.key].out_ids
+        if ids is not None:
+            dead[graph.classes[ids[~filters]]] = True
     vectors = dead_vectors(graph, dead)
     return Masks(masks, vectors, signatures.signatures(model))
 
@@ -397,7 +410,7 @@ def _check_agreement(wrapper, plan, weights, masks):
     if not _share_lost(arrays, masks):
         return  # what ADMM has chosen is zero already
     relative = {key: found[key] / (sizes[key] or 1.0) for key in found}
-    worst = sorted(relative, key=relative.get, reverse=True)[:3]
+    worst = sorted(relative, key=lambda key: relative[key], reverse=True)[:3]
     nearest = _nearest(plan, list(arrays.values()))
     warnings.warn(
         "The weights are not near what ADMM prunes to: the primal residual "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 
 import keras
@@ -101,29 +100,29 @@ class DataScorer:
     def __call__(self, model, which="search"):
         """The `Score` of a model on one share of the parts."""
         logs = self._tester(self._parts[which])
-        score = self._score(logs[self.name], which)
+        parts = logs[self.name]
+        value, error = self._mean(parts, which)
         if self._is_share:
-            error = share_error(score.value, self._num_rows[which])
-            score = dataclasses.replace(score, error=max(score.error, error))
-        return score
+            error = max(error, share_error(value, self._num_rows[which]))
+        return Score(value, error, parts)
 
     def drop(self, before, after, which="search"):
         """The `Drop` from one score to another on the same parts."""
-        worse = self._score(self.sign * (before.parts - after.parts), which)
-        error = worse.error
+        worse = self.sign * (before.parts - after.parts)
+        value, error = self._mean(worse, which)
         if self._is_share:
             # That no answer has changed does not show that none would.
             error = max(error, 1.0 / float(self._num_rows[which]))
-        return Drop(worse.value, error)
+        return Drop(value, error)
 
-    def _score(self, values, which):
+    def _mean(self, values: np.ndarray, which: str) -> tuple[float, float]:
         """The weighted mean of parts, and its standard error."""
         shares = self._weights[which] / self._weights[which].sum()
         mean = float(shares @ values)
         square = np.square(shares * (values - mean)).sum()
         size = len(values)
         error = float(np.sqrt(square * size / (size - 1)))
-        return Score(mean, error, values)
+        return mean, error
 
     def _choose(self, model, metric):
         """Settles the metric, of what it is the mean, and what is better."""
@@ -132,8 +131,7 @@ class DataScorer:
         names = _in_order(model, means.logs)
         self.name = name = _named(metric, names)
         self.others = [n for n in names if n != name and metric is None]
-        means.check(name)
-        weigh = means.weighing(name)
+        weigh = means.check(name)
         self._weights = {
             k: weigh(p) if p else np.zeros(0) for k, p in self._parts.items()
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pathlib
 import weakref
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -19,6 +20,11 @@ from keras_prm.utils import signatures
 from keras_prm.utils import validation
 from keras_prm.utils import variable_keys
 from keras_prm.utils.signatures import Signature
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable
+    from collections.abc import Mapping
 
 PARTS = ("kernels", "vectors")
 
@@ -39,17 +45,22 @@ class Masks:
             they go by names.
     """
 
-    def __init__(self, kernels, vectors=None, weights=()):
+    def __init__(
+        self,
+        kernels: Mapping[str, KernelMask],
+        vectors: Mapping[str, np.ndarray] | None = None,
+        weights: Iterable[Signature] = (),
+    ) -> None:
         self.kernels = dict(kernels)
         self.vectors = dict(vectors or {})
         self.weights = tuple(weights)
         self._held_in = None
 
-    def note_held_in(self, model):
+    def note_held_in(self, model: keras.Model) -> None:
         """Remembers that a training has held the masks in a model."""
         self._held_in = weakref.ref(model)
 
-    def were_held_in(self, model):
+    def were_held_in(self, model: keras.Model) -> bool:
         """Whether a training of this process has held them in a model."""
         return self._held_in is not None and self._held_in() is model
 
@@ -57,7 +68,7 @@ class Masks:
         # Weak references can be neither pickled nor copied.
         return {**vars(self), "_held_in": None}
 
-    def named_as(self, model):
+    def named_as(self, model: keras.Model) -> Masks:
         """The masks under the keys that their weights have in a model.
 
         Raises:
@@ -87,19 +98,21 @@ class Masks:
         names, difference = signatures.alike(self.weights, other.weights)
         return self if difference else self._renamed(names, other.weights)
 
-    def factors(self):
+    def factors(self) -> dict[str, tuple[np.ndarray, ...]]:
         """The masks as arrays that broadcast against their variables.
 
         Returns:
             dict from key to a tuple of bool arrays, whose product with the
             variable is the masked variable.
         """
-        found = {key: (mask,) for key, mask in self.vectors.items()}
+        found: dict[str, tuple[np.ndarray, ...]] = {
+            key: (mask,) for key, mask in self.vectors.items()
+        }
         for key, mask in self.kernels.items():
             found[key] = mask.factors()
         return found
 
-    def to_json(self):
+    def to_json(self) -> str:
         """A JSON string that `from_json` reads."""
         return json.dumps(
             {
@@ -120,7 +133,7 @@ class Masks:
         )
 
     @classmethod
-    def from_json(cls, text):
+    def from_json(cls, text: str) -> Masks:
         """Reads what `to_json` wrote.
 
         Raises:
@@ -148,7 +161,7 @@ class Masks:
         weights = [Signature.from_list(r) for r in data.get("weights", ())]
         return cls(kernels, vectors, weights)
 
-    def save(self, path):
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the masks to `path` as JSON.
 
         Raises:
@@ -157,7 +170,7 @@ class Masks:
         atomic_files.write_text(path, self.to_json())
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: str | os.PathLike[str]) -> Masks:
         """Reads masks that `save` wrote.
 
         Raises:
@@ -167,7 +180,7 @@ class Masks:
         text = pathlib.Path(path).read_bytes().decode(errors="replace")
         return cls.from_json(text)
 
-    def __and__(self, other):
+    def __and__(self, other: Masks) -> Masks:
         """The masks that keep what both keep.
 
         Raises:
@@ -209,8 +222,6 @@ class Masks:
         # Parsed again, since the order of the keys means nothing.
         return all(mine[part] == others[part] for part in PARTS)
 
-    __hash__ = None
-
     def __str__(self):
         lines = ["filters kept      columns kept      kernel"]
         for key, mask in self.kernels.items():
@@ -222,7 +233,7 @@ class Masks:
         return "\n".join(lines)
 
 
-def masks_of(model):
+def masks_of(model: keras.Model) -> Masks:
     """Reads the masks back from the zeros of a model.
 
     Args:
@@ -294,7 +305,7 @@ def _kernel_zeros(graph):
         live = kernel_layout.to_matrix(live, weight.axes)
         spatial = tuple(range(live.ndim - 1))
         found[weight.key] = KernelMask(
-            live.any(axis=spatial), live.any(axis=-1), weight.axes
+            np.any(live, axis=spatial), np.any(live, axis=-1), weight.axes
         )
     return found
 

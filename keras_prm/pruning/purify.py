@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from typing import TYPE_CHECKING
 
 import keras
 
@@ -21,21 +22,24 @@ from keras_prm.utils import validation
 from keras_prm.utils import variable_keys
 from keras_prm.utils.console import print_message
 
+if TYPE_CHECKING:
+    from typing import Any
+
 
 def purify(
-    model,
-    evaluate=None,
-    max_drop=None,
-    thresholds=None,
-    sweeps="fixed_point",
-    max_evaluations=100,
+    model: keras.Model,
+    evaluate: Any = None,
+    max_drop: float | None = None,
+    thresholds: Thresholds | None = None,
+    sweeps: str = "fixed_point",
+    max_evaluations: int = 100,
     *,
-    metric=None,
-    holdout=None,
-    num_samples=None,
-    round_to=1,
-    verbose="auto",
-):
+    metric: str | None = None,
+    holdout: float | None = None,
+    num_samples: int | None = None,
+    round_to: int = 1,
+    verbose: int | str = "auto",
+) -> PurificationReport:
     """Removes channels and filters that contribute almost nothing. In place.
 
     Lossy, unlike `strip`: after ADMM and retraining some structures that

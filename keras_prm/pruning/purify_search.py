@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -11,6 +12,9 @@ import numpy as np
 from keras_prm.equivalence import model_state
 from keras_prm.pruning import drops
 from keras_prm.utils.console import print_message
+
+if TYPE_CHECKING:
+    from typing import Any
 
 # Factors of 1.06; the search goes in coarse steps first, of 1.57.
 STRENGTHS = (0.0, *np.geomspace(1e-3, 30.0, 184))
@@ -46,7 +50,8 @@ class Search:
         self.levels = [0] * state.num_kernels
         self._seen = {}
         self._noise = None
-        self.reported = self.drop = self.error = self.num_samples = None
+        self.reported: Any = None
+        self.drop = self.error = self.num_samples = None
         self._bar = keras.utils.Progbar(
             max_evaluations,
             verbose=int(verbose == 1),
@@ -356,4 +361,4 @@ def _guessed_error(before, blank):
         return 0.0
     count = max(count, _LEAST_COUNT)
     errors = [drops.share_error(x, count) for x in (before, blank)]
-    return float(np.hypot(*errors))
+    return float(np.hypot(errors[0], errors[1]))

@@ -61,6 +61,7 @@ class Sweeper:
 
     @property
     def num_kernels(self):
+        """How many kernels a sweep goes through."""
         return len(self.kernels)
 
     def num_weights(self):

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 _TOLERANCE = 1e-4  # relative; of sums in float32
 
@@ -40,7 +45,7 @@ class Means:
             for name in self.tries[0]
         }
 
-    def weighing(self, name):
+    def weighing(self, name: str) -> Callable[[Any], Any] | None:
         """The function from parts to what they count in a mean.
 
         `evaluate` takes the loss of a single output as the mean over
@@ -66,8 +71,11 @@ class Means:
             limit = _TOLERANCE * (1 + abs(whole[name]))
             yield bool(abs(mean - whole[name]) <= limit)
 
-    def check(self, name):
+    def check(self, name: str) -> Callable[[Any], Any]:
         """Refuses a metric that is not finite, or no mean over samples.
+
+        Returns:
+            What `weighing` returns, the function.
 
         Raises:
             ValueError: It is so.
@@ -78,8 +86,9 @@ class Means:
                 f"The metric {name!r} is {whole} on the data. Look for NaN "
                 "in the data and in the model's answers."
             )
-        if self.weighing(name) is not None:
-            return
+        weigh = self.weighing(name)
+        if weigh is not None:
+            return weigh
         weights = rows(self._parts)
         worst = [*self._agree(name, weights)].index(False)
         mean = np.average(self.tries[worst][name], weights=weights)

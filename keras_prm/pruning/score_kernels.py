@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -14,6 +15,11 @@ from keras_prm.pruning.scores import Unavailable
 from keras_prm.utils import keras_hooks
 from keras_prm.utils import kernel_layout
 from keras_prm.utils import variable_keys
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from keras_prm.pruning.scores import Score
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,7 +36,7 @@ class Table:
     """
 
     kernel: KernelPlan
-    variable: object
+    variable: keras.Variable
     side: str
     rows: np.ndarray
     entries: np.ndarray
@@ -43,6 +49,7 @@ class Table:
         return table[self.rows][:, self.entries]
 
     def weights(self):
+        """The weights as they are now, float32 `(rows, entries)`."""
         return self.of(array_of(self.variable))
 
 
@@ -57,7 +64,12 @@ def flat(array, kernel):
     return matrix.reshape(-1, matrix.shape[-1])
 
 
-def values(model, tables, score, data):
+def values(
+    model: keras.Model,
+    tables: list[Table],
+    score: Score,
+    data: Any,
+) -> list[np.ndarray]:
     """Asks a score for its numbers, batch by batch where there are any.
 
     Args:
@@ -78,7 +90,7 @@ def values(model, tables, score, data):
     weights = [table.weights() for table in tables]
     if data is None:
         return _ask(score, tables, weights, [None] * len(tables))
-    total, differs = [0.0] * len(tables), False
+    total, differs = [np.zeros(())] * len(tables), False
     variables = [table.variable for table in tables]
     for found in gradients.per_batch(model, variables, data):
         found = [table.of(g) for table, g in zip(tables, found)]
@@ -114,7 +126,7 @@ def _ask(score, tables, weights, found):
     if bad:
         raise ValueError(
             "A score must return one finite number for each row of "
-            "`records.weights`, as "
+            "`structures.weights`, as "
             "`np.abs(structures.weights).sum(axis=1)` does. "
             f"Received: {bad}"
         )

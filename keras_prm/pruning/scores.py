@@ -18,7 +18,24 @@ filters of several kernels fall together: see `hard_prune`.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
+
+
+class Score(Protocol):
+    """A function that says what the filters or columns of a kernel are worth.
+
+    Any function with one argument is one; there is no need to derive from it.
+    """
+
+    def __call__(self, structures: Structures, /) -> np.ndarray:
+        """Returns a float array `(n,)`; the largest stay the longest.
+
+        Args:
+            structures: `Structures` of `n` filters or columns.
+        """
+        ...
 
 
 class Unavailable(ValueError):
@@ -28,7 +45,7 @@ class Unavailable(ValueError):
         name: The attribute it asked for.
     """
 
-    def __init__(self, name):
+    def __init__(self, name: str) -> None:
         super().__init__(
             f"The score reads `structures.{name}`, which these structures "
             f"do not have. Make them with `Structures(weights, {name}=...)`."
@@ -57,25 +74,32 @@ class Structures:
             known.
     """
 
-    def __init__(self, weights, gradients=None, gamma=None):
+    def __init__(
+        self,
+        weights: np.ndarray,
+        gradients: np.ndarray | None = None,
+        gamma: np.ndarray | None = None,
+    ) -> None:
         self.weights = weights
         self._gradients = gradients
         self._gamma = gamma
 
     @property
-    def gradients(self):
+    def gradients(self) -> np.ndarray:
+        """The loss differentiated by the weights, `(n, entries)`."""
         if self._gradients is None:
             raise Unavailable("gradients")
         return self._gradients
 
     @property
-    def gamma(self):
+    def gamma(self) -> np.ndarray:
+        """BatchNormalization's absolute gamma of each, `(n,)`."""
         if self._gamma is None:
             raise Unavailable("gamma")
         return self._gamma
 
 
-def l1_norm(structures):
+def l1_norm(structures: Structures) -> np.ndarray:
     """The sum of the absolute weights, `sum_k |w_k|`.
 
     Args:
@@ -90,7 +114,7 @@ def l1_norm(structures):
     return np.abs(structures.weights).sum(axis=1)
 
 
-def l2_norm(structures):
+def l2_norm(structures: Structures) -> np.ndarray:
     """The Euclidean norm, `sqrt(sum_k w_k^2)`.
 
     What it keeps of one kernel alone is the nearest kernel with so many
@@ -108,7 +132,7 @@ def l2_norm(structures):
     return np.linalg.norm(structures.weights, axis=1)
 
 
-def batch_norm_gamma(structures):
+def batch_norm_gamma(structures: Structures) -> np.ndarray:
     """The scale that BatchNormalization gives a filter's output, `|gamma|`.
 
     Network slimming: meant for models trained with an L1 penalty on gamma
@@ -130,7 +154,7 @@ def batch_norm_gamma(structures):
     return structures.gamma
 
 
-def geometric_median(structures):
+def geometric_median(structures: Structures) -> np.ndarray:
     """The distance to all others, `sum_j ||w_i - w_j||`.
 
     Small near the geometric median of the kernel's filters, where the
@@ -150,7 +174,7 @@ def geometric_median(structures):
     return np.array([np.linalg.norm(w - row, axis=1).sum() for row in w])
 
 
-def taylor(structures):
+def taylor(structures: Structures) -> np.ndarray:
     """The squared change of the loss without it, to first order.
 
     `(sum_k g_k w_k)^2`, with the gradient `g` of the loss on one batch; the

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from keras import ops
 
@@ -12,8 +14,11 @@ from keras_prm.plans.records import KernelMask
 from keras_prm.pruning import gradients
 from keras_prm.pruning import score_kernels
 
+if TYPE_CHECKING:
+    from keras_prm.pruning.scores import Score
 
-def support(model, graph, plan, score, data=None):
+
+def support(model, graph, plan, score: Score, data=None):
     """What a score keeps, with exactly as many structures as a plan.
 
     Args:

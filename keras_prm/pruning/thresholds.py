@@ -46,7 +46,11 @@ class Thresholds:
                 f"Received: {bad or {'share': self.share}}. 0 keeps all."
             )
 
-    def absolute(self, strength, medians) -> Thresholds:
+    def absolute(
+        self,
+        strength: float,
+        medians: tuple[float, float, float],
+    ) -> Thresholds:
         """The bounds on squared norms themselves.
 
         Args:
@@ -63,7 +67,11 @@ class Thresholds:
             self.filter * strength * filter_,
         )
 
-    def for_what_is_left(self, live, before) -> Thresholds:
+    def for_what_is_left(
+        self,
+        live: tuple[int, int],
+        before: tuple[int, int],
+    ) -> Thresholds:
         """Absolute bounds once some columns and filters have fallen.
 
         A column has less energy where filters have fallen, a filter where

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import warnings
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -17,6 +18,9 @@ from keras import ops
 
 from keras_prm.rebuild import config_arrays
 from keras_prm.utils import keras_hooks
+
+if TYPE_CHECKING:
+    from typing import Any
 
 _KINDS = {
     "initializer": keras.initializers,
@@ -46,7 +50,7 @@ class Change:
         return f"{self.path}: {self.argument}: {self.what}"
 
 
-def kind_of(argument):
+def kind_of(argument: str) -> Any:
     """`"initializer"`, `"regularizer"`, `"constraint"` or `None`."""
     return next((kind for kind in _KINDS if argument.endswith(kind)), None)
 
@@ -360,7 +364,7 @@ def _numbers(config, names):
     return ", ".join(f"{name!r} = {config[name]}" for name in names)
 
 
-def _rebuilt(value, config):
+def _rebuilt(value: Any, config: Any) -> Any:
     try:
         return type(value).from_config(config)
     except Exception:

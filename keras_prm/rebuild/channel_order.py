@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+from typing import TYPE_CHECKING
 
 import numpy as np
 from keras import layers
 
 from keras_prm.utils import variable_keys
+
+if TYPE_CHECKING:
+    from typing import Any
 
 # Layers to which one channel is like another.
 _INDIFFERENT = (
@@ -69,7 +73,7 @@ class Reordering:
     """
 
     key: str
-    variable: object
+    variable: Any
     axis: int
     order: np.ndarray
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
 from keras import ops
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +31,7 @@ class Extent:
 
     @property
     def is_same(self):
+        """Whether no size has changed."""
         return self.before == self.after
 
     @property
@@ -71,7 +76,7 @@ class Extent:
         return found[0] if len(found) == 1 else -1
 
 
-def change(config, function: Callable, sizes=()):
+def change(config: Any, function: Callable, sizes: Any = ()) -> Any:
     """A config with `function(array)` in place of each array.
 
     An array is what has a shape and an axis, and a list of numbers unless

@@ -8,11 +8,15 @@ of its own. Here it gets one that there is.
 from __future__ import annotations
 
 import contextlib
+from typing import TYPE_CHECKING
 
 import keras
 
 from keras_prm.rebuild import cloning
 from keras_prm.utils import keras_hooks
+
+if TYPE_CHECKING:
+    pass
 
 _MARK = "keras_prm>Held"  # the name that _Held is registered by
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -19,6 +20,9 @@ from keras_prm.utils import keras_graph
 from keras_prm.utils import keras_hooks
 from keras_prm.utils import variable_keys
 
+if TYPE_CHECKING:
+    from typing import Any
+
 
 @dataclasses.dataclass(frozen=True)
 class Twin:
@@ -31,7 +35,7 @@ class Twin:
         followers: The layers to put behind it, in order.
     """
 
-    layer: object
+    layer: Any
     adapters: tuple = ()
     children: tuple = ()
     followers: tuple = ()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from typing import TYPE_CHECKING
+from typing import overload
 
 from keras_prm.analysis.liveness import Liveness
 from keras_prm.analysis.trace import trace
@@ -16,8 +18,42 @@ from keras_prm.rebuild import strip_report
 from keras_prm.utils import keras_graph
 from keras_prm.utils import variable_keys
 
+if TYPE_CHECKING:
+    from typing import Literal
 
-def strip(model, lowering="none", return_report=False, *, quantize=None):
+    import keras
+
+    from keras_prm.lowering.strategies import Lowerer
+    from keras_prm.reports.strip import StripReport
+
+
+@overload
+def strip(
+    model: keras.Model,
+    lowering: str | Lowerer = "none",
+    return_report: Literal[False] = False,
+    *,
+    quantize: str | None = None,
+) -> keras.Model: ...
+
+
+@overload
+def strip(
+    model: keras.Model,
+    lowering: str | Lowerer = "none",
+    return_report: Literal[True] = ...,
+    *,
+    quantize: str | None = None,
+) -> tuple[keras.Model, StripReport]: ...
+
+
+def strip(
+    model: keras.Model,
+    lowering: str | Lowerer = "none",
+    return_report: bool = False,
+    *,
+    quantize: str | None = None,
+) -> keras.Model | tuple[keras.Model, StripReport]:
     """Rebuilds a model without everything that does not reach its outputs.
 
     A channel goes where no reader multiplies it by a weight other than zero,
@@ -110,9 +146,11 @@ def strip(model, lowering="none", return_report=False, *, quantize=None):
         if return_report:
             report = strip_report.compare(rebuilder.slimmer, view, small)
         if lowerer is not None:
-            small, *done = lower_columns.lower(small, lowerer)
+            small, choices, moved = lower_columns.lower(small, lowerer)
             if return_report:
-                report = strip_report.with_lowerings(report, *done, small)
+                report = strip_report.with_lowerings(
+                    report, choices, moved, small
+                )
     if small.count_params() == view.count_params():
         _warn_of_nothing(view, arrays, rebuilder.live.graph)
     return (small, report) if return_report else small

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from keras_prm.reports import tables
+
+if TYPE_CHECKING:
+    from typing import Any
 
 _HEAD = (
     "model",
@@ -78,7 +82,7 @@ class BenchmarkReport:
     runs: int
     warmup: int
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """All of it as dicts and lists of plain values, ready for JSON."""
         return {**vars(self), "rows": [{**vars(row)} for row in self.rows]}
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 from keras_prm.reports import tables
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,11 +64,11 @@ class Explanation:
     macs_note: str = ""
 
     @property
-    def fixed(self):
+    def fixed(self) -> int:
         """Stored weights that belong to no class that can be removed."""
         return self.weights - self.prunable
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """All of it as dicts and lists of plain values, ready for JSON."""
         rows = [
             {**vars(row), "members": [{**vars(m)} for m in row.members]}

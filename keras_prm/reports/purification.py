@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from keras_prm.pruning.masks import Masks
     from keras_prm.pruning.thresholds import Thresholds
 
 
@@ -63,7 +64,7 @@ class PurificationReport:
     score_before: float | None
     score_after: float | None
     evaluations: int
-    masks: object
+    masks: Masks
     metric: str | None = None
     standard_error: float | None = None
     num_samples: int | None = None

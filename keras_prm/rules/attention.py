@@ -22,6 +22,7 @@ def _variables(layer):
 
 
 def multi_head(call):
+    """Attention: queries and keys share dimensions, all share the heads."""
     own = _variables(call.layer)
     if len(own["attention_output", "kernel"].shape) != 3:
         pin(call, "its output has several axes")
@@ -32,6 +33,7 @@ def multi_head(call):
 
 
 def group_query(call):
+    """Attention whose groups of heads share keys and values."""
     own = _variables(call.layer)
     found = _attention(call, own)
     if found is not None:  # One argument holds several widths.
@@ -131,6 +133,7 @@ def _combine(call, own, query, key, value, heads):
 
 
 def resize_multi_head(layer, size, shape):
+    """The numbers of heads, their widths, and a changed output's."""
     own = _variables(layer)
     query, out = own["query", "kernel"], own["attention_output", "kernel"]
     config = {
@@ -145,6 +148,7 @@ def resize_multi_head(layer, size, shape):
 
 
 def resize_group_query(layer, size, shape):
+    """The numbers of heads of both kinds and their one width."""
     own = _variables(layer)
     query = own["query", "kernel"]
     return {

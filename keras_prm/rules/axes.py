@@ -10,6 +10,7 @@ from keras_prm.rules.base import pin
 
 
 def get_item(call):
+    """Slices pass their channels on; an axis read at one index stays."""
     x, out = call.inputs[0], call.outputs[0]
     entries = _entries(call.node)
     if entries is None:
@@ -89,6 +90,7 @@ def _moved(entry, keep):
 
 
 def split(call):
+    """Each part passes on its stretch of the channels."""
     x = call.inputs[0]
     along = call.layer.axis % len(x.shape)
     if along == 0:
@@ -110,6 +112,7 @@ def split(call):
 
 
 def configure_split(node, keep):
+    """Where to split what is left of each part."""
     along = node.operation.axis % len(node.inputs[0].shape)
     if node.inputs[0].shape[along] is None:
         return {}
@@ -136,6 +139,7 @@ def transposition(axes_of):
 
 
 def swapped(operation, rank):
+    """The sources of the axes of `swapaxes`."""
     axes = list(range(rank))
     one, other = operation.axis1 % rank, operation.axis2 % rank
     axes[one], axes[other] = axes[other], axes[one]
@@ -143,21 +147,25 @@ def swapped(operation, rank):
 
 
 def moved_axes(operation, rank):
+    """The sources of the axes of `moveaxis`."""
     return np.moveaxis(
         np.empty(range(rank)), operation.source, operation.destination
     ).shape
 
 
 def named(operation, rank):
+    """The sources of the axes of `transpose`, which names them."""
     axes = operation.axes
     return range(rank)[::-1] if axes is None else axes
 
 
 def expand_dims(call):
+    """New axes of length 1; channels pass."""
     _drop_or_add(call, call.layer.axis, len(call.outputs[0].shape), add=True)
 
 
 def squeeze(call):
+    """Axes of length 1 go; channels of the others pass."""
     x = call.inputs[0]
     _drop_or_add(call, _squeezed(call.node), len(x.shape), add=False)
 
@@ -203,6 +211,7 @@ def configure_reshape(node, keep):
 
 
 def pad(call):
+    """Axes that are padded stay; channels of the others pass."""
     x, out = call.inputs[0], call.outputs[0]
     widths = np.broadcast_to(call.layer.pad_width, (len(x.shape), 2))
     value = call.argument("constant_values", 1)
@@ -268,6 +277,7 @@ def _unknown(ends):
 
 
 def matmul(call):
+    """Batches of matrices: what is summed over stands together."""
     ends = list(zip(call.inputs, (2, 1)))
     if [len(x.shape) for x in call.inputs] != [3, 3] or _unknown(ends):
         pin(call, "it is no product of two batches of matrices")

@@ -28,6 +28,7 @@ def _contraction(call, sources, targets, kernel, bias, **options):
 
 
 def dense(call):
+    """A kernel mixes the last axis into new channels; other axes pass."""
     layer, x, out = call.layer, call.inputs[0], call.outputs[0]
     axis = len(x.shape) - 1
     for other in range(1, axis):
@@ -38,6 +39,7 @@ def dense(call):
 
 
 def conv(call, depthwise=False):
+    """A kernel mixes the channels into new ones, group by group."""
     layer = call.layer
     source, target = _slides(call)
     _contraction(
@@ -53,10 +55,12 @@ def conv(call, depthwise=False):
 
 
 def depthwise(call):
+    """Each channel makes channels of its own: they stand together."""
     conv(call, depthwise=True)
 
 
 def separable(call):
+    """A depthwise convolution, then a 1x1 one that makes new channels."""
     layer = call.layer
     source, (out, axis) = _slides(call)
     shape = list(out.shape)
@@ -218,6 +222,7 @@ def embedding(call):
 
 
 def resize_conv(layer, size, shape):
+    """The filters that are left, in groups as large as before."""
     kept = size(layer.kernel, -1)
     per_group = layer.filters // layer.groups
     return {"filters": kept, "groups": max(1, kept // per_group)}

@@ -9,6 +9,8 @@ from keras_prm.rules.base import pin
 
 
 def join(combine):
+    """A rule that ties the channels of all inputs, position by position."""
+
     def rule(call):
         rank = len(call.outputs[0].shape)
         if any(len(x.shape) != rank for x in call.inputs):
@@ -62,6 +64,7 @@ def _is_untracked(call, axis):
 
 
 def concatenate(call, axis=None):
+    """The channels of the inputs, one tensor's after the other's."""
     out = call.outputs[0]
     rank = len(out.shape)
     along = (call.layer.axis if axis is None else axis) % rank

@@ -18,6 +18,7 @@ def _move_others(call, axis):
 
 
 def batch_normalization(call):
+    """Scales and shifts each channel; its vectors shrink with it."""
     layer, x, out = call.layer, call.inputs[0], call.outputs[0]
     axis = layer.axis % len(x.shape)
     ids = call.graph.ids(x, axis)
@@ -74,6 +75,7 @@ def normalises(call):
 
 
 def prelu(call):
+    """A slope for each channel, shared along axes of space or not."""
     layer, x, out = call.layer, call.inputs[0], call.outputs[0]
     shape = layer.alpha.shape
     own = [n > 1 or x.shape[i + 1] == 1 for i, n in enumerate(shape)]
@@ -112,6 +114,7 @@ def rescaling(call):
 
 
 def normalization(call):
+    """Scales and shifts each channel by constants of the config."""
     axes = call.layer.axis
     axes = () if axes is None else axes
     axes = (axes,) if isinstance(axes, int) else axes

@@ -12,12 +12,14 @@ from keras_prm.rules.base import read_others
 
 
 def elementwise(call):
+    """Each position passes on, mapped by the layer itself."""
     for x in call.inputs[:1]:
         for axis in range(1, len(x.shape)):
             call.move((x, axis), (call.outputs[0], axis), constants.by(call))
 
 
 def identity(call):
+    """Each position passes on as it is."""
     for axis in range(1, len(call.inputs[0].shape)):
         call.move((call.inputs[0], axis), (call.outputs[0], axis))
 
@@ -31,6 +33,7 @@ def resize_dropout(layer, size, shape):
 
 
 def activation(call):
+    """Each position passes on, or all are read, as by softmax."""
     if constants.is_elementwise(call.layer.activation):
         elementwise(call)
     else:
@@ -50,6 +53,7 @@ def along_space(combine):
 
 
 def global_pooling(call):
+    """Channels pass; the positions they are pooled over are read."""
     x, out = call.inputs[0], call.outputs[0]
     axis = channel_axis(call.layer, x)
     read_others(call, x, axis, "it is pooled over")

@@ -8,6 +8,7 @@ pinned, and the trace says so.
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import keras
 from keras import layers
@@ -28,8 +29,14 @@ from keras_prm.rules.base import pin
 from keras_prm.utils import keras_graph
 from keras_prm.utils import keras_hooks
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
 
-def apply(call, reason=None):
+    from keras_prm.rules.base import LayerCall
+
+
+def apply(call: LayerCall, reason: str | None = None) -> None:
     """Traces one call by the rule of its layer, or pins what it touches.
 
     Args:
@@ -67,7 +74,7 @@ def _behind_noise(call):
     return dataclasses.replace(call, inputs=found)
 
 
-def rule_for(operation):
+def rule_for(operation: Any) -> Rule | None:
     """The `Rule` of a layer or operation, or `None`."""
     kind = type(operation)
     if kind in RULES:
@@ -77,7 +84,7 @@ def rule_for(operation):
     return APPLICATIONS.get(f"{kind.__module__}.{kind.__name__}")
 
 
-def is_block(layer):
+def is_block(layer: Any) -> bool:
     """True for a layer without a rule, not of Keras, that holds layers."""
     return (
         isinstance(layer, keras.layers.Layer)
@@ -88,7 +95,7 @@ def is_block(layer):
     )
 
 
-def register_rule(layer_class, rule):
+def register_rule(layer_class: type[keras.layers.Layer], rule: Rule) -> None:
     """Registers the `Rule` of a layer class of your own.
 
     It is for this very class: a subclass of it, or of a layer of Keras, may
@@ -136,7 +143,10 @@ def _why_opaque(call, rule):
     )
 
 
-def unknown_argument(node, rule_knows=()):
+def unknown_argument(
+    node: keras_graph.Node,
+    rule_knows: Iterable[str] = (),
+) -> str | None:
     """Names an argument of a layer's call that no rule knows, or `None`."""
     if isinstance(node.operation, keras.layers.Layer):
         more = node.arguments.args[1:]

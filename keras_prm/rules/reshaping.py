@@ -10,6 +10,7 @@ from keras_prm.dependency import reshape_ids
 
 
 def reshape(call):
+    """Axes that are joined or cut pass their channels on by position."""
     x, out = call.inputs[0], call.outputs[0]
     target = reshape_ids.resolve(x.shape[1:], out.shape[1:])
     same_batch = x.shape[0] == out.shape[0]
@@ -43,6 +44,7 @@ def _keep_last_axes(call):
 
 
 def flatten(call):
+    """Each channel becomes one position for each place in space."""
     x = call.inputs[0]
     if call.layer.data_format == "channels_first" and len(x.shape) > 2:
         order = (*range(2, len(x.shape)), 1)
@@ -84,9 +86,11 @@ def resize_reshape(layer, size, shape):
 
 
 def repeat_vector(call):
+    """Channels pass to every repetition."""
     call.move((call.inputs[0], 1), (call.outputs[0], 2))
 
 
 def permute(call):
+    """Axes change places and take their channels along."""
     for axis, source in enumerate(call.layer.dims, start=1):
         call.move((call.inputs[0], source), (call.outputs[0], axis))

@@ -66,6 +66,7 @@ def _is_given_a_state(call):
 
 
 def resize_recurrent(layer, size, shape):
+    """The units that are left, counted by the recurrent kernel."""
     return {"units": size(layer.cell.recurrent_kernel, 0)}
 
 
@@ -133,6 +134,7 @@ def _child(call, layer, value, tensor):
 
 
 def wrap_bidirectional(config, children):
+    """Both directions, made smaller, in one wrapper."""
     for name in ("layer", "backward_layer"):
         config.pop(name, None)
     forward, backward = children
@@ -142,5 +144,6 @@ def wrap_bidirectional(config, children):
 
 
 def wrap_time_distributed(config, children):
+    """The layer of each step, made smaller, in its wrapper."""
     config.pop("layer")
     return layers.TimeDistributed(children[0], **config), children

@@ -16,7 +16,11 @@ from keras_prm.training import optimizer_slots
 from keras_prm.utils import variable_keys
 
 
-def carry_optimizer(model, small, report):
+def carry_optimizer(
+    model: keras.Model,
+    small: keras.Model,
+    report: StripReport,
+) -> keras.Model:
     """Compiles a stripped model as its origin was. Works in place on `small`.
 
     Loss, metrics and the rest are those of `model`, the optimizer is a new

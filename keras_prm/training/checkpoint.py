@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 import warnings
 import weakref
+from typing import TYPE_CHECKING
 
 import keras
 
@@ -19,6 +20,11 @@ from keras_prm.training import trainers
 from keras_prm.utils import console
 from keras_prm.utils import keras_hooks
 from keras_prm.utils import validation
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable
+    from typing import Any
 
 
 class AtomicCheckpoint(keras.callbacks.Callback):
@@ -117,7 +123,14 @@ class AtomicCheckpoint(keras.callbacks.Callback):
             fewer epochs than it is of, or a file cannot be written.
     """
 
-    def __init__(self, path, masks=None, every=1, set_epoch=None, model=None):
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        masks: Masks | None = None,
+        every: int = 1,
+        set_epoch: Callable[[int], Any] | None = None,
+        model: keras.Model | None = None,
+    ) -> None:
         super().__init__()
         _check_arguments(masks, every, set_epoch)
         self.path = pathlib.Path(path).resolve()
@@ -127,7 +140,7 @@ class AtomicCheckpoint(keras.callbacks.Callback):
         self.network = model
 
     @staticmethod
-    def read(path):
+    def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         """What is in a file, less the variables.
 
         Returns:
@@ -142,10 +155,10 @@ class AtomicCheckpoint(keras.callbacks.Callback):
             "plan": plan and SparsityPlan.from_config(plan),
         }
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._done = self._written = 0
         self._due = self._diverged = self._stopped = False
-        self._first = None
+        self._first: Any = None
         if isinstance(keras_hooks.initial_epoch(self.model), _Begin):
             _begin_fit_at(self.model, None)  # of a fit that never began
         self._rates = checkpoint_state.learning_rates(self.model)
@@ -242,7 +255,11 @@ class AtomicCheckpoint(keras.callbacks.Callback):
                 stacklevel=2,
             )
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(
+        self,
+        epoch: int,
+        logs: dict[str, Any] | None = None,
+    ) -> None:
         if self._first not in (None, epoch):
             raise RuntimeError(
                 f"Expected Keras to go on with epoch {self._first}. Received: "
@@ -257,17 +274,29 @@ class AtomicCheckpoint(keras.callbacks.Callback):
         if self.set_epoch is not None:
             self.set_epoch(epoch)
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(
+        self,
+        batch: int,
+        logs: dict[str, Any] | None = None,
+    ) -> None:
         # By now callbacks have put back what they swapped at an epoch's end.
         if self._due:
             self._due = False
             self._write()
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(
+        self,
+        batch: int,
+        logs: dict[str, Any] | None = None,
+    ) -> None:
         self._batch = batch
         self._stopped = self.model.stop_training
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(
+        self,
+        epoch: int,
+        logs: dict[str, Any] | None = None,
+    ) -> None:
         steps = self.params.get("steps")
         if steps is not None and self.model.stop_training:
             self._stopped = self._batch + 1 < steps
@@ -276,7 +305,7 @@ class AtomicCheckpoint(keras.callbacks.Callback):
         self._done = epoch + 1
         self._due = self._done % self.every == 0
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         _begin_fit_at(self.model, None)
         if self._stopped:
             self._collect()

@@ -68,7 +68,7 @@ def write(path: pathlib.Path, header: dict, arrays: list[np.ndarray]):
     entries["header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
     with atomic_files.replacing(path) as temporary:
         with open(temporary, "wb") as file:
-            np.savez(file, **entries)
+            np.savez(file, **entries)  # pyright: ignore[reportArgumentType]
 
 
 def read(path: pathlib.Path):
@@ -84,11 +84,10 @@ def read(path: pathlib.Path):
         with open(path, "rb") as file, np.load(file) as data:
             header = json.loads(data["header"].tobytes())
             known = header["format"] == FORMAT
+            rows = header["arrays"] if known else []
             arrays = [
                 data[str(i)].view(np.dtype(dtype)).reshape(shape)
-                for i, (dtype, shape) in enumerate(
-                    header["arrays"] if known else ()
-                )
+                for i, (dtype, shape) in enumerate(rows)
             ]
     except FileNotFoundError:
         raise

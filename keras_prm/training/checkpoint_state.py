@@ -6,6 +6,7 @@ import itertools
 import json
 import random
 import re
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -16,6 +17,10 @@ from keras_prm.pruning.masks import Masks
 from keras_prm.training import trainers
 from keras_prm.utils import keras_hooks
 from keras_prm.utils import signatures
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
 
 
 def collect(model, masks):
@@ -106,9 +111,13 @@ def finite(arrays):
     )
 
 
+def _numpy_state() -> Any:
+    return np.random.get_state()
+
+
 def random_state():
     """The states of Python's, NumPy's and torch's global generators."""
-    kind, keys, *rest = np.random.get_state()
+    kind, keys, *rest = _numpy_state()
     state = {
         "python": random.getstate(),
         "numpy": [kind, keys.tolist(), *rest],
@@ -345,7 +354,7 @@ def _built_on(model):
     ]
 
 
-def _build(model, built_on):
+def _build(model: keras.Model, built_on: Sequence[Sequence[int] | None] | None):
     """Builds what a step would build first. Does nothing to what is built.
 
     Args:
@@ -355,7 +364,7 @@ def _build(model, built_on):
     variables = model.variables
     optimizers = trainers.all_optimizers(model)
     if built_on is None:
-        built_on = [None] * len(optimizers)
+        built_on = [None for _ in optimizers]
         if not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
     for optimizer, places in zip(optimizers, built_on):

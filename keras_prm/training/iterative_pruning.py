@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import TYPE_CHECKING
 
 from keras import ops
 
@@ -16,6 +17,15 @@ from keras_prm.pruning.hard_prune import warn_of_frozen
 from keras_prm.pruning.masks import pruned
 from keras_prm.training import trainers
 from keras_prm.training.structured_mask import StructuredMask
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    import keras
+
+    from keras_prm.plans.plan import SparsityPlan
+    from keras_prm.pruning.masks import Masks
 
 
 class IterativePruning(StructuredMask):
@@ -89,14 +99,14 @@ class IterativePruning(StructuredMask):
 
     def __init__(
         self,
-        plan,
-        score=None,
-        ramp=None,
-        every=1,
-        data=None,
-        masks=None,
-        model=None,
-    ):
+        plan: SparsityPlan,
+        score: scores.Score | None = None,
+        ramp: Callable[[int], Any] | None = None,
+        every: int = 1,
+        data: Any = None,
+        masks: Masks | None = None,
+        model: keras.Model | None = None,
+    ) -> None:
         check_is_plan(plan)
         _check_arguments(ramp, every)
         super().__init__(model=model)
@@ -110,7 +120,7 @@ class IterativePruning(StructuredMask):
         self._share = 0.0
         self._begins = False
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         if self._pruned_model is not self.model:
             self._pruned_model = self.model
             self.masks = self._first_masks
@@ -129,7 +139,11 @@ class IterativePruning(StructuredMask):
         if self.data is None:
             masks_for(network, self.plan, self.score)
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(
+        self,
+        epoch: int,
+        logs: dict[str, Any] | None = None,
+    ) -> None:
         super().on_epoch_begin(epoch, logs)
         if self._begins:
             self._begins = False
@@ -144,7 +158,9 @@ class IterativePruning(StructuredMask):
             if not self._share and epoch:
                 # Resumed: a callback before this one has pruned already.
                 masks = masks & pruned(self.student)[0]
-            self.masks = self.masks & masks
+            if self.masks is not None:
+                masks = self.masks & masks
+            self.masks = masks
             self._hold(self.masks)
             self._share = share
 
@@ -171,7 +187,7 @@ class IterativePruning(StructuredMask):
             )
         return min(max(share, 0.0), 1.0)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         super().on_train_end(logs)
         if self._share < 1:
             warnings.warn(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -16,6 +17,12 @@ from keras_prm.pruning.masks import fitting
 from keras_prm.training import trainers
 from keras_prm.utils import keras_graph
 from keras_prm.utils import variable_keys
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from collections.abc import Iterator
+
+    from keras_prm.pruning.masks import Masks
 
 # What becomes of masked weights that are not zero when a training begins.
 ZEROED = "are set to zero again, and what they learned is lost"
@@ -92,7 +99,10 @@ def advice_on_changes(model, masks, fate):
     )
 
 
-def release_masks(model, held=None):
+def release_masks(
+    model: keras.Model,
+    held: Iterable[MaskConstraint] | None = None,
+) -> None:
     """Takes mask constraints off a model, so that all weights train again.
 
     Not needed after `StructuredMask` or `enforced`, which clean up behind
@@ -228,7 +238,11 @@ def advice_on_admm(trainer, network, masks):
 
 
 @contextlib.contextmanager
-def enforced(model, masks, compiled=None):
+def enforced(
+    model: keras.Model,
+    masks: Masks,
+    compiled: keras.Model | None = None,
+) -> Iterator[None]:
     """Keeps masked weights at zero inside a `with` block.
 
     For `train_on_batch` and loops of your own; with `fit`, use the callback

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -14,6 +15,9 @@ from keras_prm.pruning.hard_prune import fits
 from keras_prm.training import trainers
 from keras_prm.utils import console
 from keras_prm.utils import validation
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class ADMMProgress(keras.callbacks.Callback):
@@ -75,7 +79,12 @@ class ADMMProgress(keras.callbacks.Callback):
           3.3.
     """
 
-    def __init__(self, verbose=0, tolerance=None, model=None):
+    def __init__(
+        self,
+        verbose: int = 0,
+        tolerance: float | None = None,
+        model: keras.Model | None = None,
+    ) -> None:
         super().__init__()
         _check_verbose(verbose)
         _check_tolerance(tolerance)
@@ -86,7 +95,7 @@ class ADMMProgress(keras.callbacks.Callback):
         self._lines = []
         self._updates = 0
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._lines = []
         wrapper = self._wrapper()
         variables = self.model.trainable_variables
@@ -94,10 +103,18 @@ class ADMMProgress(keras.callbacks.Callback):
         self._updates = wrapper.num_updates
         check_trains(wrapper, self.network or self.model)
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(
+        self,
+        epoch: int,
+        logs: dict[str, Any] | None = None,
+    ) -> None:
         self._print()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(
+        self,
+        epoch: int,
+        logs: dict[str, Any] | None = None,
+    ) -> None:
         wrapper = self._wrapper()
         residuals = wrapper.residuals()
         self.history.append(residuals)
@@ -118,7 +135,7 @@ class ADMMProgress(keras.callbacks.Callback):
                 f"{self.tolerance:.3g}."
             )
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         self._print()
         wrapper = self._wrapper()
         if not wrapper.num_updates:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import warnings
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -16,10 +17,18 @@ from keras_prm.utils import replay
 from keras_prm.utils import training_argument
 from keras_prm.utils import variable_keys
 
+if TYPE_CHECKING:
+    from typing import Any
+
 _NOISE = ("rate", "stddev", "dropout", "recurrent_dropout")
 
 
-def recalibrate(model, data, batch_size=32, max_batches=None):
+def recalibrate(
+    model: keras.Model,
+    data: Any,
+    batch_size: int = 32,
+    max_batches: int | None = None,
+) -> int:
     """Measures BatchNormalization's statistics anew. Works in place.
 
     Pruning changes the activations that the moving means and variances

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import TYPE_CHECKING
 
 import keras
 
@@ -13,6 +14,11 @@ from keras_prm.training import mask_constraint
 from keras_prm.training import trainers
 from keras_prm.utils import signatures
 from keras_prm.utils import variable_keys
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from keras_prm.pruning.masks import Masks
 
 
 class StructuredMask(keras.callbacks.Callback):
@@ -67,7 +73,11 @@ class StructuredMask(keras.callbacks.Callback):
     ```
     """
 
-    def __init__(self, masks=None, model=None):
+    def __init__(
+        self,
+        masks: Masks | None = None,
+        model: keras.Model | None = None,
+    ) -> None:
         super().__init__()
         self.masks = masks
         self.network = model
@@ -77,7 +87,7 @@ class StructuredMask(keras.callbacks.Callback):
         self._weights = None
         self._warned = set()
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         left = mask_constraint.left_over(self.model, self.model.history)
         if left:
             mask_constraint.release_masks(self.model, left)
@@ -183,10 +193,18 @@ class StructuredMask(keras.callbacks.Callback):
             mask_constraint.retrace(self.model)
             raise
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(
+        self,
+        epoch: int,
+        logs: dict[str, Any] | None = None,
+    ) -> None:
         self._check()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(
+        self,
+        epoch: int,
+        logs: dict[str, Any] | None = None,
+    ) -> None:
         self._check()
         # Averages of weights (EMA) are taken before constraints are applied.
         averaged = mask_constraint.averages(self.model)
@@ -200,12 +218,12 @@ class StructuredMask(keras.callbacks.Callback):
             )
         apply_masks(self.student, self._used)
 
-    def on_test_begin(self, logs=None):
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         if self._held is not None:
             self._check()
             apply_masks(self.student, self._used)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         self._check()
         mask_constraint.release_masks(self.model, self._held)
         apply_masks(self.student, self._used)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import time
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -16,6 +17,9 @@ from keras_prm.training import progress
 from keras_prm.training import trainers
 from keras_prm.utils import kernel_layout
 from keras_prm.utils import validation
+
+if TYPE_CHECKING:
+    from typing import Any
 
 # Pixels along each side of an image: more are pooled, fewer enlarged.
 MOST_PIXELS = 1024
@@ -68,7 +72,12 @@ class SparsityTensorBoard(keras.callbacks.Callback):
     ```
     """
 
-    def __init__(self, log_dir, images_every=1, model=None):
+    def __init__(
+        self,
+        log_dir: str | os.PathLike[str],
+        images_every: int = 1,
+        model: keras.Model | None = None,
+    ) -> None:
         super().__init__()
         validation.check_whole(
             "images_every",
@@ -84,7 +93,7 @@ class SparsityTensorBoard(keras.callbacks.Callback):
         self._writer = None
         self._kernels = ()
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._close()
         self._kernels = ()
         if self._wrapper() is None:
@@ -92,7 +101,11 @@ class SparsityTensorBoard(keras.callbacks.Callback):
             self._kernels = [w for w in weights if w.role == "kernel"]
         self._writer = _import_tensorboard().EventFileWriter(self.log_dir)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(
+        self,
+        epoch: int,
+        logs: dict[str, Any] | None = None,
+    ) -> None:
         wrapper = self._wrapper()
         found = {}
         if wrapper is not None:
@@ -111,7 +124,7 @@ class SparsityTensorBoard(keras.callbacks.Callback):
         ]
         self._write(epoch, values)
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         self._close()
 
     def _wrapper(self):

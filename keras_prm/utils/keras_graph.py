@@ -8,10 +8,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+from typing import TYPE_CHECKING
 
 import keras
 
 from keras_prm.utils import keras_hooks
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -27,10 +31,10 @@ class Node:
             the same with each tensor `x` replaced by `d[id(x)]`.
     """
 
-    operation: object
+    operation: Any
     inputs: tuple
     outputs: tuple
-    arguments: object
+    arguments: Any
 
 
 def is_model(layer):
@@ -224,6 +228,7 @@ class Arguments:
     kwargs: dict
 
     def fill_in(self, tensors):
+        """The same with each tensor `x` replaced by `tensors[id(x)]`."""
         return tuple(tensors[id(x)] for x in self.args), self.kwargs
 
 

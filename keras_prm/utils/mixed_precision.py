@@ -19,6 +19,7 @@ class ComputeInFloat32(keras.DTypePolicy):
 
     @property
     def compute_dtype(self):
+        """float32, whatever the variables are."""
         return "float32"
 
 

@@ -15,10 +15,14 @@ import functools
 import itertools
 import re
 import weakref
+from typing import TYPE_CHECKING
 
 import keras
 
 from keras_prm.utils import variable_keys
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Signature:
     layer: str
     shape: tuple[int, ...]
     trainable: bool
-    source: object = dataclasses.field(default=None, compare=False, repr=False)
+    source: Any = dataclasses.field(default=None, compare=False, repr=False)
 
     @property
     def owner(self) -> str:
@@ -126,6 +130,7 @@ def known_as(weights, model, keys):
     """
     own = signatures(model)
     rows = {row.key: row for row in weights}
+    by_variable: dict[int | None, str]
     by_variable = {id(row.source()): row.key for row in own}
     names = {key: by_variable.get(_identity(rows.get(key))) for key in keys}
     if None not in names.values():
@@ -170,7 +175,9 @@ def trained_otherwise(weights, variables):
     """
     expected = [row for row in weights if row.trainable]
     received = [
-        Signature(v.path or v.name, row.layer if row else "", tuple(v.shape), 1)
+        Signature(
+            v.path or v.name, row.layer if row else "", tuple(v.shape), True
+        )
         for v, row in itertools.zip_longest(variables, expected)
         if v is not None
     ]

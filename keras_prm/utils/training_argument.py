@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from typing import TYPE_CHECKING
 
 import keras
 from keras import layers
@@ -11,6 +12,9 @@ from keras import tree
 
 from keras_prm.utils import keras_graph
 from keras_prm.utils import keras_hooks
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def parameters(operation):
@@ -157,7 +161,7 @@ class _Untold:
         position: Where `training` is among those without a name.
     """
 
-    arguments: object
+    arguments: Any
     position: int
 
     @property

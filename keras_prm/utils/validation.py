@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import numbers
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from typing import Any
+    from typing import TypeGuard
 
-def is_whole(value, least=1):
+
+def is_whole(value: Any, least: int = 1) -> TypeGuard[int]:
     """Whether it is an int of Python's or NumPy's, no bool, and not below."""
     is_int = isinstance(value, numbers.Integral) and not is_bool(value)
-    return bool(is_int and value >= least)
+    return is_int and int(value) >= least
 
 
-def is_real(value):
+def is_real(value: object) -> TypeGuard[float]:
     """Whether it is a real number, and no bool."""
     return isinstance(value, numbers.Real) and not is_bool(value)
 

@@ -26,7 +26,7 @@ def main(folder):
     request = json.loads((folder / REQUEST).read_text())
     # Stock layers first: they shall not need what the others import.
     jobs = sorted(request["jobs"].items(), key=_needs_more)
-    sys.modules["keras_prm"] = None
+    sys.modules["keras_prm"] = None  # pyright: ignore[reportArgumentType]
     _set(request["settings"])
     for name, job in jobs:
         if job["custom_objects"] and sys.modules["keras_prm"] is None:
@@ -143,7 +143,9 @@ def from_file(array):
     if array.dtype.kind != "S":
         return array
     words = np.empty(array.shape, object)
-    words.flat = [word[:-1] for word in array.flat]
+    words.flat = [  # pyright: ignore[reportAttributeAccessIssue]
+        word[:-1] for word in array.flat
+    ]
     return words
 
 

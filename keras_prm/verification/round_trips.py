@@ -79,7 +79,8 @@ class Folder:
             for number, inputs in enumerate(sets)
             for position, x in enumerate(inputs)
         }
-        np.savez(self._path / f"{name}{round_trip_worker.INPUTS}", **arrays)
+        path = self._path / f"{name}{round_trip_worker.INPUTS}"
+        np.savez(path, **arrays)  # pyright: ignore[reportArgumentType]
         self._jobs[name] = {
             "custom_objects": custom,
             "sets": len(sets),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,10 +24,22 @@ from keras_prm.utils import training_argument
 from keras_prm.utils import variable_keys
 from keras_prm.verification import round_trips
 
+if TYPE_CHECKING:
+    import os
+    from typing import Any
+
+    import keras
+
 
 def verify(
-    model, small, tflite=None, inputs=None, seed=0, tolerance=None, saved=False
-):
+    model: keras.Model,
+    small: keras.Model,
+    tflite: str | os.PathLike[str] | None = None,
+    inputs: Any = None,
+    seed: int = 0,
+    tolerance: float | None = None,
+    saved: bool = False,
+) -> Certificate:
     """Compares a model with its stripped form, and with a LiteRT file.
 
     Args:
@@ -202,7 +215,8 @@ def _comparison(candidate, probe, found, limits):
         candidate,
         kind,
         rows,
-        *errors,
+        errors[0],
+        errors[1],
         limits[candidate],
         note=note,
         untested=probe.problem,
@@ -210,7 +224,7 @@ def _comparison(candidate, probe, found, limits):
     )
 
 
-def _limits(model, tolerance):
+def _limits(model: keras.Model, tolerance: float | None) -> dict[str, Any]:
     if tolerance is not None:
         return {"stripped": tolerance, "litert": tolerance}
     used = {

@@ -47,10 +47,23 @@ def label(name):
     return f"//{folder}"
 
 
+def at_run_time(tree):
+    """The nodes of a source, less those under `if TYPE_CHECKING:`."""
+    for node in ast.iter_child_nodes(tree):
+        test = getattr(node, "test", None)
+        if isinstance(test, ast.Name) and test.id == "TYPE_CHECKING":
+            continue
+        yield node
+        yield from at_run_time(node)
+
+
 def imported_labels(text):
-    """The labels of all of this repository that a source imports."""
+    """The labels of all of this repository that a source imports.
+
+    What only type checkers import is not there when the program runs.
+    """
     names = []
-    for node in ast.walk(ast.parse(text)):
+    for node in at_run_time(ast.parse(text)):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -75,6 +88,8 @@ import keras_prm
 import numpy
 from keras_prm import strip
 from keras_prm.utils import backend
+if TYPE_CHECKING:
+    from keras_prm.rules.base import Rule
 def late():
     from keras_prm.plans.plan import SparsityPlan
 """

@@ -164,13 +164,13 @@ class AutoTest(parameterized.TestCase):
     def test_cache_in_a_file(self):
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder) / "lowerings.json"
-            auto = AutoLowering(cache=path)
+            lowering = AutoLowering(cache=path)
             with FakeClock(0.5).installed():
-                _, first = strip(self.model, auto, return_report=True)
+                _, first = strip(self.model, lowering, return_report=True)
             auto._KNOWN.clear()
             clock = FakeClock(2.0)
             with clock.installed():
-                _, again = strip(self.model, auto, return_report=True)
+                _, again = strip(self.model, lowering, return_report=True)
             self.assertNotEmpty(layer_timing.read(path))
         self.assertLen(clock.calls, 1)  # of the whole model, slower now
         names = [r.dense_us for r in first.lowered]
