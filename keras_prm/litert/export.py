@@ -30,6 +30,7 @@ from keras_prm.litert.evaluation import Evaluation
 from keras_prm.litert.model import LiteRTModel
 from keras_prm.utils import datasets
 from keras_prm.utils import mixed_precision
+from keras_prm.utils import validation
 from keras_prm.version import __version__
 
 if TYPE_CHECKING:
@@ -42,9 +43,10 @@ _NUM_CHECKED_SAMPLES = 64
 _NUM_RANDOM_SAMPLES = 8
 
 
+@validation.renamed(path="filepath")
 def export_litert(
     model: keras.Model,
-    path: str | os.PathLike[str],
+    filepath: str | os.PathLike[str],
     quantize: str | None = None,
     representative_data: Any = None,
     check: bool = True,
@@ -70,7 +72,7 @@ def export_litert(
 
     Args:
         model: A built functional or Sequential `keras.Model`; not changed.
-        path: Where to write; ends in `.tflite`. Missing folders are made;
+        filepath: Where to write; ends in `.tflite`. Missing folders are made;
             where it is a link, what it leads to is written.
         quantize: None or `"float32"`; `"float16"`: weights in half the size;
             `"dynamic_range"`: int8 weights, float activations; `"int8"`:
@@ -108,7 +110,7 @@ def export_litert(
 
     Returns:
         An `ExportReport`. What the file says of itself is read back by
-        `LiteRTModel(path).metadata`.
+        `LiteRTModel(filepath).metadata`.
 
     Raises:
         TypeError: `model` is not a functional or Sequential model, or
@@ -140,8 +142,8 @@ def export_litert(
     ))
     ```
     """
-    export_checks.check_types(path, check)
-    path = pathlib.Path(path)
+    export_checks.check_types(filepath, check)
+    path = pathlib.Path(filepath)
     mode = "float32" if quantize is None else quantize
     export_checks.check_arguments(
         path, mode, representative_data, tolerance, int8_io

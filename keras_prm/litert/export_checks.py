@@ -27,7 +27,7 @@ def check_arguments(path, mode, data, tolerance, int8_io):
     problem = None
     if path.suffix != ".tflite" or path.is_dir():
         problem = (
-            f"expected the path of a file. Received: path={str(path)!r}. "
+            f"expected the path of a file. Received: filepath={str(path)!r}. "
             "Choose a path that ends in `.tflite` and is no folder."
         )
     elif not tolerances.is_mode(mode):

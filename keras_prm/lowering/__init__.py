@@ -9,4 +9,14 @@ In reading order:
     strategies      choosing by numbers, by bytes, or by the cost model
     layer_timing    one layer as a file, to be timed; what was measured before
     auto            `AutoLowering`: choosing by what LiteRT needs here
+
+A strategy of one's own is a `Lowerer`; what it needs is exported here.
 """
+
+from keras_prm.lowering.methods import Lowering
+from keras_prm.lowering.methods import SparseKernel
+from keras_prm.lowering.methods import candidates
+from keras_prm.lowering.strategies import Choice
+from keras_prm.lowering.strategies import Lowerer
+
+__all__ = ["Choice", "Lowerer", "Lowering", "SparseKernel", "candidates"]

@@ -49,10 +49,10 @@ class AutoLowering(strategies.Lowerer):
 
     Args:
         num_threads: int, threads of the interpreter. Default 1.
-        quantize: How the model will be exported: `"float32"` (default),
+        quantize: How the model will be exported: None (default) or `"float32"`,
             `"float16"`, `"dynamic_range"` or `"int8"`. A processor may be so
             fast at int8 that nothing is gained by leaving columns out.
-        seconds: float, time after which no further layer is measured; the
+        time_budget: float, time after which no further layer is measured; the
             others are chosen by the cost model. Two exports of the whole
             model, to time it, come on top. Default 60.
         runs: int, rounds that are timed for each layer. Default 30.
@@ -71,14 +71,16 @@ class AutoLowering(strategies.Lowerer):
     """
 
     num_threads: int = 1
-    quantize: str = "float32"
-    seconds: float = 60.0
+    quantize: str | None = None
+    time_budget: float = 60.0
     runs: int = 30
     cache: str | os.PathLike[str] | None = None
 
     def __post_init__(self):
+        if self.quantize is None:
+            object.__setattr__(self, "quantize", "float32")
         whole = all(map(validation.is_whole, (self.num_threads, self.runs)))
-        is_time = validation.is_real(self.seconds) and self.seconds > 0
+        is_time = validation.is_real(self.time_budget) and self.time_budget > 0
         if not whole or not is_time:
             raise ValueError(
                 "Cannot measure lowerings. Expected whole numbers of threads "
@@ -116,7 +118,8 @@ class AutoLowering(strategies.Lowerer):
 
         Args:
             kernels: list of `SparseKernel`; measured in this order, until
-                `seconds` have passed. The others are left to the cost model.
+                `time_budget` seconds have passed. The others are left to the
+                cost model.
 
         Returns:
             list of `Choice`, in the same order.
@@ -128,7 +131,7 @@ class AutoLowering(strategies.Lowerer):
         for sparse in kernels:
             if None in sparse.space:
                 choices.append(strategies.undecided(sparse))
-            elif time.monotonic() - start > self.seconds:
+            elif time.monotonic() - start > self.time_budget:
                 choices.append(self._unmeasured(sparse))
             else:
                 choices.append(self._measured(sparse))
@@ -196,7 +199,7 @@ class AutoLowering(strategies.Lowerer):
     def _times(self, sparse, options):
         """µs of the dense layer and of each lowering."""
         files = [
-            layer_timing.converted(sparse, option, self.quantize)
+            layer_timing.converted(sparse, option, self.quantize or "float32")
             for option in (None, *options)
         ]
         inputs = layer_timing.inputs_of(

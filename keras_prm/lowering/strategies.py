@@ -69,14 +69,23 @@ class Lowerer:
 
 
 @dataclasses.dataclass(frozen=True)
-class SmallestLowering(Lowerer):
+class _ForFiles(Lowerer):
+    """One that is told how files are quantised; `None` means float32."""
+
+    quantize: str | None = None
+
+    def __post_init__(self):
+        if self.quantize is None:
+            object.__setattr__(self, "quantize", "float32")
+
+
+@dataclasses.dataclass(frozen=True)
+class SmallestLowering(_ForFiles):
     """The smallest in a file; of equals, what the model finds fastest.
 
     Args:
-        quantize: How the file will be quantised.
+        quantize: How the file will be quantised, as `export_litert` is told.
     """
-
-    quantize: str = "float32"
 
     def choose_one(self, sparse: methods.SparseKernel) -> Choice:
         """The way of one layer that takes the fewest bytes in a file."""
@@ -86,7 +95,7 @@ class SmallestLowering(Lowerer):
 
 
 @dataclasses.dataclass(frozen=True)
-class FewestParametersLowering(Lowerer):
+class FewestParametersLowering(_ForFiles):
     """What stores the fewest numbers; of equals, the smallest in a file.
 
     What papers count. A file may be larger for it, by the operations that
@@ -97,17 +106,19 @@ class FewestParametersLowering(Lowerer):
             so that what is chosen is not held to be for such files.
     """
 
-    quantize: str = "float32"
-
-    def files(self):
+    def files(self) -> tuple[str, ...]:
+        """None in particular: numbers are counted, however they are stored."""
         return ()
 
-    def choose_one(self, sparse):
+    def choose_one(self, sparse: methods.SparseKernel) -> Choice:
+        """The way of one layer that stores the fewest numbers."""
+
         def key(option):
             kernel = (
                 sparse.array if option is None else option.kernel(sparse.array)
             )
-            size = cost_model.file_bytes(sparse, option, self.quantize)
+            mode = self.quantize or "float32"
+            size = cost_model.file_bytes(sparse, option, mode)
             return kernel.size, size
 
         best = min([None, *methods.candidates(sparse)], key=key)
@@ -115,22 +126,20 @@ class FewestParametersLowering(Lowerer):
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelLowering(Lowerer):
+class ModelLowering(_ForFiles):
     """What the cost model finds fastest, clearly, on one thread and on two.
 
     It knows of convolutions in float32 alone, as which float16 runs as well.
     Of files that multiply in int8 nothing is lowered.
 
     Args:
-        quantize: How the file will be quantised.
+        quantize: How the file will be quantised, as `export_litert` is told.
     """
-
-    quantize: str = "float32"
 
     def files(self) -> tuple[str, ...]:
         """How the files are quantised that its model speaks of."""
         floats = ("float32", "float16")  # which run alike
-        return floats if self.quantize in floats else (self.quantize,)
+        return floats if self.quantize in floats else super().files()
 
     def choose_one(self, sparse: methods.SparseKernel) -> Choice:
         """The way of one layer that is predicted to be the fastest."""

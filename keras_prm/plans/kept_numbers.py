@@ -52,8 +52,8 @@ def _check_pairs(keep):
     example = '{"conv1": (20, None), "stage2_*": (None, 100)}'
     if not isinstance(keep, dict):
         raise TypeError(
-            f"Expected `keep` to be a dict such as {example}. "
-            f"Received: keep={keep!r}"
+            f"Expected `layers` to be a dict such as {example}. "
+            f"Received: layers={keep!r}"
         )
     bad = {name: pair for name, pair in keep.items() if not _is_pair(pair)}
     if bad:

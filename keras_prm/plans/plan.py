@@ -188,7 +188,13 @@ class SparsityPlan:
         return cls._build(model, graph, wanted, round_to, strict=True)
 
     @classmethod
-    def keep(cls, model, layers, column_pattern="free", network=None):
+    def keep(
+        cls,
+        model: keras.Model,
+        layers: Mapping[str, Sequence[int | None]],
+        column_pattern: str = "free",
+        network: keras.Model | None = None,
+    ) -> SparsityPlan:
         """Numbers of filters and columns that stay, layer by layer.
 
         What has less already keeps all of it, so that the same numbers may
@@ -311,23 +317,25 @@ class SparsityPlan:
         """The plan that `get_config` told."""
         return cls(*from_config(config))
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the plan to `path` as JSON.
+    @validation.renamed(path="filepath")
+    def save(self, filepath: str | os.PathLike[str]) -> None:
+        """Writes the plan to `filepath` as JSON.
 
         Raises:
             OSError: It cannot be written; an older file is as it was.
         """
-        atomic_files.write_text(path, json.dumps(self.get_config()))
+        atomic_files.write_text(filepath, json.dumps(self.get_config()))
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> SparsityPlan:
+    @validation.renamed(path="filepath")
+    def load(cls, filepath: str | os.PathLike[str]) -> SparsityPlan:
         """Reads a plan that `save` wrote.
 
         Raises:
             ValueError: There is no plan in the file.
             FileNotFoundError: There is no such file.
         """
-        return cls.from_config(read(path))
+        return cls.from_config(read(filepath))
 
     def __str__(self):
         return table(self)

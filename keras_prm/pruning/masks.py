@@ -161,23 +161,25 @@ class Masks:
         weights = [Signature.from_list(r) for r in data.get("weights", ())]
         return cls(kernels, vectors, weights)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the masks to `path` as JSON.
+    @validation.renamed(path="filepath")
+    def save(self, filepath: str | os.PathLike[str]) -> None:
+        """Writes the masks to `filepath` as JSON.
 
         Raises:
             OSError: It cannot be written; an older file is as it was.
         """
-        atomic_files.write_text(path, self.to_json())
+        atomic_files.write_text(filepath, self.to_json())
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Masks:
+    @validation.renamed(path="filepath")
+    def load(cls, filepath: str | os.PathLike[str]) -> Masks:
         """Reads masks that `save` wrote.
 
         Raises:
             ValueError: There are no masks in the file.
             FileNotFoundError: There is no such file.
         """
-        text = pathlib.Path(path).read_bytes().decode(errors="replace")
+        text = pathlib.Path(filepath).read_bytes().decode(errors="replace")
         return cls.from_json(text)
 
     def __and__(self, other: Masks) -> Masks:

@@ -58,7 +58,7 @@ def lowerer(lowering, quantize=None):
             )
         return lowering
     if isinstance(lowering, str) and lowering in LOWERERS:
-        return LOWERERS[lowering](quantize=quantize or "float32")
+        return LOWERERS[lowering](quantize=quantize)
     if not isinstance(lowering, str) or lowering != "none":
         raise ValueError(
             f"Unknown lowering. Expected one of {['none', *LOWERERS]}, or an "

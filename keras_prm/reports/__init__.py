@@ -2,7 +2,9 @@
 
 In reading order:
 
-    tables        tables of text that are Markdown, too
+    base          what all reports can do
+    tables        base          what all reports can do
+    tables of text that are Markdown, too
     costs         `Costs`: weights, by three ways of counting, and MACs
     explanation   `Explanation`, of `explain`
     purification  `PurificationReport`, of `purify`

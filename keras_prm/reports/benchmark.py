@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from keras_prm.reports import tables
+from keras_prm.reports.base import Report
 
 if TYPE_CHECKING:
-    from typing import Any
+    pass
 
 _HEAD = (
     "model",
@@ -60,7 +61,7 @@ class BenchmarkRow:
 
 
 @dataclasses.dataclass(frozen=True)
-class BenchmarkReport:
+class BenchmarkReport(Report):
     """What `benchmark` measured; `print` shows it as a table in Markdown.
 
     Args:
@@ -81,10 +82,6 @@ class BenchmarkReport:
     batch_size: int
     runs: int
     warmup: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """All of it as dicts and lists of plain values, ready for JSON."""
-        return {**vars(self), "rows": [{**vars(row)} for row in self.rows]}
 
     def __str__(self):
         cores = tables.number(self.num_cores, "?")

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 
 from keras_prm.reports import tables
+from keras_prm.reports.base import Report
 from keras_prm.reports.costs import Costs
 
 
@@ -59,7 +60,7 @@ class Comparison:
 
 
 @dataclasses.dataclass(frozen=True)
-class Certificate:
+class Certificate(Report):
     """What `verify` found. `print` shows it; `bool` is `ok`.
 
     Args:

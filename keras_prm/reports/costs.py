@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
+from keras_prm.reports.base import Report
+
 
 @dataclasses.dataclass(frozen=True)
-class Costs:
+class Costs(Report):
     """What a model stores and computes.
 
     Args:

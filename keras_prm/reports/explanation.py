@@ -6,9 +6,10 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from keras_prm.reports import tables
+from keras_prm.reports.base import Report
 
 if TYPE_CHECKING:
-    from typing import Any
+    pass
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +45,7 @@ class ClassRow:
 
 
 @dataclasses.dataclass(frozen=True)
-class Explanation:
+class Explanation(Report):
     """The channel classes of a model; `print` shows them as a table.
 
     Args:
@@ -67,15 +68,6 @@ class Explanation:
     def fixed(self) -> int:
         """Stored weights that belong to no class that can be removed."""
         return self.weights - self.prunable
-
-    def to_dict(self) -> dict[str, Any]:
-        """All of it as dicts and lists of plain values, ready for JSON."""
-        rows = [
-            {**vars(row), "members": [{**vars(m)} for m in row.members]}
-            for row in self.rows
-        ]
-        skipped = [list(row) for row in self.skipped]
-        return {**vars(self), "rows": rows, "skipped": skipped}
 
     def __str__(self):
         lines = self._free_lines() + self._pinned_lines()

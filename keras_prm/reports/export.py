@@ -5,6 +5,8 @@ from __future__ import annotations
 import collections
 import dataclasses
 
+from keras_prm.reports.base import Report
+
 # What each mode is to store weights as.
 _WANTED = {"float16": "float16", "dynamic_range": "int8", "int8": "int8"}
 # Entries below which TensorFlow's converter leaves a weight of a
@@ -13,7 +15,7 @@ _DYNAMIC_RANGE_ENTRIES = 1024
 
 
 @dataclasses.dataclass(frozen=True)
-class ExportReport:
+class ExportReport(Report):
     """What was written, and how far it is from the model. `print` shows it.
 
     Args:

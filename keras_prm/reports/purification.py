@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
+from keras_prm.reports.base import Report
+
 if TYPE_CHECKING:
     from keras_prm.pruning.masks import Masks
     from keras_prm.pruning.thresholds import Thresholds
@@ -34,7 +36,7 @@ class PurificationRow:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class PurificationReport:
+class PurificationReport(Report):
     """What purification removed, why, and what it cost.
 
     Args:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from keras_prm.reports.base import Report
+
 
 @dataclasses.dataclass(frozen=True)
 class StripRow:
@@ -84,7 +86,7 @@ class LoweringRow:
 
 
 @dataclasses.dataclass(frozen=True)
-class StripReport:
+class StripReport(Report):
     """What `strip` did, and what it left alone.
 
     Args:

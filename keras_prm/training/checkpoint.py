@@ -102,7 +102,7 @@ class AtomicCheckpoint(keras.callbacks.Callback):
     networks and the optimizers that it holds as attributes.
 
     Args:
-        path: The file, of one `fit` alone.
+        filepath: The file, of one `fit` alone.
         masks: The `Masks` that are trained under, to be kept in the file
             and compared when training is resumed; or `None`.
         every: Epochs from one file to the next; the last is always written.
@@ -123,9 +123,10 @@ class AtomicCheckpoint(keras.callbacks.Callback):
             fewer epochs than it is of, or a file cannot be written.
     """
 
+    @validation.renamed(path="filepath")
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        filepath: str | os.PathLike[str],
         masks: Masks | None = None,
         every: int = 1,
         set_epoch: Callable[[int], Any] | None = None,
@@ -133,21 +134,22 @@ class AtomicCheckpoint(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         _check_arguments(masks, every, set_epoch)
-        self.path = pathlib.Path(path).resolve()
+        self.path = pathlib.Path(filepath).resolve()
         self.masks = masks
         self.every = int(every)
         self.set_epoch = set_epoch
         self.network = model
 
     @staticmethod
-    def read(path: str | os.PathLike[str]) -> dict[str, Any]:
+    @validation.renamed(path="filepath")
+    def read(filepath: str | os.PathLike[str]) -> dict[str, Any]:
         """What is in a file, less the variables.
 
         Returns:
             dict with `"epoch"`, the number of epochs done, `"masks"` and
             `"plan"`, either of which may be `None`.
         """
-        header, _ = checkpoint_files.read(pathlib.Path(path))
+        header, _ = checkpoint_files.read(pathlib.Path(filepath))
         masks, plan = header["masks"], header["plan"]
         return {
             "epoch": header["epoch"],

@@ -25,7 +25,7 @@ def prepare(path: pathlib.Path):
     if path.is_dir():
         raise ValueError(
             "A checkpoint is a file, and this is a folder. "
-            f"Received: path={str(path)!r}. Name a file in it, such as "
+            f"Received: filepath={str(path)!r}. Name a file in it, such as "
             f"{str(path / 'training.npz')!r}."
         )
     probe = atomic_files.temporary(path)
@@ -42,7 +42,7 @@ def prepare(path: pathlib.Path):
         raise OSError(
             f"Cannot write checkpoints to {path.parent}: {error}. Give "
             "`AtomicCheckpoint` a path in a folder that can be written to. "
-            f"Received: path={str(path)!r}"
+            f"Received: filepath={str(path)!r}"
         ) from error
 
 

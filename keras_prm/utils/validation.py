@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import numbers
+import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING
+from typing import ParamSpec
+from typing import TypeVar
 
 import numpy as np
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 if TYPE_CHECKING:
     from typing import Any
@@ -83,3 +91,29 @@ def is_iterable(value):
     except TypeError:
         return False
     return True
+
+
+def renamed(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Lets a function go on taking arguments by their former names.
+
+    Args:
+        **names: The names of now, by those of before.
+    """
+
+    def decorate(function):
+        @functools.wraps(function)
+        def call(*args, **kwargs):
+            for old, new in names.items():
+                if old in kwargs:
+                    warnings.warn(
+                        f"`{old}` of `{function.__qualname__}` is called "
+                        f"`{new}` now; the old name goes in the next release.",
+                        DeprecationWarning,
+                        stacklevel=2,
+                    )
+                    kwargs[new] = kwargs.pop(old)
+            return function(*args, **kwargs)
+
+        return call
+
+    return decorate

@@ -128,7 +128,7 @@ class AutoTest(parameterized.TestCase):
         clock = FakeClock(0.5)
         with clock.installed():
             _, report = strip(
-                self.model, AutoLowering(seconds=1e-9), return_report=True
+                self.model, AutoLowering(time_budget=1e-9), return_report=True
             )
         self.assertNotIn("measured", [r.reason for r in report.lowered])
         _, by_model = strip(self.model, "model", return_report=True)
@@ -155,7 +155,7 @@ class AutoTest(parameterized.TestCase):
         self.assertLess(zeros.max_error(self.model, small, x), 1e-5)
 
     def test_the_model_knows_floats_only(self):
-        auto = AutoLowering(quantize="int8", seconds=1e-9)
+        auto = AutoLowering(quantize="int8", time_budget=1e-9)
         with FakeClock(0.5).installed():
             _, report = strip(self.model, auto, return_report=True)
         reasons = {row.reason for row in report.lowered}

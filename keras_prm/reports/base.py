@@ -1,0 +1,32 @@
+"""What all reports can do: to become plain data."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import numpy as np
+
+
+class Report:
+    """A frozen record that `print` shows and `json` can write."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as dicts and lists of plain values, ready for JSON."""
+        return _plain(self)
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        fields = dataclasses.fields(value)
+        return {f.name: _plain(getattr(value, f.name)) for f in fields}
+    if isinstance(value, dict):
+        return {str(key): _plain(x) for key, x in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(x) for x in value]
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tolist()
+    if hasattr(value, "to_json"):  # masks
+        return json.loads(value.to_json())
+    return value
