@@ -153,7 +153,7 @@ def fit(rng):
         for option, seconds in zip(
             options, times(sparse, files, int(FLAGS.threads[0]))
         ):
-            sizes = cost_model.operations(sparse, option)
+            sizes = cost_model.operation_counts(sparse, option)
             rows.append([sizes[name] for name in names])
             measured.append(1e6 * seconds)
             groups.append(number)

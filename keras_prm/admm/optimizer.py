@@ -228,7 +228,7 @@ class ADMMWrapper(OptimizerWrapper):
         if len(variables) != len(self.plan.variables):
             return
         own = signatures.signatures(model)
-        names, difference = signatures.alike(self.plan.weights, own)
+        names, difference = signatures.counterparts(self.plan.weights, own)
         if not difference:
             kernels = self.plan.kernels
             keys = [names[kernel.key] for kernel in kernels]

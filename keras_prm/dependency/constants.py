@@ -57,7 +57,7 @@ def evaluate(function, constants):
     return result
 
 
-def of(activation):
+def activation_map(activation):
     """The map of constants of a layer's `activation` argument."""
     if activation is None or activation is keras.activations.linear:
         return same
@@ -80,7 +80,7 @@ def by(call):
     return lambda constants: evaluate(function, constants)
 
 
-def normalization(layer):
+def normalized(layer):
     """BatchNormalization at inference: the `terms` of an `Affine`."""
 
     def terms(read):

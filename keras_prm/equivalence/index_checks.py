@@ -11,7 +11,7 @@ from keras_prm.utils import keras_graph
 from keras_prm.utils import keras_hooks
 
 
-def check(model, arrays, name, purpose):
+def check_indices(model, arrays, name, purpose):
     """Refuses indices that an `Embedding` has no row for.
 
     Backends differ in what they make of them: an error of their own, NaN, or
@@ -83,6 +83,6 @@ def _values(view, tensors, arrays):
         return [places[id(x)] for x in tensors]
     try:
         part = keras.Model(view.inputs, [*tensors])
-        return [np.asarray(x) for x in probing.run(part, arrays)]
+        return [np.asarray(x) for x in probing.run_model(part, arrays)]
     except Exception:
         return None

@@ -74,7 +74,7 @@ class Domain:
         return f"integers {low} to {high}{zeros}"
 
 
-def of(model):
+def input_domains(model):
     """The `Domain` of each input, a list; None where no layer tells.
 
     Args:

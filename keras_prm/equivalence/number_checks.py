@@ -40,14 +40,14 @@ def perturbed(weights):
     return found
 
 
-def check_finite(outputs):
+def check_outputs(outputs):
     """Raises a ValueError unless a list of tensors is finite."""
     arrays = [np.asarray(keras.ops.convert_to_numpy(x)) for x in outputs]
     if not all(np.isfinite(x.astype(float)).all() for x in arrays):
         raise ValueError("it returns NaN or infinity")
 
 
-def alike(expected, found):
+def are_close(expected, found):
     """Whether lists of tensors are equal up to rounding."""
     for x, y in zip(expected, found, strict=True):
         limit = tolerances.MODEL_TOLERANCES.get(

@@ -64,7 +64,7 @@ class Probe:
         )
 
 
-def run(view, arrays):
+def run_model(view, arrays):
     """What a model computes at inference, a list of arrays.
 
     Args:

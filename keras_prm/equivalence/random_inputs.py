@@ -63,7 +63,9 @@ def attempts(model, num_rows=NUM_ROWS, seed=0):
     """
     specs = [(x.shape, x.dtype) for x in model.inputs]
     names = [keras_graph.input_layer(x).name for x in model.inputs]
-    return of_specs(specs, names, input_domains.of(model), num_rows, seed)
+    return of_specs(
+        specs, names, input_domains.input_domains(model), num_rows, seed
+    )
 
 
 def of_specs(specs, names, domains=None, num_rows=NUM_ROWS, seed=0):

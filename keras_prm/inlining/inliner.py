@@ -66,7 +66,7 @@ class Inliner:
             ValueError: It cannot be opened; the message is the reason.
         """
         args, kwargs = symbolic_call.cast(layer, (args, kwargs))
-        found = symbolic_call.inside(layer, args, kwargs)
+        found = symbolic_call.calls_inside(layer, args, kwargs)
         tensors, names = {id(x): x for x in found.inputs}, _names(layer)
         for node in found.nodes:
             operation = node.operation

@@ -31,7 +31,7 @@ def of_any_batch(node):
     return lambda x: keras.ops.reshape(x, (-1, *rest))
 
 
-def check(layer, args, kwargs, found):
+def check_replay(layer, args, kwargs, found):
     """The calls have to compute what the layer does, on numbers as well."""
     specs = [((2, *x.shape[1:]), x.dtype) for x in found.inputs]
     states = (), number_checks.perturbed(layer.weights)
@@ -43,7 +43,7 @@ def check(layer, args, kwargs, found):
             number_checks.stateless(run, arrays, state) for state in states
         ]
         for outputs in expected:
-            number_checks.check_finite(outputs)
+            number_checks.check_outputs(outputs)
     except Exception:
         return  # These numbers are none that it takes.
     for outputs, state in zip(expected, states):
@@ -54,7 +54,7 @@ def check(layer, args, kwargs, found):
                 "the calls that its `call` makes fail: "
                 f"{number_checks.one_line(error)}"
             ) from error
-        if not number_checks.alike(outputs, results):
+        if not number_checks.are_close(outputs, results):
             cause = "what is no tensor"
             if state:
                 cause = "a weight otherwise than by a layer"

@@ -34,7 +34,7 @@ class Run:
     nodes: list
 
 
-def run(layer, args, kwargs, training):
+def run_symbolically(layer, args, kwargs, training):
     """Runs the `call` of a layer on symbolic tensors.
 
     Args:
@@ -164,7 +164,7 @@ def is_symbolic(x):
     return isinstance(x, keras.KerasTensor)
 
 
-def inside(layer, args, kwargs):
+def calls_inside(layer, args, kwargs):
     """Runs the `call` of a layer on symbolic tensors.
 
     Args:
@@ -184,7 +184,8 @@ def inside(layer, args, kwargs):
         raise ValueError("it has an activity regularizer")
     _check_own_weights(layer)
     found, *runs = (
-        run(layer, args, kwargs, training) for training in (None, False, True)
+        run_symbolically(layer, args, kwargs, training)
+        for training in (None, False, True)
     )
     _check_weights(layer, found.nodes)
     if len({str(course(each)) for each in (found, *runs)}) > 1:
@@ -195,7 +196,7 @@ def inside(layer, args, kwargs):
     training_argument.check_passed_on(*runs)
     nodes = map(training_argument.told, found.nodes, *(r.nodes for r in runs))
     found = dataclasses.replace(found, nodes=list(nodes))
-    replay_check.check(layer, args, kwargs, found)
+    replay_check.check_replay(layer, args, kwargs, found)
     return found
 
 

@@ -16,7 +16,7 @@ from keras_prm.litert import runtime
 from keras_prm.litert import timing
 from keras_prm.litert.peak_memory import peak_memory
 from keras_prm.reports.benchmark import BenchmarkReport
-from keras_prm.reports.benchmark import summary
+from keras_prm.reports.benchmark import row_of
 from keras_prm.utils import validation
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def _rows(files, batch, num_threads, runs, warmup, memory):
     jobs = [model.invoke for model in models]
     seconds = timing.rounds(jobs, runs, warmup).T
     return [
-        summary(file.name, num_threads, own, seconds[0], model.num_bytes, peak)
+        row_of(file.name, num_threads, own, seconds[0], model.num_bytes, peak)
         for file, model, own, peak in zip(files, models, seconds, peaks)
     ]
 

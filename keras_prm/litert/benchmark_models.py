@@ -131,7 +131,7 @@ def domains(models, names):
     for model in _named(models).values():
         if isinstance(model, keras.Model):
             own = conversion.input_names(model)
-            found = dict(zip(own, input_domains.of(model)))
+            found = dict(zip(own, input_domains.input_domains(model)))
             if len(names) == len(own) == 1:
                 return [*found.values()]
             return [found.get(name) for name in names]

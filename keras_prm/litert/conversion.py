@@ -212,7 +212,7 @@ def check_builtins(path, name):
         ValueError: It has operations of TensorFlow's, or custom ones.
     """
     with flatbuffer.mapped(path) as content:
-        names, others = flatbuffer.operations(content)
+        names, others = flatbuffer.operation_list(content)
     if others:
         raise ValueError(
             f"Cannot export to LiteRT: the file of the model '{name}' needs "

@@ -130,7 +130,7 @@ def custom_objects(view):
     Raises:
         ValueError: Some of them cannot be imported.
     """
-    found, hidden = parts(view)
+    found, hidden = custom_parts(view)
     if hidden:
         raise ValueError(
             "Cannot export to LiteRT: the process that converts the model "
@@ -142,7 +142,7 @@ def custom_objects(view):
     return found
 
 
-def parts(view):
+def custom_parts(view):
     """What a model is made of besides Keras' own classes and functions.
 
     Args:

@@ -145,11 +145,11 @@ def export_litert(
     export_checks.check_types(filepath, check)
     path = pathlib.Path(filepath)
     mode = "float32" if quantize is None else quantize
-    export_checks.check_arguments(
+    export_checks.check_settings(
         path, mode, representative_data, tolerance, int8_io
     )
     export_checks.check_evaluation(evaluation_data, metric)
-    view = export_checks.functional(model)
+    view = export_checks.check_functional(model)
     batch_size = export_checks.batch_size(view, batch_size)
     export_checks.check_report(report, view)
     export_checks.warn_of_training(view)
@@ -208,7 +208,7 @@ def _samples(model, view, representative_data, inputs):
         )
     with model_state.kept(model):
         for name, rows in given.items():
-            index_checks.check(view, rows, name, "export to LiteRT")
+            index_checks.check_indices(view, rows, name, "export to LiteRT")
     samples = given.get("representative_data")
     return samples, given.get("inputs", samples)
 
@@ -360,4 +360,4 @@ def _check_not_random(view, arrays):
 def _outputs(view, arrays):
     """What the model computes for each output, from its reset state."""
     model_state.reset(view)
-    return probing.run(view, arrays)
+    return probing.run_model(view, arrays)

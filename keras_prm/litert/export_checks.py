@@ -17,7 +17,7 @@ from keras_prm.utils import validation
 from keras_prm.utils import variable_keys
 
 
-def check_arguments(path, mode, data, tolerance, int8_io):
+def check_settings(path, mode, data, tolerance, int8_io):
     """Refuses arguments that are wrong whatever the model is.
 
     Raises:
@@ -193,7 +193,7 @@ def batch_size(view, size):
     return int(size) if size else own
 
 
-def functional(model):
+def check_functional(model):
     """`model` from a list of tensors to a list or flat dict of them.
 
     Raises:

@@ -38,7 +38,7 @@ def mapped(path):
             yield content
 
 
-def operations(content):
+def operation_list(content):
     """Names of the operations in a file, and of those that are no builtins.
 
     Args:

@@ -132,7 +132,7 @@ class LiteRTModel:
     @property
     def operations(self) -> list[str]:
         """Names of the operations in the file, such as `"CONV_2D"`, sorted."""
-        return flatbuffer.operations(self._content)[0]
+        return flatbuffer.operation_list(self._content)[0]
 
     @property
     def metadata(self) -> dict[str, Any]:

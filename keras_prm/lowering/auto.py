@@ -111,7 +111,7 @@ class AutoLowering(strategies.Lowerer):
             )
         runtime.interpreter_class()
         if self.cache is not None:
-            layer_timing.check(self.cache)
+            layer_timing.check_cache(self.cache)
 
     def choose(self, kernels: Sequence[SparseKernel]) -> list[Choice]:
         """A `Choice` for every `SparseKernel`, by what is measured.
@@ -125,7 +125,7 @@ class AutoLowering(strategies.Lowerer):
             list of `Choice`, in the same order.
         """
         if self.cache is not None:
-            _KNOWN.update(layer_timing.read(self.cache))
+            _KNOWN.update(layer_timing.remembered(self.cache))
         start = time.monotonic()
         choices = []
         for sparse in kernels:
@@ -186,7 +186,7 @@ class AutoLowering(strategies.Lowerer):
         if len(_KNOWN.get(key, ())) != 1 + len(options):
             _KNOWN[key] = self._times(sparse, options)
             if self.cache is not None:
-                layer_timing.add(self.cache, {key: _KNOWN[key]})
+                layer_timing.remember(self.cache, {key: _KNOWN[key]})
         dense, *others = _KNOWN[key]
         best = int(np.argmin(others))
         if others[best] <= _PAYS * dense:

@@ -7,8 +7,8 @@ import math
 
 import numpy as np
 
-from keras_prm.lowering.gather_columns import groups
 from keras_prm.lowering.gather_columns import runs
+from keras_prm.lowering.gather_columns import runs_by_position
 
 _BLOCK = 16  # filters that are computed together
 _COUNTS = ("convolutions", "slices", "gathers")
@@ -111,7 +111,7 @@ MODELS = {
 _NAMES = tuple(field.name for field in dataclasses.fields(CostModel))
 
 
-def operations(sparse, lowering=None):
+def operation_counts(sparse, lowering=None):
     """How much of each primitive a layer needs, per sample.
 
     Args:
@@ -182,7 +182,7 @@ def _gather(sizes, sparse, lowering, spaces):
     if lowering.method == "patches":
         # To take every other position is as slow as a gather.
         slicing = "copied" if before == after else "gathered"
-        for _, run in groups(positions):
+        for _, run in runs_by_position(positions):
             width = len(channels[run])
             if len(runs(channels[run])) > 1:
                 sizes["gathers"] += 1

@@ -240,12 +240,12 @@ class GatherColumns(layers.Layer):
         return conv_geometry.pads(self, {tuple(shape[1:-1])})
 
     def _patches(self, x, positions, channels):
-        space = conv_geometry.outputs(self, x.shape[1:-1])
+        space = conv_geometry.output_sizes(self, x.shape[1:-1])
         pads = self._pads(x.shape)
         if pads and np.any(pads):
             x = ops.pad(x, [(0, 0), *pads, (0, 0)])
         parts = []
-        for position, run in groups(positions):
+        for position, run in runs_by_position(positions):
             own = channels[run]
             taps = np.unravel_index(position, self.kernel_size or (1,))
             window = conv_geometry.seen(self, taps, space)
@@ -260,7 +260,7 @@ class GatherColumns(layers.Layer):
         self,
         input_shape: Sequence[int | None],
     ) -> tuple[int | None, ...]:
-        space = conv_geometry.outputs(self, input_shape[1:-1])
+        space = conv_geometry.output_sizes(self, input_shape[1:-1])
         return (input_shape[0], *space, len(self.columns))
 
     def get_config(self) -> dict[str, Any]:
@@ -310,7 +310,7 @@ def is_run(channels):
     return len(runs(channels)) == 1
 
 
-def groups(positions):
+def runs_by_position(positions):
     """`(position, slice)` of the columns that follow at one position."""
     cuts = np.flatnonzero(np.diff(positions)) + 1
     ends = [0, *cuts.tolist(), len(positions)]

@@ -90,7 +90,7 @@ def _quiet():
         logging.set_verbosity(before)
 
 
-def check(path):
+def check_cache(path):
     """Raises unless measurements can be kept in a file.
 
     Raises:
@@ -108,10 +108,10 @@ def check(path):
             "Cannot keep what lowerings took. Expected the path of a file in "
             f"a folder that exists. Received: cache={str(path)!r}"
         )
-    read(path)
+    remembered(path)
 
 
-def read(path):
+def remembered(path):
     """dict from key to list of microseconds; empty where there is no file.
 
     Raises:
@@ -135,7 +135,7 @@ def read(path):
         ) from error
 
 
-def add(path, rows):
+def remember(path, rows):
     """Adds rows, in one line: processes that add at once lose none."""
     line = f"{json.dumps(rows)}\n".encode()
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

@@ -192,7 +192,7 @@ def predicted(
     num_threads: int = 1,
 ) -> float:
     """Microseconds by the cost model; the sizes have to be known."""
-    sizes = cost_model.operations(sparse, lowering)
+    sizes = cost_model.operation_counts(sparse, lowering)
     known = cost_model.MODELS
     return known[min(num_threads, max(known))].microseconds(sizes)
 

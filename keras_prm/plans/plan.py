@@ -244,7 +244,7 @@ class SparsityPlan:
     @classmethod
     def _build(cls, model, graph, wanted, round_to, strict):
         plan_checks.check_targets(wanted, round_to)
-        groups, numbers, skipped = plan_builder.groups(
+        groups, numbers, skipped = plan_builder.filter_groups(
             model, graph, wanted, round_to, strict
         )
         if not strict:
@@ -315,7 +315,7 @@ class SparsityPlan:
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> SparsityPlan:
         """The plan that `get_config` told."""
-        return cls(*from_config(config))
+        return cls(*plan_from_config(config))
 
     @validation.renamed(path="filepath")
     def save(self, filepath: str | os.PathLike[str]) -> None:
@@ -335,10 +335,10 @@ class SparsityPlan:
             ValueError: There is no plan in the file.
             FileNotFoundError: There is no such file.
         """
-        return cls.from_config(read(filepath))
+        return cls.from_config(read_plan(filepath))
 
     def __str__(self):
-        return table(self)
+        return plan_table(self)
 
     def __repr__(self):
         return (
@@ -381,7 +381,7 @@ def to_config(plan):
     }
 
 
-def from_config(config):
+def plan_from_config(config):
     """The arguments of `SparsityPlan` that a config holds, a tuple.
 
     Raises:
@@ -403,7 +403,7 @@ def _with_tuples(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def renamed(plan, names):
+def with_other_names(plan, names):
     """A plan with other names for its kernels and groups.
 
     Args:
@@ -428,7 +428,7 @@ def renamed(plan, names):
     return type(plan)(kernels, groups, plan.variables, plan.skipped)
 
 
-def read(path):
+def read_plan(path):
     """The config in a file that `SparsityPlan.save` wrote.
 
     Raises:
@@ -466,7 +466,7 @@ def digest(plan):
     return hashlib.sha256(json.dumps(parts).encode()).digest()
 
 
-def table(plan):
+def plan_table(plan):
     """What a plan removes, line by line."""
     lines = ["filters kept      of  layers"]
     lines += [

@@ -14,7 +14,7 @@ from keras_prm.plans.records import KernelPlan
 from keras_prm.utils import keras_hooks
 
 
-def groups(model, graph, wanted, round_to, strict):
+def filter_groups(model, graph, wanted, round_to, strict):
     """The groups of filters that compete, with their targets.
 
     Args:

@@ -156,7 +156,7 @@ def check_pattern_layers(graph, wanted):
     for path, weights in kernel_paths(graph).items():
         pattern = wanted.get(path, {}).get("column_pattern", "free")
         weights = [
-            w for w in weights if prunes_columns(w) and has_window(graph, w)
+            w for w in weights if prunes_columns(w) and reads_window(graph, w)
         ]
         if pattern != "free" and not weights:
             bad[path] = pattern
@@ -181,7 +181,7 @@ def check_pattern_layers(graph, wanted):
 
 def misfit(graph, weight, pattern):
     """Why a kernel cannot have a pattern; `""` where it can."""
-    if pattern != "free" and not has_window(graph, weight):
+    if pattern != "free" and not reads_window(graph, weight):
         return "its kernel slides no window"
     if pattern == "window" and _window_size(weight) > MAX_WINDOW_SIZE:
         return "its window has too many boxes"
@@ -204,7 +204,7 @@ def prunes_columns(weight):
     return named and weight.prunes_columns
 
 
-def has_window(graph, weight):
+def reads_window(graph, weight):
     """Whether the taps of a kernel are positions of a window, or one alone."""
     if len(weight.variable.shape) == 2:
         return True

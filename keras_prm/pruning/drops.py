@@ -16,7 +16,7 @@ _ROUNDING = 1.2e-7  # of a float32 in [0, 1]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Score:
+class MeasuredScore:
     """What one state of a model scored.
 
     Args:
@@ -95,7 +95,7 @@ class FunctionScorer:
                     f"Received: evaluate() = {value:g}"
                 )
             error = share_error(value, self.num_samples)
-        return Score(value, error)
+        return MeasuredScore(value, error)
 
     def drop(self, before, after):
         """The `Drop`; its error is that of two independent scores."""

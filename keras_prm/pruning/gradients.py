@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 BATCH_SIZE = 32
 
 
-def batches(data, size=BATCH_SIZE, name="data", expected=""):
+def gradient_batches(data, size=BATCH_SIZE, name="data", expected=""):
     """A list of batches `(x, y)` or `(x, y, sample_weight)`.
 
     Args:

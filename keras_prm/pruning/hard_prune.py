@@ -15,7 +15,7 @@ from keras_prm.admm.optimizer_checks import check_attached
 from keras_prm.analysis.trace import trace
 from keras_prm.plans import projections
 from keras_prm.plans.plan import advice
-from keras_prm.plans.plan import renamed
+from keras_prm.plans.plan import with_other_names
 from keras_prm.plans.records import KernelMask
 from keras_prm.pruning import selection
 from keras_prm.pruning.masks import Masks
@@ -141,7 +141,7 @@ def masks_for(model, plan, score=None, data=None, optimizer=None, graph=None):
     """
     check_is_plan(plan)
     graph = graph or trace(model)
-    plan = fitted(model, plan, graph)
+    plan = fitted_plan(model, plan, graph)
     weights = {w.key: w for w in graph.weights.values()}
     variable_keys.finite_arrays(model)
     if score is None and data is not None:
@@ -181,10 +181,10 @@ def _zeros_before(model, graph):
     return masks
 
 
-def fits(model, plan):
+def plan_fits(model, plan):
     """Whether a plan may have been made for a model."""
     try:
-        fitted(model, plan)
+        fitted_plan(model, plan)
     except (TypeError, ValueError):
         return False
     return True
@@ -223,7 +223,7 @@ def planned_variables(wrapper, models):
         return wrapper.planned_variables()
     for model in models:
         try:
-            plan = fitted(model, wrapper.plan)
+            plan = fitted_plan(model, wrapper.plan)
         except (TypeError, ValueError):
             continue
         variables = variable_keys.variables_by_key(model)
@@ -241,7 +241,7 @@ def check_is_plan(plan):
         )
 
 
-def fitted(model, plan, graph=None):
+def fitted_plan(model, plan, graph=None):
     """A plan under the keys that its kernels have in a model.
 
     Args:
@@ -261,7 +261,7 @@ def fitted(model, plan, graph=None):
         names, difference = signatures.known_as(plan.weights, model, names)
         if difference:
             raise ValueError(f"{_OTHER_MODEL} other weights: {difference}")
-    plan = renamed(plan, names)
+    plan = with_other_names(plan, names)
     weights = {w.key: w for w in graph.weights.values()}
     bad = [
         (k.key, k.shape)
@@ -306,13 +306,13 @@ def check_trains(wrapper, model):
             continue
         own = signatures.signatures(network)
         is_own = made_for == [id(row.source()) for row in own]
-        if not is_own and not signatures.alike(weights, own)[1]:
+        if not is_own and not signatures.counterparts(weights, own)[1]:
             alike.append(network)
     if wrapper.built:
         alike = [network for network in alike if _trains(wrapper, network)]
     if len(alike) == 1:
         wrapper.check_attached(alike[0])
-        fitted(alike[0], wrapper.plan)
+        fitted_plan(alike[0], wrapper.plan)
 
 
 def _trains(wrapper, model):

@@ -12,7 +12,7 @@ from keras_prm.equivalence import probing
 from keras_prm.pruning import gradients
 from keras_prm.pruning import sample_means
 from keras_prm.pruning.drops import Drop
-from keras_prm.pruning.drops import Score
+from keras_prm.pruning.drops import MeasuredScore
 from keras_prm.pruning.drops import share_error
 from keras_prm.utils import datasets
 from keras_prm.utils import variable_keys
@@ -35,7 +35,7 @@ class DataScorer:
 
     Args:
         model: A compiled model.
-        data: What `gradients.batches` takes.
+        data: What `gradients.gradient_batches` takes.
         metric: Name of the metric, as in `evaluate(..., return_dict=True)`;
             `None` for the first one of `compile` that is no loss.
         holdout: Share of the parts that the search does not see, in [0, 1).
@@ -58,7 +58,9 @@ class DataScorer:
 
     def __init__(self, model, data, metric=None, holdout=0.5):
         what = "a function from the model to a float, or data with labels: "
-        batches = gradients.batches(data, sys.maxsize, "evaluate", what)
+        batches = gradients.gradient_batches(
+            data, sys.maxsize, "evaluate", what
+        )
         if not model.compiled:
             raise ValueError(
                 f"The model '{model.name}' is not compiled, so there is no "
@@ -89,7 +91,8 @@ class DataScorer:
             "held out": [parts[i] for i in sorted(order[:held_out])],
         }
         self._num_rows = {
-            k: sample_means.rows(p).sum() for k, p in self._parts.items()
+            k: sample_means.sample_counts(p).sum()
+            for k, p in self._parts.items()
         }
         self.num_samples = int(self._num_rows["search"])
         self.num_held_out = int(self._num_rows["held out"])
@@ -104,7 +107,7 @@ class DataScorer:
         value, error = self._mean(parts, which)
         if self._is_share:
             error = max(error, share_error(value, self._num_rows[which]))
-        return Score(value, error, parts)
+        return MeasuredScore(value, error, parts)
 
     def drop(self, before, after, which="search"):
         """The `Drop` from one score to another on the same parts."""
@@ -135,7 +138,7 @@ class DataScorer:
         self._weights = {
             k: weigh(p) if p else np.zeros(0) for k, p in self._parts.items()
         }
-        rows = sample_means.rows(parts)
+        rows = sample_means.sample_counts(parts)
         self._is_share = all(_is_share(x[name], rows) for x in means.tries)
         self.sign = _sign(_without_output(name, model), means.logs, name)
 
@@ -217,7 +220,7 @@ def _parts(batches, share, size=None):
     """Cuts batches into parts, of which a share makes 32 or more.
 
     Args:
-        batches: list of batches, as `gradients.batches` returns them.
+        batches: list of batches, as `gradients.gradient_batches` returns them.
         share: How many of them have to be so many.
         size: Rows of each part, where the model fixes them.
     """

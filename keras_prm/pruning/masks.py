@@ -95,7 +95,7 @@ class Masks:
 
     def _as_named_in(self, other):
         """The masks by the keys of `other`, where the models are alike."""
-        names, difference = signatures.alike(self.weights, other.weights)
+        names, difference = signatures.counterparts(self.weights, other.weights)
         return self if difference else self._renamed(names, other.weights)
 
     def factors(self) -> dict[str, tuple[np.ndarray, ...]]:
@@ -206,7 +206,7 @@ class Masks:
     def _check_same_model(self, other):
         if not (self.weights and other.weights):
             return  # of a file of before: they go by names
-        difference = signatures.alike(self.weights, other.weights)[1]
+        difference = signatures.counterparts(self.weights, other.weights)[1]
         if difference:
             raise ValueError(
                 "The masks are of different models, and hold for none "
@@ -368,7 +368,7 @@ def apply_masks(model, masks):
         variable.assign(array)
 
 
-def fits(model, masks):
+def masks_fit(model, masks):
     """Whether masks have a variable of their shape each in a model."""
     check_are_masks(masks)
     try:

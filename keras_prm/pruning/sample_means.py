@@ -57,11 +57,11 @@ class Means:
         Returns:
             The function; `None` if the metric is no mean.
         """
-        for weigh in (rows, _sample_weights, _ones):
+        for weigh in (sample_counts, _sample_weights, _ones):
             weights = weigh(self._parts)
             if weights is not None and weights.sum() > 0:
                 if all(self._agree(name, weights)):
-                    return rows if weigh is _ones else weigh
+                    return sample_counts if weigh is _ones else weigh
         return None
 
     def _agree(self, name, weights):
@@ -89,7 +89,7 @@ class Means:
         weigh = self.weighing(name)
         if weigh is not None:
             return weigh
-        weights = rows(self._parts)
+        weights = sample_counts(self._parts)
         worst = [*self._agree(name, weights)].index(False)
         mean = np.average(self.tries[worst][name], weights=weights)
         means = [k for k in self.logs if self.weighing(k) is not None]
@@ -210,7 +210,7 @@ def num_rows(part):
     return len(keras.tree.flatten(part[0])[0])
 
 
-def rows(parts):
+def sample_counts(parts):
     """How many samples each part has, as floats."""
     return np.array([num_rows(part) for part in parts], float)
 

@@ -50,10 +50,10 @@ class Table:
 
     def weights(self):
         """The weights as they are now, float32 `(rows, entries)`."""
-        return self.of(array_of(self.variable))
+        return self.of(float_array(self.variable))
 
 
-def array_of(variable):
+def float_array(variable):
     """A variable as a float32 array, whatever its dtype."""
     return keras.ops.convert_to_numpy(variable).astype("float32")
 
@@ -186,7 +186,7 @@ class Gammas:
                     weight = graph.weights.get(id(layer.gamma))
                     if weight is not None:
                         ids.append(weight.ids[0])
-                        gammas.append(np.abs(array_of(layer.gamma)))
+                        gammas.append(np.abs(float_array(layer.gamma)))
         ids, gammas = np.concatenate(ids), np.concatenate(gammas)
         classes = graph.classes[ids]
         self._by_id = _means(ids, gammas, graph.num_ids)

@@ -42,7 +42,7 @@ def support(model, graph, plan, score: Score, data=None):
             f"Received: score={score!r}"
         )
     if data is not None:
-        data = gradients.batches(data)
+        data = gradients.gradient_batches(data)
     weights = {w.key: w for w in graph.weights.values()}
     tables = _filter_tables(model, graph, plan, weights)
     answers = score_kernels.values(model, tables, score, data)
@@ -81,7 +81,7 @@ def _filter_tables(model, graph, plan, weights):
     for kernel in plan.kernels:
         weight = weights[kernel.key]
         matrix = score_kernels.flat(
-            score_kernels.array_of(weight.variable), kernel
+            score_kernels.float_array(weight.variable), kernel
         )
         may_go = np.array(kernel.out_classes) >= 0
         rows = np.flatnonzero(may_go & matrix.any(axis=0))
@@ -108,7 +108,7 @@ def _column_tables(plan, weights, kept):
             continue
         variable = weights[kernel.key].variable
         entries = np.flatnonzero(_live(kernel.out_classes, kept))
-        matrix = score_kernels.flat(score_kernels.array_of(variable), kernel)
+        matrix = score_kernels.flat(score_kernels.float_array(variable), kernel)
         live = _live_columns(kernel, kept).reshape(-1)
         rows = np.flatnonzero(live & matrix[:, entries].any(axis=1))
         if len(rows):

@@ -55,7 +55,7 @@ def kind_of(argument: str) -> Any:
     return next((kind for kind in _KINDS if argument.endswith(kind)), None)
 
 
-def fitted(layer, config, extents, outputs):
+def fitted_attachments(layer, config, extents, outputs):
     """The arguments of a config that have to be others for a smaller layer.
 
     Args:
@@ -119,7 +119,7 @@ def fit(value, extents, runs):
     names = _names_of_arrays(config, extents)
     binding = config_arrays.NONE
     if names:
-        binding = config_arrays.of(
+        binding = config_arrays.channel_arrays(
             value, config, extents, lambda new: _rebuilt(value, new)
         )
     if works and binding == config_arrays.NONE:

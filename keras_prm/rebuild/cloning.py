@@ -91,7 +91,7 @@ def _plain(value):
     return value
 
 
-def from_config(layer, config):
+def copy_from_config(layer, config):
     """A new layer or operation of the same class.
 
     Raises:
@@ -192,7 +192,7 @@ def initializers(layer, config):
     ]
 
 
-def states(layer, twin):
+def state_pairs(layer, twin):
     """Pairs of variables that a layer and its twin hold, but do not list.
 
     What a stateful recurrent layer remembers is in none of the lists of

@@ -142,7 +142,7 @@ _ROUNDING = 1e-4
 _ROWS = 4  # in place of a number of samples that is not known
 
 
-def of(value, config, extents, rebuild):
+def channel_arrays(value, config, extents, rebuild):
     """What the arrays in a config are numbers of.
 
     Args:

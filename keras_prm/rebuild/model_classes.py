@@ -39,7 +39,7 @@ _SHARED = (
 _DEPTH = 5  # attributes of attributes that are looked through
 
 
-def alike(model, small):
+def in_class_of(model, small):
     """A model of the class of another one, on the graph that there is.
 
     Args:

@@ -127,7 +127,7 @@ def copy(layer, twins):
 
     config = _config_of(layer, [part for part, _ in twins], replaced)
     try:
-        return cloning.from_config(layer, config)
+        return cloning.copy_from_config(layer, config)
     except TypeError:
         return None
 

@@ -111,7 +111,7 @@ class LayerSlimmer:
         if not cloning.records_arguments(layer):
             for name in cloning.initializers(layer, config):
                 config[name] = weights.initializer(name)
-        twin = cloning.from_config(layer, config)
+        twin = cloning.copy_from_config(layer, config)
         return Twin(twin, tuple(adapters), followers=tuple(followers))
 
     def fill(self, layer, twin):
@@ -141,7 +141,7 @@ class LayerSlimmer:
             self.targets[id(source)] = target
             if id(source) not in weights.given:
                 target.assign(weights.array(source))
-        for source, target in cloning.states(layer, twin):
+        for source, target in cloning.state_pairs(layer, twin):
             target.assign(self._arrays(source))
         for part in keras_hooks.sublayers(twin):
             if isinstance(part, layers.Normalization):
@@ -208,7 +208,9 @@ class LayerSlimmer:
             )
             for x in node.outputs
         ]
-        found = attachments.fitted(layer, config, weights.extent, outputs)
+        found = attachments.fitted_attachments(
+            layer, config, weights.extent, outputs
+        )
         path = self.graph.homes[id(node.outputs[0])][0].origin
         self.changes += [
             attachments.Change(path, name, *how)

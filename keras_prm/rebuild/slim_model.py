@@ -91,7 +91,7 @@ class ModelRebuilder:
             name=view.name,
         )
         origin = view if origin is None else origin
-        small, reason = model_classes.alike(origin, small)
+        small, reason = model_classes.in_class_of(origin, small)
         if reason:
             self.lost.append((origin, reason))
         return small

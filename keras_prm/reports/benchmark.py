@@ -99,7 +99,7 @@ class BenchmarkReport(Report):
         )
 
 
-def summary(name, num_threads, seconds, first, file_bytes, peak_bytes=None):
+def row_of(name, num_threads, seconds, first, file_bytes, peak_bytes=None):
     """The row of one model.
 
     Args:

@@ -18,7 +18,7 @@ _ALL_TAPS = np.ones((), bool)
 def _contraction(call, sources, targets, kernel, bias, **options):
     """A product with a layer's kernel, then its bias and activation."""
     layer = call.layer
-    activation = constants.of(layer.activation)
+    activation = constants.activation_map(layer.activation)
     call.graph.contraction(
         call, sources, targets, kernel, bias, activation=activation, **options
     )
@@ -48,7 +48,7 @@ def conv(call, depthwise=False):
         [target],
         layer.kernel,
         layer.bias if layer.use_bias else None,
-        inside=conv_geometry.inside(layer, _space(*source)),
+        inside=conv_geometry.taps_inside(layer, _space(*source)),
         groups=1 if depthwise else layer.groups,
         depthwise=depthwise,
     )
@@ -72,7 +72,7 @@ def separable(call):
         [(hidden, axis)],
         layer.depthwise_kernel,
         depthwise=True,
-        inside=conv_geometry.inside(layer, _space(*source)),
+        inside=conv_geometry.taps_inside(layer, _space(*source)),
     )
     point = layer.pointwise_kernel
     _contraction(

@@ -31,7 +31,7 @@ def batch_normalization(call):
         if variable is not None:
             call.graph.weight(variable, [ids], role)
     _move_others(call, axis)
-    call.graph.affine((x, axis), (out, axis), constants.normalization(layer))
+    call.graph.affine((x, axis), (out, axis), constants.normalized(layer))
 
 
 def group_normalization(call):

@@ -75,7 +75,7 @@ def carry_optimizer(
             f"Received: report={report!r} (of type {type(report).__name__})"
         )
     _check_not_lowered(report)
-    config = config_of(model)
+    config = compile_config_of(model)
     fresh = optimizer(config)
     if not model.optimizer.built:
         return compile_by(small, config)
@@ -84,7 +84,7 @@ def carry_optimizer(
     before = optimizer_slots.layout(fresh, old)
     after = optimizer_slots.layout(optimizer(config), new)
     variables = _carried(model.optimizer)
-    optimizer_slots.check(before, variables, old, model.optimizer.name)
+    optimizer_slots.check_layout(before, variables, old, model.optimizer.name)
     sources = _by_key(before, variables, _keys(model))
     _check_slots(sources, _by_key(after, after, _keys(small)), model.optimizer)
     compile_by(small, config)
@@ -257,7 +257,7 @@ def _read(variable):
     return keras.ops.convert_to_numpy(variable)
 
 
-def config_of(model):
+def compile_config_of(model):
     """What a model is compiled with, serialised; the optimizer without ADMM.
 
     Raises:

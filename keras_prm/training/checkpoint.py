@@ -186,7 +186,7 @@ class AtomicCheckpoint(keras.callbacks.Callback):
                 "of the file are not there yet. Build it before `fit`: give "
                 "it a `keras.Input`, or call it on a batch."
             )
-        checkpoint_state.check(self.model, self.masks, header, self.path)
+        checkpoint_state.check_fits(self.model, self.masks, header, self.path)
         self._flags |= checkpoint_state.flags_from_list(self.model, header)
         scripts = checkpoint_state.rhos(self.model)
         checkpoint_state.restore(self.model, arrays)

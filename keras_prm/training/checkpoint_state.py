@@ -52,7 +52,7 @@ def collect(model, masks):
     ]
 
 
-def check(model, masks, description, path):
+def check_fits(model, masks, description, path):
     """Refuses the state of another training.
 
     Raises:

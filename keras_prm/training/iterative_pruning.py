@@ -9,10 +9,10 @@ from keras import ops
 
 from keras_prm.pruning import scores
 from keras_prm.pruning.hard_prune import check_is_plan
-from keras_prm.pruning.hard_prune import fits
-from keras_prm.pruning.hard_prune import fitted
+from keras_prm.pruning.hard_prune import fitted_plan
 from keras_prm.pruning.hard_prune import is_made_for
 from keras_prm.pruning.hard_prune import masks_for
+from keras_prm.pruning.hard_prune import plan_fits
 from keras_prm.pruning.hard_prune import warn_of_frozen
 from keras_prm.pruning.masks import pruned
 from keras_prm.training import trainers
@@ -133,7 +133,7 @@ class IterativePruning(StructuredMask):
 
     def _check_plan(self, network):
         """Raises now what a pruning of a later epoch would raise."""
-        plan = fitted(network, self.plan)
+        plan = fitted_plan(network, self.plan)
         keys = [kernel.key for kernel in plan.kernels]
         warn_of_frozen(network, keys, stacklevel=2)
         if self.data is None:
@@ -168,7 +168,7 @@ class IterativePruning(StructuredMask):
         return trainers.network_of(
             self.model,
             self.network,
-            lambda model: fits(model, self.plan),
+            lambda model: plan_fits(model, self.plan),
             "fit the plan",
             owns=lambda model: is_made_for(model, self.plan),
         )

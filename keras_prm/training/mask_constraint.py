@@ -12,8 +12,8 @@ import numpy as np
 from keras_prm.pruning.hard_prune import planned_variables
 from keras_prm.pruning.hard_prune import removes_more
 from keras_prm.pruning.masks import apply_masks
-from keras_prm.pruning.masks import fits
 from keras_prm.pruning.masks import fitting
+from keras_prm.pruning.masks import masks_fit
 from keras_prm.training import trainers
 from keras_prm.utils import keras_graph
 from keras_prm.utils import variable_keys
@@ -85,7 +85,7 @@ def advice_on_changes(model, masks, fate):
         Sentences; `""` where the masks were not held in the model before, or
         all that is masked is still zero.
     """
-    if not (fits(model, masks) and masks.were_held_in(model)):
+    if not (masks_fit(model, masks) and masks.were_held_in(model)):
         return ""
     number = num_leaks(model, masks)
     if not number:
@@ -317,7 +317,7 @@ def averages(trainer):
     return any(
         getattr(part, "use_ema", False)
         for optimizer in trainers.all_optimizers(trainer)
-        for part in (optimizer, *trainers.parts(optimizer))
+        for part in (optimizer, *trainers.inner_optimizers(optimizer))
     )
 
 

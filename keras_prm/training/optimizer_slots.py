@@ -66,7 +66,7 @@ def layout(optimizer, weights):
     return [Slot(owner, i in like) for i, owner in enumerate(found)]
 
 
-def check(layout, variables, weights, name):
+def check_layout(layout, variables, weights, name):
     """Raises a `ValueError` unless variables are what a layout says.
 
     Args:

@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_prm.admm.optimizer import build_if_given_weights
 from keras_prm.pruning.hard_prune import check_trains
-from keras_prm.pruning.hard_prune import fits
+from keras_prm.pruning.hard_prune import plan_fits
 from keras_prm.training import trainers
 from keras_prm.utils import console
 from keras_prm.utils import validation
@@ -126,7 +126,7 @@ class ADMMProgress(keras.callbacks.Callback):
             elif logs is not None:
                 logs[prefix + name] = value
         if self.verbose:
-            self._lines.append(summary(wrapper, found))
+            self._lines.append(residual_line(wrapper, found))
         if self._is_reached(wrapper, found["primal_residual"]):
             self.model.stop_training = True
             self._lines.append(
@@ -147,7 +147,7 @@ class ADMMProgress(keras.callbacks.Callback):
             )
 
     def _wrapper(self):
-        wrapper = trainers.wrapper_of(self.model, self.network, fits)
+        wrapper = trainers.wrapper_of(self.model, self.network, plan_fits)
         if wrapper is None:
             raise ValueError(
                 "ADMMProgress needs a model that is compiled with "
@@ -218,7 +218,7 @@ def scalars(wrapper, residuals=None):
     return found
 
 
-def summary(wrapper, found):
+def residual_line(wrapper, found):
     """One line on what `scalars` returned."""
     relative = {
         k.key: found[f"primal_residual/{k.key}"] for k in wrapper.plan.kernels

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import keras
 
 from keras_prm.pruning.masks import apply_masks
-from keras_prm.pruning.masks import fits
+from keras_prm.pruning.masks import masks_fit
 from keras_prm.pruning.masks import masks_of
 from keras_prm.training import mask_constraint
 from keras_prm.training import trainers
@@ -112,7 +112,7 @@ class StructuredMask(keras.callbacks.Callback):
         def fits_in(model):
             if masks is None:
                 return model is own or bool(masks_of(model).kernels)
-            return fits(model, masks)
+            return masks_fit(model, masks)
 
         def is_pruned_so(model):
             return masks is None or not mask_constraint.num_leaks(model, masks)

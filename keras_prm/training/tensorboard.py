@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from keras_prm.analysis.trace import trace
-from keras_prm.pruning.hard_prune import fits
+from keras_prm.pruning.hard_prune import plan_fits
 from keras_prm.pruning.masks import masks_of
 from keras_prm.training import progress
 from keras_prm.training import trainers
@@ -117,7 +117,7 @@ class SparsityTensorBoard(keras.callbacks.Callback):
             found[f"live_filters/{key}"] = mask.any(axis=1).sum()
             found[f"live_columns/{key}"] = mask.any(axis=0).sum()
             if with_images:
-                values.append(_image_value(f"masks/{key}", picture(mask)))
+                values.append(_image_value(f"masks/{key}", mask_picture(mask)))
         values += [
             {"tag": tag, "simple_value": float(value)}
             for tag, value in found.items()
@@ -128,7 +128,7 @@ class SparsityTensorBoard(keras.callbacks.Callback):
         self._close()
 
     def _wrapper(self):
-        return trainers.wrapper_of(self.model, self.network, fits)
+        return trainers.wrapper_of(self.model, self.network, plan_fits)
 
     def _pruned(self):
         return trainers.network_of(
@@ -171,7 +171,7 @@ class SparsityTensorBoard(keras.callbacks.Callback):
         self._writer = None
 
 
-def picture(mask):
+def mask_picture(mask):
     """A mask as grey values, uint8: 0 where kept, 255 where gone.
 
     Args:

@@ -172,7 +172,7 @@ def optimizers(trainer):
         if isinstance(x, keras.optimizers.Optimizer)
     ]
     held.insert(0, getattr(trainer, "optimizer", None))
-    inside = {id(x) for optimizer in held for x in parts(optimizer)}
+    inside = {id(x) for optimizer in held for x in inner_optimizers(optimizer)}
     found = {id(x): x for x in held if x is not None and id(x) not in inside}
     return list(found.values())
 
@@ -191,14 +191,14 @@ def all_optimizers(trainer):
     return list({id(x): x for x in found}.values())
 
 
-def parts(optimizer):
+def inner_optimizers(optimizer):
     """The optimizers inside of an optimizer, at any depth."""
     inside = [getattr(optimizer, "inner_optimizer", None)]
     inside += getattr(optimizer, "optimizers", ())
     for part in inside:
         if part is not None:
             yield part
-            yield from parts(part)
+            yield from inner_optimizers(part)
 
 
 def wrapper_of(trainer, model, fits):
@@ -242,7 +242,7 @@ def wrappers(trainer):
 
 def wrappers_in(optimizers):
     """All `ADMMWrapper`s that are among optimizers or inside of them."""
-    held = [part for x in optimizers for part in (x, *parts(x))]
+    held = [part for x in optimizers for part in (x, *inner_optimizers(x))]
     found = [x for x in held if find_wrapper(x) is x]
     return list({id(x): x for x in found}.values())
 

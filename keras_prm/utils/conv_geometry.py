@@ -41,7 +41,7 @@ def reaches(layer, sizes):
     return [(k - 1) * d for k, d in zip(sizes, dilation)]
 
 
-def outputs(layer, space):
+def output_sizes(layer, space):
     """The spatial sizes that come of sizes, `None` where not known."""
     reach = reaches(layer, layer.kernel_size)
     if layer.padding != "valid":
@@ -78,7 +78,7 @@ def seen(layer, taps, space):
     return found
 
 
-def inside(layer, space):
+def taps_inside(layer, space):
     """Which taps see an input, and never padding, whatever the output.
 
     Args:

@@ -167,7 +167,9 @@ def _functional_class():
 def nodes(view):
     """The calls of a functional model, each after those it needs."""
     return [
-        _node_at(node) for node in keras_hooks.nodes(view) if not node.is_input
+        _node_at(node)
+        for node in keras_hooks.raw_nodes(view)
+        if not node.is_input
     ]
 
 

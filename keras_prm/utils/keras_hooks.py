@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 
 
-def nodes(view):
+def raw_nodes(view):
     """Keras' nodes of a functional model, each after those it needs."""
     depths = view._nodes_by_depth
     return [

@@ -135,7 +135,7 @@ def known_as(weights, model, keys):
     names = {key: by_variable.get(_identity(rows.get(key))) for key in keys}
     if None not in names.values():
         return names, ""
-    names, difference = alike(weights, own)
+    names, difference = counterparts(weights, own)
     if not difference:
         return {key: names.get(key, key) for key in keys}, ""
     here = {row.key: row for row in own}
@@ -144,7 +144,7 @@ def known_as(weights, model, keys):
     return None, difference
 
 
-def alike(weights, others):
+def counterparts(weights, others):
     """What each weight of a model is called in one that is built alike.
 
     Args:

@@ -61,7 +61,7 @@ class Folder:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of lambdas
                 model.save(path, include_optimizer=False)
-                custom, hidden = conversion_process.parts(model)
+                custom, hidden = conversion_process.custom_parts(model)
         except Exception as error:
             self._fail(name, f"cannot be saved: {_short(error)}")
             return

@@ -90,7 +90,9 @@ def verify(
             views[0], inputs, "inputs", "compare the models", is_finite=False
         )
         with model_state.kept(model):
-            index_checks.check(views[0], inputs, "inputs", "compare the models")
+            index_checks.check_indices(
+                views[0], inputs, "inputs", "compare the models"
+            )
     limits, file = _limits(model, tolerance), None
     if tflite is not None:
         several = len(views[0].inputs) > 1
@@ -168,7 +170,7 @@ def _probe(view, inputs, seed, file):
 
 def _run(view, arrays):
     model_state.reset(view)
-    return probing.run(view, arrays)
+    return probing.run_model(view, arrays)
 
 
 def _comparisons(probe, small, file, limits):

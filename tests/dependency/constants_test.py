@@ -26,7 +26,7 @@ class ActivationTest(parameterized.TestCase):
         (layers.Activation("sigmoid"), 0.5),
     )
     def test_of_zero(self, activation, expected):
-        function = constants.of(keras.activations.get(activation))
+        function = constants.activation_map(keras.activations.get(activation))
         found = function(np.array([0.0, NAN]))
         self.assertAlmostEqual(found[0], expected, 6)
         self.assertTrue(np.isnan(found[1]))
@@ -37,7 +37,7 @@ class ActivationTest(parameterized.TestCase):
         self.assertTrue(constants.is_elementwise(activation))
         known = VALUES[~np.isnan(VALUES)].astype("float32")
         apart = [float(activation(known[i : i + 1])[0]) for i in range(5)]
-        found = constants.of(activation)(VALUES)
+        found = constants.activation_map(activation)(VALUES)
         np.testing.assert_allclose(found[~np.isnan(VALUES)], apart, rtol=1e-6)
         self.assertTrue(np.isnan(found[1]))
 
@@ -52,12 +52,14 @@ class ActivationTest(parameterized.TestCase):
     )
     def test_others_are_not(self, activation):
         self.assertFalse(constants.is_elementwise(activation))
-        self.assertTrue(np.isnan(constants.of(activation)(VALUES)).all())
+        self.assertTrue(
+            np.isnan(constants.activation_map(activation)(VALUES)).all()
+        )
 
     def test_no_activation_keeps_everything(self):
         for activation in (None, keras.activations.linear):
             np.testing.assert_array_equal(
-                constants.of(activation)(VALUES), VALUES
+                constants.activation_map(activation)(VALUES), VALUES
             )
 
     def test_a_result_that_is_not_finite_is_not_constant(self):
@@ -110,7 +112,7 @@ class NormalizationTest(parameterized.TestCase):
         rng = np.random.default_rng(0)
         for variable in layer.weights:
             variable.assign(rng.uniform(0.5, 2.0, 3))
-        a, b = constants.normalization(layer)(keras.ops.convert_to_numpy)
+        a, b = constants.normalized(layer)(keras.ops.convert_to_numpy)
         x = rng.normal(size=(4, 3)).astype("float32")
         np.testing.assert_allclose(layer(x), a * x + b, atol=1e-6)
 

@@ -45,7 +45,7 @@ def model_of(function, dtype="int32"):
 
 
 def check(model, *arrays):
-    index_checks.check(model, [*arrays], "inputs", "compare")
+    index_checks.check_indices(model, [*arrays], "inputs", "compare")
 
 
 class CheckTest(parameterized.TestCase):

@@ -79,7 +79,7 @@ class RangeTest(parameterized.TestCase):
     )
     def test_a_factor_of_zero(self, first):
         """Whatever it is times, the others tell their range."""
-        (domain,) = input_domains.of(model_of(first, (8, 3)))
+        (domain,) = input_domains.input_domains(model_of(first, (8, 3)))
         self.assertEqual(np.max(domain.low), 0.0)
         np.testing.assert_allclose(domain.high, [1.0, 255.0, 255.0])
 
@@ -90,7 +90,9 @@ class RangeTest(parameterized.TestCase):
         layers.Discretization(bin_boundaries=[-np.inf, 0.0]),
     )
     def test_ends_that_are_not_finite(self, first):
-        self.assertEqual(input_domains.of(model_of(first, (8, 3))), [None])
+        self.assertEqual(
+            input_domains.input_domains(model_of(first, (8, 3))), [None]
+        )
         self.assertTrue(
             np.isfinite(random_inputs.random(model_of(first, (8, 3)))[0]).all()
         )

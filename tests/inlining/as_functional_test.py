@@ -730,7 +730,7 @@ class ClosedTest(parameterized.TestCase):
 
     def test_what_computes_otherwise_is_refused(self):
         model = of(layers.Dense(2), shape=(3,))
-        with mock.patch.object(number_checks, "alike", lambda *_: False):
+        with mock.patch.object(number_checks, "are_close", lambda *_: False):
             with self.assertRaisesRegex(RuntimeError, "not compute the same"):
                 keras_prm.as_functional(model)
 

@@ -125,7 +125,7 @@ class ProcessTest(exporting.ExportTestCase):
         model = keras.Model(inputs := keras.Input((3,)), InMain()(inputs))
         model.compile("sgd", "mse")
         model.notes = {model: 1, model.layers[1]: [exporting.shifted_relu]}
-        found, hidden = conversion_process.parts(model)
+        found, hidden = conversion_process.custom_parts(model)
         self.assertEqual([name for *_, name in found], ["InMain"])
         self.assertEmpty(hidden)
 

@@ -62,7 +62,7 @@ class ArgumentsTest(exporting.ExportTestCase):
         folder = self.folder / "folder.tflite"
         folder.mkdir()
         with self.assertRaisesRegex(ValueError, "and is no folder"):
-            export_checks.check_arguments(folder, None, None, None, False)
+            export_checks.check_settings(folder, None, None, None, False)
 
     @parameterized.parameters(0, -1, 2.0, True, "3")
     def test_batch_size(self, size):

@@ -92,7 +92,7 @@ class MetadataTest(exporting.ExportTestCase):
         names = ["CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "MEAN"]
         self.assertEqual(LiteRTModel(self.files["float32"]).operations, names)
         self.assertEqual(
-            flatbuffer.operations(self.files["int8"]),
+            flatbuffer.operation_list(self.files["int8"]),
             (sorted([*names, "DEQUANTIZE", "QUANTIZE"]), []),
         )
 
@@ -102,7 +102,7 @@ class SchemaTest(absltest.TestCase):
         missing = dict.fromkeys(flatbuffer._READERS)
         with mock.patch.dict(sys.modules, missing):
             with self.assertRaisesRegex(ImportError, "Run `pip install ai-ed"):
-                flatbuffer.operations(b"")
+                flatbuffer.operation_list(b"")
 
 
 if __name__ == "__main__":

@@ -171,7 +171,7 @@ class AutoTest(parameterized.TestCase):
             clock = FakeClock(2.0)
             with clock.installed():
                 _, again = strip(self.model, lowering, return_report=True)
-            self.assertNotEmpty(layer_timing.read(path))
+            self.assertNotEmpty(layer_timing.remembered(path))
         self.assertLen(clock.calls, 1)  # of the whole model, slower now
         names = [r.dense_us for r in first.lowered]
         self.assertEqual([r.dense_us for r in again.lowered], names)
@@ -192,8 +192,8 @@ class AutoTest(parameterized.TestCase):
             link.symlink_to(path)
             with futures.ThreadPoolExecutor(8) as pool:
                 for key, row in rows.items():
-                    pool.submit(layer_timing.add, link, {key: row})
-            self.assertEqual(layer_timing.read(path), rows)
+                    pool.submit(layer_timing.remember, link, {key: row})
+            self.assertEqual(layer_timing.remembered(path), rows)
             self.assertEqual(path.stat().st_mode & 0o777, 0o640)
             self.assertTrue(link.is_symlink())
             self.assertLen(list(pathlib.Path(folder).iterdir()), 2)

@@ -32,7 +32,7 @@ class OperationsTest(parameterized.TestCase):
     def check(self, name, **expected):
         where = two_levels()
         option = None if name is None else lowering(where, name)
-        found = cost_model.operations(where, option)
+        found = cost_model.operation_counts(where, option)
         counts = {n: found[n] for n in ("convolutions", "slices", "gathers")}
         sizes = {n: v * 1e6 for n, v in found.items() if n not in counts}
         for key, value in {**counts, **sizes}.items():
@@ -137,7 +137,7 @@ class BytesTest(parameterized.TestCase):
 
     def test_microseconds_are_linear(self):
         model = cost_model.MODELS[1]
-        once = cost_model.operations(two_levels())
+        once = cost_model.operation_counts(two_levels())
         twice = {name: 2 * value for name, value in once.items()}
         self.assertAlmostEqual(
             model.microseconds(twice), 2 * model.microseconds(once)

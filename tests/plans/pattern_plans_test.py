@@ -110,10 +110,10 @@ class PlanTest(parameterized.TestCase):
         for kernel in description["plan"]["kernels"]:
             del kernel["column_pattern"]
         if pattern == "free":
-            checkpoint_state.check(model, None, description, "file")
+            checkpoint_state.check_fits(model, None, description, "file")
             return
         with self.assertRaisesRegex(ValueError, "another plan.*delete the fil"):
-            checkpoint_state.check(model, None, description, "file")
+            checkpoint_state.check_fits(model, None, description, "file")
 
 
 class RefusalTest(parameterized.TestCase):

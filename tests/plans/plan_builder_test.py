@@ -93,11 +93,11 @@ class PlanBuilderTest(parameterized.TestCase):
             ["stem", "onea", "oneb", "twoa", "twob", "down", "short", "out"],
         )
         wanted = {path: {"filters": 0.5} for path in paths}
-        groups, numbers, skipped = plan_builder.groups(
+        groups, numbers, skipped = plan_builder.filter_groups(
             model, graph, {}, 1, strict=False
         )
         self.assertEqual((groups, numbers, skipped), ([], {}, []))
-        groups, numbers, skipped = plan_builder.groups(
+        groups, numbers, skipped = plan_builder.filter_groups(
             model, graph, wanted, 1, strict=False
         )
         self.assertEqual(
@@ -112,7 +112,7 @@ class PlanBuilderTest(parameterized.TestCase):
         self.assertCountEqual(numbers.values(), range(8 + 8 + 8 + 12))
         self.assertEqual([name for name, _, _ in skipped], ["out"])
         with self.assertRaisesRegex(ValueError, "out.: .it is an output"):
-            plan_builder.groups(model, graph, wanted, 1, strict=True)
+            plan_builder.filter_groups(model, graph, wanted, 1, strict=True)
 
 
 if __name__ == "__main__":

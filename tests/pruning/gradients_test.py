@@ -60,7 +60,9 @@ def arrays(variables):
 
 
 def take(model, variables, data):
-    return list(gradients.per_batch(model, variables, gradients.batches(data)))
+    return list(
+        gradients.per_batch(model, variables, gradients.gradient_batches(data))
+    )
 
 
 class PerBatchTest(parameterized.TestCase):
@@ -186,10 +188,10 @@ class PerBatchTest(parameterized.TestCase):
 class BatchesTest(parameterized.TestCase):
     def test_a_tuple_of_all_samples_is_cut_as_fit_does(self):
         x, y = batch(70)
-        found = gradients.batches((x, y))
+        found = gradients.gradient_batches((x, y))
         self.assertEqual([len(a) for a, _ in found], [32, 32, 6])
         np.testing.assert_array_equal(np.concatenate([a for a, _ in found]), x)
-        found = gradients.batches(({"a": x, "b": [x]}, y, y[:, 0]))
+        found = gradients.gradient_batches(({"a": x, "b": [x]}, y, y[:, 0]))
         self.assertLen(found, 3)
         self.assertEqual(found[2][0]["b"][0].shape, (6, 5, 5, 2))
         self.assertEqual(found[2][2].shape, (6,))
@@ -201,7 +203,7 @@ class BatchesTest(parameterized.TestCase):
         ("data_set", Batches),
     )
     def test_iterables_of_batches(self, make):
-        found = gradients.batches(make())
+        found = gradients.gradient_batches(make())
         self.assertLen(found, 2)
         self.assertEqual(found[1][0].shape, (4, 5, 5, 2))
 
@@ -223,14 +225,14 @@ class BatchesTest(parameterized.TestCase):
     def test_no_batches(self):
         for data in ([], iter([]), (np.zeros((0, 2)), np.zeros(0))):
             with self.assertRaisesRegex(ValueError, "pass a list or"):
-                gradients.batches(data)
+                gradients.gradient_batches(data)
 
     @parameterized.parameters(
         (np.zeros((3, 2)),), (3,), ([np.zeros((3, 2))],), ([(1, 2, 3, 4)],)
     )
     def test_something_else(self, data):
         with self.assertRaisesRegex(TypeError, r"iterable of batches \(x, y\)"):
-            gradients.batches(data)
+            gradients.gradient_batches(data)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ SMALL = DENSE / 2
 
 def report(**changes):
     rows = (
-        benchmark.summary("dense", 2, DENSE, DENSE, 1_728_312, 5e6),
-        benchmark.summary("small", 2, SMALL, DENSE, 31_476, None),
+        benchmark.row_of("dense", 2, DENSE, DENSE, 1_728_312, 5e6),
+        benchmark.row_of("small", 2, SMALL, DENSE, 31_476, None),
     )
     settings = {"num_cores": 4, "litert_version": "2.3.0", "batch_size": 8}
     settings |= {"runs": 11, "warmup": 3, "machine": "x86_64", **changes}
@@ -35,11 +35,11 @@ class BenchmarkReportTest(absltest.TestCase):
         # The medians say 1.0; in most rounds, the first takes half as long.
         first = np.array([1.0, 1.0, 1.0, 4.0, 2.0])
         other = np.array([2.0, 2.0, 2.0, 1.0, 4.0])
-        row = benchmark.summary("b", 1, other, first, 10)
+        row = benchmark.row_of("b", 1, other, first, 10)
         self.assertEqual(np.median(first) / row.median, 0.5)
         self.assertEqual(row.speedup, 0.5)
         first = first[[3, 4, 0, 1, 2]]  # Other partners, the same medians.
-        row = benchmark.summary("b", 1, other, first, 10)
+        row = benchmark.row_of("b", 1, other, first, 10)
         ratios = np.sort([4 / 2, 2 / 2, 1 / 2, 1 / 1, 1 / 4])
         self.assertEqual(row.speedup, ratios[2])
         self.assertNotEqual(row.speedup, np.median(first) / row.median)

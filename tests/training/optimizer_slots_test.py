@@ -84,9 +84,11 @@ class SlotsTest(parameterized.TestCase):
         mine, optimizer = weights(), optimizers.SGD(momentum=0.9)
         optimizer.build(mine)
         found = optimizer_slots.layout(optimizers.SGD(momentum=0.9), mine)
-        optimizer_slots.check(found, optimizer.variables, mine, "sgd")
+        optimizer_slots.check_layout(found, optimizer.variables, mine, "sgd")
         with self.assertRaisesRegex(ValueError, "Set `trainable`"):
-            optimizer_slots.check(found, optimizer.variables[:-1], mine, "sgd")
+            optimizer_slots.check_layout(
+                found, optimizer.variables[:-1], mine, "sgd"
+            )
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ from keras_prm.admm.optimizer import ADMMWrapper
 from keras_prm.admm.optimizer import find_wrapper
 from keras_prm.plans.plan import SparsityPlan
 from keras_prm.training.progress import ADMMProgress
+from keras_prm.training.progress import residual_line
 from keras_prm.training.progress import scalars
-from keras_prm.training.progress import summary
 from tests.helpers import zoo
 
 # JAX is slow without, TensorFlow with it.
@@ -291,7 +291,7 @@ class VerboseTest(parameterized.TestCase):
         found |= {"primal_residual": math.nan, "dual_residual": 0.1}
         with mock.patch.object(ADMMWrapper, "current_rho", 1e-5):
             self.assertEqual(
-                summary(wrapper, found),
+                residual_line(wrapper, found),
                 "ADMM: primal nan, dual 0.1, rho 1e-05; farthest: b/kernel nan",
             )
 

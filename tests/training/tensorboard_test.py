@@ -17,7 +17,7 @@ from keras_prm.pruning.hard_prune import hard_prune
 from keras_prm.training import progress
 from keras_prm.training.structured_mask import StructuredMask
 from keras_prm.training.tensorboard import SparsityTensorBoard
-from keras_prm.training.tensorboard import picture
+from keras_prm.training.tensorboard import mask_picture
 from keras_prm.utils.kernel_layout import to_matrix
 from tests.helpers import zoo
 
@@ -240,7 +240,9 @@ class SparsityTensorBoardTest(parameterized.TestCase):
 
 class PictureTest(parameterized.TestCase):
     def test_small_masks_are_enlarged(self):
-        pixels = picture(np.array([[True, False, True], [False, True, True]]))
+        pixels = mask_picture(
+            np.array([[True, False, True], [False, True, True]])
+        )
         self.assertEqual(pixels.shape, (256, 255))
         self.assertEqual(pixels.dtype, np.uint8)
         np.testing.assert_array_equal(
@@ -249,14 +251,16 @@ class PictureTest(parameterized.TestCase):
 
     def test_sizes_in_between_stay(self):
         mask = np.random.default_rng(0).random((300, 1024)) < 0.5
-        np.testing.assert_array_equal(picture(mask), np.where(mask, 0, 255))
+        np.testing.assert_array_equal(
+            mask_picture(mask), np.where(mask, 0, 255)
+        )
 
     def test_large_masks_are_pooled(self):
         mask = np.zeros((256, 3001), bool)
         mask[0, :3] = True
         mask[0, 3] = True
         mask[0, 3000] = True
-        pixels = picture(mask)
+        pixels = mask_picture(mask)
         self.assertEqual(pixels.shape, (256, 1001))
         self.assertEqual(list(pixels[0, :3]), [0, 170, 255])
         # The last pixel stands for one weight only.
@@ -266,7 +270,7 @@ class PictureTest(parameterized.TestCase):
     def test_both_sides_are_pooled(self):
         mask = np.zeros((2048, 2048), bool)
         mask[0, :2] = True
-        pixels = picture(mask)
+        pixels = mask_picture(mask)
         self.assertEqual(pixels.shape, (1024, 1024))
         self.assertEqual(pixels[0, 0], 128)
 

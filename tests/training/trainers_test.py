@@ -399,21 +399,21 @@ class StateOfSeveralPlansTest(parameterized.TestCase):
     def test_each_is_compared(self, held):
         first = self.make(held, 0.5, 0.5)
         description, _ = checkpoint_state.collect(first, None)
-        checkpoint_state.check(first, None, description, "p")
+        checkpoint_state.check_fits(first, None, description, "p")
         other = self.make(held, 0.5, 0.75)
         message = "another plan. .*another path"
         with self.assertRaisesRegex(ValueError, message):
-            checkpoint_state.check(other, None, description, "p")
+            checkpoint_state.check_fits(other, None, description, "p")
 
     def test_a_file_of_before_has_the_first_alone(self):
         first = self.make("attributes", 0.5, 0.5)
         description, _ = checkpoint_state.collect(first, None)
         del description["plans"]
         other = self.make("attributes", 0.5, 0.75)
-        checkpoint_state.check(other, None, description, "p")
+        checkpoint_state.check_fits(other, None, description, "p")
         other = self.make("attributes", 0.75, 0.5)
         with self.assertRaisesRegex(ValueError, "another plan"):
-            checkpoint_state.check(other, None, description, "p")
+            checkpoint_state.check_fits(other, None, description, "p")
 
 
 class EqualNetworksTest(parameterized.TestCase):

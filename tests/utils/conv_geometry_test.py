@@ -43,7 +43,7 @@ class InsideTest(parameterized.TestCase):
             )
             layer.build((None, size, 1))
             np.testing.assert_array_equal(
-                conv_geometry.inside(layer, (size,)),
+                conv_geometry.taps_inside(layer, (size,)),
                 sees_no_padding(layer, (size,)),
             )
 
@@ -54,17 +54,18 @@ class InsideTest(parameterized.TestCase):
         )
         layer.build((None, 6, 7, 1))
         np.testing.assert_array_equal(
-            conv_geometry.inside(layer, (6, 7)), sees_no_padding(layer, (6, 7))
+            conv_geometry.taps_inside(layer, (6, 7)),
+            sees_no_padding(layer, (6, 7)),
         )
 
     def test_sizes_that_are_not_known(self):
         layer = layers.Conv1D(1, 3, padding="same")
         layer.build((None, None, 1))
-        inside = conv_geometry.inside(layer, (None,))
+        inside = conv_geometry.taps_inside(layer, (None,))
         np.testing.assert_array_equal(inside, [False, True, False])
         layer = layers.Conv1D(1, 3, strides=2, padding="same")
         layer.build((None, None, 1))
-        self.assertFalse(conv_geometry.inside(layer, (None,)).any())
+        self.assertFalse(conv_geometry.taps_inside(layer, (None,)).any())
         self.assertIsNone(conv_geometry.pads(layer, {(None,)}))
         self.assertIsNone(conv_geometry.pads(layer, {(6,), (7,)}))
 

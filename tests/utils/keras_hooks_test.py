@@ -20,7 +20,7 @@ class HooksTest(absltest.TestCase):
         self.model = keras.Model(inputs, layers.ReLU()(self.dense(inputs)))
 
     def test_nodes(self):
-        nodes = keras_hooks.nodes(self.model)
+        nodes = keras_hooks.raw_nodes(self.model)
         kinds = [type(node.operation).__name__ for node in nodes]
         self.assertEqual(kinds, ["InputLayer", "Dense", "ReLU"])
         self.assertEqual([n.is_input for n in nodes], [True, False, False])
