@@ -23,7 +23,6 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_prm.plans.column_patterns import check_patterns
 from keras_prm.plans.column_patterns import largest
 from keras_prm.plans.column_patterns import pick_columns
 from keras_prm.plans.records import KernelPlan
@@ -58,91 +57,6 @@ def removed_count(size: Any, sparsity: float) -> Any:
     count = np.floor(np.asarray(size) * float(sparsity) + 1e-4)
     count = count.astype("int32")
     return count if count.ndim else int(count)
-
-
-def project_filters(kernel, keep: int):
-    """The filters of largest L2 norm.
-
-    Args:
-        kernel: `(..., out)`.
-        keep: How many filters to keep.
-
-    Returns:
-        0/1 float32 `(out,)`. Of equal filters the lower index is kept.
-    """
-    return largest(filter_energies(squared(kernel)), keep)
-
-
-def project_columns(kernel, keep: int, pattern: str = "free"):
-    """The columns of largest L2 norm in all.
-
-    Args:
-        kernel: `(..., in, out)`, all of its input channels alive.
-        keep: How many columns to keep.
-        pattern: Where they may lie: `"free"`, `"channels"`, `"window"` or
-            `"per_channel"`, see `column_patterns`. Some keep fewer columns
-            than `keep`, and `"channels"` one channel at least.
-
-    Returns:
-        0/1 float32 `kernel.shape[:-1]`. Ties go as for filters.
-
-    Raises:
-        ValueError: There is no such pattern.
-
-    Example:
-
-    >>> kernel = np.array([[[3.0], [1.0]], [[2.0], [0.0]]])  # (2, in=2, out=1)
-    >>> project_columns(kernel, keep=2)
-    [[1., 0.], [1., 0.]]
-    >>> project_columns(kernel, keep=2, pattern="per_channel")
-    [[1., 1.], [0., 0.]]
-    """
-    check_patterns({"pattern": pattern})
-    energies = column_energies(squared(kernel))
-    return pick_columns(energies, _all_of(energies), keep, pattern)
-
-
-def project_joint(
-    kernel, keep_filters: int, keep_columns: int, pattern: str = "free"
-):
-    """Filters and columns together, by alternation.
-
-    Args:
-        kernel: `(..., in, out)`.
-        keep_filters: How many filters to keep.
-        keep_columns: How many columns to keep.
-        pattern: Where they may lie, as in `project_columns`.
-
-    Returns:
-        Tuple `(filters, columns)` of 0/1 float32, `(out,)` and
-        `kernel.shape[:-1]`.
-
-    Raises:
-        ValueError: There is no such pattern.
-    """
-    check_patterns({"pattern": pattern})
-    energy = squared(kernel)
-
-    def pick_filters(filters, columns):
-        kept = energy * columns[0][..., None]
-        return largest(filter_energies(kept), keep_filters)
-
-    def columns_of(filters):
-        energies = column_energies(energy * filters)
-        live = _all_of(energies)
-        columns = pick_columns(energies, live, keep_columns, pattern)
-        return [columns], ops.sum(energies * columns)
-
-    filters, columns = alternate(
-        [energy],
-        pick_filters,
-        columns_of,
-        ops.ones((energy.shape[-1],)),
-        [ops.ones(energy.shape[:-1])],
-        num_sweeps=NUM_SWEEPS,
-        from_columns=True,
-    )
-    return filters, columns[0]
 
 
 def squared(kernel):
@@ -200,10 +114,6 @@ def _choose(condition, one, other):
     return keras.tree.map_structure(
         lambda x, y: ops.where(condition, x, y), one, other
     )
-
-
-def _all_of(energies):
-    return ops.ones((energies.shape[-1],))
 
 
 def project_plan(kernels, plan, share=1.0):

@@ -10,11 +10,11 @@ from keras import ops
 from keras_prm.plans.column_patterns import PATTERNS
 from keras_prm.plans.column_patterns import pick_columns
 from keras_prm.plans.column_patterns import window_size
-from keras_prm.plans.projections import project_columns
 from tests.helpers.arrays import compile_function
 from tests.helpers.arrays import normal
 from tests.helpers.patterns import NOT_FREE
 from tests.helpers.patterns import is_feasible
+from tests.helpers.projecting import project_columns
 
 SHAPES = ((2, 2, 2), (3, 1, 3), (4, 2), (5,))
 

@@ -8,8 +8,6 @@ from keras import ops
 from keras_prm.plans.plan import SparsityPlan
 from keras_prm.plans.projections import kernel_filters
 from keras_prm.plans.projections import kernel_inputs
-from keras_prm.plans.projections import project_columns
-from keras_prm.plans.projections import project_joint
 from keras_prm.plans.projections import project_plan
 from keras_prm.plans.projections import removed_count
 from keras_prm.plans.records import ChannelGroup
@@ -17,6 +15,7 @@ from keras_prm.plans.records import KernelPlan
 from tests.helpers.arrays import compile_function
 from tests.helpers.arrays import energy
 from tests.helpers.arrays import normal
+from tests.helpers.projecting import project_columns
 
 
 def make_plan(*kernels, groups):
@@ -62,19 +61,6 @@ def chain(columns=0.5):
 
 
 class PlanProjectionTest(parameterized.TestCase):
-    def test_one_kernel_is_the_joint_projection(self):
-        for seed in range(20):
-            kernel = normal((3, 3, 2, 8), seed)
-            plan = make_plan(
-                (kernel.shape, fixed(2), tuple(range(8)), 0.5), groups=[(8, 3)]
-            )
-            channels, columns = project([kernel], plan)
-            filters, joint = project_joint(kernel, 3, 9)
-            self.assertGreaterEqual(
-                energy(kernel, channels, columns[0]),
-                energy(kernel, filters, joint) * (1 - 1e-6),
-            )
-
     @parameterized.parameters(1, 2, 4)
     def test_coupled_writers_are_exact(self, keep):
         classes = tuple(range(5))

@@ -5,14 +5,14 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import ops
 
-from keras_prm.plans.projections import project_columns
-from keras_prm.plans.projections import project_filters
-from keras_prm.plans.projections import project_joint
 from keras_prm.plans.projections import removed_count
 from tests.helpers.arrays import energy
 from tests.helpers.arrays import normal
 from tests.helpers.patterns import NOT_FREE
 from tests.helpers.patterns import is_feasible
+from tests.helpers.projecting import project_columns
+from tests.helpers.projecting import project_filters
+from tests.helpers.projecting import project_joint
 
 
 class RemovedCountTest(parameterized.TestCase):
@@ -183,16 +183,6 @@ class PatternProjectionTest(parameterized.TestCase):
             first = np.isin(np.arange(4), np.argsort(-kept)[:number])
             columns = convert(project_columns(kernel * first, keep, pattern))
             self.assertGreaterEqual(found, energy(first, columns))
-
-    @parameterized.product(
-        project=(project_columns, project_joint), pattern=("rows", ["free"])
-    )
-    def test_unknown_pattern(self, project, pattern):
-        numbers = (2, 3) if project is project_joint else (3,)
-        with self.assertRaisesRegex(
-            ValueError, r"one of \['free', 'channels'.*Received: {'pattern': "
-        ):
-            project(normal((3, 2, 4)), *numbers, pattern)
 
 
 if __name__ == "__main__":
