@@ -7,10 +7,9 @@ from keras import ops
 
 from keras_prm.admm.optimizer import ADMMWrapper
 from keras_prm.plans.plan import SparsityPlan
-from keras_prm.plans.projections import kernel_filters
-from keras_prm.plans.projections import project_plan
 from keras_prm.plans.records import ChannelGroup
 from keras_prm.plans.records import KernelPlan
+from tests.helpers import numpy_projection
 
 BACKEND = keras.backend.backend()
 ON_TENSORFLOW = BACKEND == "tensorflow"
@@ -159,12 +158,10 @@ class Textbook:
         self.rho = rho
 
     def project(self, kernels):
-        tensors = [ops.convert_to_tensor(w) for w in kernels]
-        channels, columns = project_plan(tensors, self.plan)
-        self.channels = ops.convert_to_numpy(channels)
+        self.channels, columns = numpy_projection.project(kernels, self.plan)
+        channels = np.append(self.channels, 1.0)
         self.masks = [
-            ops.convert_to_numpy(m)[..., None]
-            * ops.convert_to_numpy(kernel_filters(k, channels))
+            m[..., None] * channels[np.asarray(k.out_classes)]
             for k, m in zip(self.plan.kernels, columns, strict=True)
         ]
         return [w * m for w, m in zip(kernels, self.masks, strict=True)]
