@@ -6,6 +6,7 @@ In reading order:
     plan             `SparsityPlan`
     kept_numbers     from numbers that stay to fractions
     plan_builder     from fractions per layer to groups of channels and kernels
+    plan_fit         whether a plan is of a model, and its names there
     plan_checks      what a plan may ask of which layers
     column_patterns  where the columns that stay may lie
     projections      the nearest kernels that a plan allows

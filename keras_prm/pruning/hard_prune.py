@@ -15,7 +15,8 @@ from keras_prm.admm.optimizer_checks import check_attached
 from keras_prm.analysis.trace import trace
 from keras_prm.plans import projections
 from keras_prm.plans.plan import advice
-from keras_prm.plans.plan import with_other_names
+from keras_prm.plans.plan_fit import check_is_plan
+from keras_prm.plans.plan_fit import fitted_plan
 from keras_prm.plans.records import KernelMask
 from keras_prm.pruning import selection
 from keras_prm.pruning.masks import Masks
@@ -23,8 +24,6 @@ from keras_prm.pruning.masks import apply_masks
 from keras_prm.pruning.masks import dead_vectors
 from keras_prm.pruning.masks import pruned
 from keras_prm.utils import backend
-from keras_prm.utils import keras_graph
-from keras_prm.utils import keras_hooks
 from keras_prm.utils import signatures
 from keras_prm.utils import variable_keys
 
@@ -37,11 +36,6 @@ if TYPE_CHECKING:
 
 # Above it what the weights and ADMM's copies of them differ in is too much.
 MOST_RESIDUAL = 0.1
-
-_OTHER_MODEL = (
-    "The plan was made for another model. Make one for this model with "
-    "`SparsityPlan.uniform(model, ...)`. Received a plan with"
-)
 
 
 def hard_prune(
@@ -181,21 +175,6 @@ def _zeros_before(model, graph):
     return masks
 
 
-def plan_fits(model, plan):
-    """Whether a plan may have been made for a model."""
-    try:
-        fitted_plan(model, plan)
-    except (TypeError, ValueError):
-        return False
-    return True
-
-
-def is_made_for(model, plan):
-    """Whether a plan was made for this very model, not for one built alike."""
-    keys = [kernel.key for kernel in plan.kernels]
-    return signatures.are_of(plan.weights, keys, model)
-
-
 def removes_more(plan, kept):
     """Whether a plan would remove anything that is kept.
 
@@ -206,143 +185,6 @@ def removes_more(plan, kept):
     masks = _nearest(plan, [keep.astype("float32") for keep in kept])
     found = zip(kept, masks.values(), strict=True)
     return any((keep & ~mask.full()).any() for keep, mask in found)
-
-
-def planned_variables(wrapper, models):
-    """The variables that a wrapper's plan is about, in its order.
-
-    Args:
-        wrapper: An `ADMMWrapper`.
-        models: Where they are sought, one after the other, if it is not
-            built.
-
-    Returns:
-        list of variables; empty if the plan was made for none of the models.
-    """
-    if wrapper.built:
-        return wrapper.planned_variables()
-    for model in models:
-        try:
-            plan = fitted_plan(model, wrapper.plan)
-        except (TypeError, ValueError):
-            continue
-        variables = variable_keys.variables_by_key(model)
-        return [variables[kernel.key] for kernel in plan.kernels]
-    return []
-
-
-def check_is_plan(plan):
-    """Raises a `TypeError` for what is no `SparsityPlan`."""
-    if not hasattr(plan, "kernels") or not hasattr(plan, "groups"):
-        raise TypeError(
-            "Expected a `SparsityPlan`, as `SparsityPlan.uniform(model, ...)` "
-            f"makes it. Received: plan={plan!r} (of type "
-            f"{type(plan).__name__})"
-        )
-
-
-def fitted_plan(model, plan, graph=None):
-    """A plan under the keys that its kernels have in a model.
-
-    Args:
-        model: The model.
-        plan: A `SparsityPlan`, made for it or for one that is built alike.
-        graph: The model's `DependencyGraph`, if it is at hand.
-
-    Returns:
-        The plan, with keys that are in the trace.
-
-    Raises:
-        ValueError: The plan was made for another model.
-    """
-    graph = graph or trace(model)
-    names = {kernel.key: kernel.key for kernel in plan.kernels}
-    if plan.weights:
-        names, difference = signatures.known_as(plan.weights, model, names)
-        if difference:
-            raise ValueError(f"{_OTHER_MODEL} other weights: {difference}")
-    plan = with_other_names(plan, names)
-    weights = {w.key: w for w in graph.weights.values()}
-    bad = [
-        (k.key, k.shape)
-        for k in plan.kernels
-        if k.key not in weights
-        or tuple(weights[k.key].variable.shape) != tuple(k.shape)
-    ]
-    if bad:
-        raise ValueError(
-            f"{_OTHER_MODEL} kernels that the model does not have so: {bad}"
-        )
-    bad = _differently_tied(plan, graph, weights)
-    if bad:
-        raise ValueError(
-            f"{_OTHER_MODEL} kernels whose channels are tied to other ones "
-            f"in the model: {bad}"
-        )
-    return plan
-
-
-def check_trains(wrapper, model):
-    """Raises, before training, if a wrapper's plan is not of its network.
-
-    An optimizer is given variables alone: which of equal shapes are frozen,
-    and what is tied to what, only the model tells. Does nothing to models
-    that the plan was not made for, such as one that trains such a one inside.
-
-    Args:
-        wrapper: An `ADMMWrapper`.
-        model: The model that it trains, or one around it.
-
-    Raises:
-        ValueError: It trains other kernels than its plan names, or the
-            channels of these are tied to other ones.
-    """
-    wrapper.check_attached(model)
-    weights = wrapper.plan.weights
-    made_for = [id(row.source and row.source()) for row in weights]
-    alike = []
-    for network in keras_hooks.sublayers(model):
-        if not (keras_graph.is_model(network) and network.built):
-            continue
-        own = signatures.signatures(network)
-        is_own = made_for == [id(row.source()) for row in own]
-        if not is_own and not signatures.counterparts(weights, own)[1]:
-            alike.append(network)
-    if wrapper.built:
-        alike = [network for network in alike if _trains(wrapper, network)]
-    if len(alike) == 1:
-        wrapper.check_attached(alike[0])
-        fitted_plan(alike[0], wrapper.plan)
-
-
-def _trains(wrapper, model):
-    own = {id(variable) for variable in model.variables}
-    return any(id(v) in own for v in wrapper.planned_variables())
-
-
-def _differently_tied(plan, graph, weights):
-    """Kernels whose channels the plan and the model tie in other ways."""
-    planned, found = {}, {}
-    bad = []
-    for kernel in plan.kernels:
-        sides = zip(
-            (kernel.in_classes, kernel.out_classes),
-            (weights[kernel.key].in_ids, weights[kernel.key].out_ids),
-        )
-        pairs = [
-            (number, int(c))
-            for numbers, ids in sides
-            if ids is not None
-            for number, c in zip(numbers, graph.classes[ids])
-            if number >= 0
-        ]
-        if any(
-            planned.setdefault(number, c) != c
-            or found.setdefault(c, number) != number
-            for number, c in pairs
-        ):
-            bad.append((kernel.key, kernel.shape))
-    return bad
 
 
 def _wrapper(model, optimizer):

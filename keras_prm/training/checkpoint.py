@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import keras
 
+from keras_prm.admm.attachment import check_trains
 from keras_prm.plans.plan import SparsityPlan
-from keras_prm.pruning.hard_prune import check_trains
 from keras_prm.pruning.masks import Masks
 from keras_prm.pruning.masks import check_are_masks
 from keras_prm.pruning.masks import fitting

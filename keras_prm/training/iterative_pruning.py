@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from keras import ops
 
+from keras_prm.plans.plan_fit import check_is_plan
+from keras_prm.plans.plan_fit import fitted_plan
+from keras_prm.plans.plan_fit import is_made_for
+from keras_prm.plans.plan_fit import plan_fits
 from keras_prm.pruning import scores
-from keras_prm.pruning.hard_prune import check_is_plan
-from keras_prm.pruning.hard_prune import fitted_plan
-from keras_prm.pruning.hard_prune import is_made_for
 from keras_prm.pruning.hard_prune import masks_for
-from keras_prm.pruning.hard_prune import plan_fits
 from keras_prm.pruning.hard_prune import warn_of_frozen
 from keras_prm.pruning.masks import pruned
 from keras_prm.training import trainers

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import keras
 import numpy as np
 
-from keras_prm.pruning.hard_prune import planned_variables
+from keras_prm.admm.attachment import planned_variables
 from keras_prm.pruning.hard_prune import removes_more
 from keras_prm.pruning.masks import apply_masks
 from keras_prm.pruning.masks import fitting

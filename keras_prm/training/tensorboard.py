@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from keras_prm.analysis.trace import trace
-from keras_prm.pruning.hard_prune import plan_fits
+from keras_prm.plans.plan_fit import plan_fits
 from keras_prm.pruning.masks import masks_of
 from keras_prm.training import progress
 from keras_prm.training import trainers
