@@ -34,7 +34,7 @@ Phases:
     phases         dense, teach, prune, retrain, purify, strip, export, compare
     phase_report   tables of points and stages
 
-Commands, by `python -m examples.study.NAME`: `frontier`,
+Commands, such as `python -m examples.study.frontier`: `frontier`,
 `frontier_purification`, `frontier_tfmot` and `phase_report`; `phase_command`
 is that of `examples.alexnet` and `examples.resnet18_cifar10`.
 `resnet18_torch_pruning.py` runs without Keras.
