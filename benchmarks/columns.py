@@ -36,6 +36,7 @@ from keras_prm.lowering import cost_model
 from keras_prm.lowering import layer_timing
 from keras_prm.lowering import methods
 from keras_prm.lowering import strategies
+from tests.helpers import lowering_models
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list(
@@ -180,22 +181,10 @@ def fit(rng):
     )
 
 
-class Listener(strategies.Lowerer):
-    """Notes which layers could be lowered, and leaves them as they are."""
-
-    def __init__(self):
-        self.kernels = []
-
-    def choose_one(self, sparse):
-        self.kernels.append(sparse)
-        return strategies.Choice(sparse, None)
-
-
 def model_kernels(path):
     """The layers with empty columns of a trained model, stripped."""
-    listener = Listener()
-    keras_prm.strip(keras.saving.load_model(path, compile=False), listener)
-    return listener.kernels
+    model = keras.saving.load_model(path, compile=False)
+    return lowering_models.sparse_kernels(model)
 
 
 def main(argv):

@@ -133,7 +133,7 @@ def per_batch(model, variables, data):
         list of float32 arrays, of the shapes of the variables.
 
     Raises:
-        ValueError: The model is not compiled.
+        ValueError: The model is not compiled, or the backend has none.
     """
     if not model.compiled:
         raise ValueError(
@@ -141,11 +141,15 @@ def per_batch(model, variables, data):
             "to take gradients of. Call `model.compile(optimizer, loss)` "
             f"first. Received: model={model!r}"
         )
-    differentiate = {
-        "tensorflow": _tensorflow,
-        "jax": _jax,
-        "torch": _torch,
-    }[keras.backend.backend()]
+    backend = keras.backend.backend()
+    if backend not in _DIFFERENTIATE:
+        raise ValueError(
+            f"Cannot take gradients: Keras runs on '{backend}'. Expected one "
+            f"of {[*_DIFFERENTIATE]}. Set `KERAS_BACKEND` to one of them, or "
+            "choose by weights alone, such as `keras_prm.scores.l1_norm`. "
+            f"Received: backend={backend!r}"
+        )
+    differentiate = _DIFFERENTIATE[backend]
     for batch in data:
         batch = keras.tree.map_structure(_tensor, tuple(batch))
         found = differentiate(
@@ -198,3 +202,6 @@ def _torch(loss, values):
     return [
         torch.zeros_like(v) if g is None else g for v, g in zip(values, found)
     ]
+
+
+_DIFFERENTIATE = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}

@@ -1,3 +1,5 @@
+from unittest import mock
+
 import keras
 import numpy as np
 from absl.testing import absltest
@@ -233,6 +235,15 @@ class BatchesTest(parameterized.TestCase):
     def test_something_else(self, data):
         with self.assertRaisesRegex(TypeError, r"iterable of batches \(x, y\)"):
             gradients.gradient_batches(data)
+
+
+class BackendTest(absltest.TestCase):
+    def test_another_backend(self):
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        model.compile("sgd", "mse")
+        with mock.patch.object(keras.backend, "backend", lambda: "numpy"):
+            with self.assertRaisesRegex(ValueError, "Set `KERAS_BACKEND`"):
+                next(gradients.per_batch(model, [], []))
 
 
 if __name__ == "__main__":
