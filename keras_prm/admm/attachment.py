@@ -1,4 +1,4 @@
-"""Whether a wrapper trains what its plan is about."""
+"""Checks that a wrapper trains what its plan is about."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ADMM as a wrapper around any Keras optimizer."""
+"""`ADMMWrapper`: ADMM around any Keras optimizer."""
 
 from __future__ import annotations
 

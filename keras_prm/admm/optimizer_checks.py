@@ -1,4 +1,4 @@
-"""What `ADMMWrapper` refuses, and how each refusal is mended."""
+"""Checks of `ADMMWrapper`'s arguments and variables."""
 
 from __future__ import annotations
 

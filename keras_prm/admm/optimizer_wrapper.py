@@ -1,4 +1,4 @@
-"""An optimizer around another one, as Keras' own wrappers are."""
+"""Base class of optimizers that hand on to an inner one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How ADMM's penalty weight `rho` changes while a model trains."""
+"""Schedules of ADMM's penalty weight `rho`."""
 
 from __future__ import annotations
 

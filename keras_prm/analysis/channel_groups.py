@@ -1,4 +1,4 @@
-"""Channel classes that are alike, and what goes when one of them goes."""
+"""Groups of channel classes that are alike, and what one is worth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model costs: weights, by three ways of counting, and MACs."""
+"""`costs`: counts of weights, in three ways, and of MACs."""
 
 from __future__ import annotations
 

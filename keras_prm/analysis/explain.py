@@ -1,4 +1,4 @@
-"""What could be pruned in a model, what could not, and where it pays."""
+"""`explain`: what could be pruned in a model, and where it pays."""
 
 from __future__ import annotations
 

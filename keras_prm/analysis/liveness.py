@@ -1,4 +1,4 @@
-"""Which channels a model can lose without computing anything else.
+"""Liveness of channels: which are constant, which are used.
 
 Two analyses over a trace. Forward, *constants*: a channel whose value is the
 same for every input at every position. Backward, *uses*: a channel that some

@@ -1,4 +1,4 @@
-"""From a model to its channel ids: which positions stand and fall together.
+"""`trace`: a model's graph of channels, by the rules of its layers.
 
 Every axis of every tensor that can be pruned carries a vector of integer
 *channel ids*. A layer that makes channels makes fresh ids, a layer that

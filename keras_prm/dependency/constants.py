@@ -1,4 +1,4 @@
-"""What a channel that never varies becomes on its way through a layer.
+"""Maps of constants: what a channel that never varies becomes.
 
 A *constant* is a float per position, NaN where the position is not known to
 be constant. Layers are evaluated on them rather than described: what a

@@ -1,4 +1,4 @@
-"""What rules write: ids, ties, steps and the axes of weights."""
+"""The builder of a graph of channels, which rules write to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The steps of a graph, and how constants and uses propagate through them.
+"""Propagation of constants and uses through the steps of a graph.
 
 Every step answers the two questions that liveness asks. Forward,
 `propagate_constants`: which positions of its targets are constant, given which

@@ -1,4 +1,4 @@
-"""Where channel ids go when a tensor is reshaped."""
+"""Channel ids behind a reshape."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tensors and weights of a graph of channels, their axes named by ids."""
+"""Tensors and weights of a graph of channels, their axes named by ids."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether indices that a user gives are in the tables of a model."""
+"""Checks of indices against the tables of a model."""
 
 from __future__ import annotations
 

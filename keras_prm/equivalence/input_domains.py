@@ -1,4 +1,4 @@
-"""What the first layers of a model take: ranges, indices, words.
+"""Domains of a model's inputs: ranges, indices, words.
 
 Read backwards from each input: through what passes values on, through
 constant factors and sums, into models and wrappers, to the first layer that

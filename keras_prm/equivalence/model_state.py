@@ -1,4 +1,4 @@
-"""What a model remembers from call to call, kept while others look at it."""
+"""States that a model keeps from call to call, saved and put back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether two functions compute the same numbers, whatever the weights."""
+"""Comparison of two functions on numbers, with weights near theirs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inputs to compare models on, and what the models make of them."""
+"""Probes: inputs to compare models on, and what the models make of them."""
 
 from __future__ import annotations
 

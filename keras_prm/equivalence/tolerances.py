@@ -1,4 +1,4 @@
-"""The one rule by which outputs of two models count as equal.
+"""Tolerances: the one rule by which outputs of two models count as equal.
 
 For each output `y` of the model, and `z` of what is compared with it:
 

@@ -1,4 +1,4 @@
-"""A plain functional model in place of one whose inside is hidden."""
+"""`as_functional`: a flat model in place of one whose inside is hidden."""
 
 from __future__ import annotations
 

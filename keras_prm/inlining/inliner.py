@@ -1,4 +1,4 @@
-"""Looking into layers that are made of others, call by call.
+"""The inliner: layers made of others, replaced by their calls.
 
 Keras shows the calls that a functional model is made of. A `call` in Python
 hides those that it makes; run on symbolic tensors, it shows them.

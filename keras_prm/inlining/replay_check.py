@@ -1,4 +1,4 @@
-"""Whether the calls inside of a layer compute, on numbers, what it does."""
+"""Check that the calls inside of a layer compute what it does."""
 
 from __future__ import annotations
 

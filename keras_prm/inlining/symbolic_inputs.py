@@ -1,4 +1,4 @@
-"""What a model is run on to see its calls: symbolic inputs."""
+"""Symbolic inputs, for a model to be run on."""
 
 from __future__ import annotations
 

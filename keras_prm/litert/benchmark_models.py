@@ -1,4 +1,4 @@
-"""What `benchmark` takes for a model, made into files with names."""
+"""Models of a benchmark, made into files with names."""
 
 from __future__ import annotations
 

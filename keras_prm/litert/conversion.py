@@ -1,4 +1,4 @@
-"""From a Keras model to a `.tflite` file, with TensorFlow's converter."""
+"""Conversion of a Keras model by TensorFlow's converter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Converting in a process of its own, where Keras runs on TensorFlow.
+"""Conversion in a process of its own, where Keras runs on TensorFlow.
 
 For models of the other backends: the model goes through a `.keras` file, to
 `main` over there, which imports what its layers are made of.

@@ -1,4 +1,4 @@
-"""What a model and its LiteRT file score on data with labels."""
+"""Scores of a model and of its LiteRT file on data with labels."""
 
 from __future__ import annotations
 

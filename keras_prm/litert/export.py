@@ -1,4 +1,4 @@
-"""Writing a model as a `.tflite` file for phones."""
+"""`export_litert`: a model as a `.tflite` file for phones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `export_litert` refuses before any work is done."""
+"""Checks of `export_litert`'s arguments, before any work is done."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Running a LiteRT file to compare it, also one that fails on some inputs."""
+"""Runs of a LiteRT file to compare it, even if it fails on some inputs."""
 
 from __future__ import annotations
 

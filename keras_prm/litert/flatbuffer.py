@@ -1,4 +1,4 @@
-"""What a `.tflite` file says of itself: operations, weights, metadata.
+"""Contents of a `.tflite` file: operations, weights, metadata.
 
 The schema is the one that comes with ai-edge-litert or TensorFlow.
 """

@@ -1,4 +1,4 @@
-"""A model that takes as float32 what it takes as integers or float64."""
+"""Models that take as float32 what others take as integers or float64."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Running a `.tflite` file."""
+"""`LiteRTModel`: a `.tflite` file that can be run."""
 
 from __future__ import annotations
 

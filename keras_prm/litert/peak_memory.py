@@ -1,4 +1,4 @@
-"""How much memory a `.tflite` file takes, in a process of its own.
+"""Peak memory of a `.tflite` file, in a process of its own.
 
 This file is also the program of that process. It is run by its path, not as
 a module of the package, and imports neither Keras nor the package: their

@@ -1,4 +1,4 @@
-"""What is installed of LiteRT, and what its interpreter says of a file."""
+"""The installed LiteRT, and what its interpreter says of a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Timing several jobs in turn, so that a slow moment meets all of them."""
+"""Timing of several jobs in turn, so that a slow moment meets all."""
 
 from __future__ import annotations
 

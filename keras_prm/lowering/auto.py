@@ -1,4 +1,4 @@
-"""Choosing a lowering for each layer by what LiteRT needs on this machine."""
+"""`AutoLowering`: a lowering for each layer by what LiteRT needs here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a lowering costs, by a model that was fitted once, and in bytes."""
+"""Cost model of lowerings: time, fitted once, and bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A layer that hands on single columns of a convolution's input."""
+"""`GatherColumns`: a layer that hands on single columns of its input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One layer as a LiteRT file to be timed, and what was timed before."""
+"""Single layers as LiteRT files to be timed, and a cache of times."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ways in which a kernel with empty columns can be stored and computed."""
+"""Methods to store and compute a kernel with empty columns."""
 
 from __future__ import annotations
 

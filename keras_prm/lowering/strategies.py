@@ -1,4 +1,4 @@
-"""Choosing a lowering for each layer: by numbers, bytes, or the cost model."""
+"""Strategies that choose a lowering for each layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each stage of pruning did: one table, one picture."""
+"""Report of a pipeline: one row per stage, and a picture."""
 
 from __future__ import annotations
 

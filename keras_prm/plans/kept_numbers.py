@@ -1,4 +1,4 @@
-"""Numbers of filters and columns to keep, as the fractions that plans take."""
+"""Numbers to keep, as the fractions that plans take."""
 
 from __future__ import annotations
 

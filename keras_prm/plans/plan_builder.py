@@ -1,4 +1,4 @@
-"""From fractions per layer to channel groups and kernel plans."""
+"""Groups and kernels of a plan, from fractions per layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a plan may ask of which layers, and the errors where it may not."""
+"""Checks of what a plan asks of which layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a plan is of a model, and the plan under the names it has there."""
+"""The fit of a plan to a model, and its names there."""
 
 from __future__ import annotations
 

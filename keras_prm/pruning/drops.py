@@ -1,4 +1,4 @@
-"""Scores that purification is held to, their errors, and how far they fall."""
+"""Drops of a score that purification is held to, and their errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gradients of a compiled model's loss, a batch at a time.
+"""Gradients of a compiled model's loss, a batch at a time.
 
 The one place where each backend differentiates in its own way. The forward
 pass runs in a `keras.StatelessScope`, which keeps whatever it would assign

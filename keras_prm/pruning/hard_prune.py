@@ -1,4 +1,4 @@
-"""Hard pruning: setting to zero what a plan removes."""
+"""`hard_prune`: what a plan removes is set to zero."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scoring a model on data, a part of which the search does not see."""
+"""Scores on data, a part of which a search does not see."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Network purification: removing what survived pruning and carries little."""
+"""`purify`: what survived pruning and carries little is removed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The search of purification: how far thresholds rise within a budget."""
+"""The search of purification for the highest thresholds in a budget."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which channels stay so that purification leaves layers of round widths."""
+"""Round widths for what purification leaves."""
 
 from __future__ import annotations
 

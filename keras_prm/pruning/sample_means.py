@@ -1,4 +1,4 @@
-"""Which metrics are means over samples, and what the samples count in them."""
+"""Metrics that are means over samples, and their samples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Asking a score: what it sees of each kernel, and whether it answers."""
+"""Scores of the kernels of a model."""
 
 from __future__ import annotations
 

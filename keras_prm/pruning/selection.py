@@ -1,4 +1,4 @@
-"""Which filters and columns stay, by a score."""
+"""Selection of the filters and columns that stay, by a score."""
 
 from __future__ import annotations
 

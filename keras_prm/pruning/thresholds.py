@@ -1,4 +1,4 @@
-"""What purification calls small: thresholds, and what lies under them."""
+"""Thresholds of purification, and what lies under them."""
 
 from __future__ import annotations
 

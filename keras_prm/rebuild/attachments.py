@@ -1,4 +1,4 @@
-"""What a layer's config attaches to its weights and outputs, made to fit.
+"""Initializers, regularizers and constraints, made to fit a smaller layer.
 
 Initializers, regularizers and constraints may be made for a width: they hold
 arrays with an entry for each channel, or reshape to a size that there is no

@@ -1,4 +1,4 @@
-"""Putting channels into an order in which their columns are cheap to reach.
+"""Order of channels in which their columns are cheap to reach.
 
 The channels that a layer makes may stand in any order if all that read them
 agree. Sorted by how many columns of them are live, the channels with at least

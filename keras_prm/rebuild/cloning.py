@@ -1,4 +1,4 @@
-"""Copies of layers and operations: configs that can be changed."""
+"""Copies of layers and operations, by configs that can be changed."""
 
 from __future__ import annotations
 

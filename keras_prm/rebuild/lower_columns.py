@@ -1,4 +1,4 @@
-"""Leaving out the empty columns of a stripped model."""
+"""Lowering of the empty columns of a stripped model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The smaller twin of a single layer: its config, and its weights filled in."""
+"""The smaller twin of a single layer."""
 
 from __future__ import annotations
 

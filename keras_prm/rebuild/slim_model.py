@@ -1,4 +1,4 @@
-"""Building a model of the twins of another one's layers, call by call."""
+"""The smaller twin of a model, call by call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stays of the weights of one layer: positions and arrays."""
+"""The weights of a smaller twin: positions that stay, and arrays."""
 
 from __future__ import annotations
 

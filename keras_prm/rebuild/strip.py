@@ -1,4 +1,4 @@
-"""Unused path removal: the same function from a physically smaller model."""
+"""`strip`: the same function from a physically smaller model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `strip` did to each kernel, and what it left alone."""
+"""Report of `strip`, from the model and its twin."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all reports can do: to become plain data."""
+"""Base class of reports: plain data for JSON."""
 
 from __future__ import annotations
 

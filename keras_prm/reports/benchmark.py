@@ -1,4 +1,4 @@
-"""What `benchmark` found: one row per model and number of threads."""
+"""`BenchmarkReport`: one row per model and number of threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far candidates are from a model, as a record: what `verify` returns."""
+"""`Certificate`: how far candidates are from a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model costs, as a record."""
+"""`Costs`: what a model costs."""
 
 from __future__ import annotations
 

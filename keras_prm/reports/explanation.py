@@ -1,4 +1,4 @@
-"""What could be pruned in a model, as a record: what `explain` returns."""
+"""`Explanation`: what could be pruned in a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `export_litert` wrote, as a record."""
+"""`ExportReport`: what `export_litert` wrote."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What purification removed, as a record: what `purify` returns."""
+"""`PurificationReport`: what `purify` removed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `strip` did, as a record."""
+"""`StripReport`: what `strip` did, and what it left alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a rule is, and what it sees of a model: one call of one layer."""
+"""Rules, and the call of a layer that each sees."""
 
 from __future__ import annotations
 

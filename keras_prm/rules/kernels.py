@@ -1,4 +1,4 @@
-"""Rules of layers with a kernel: they make channels."""
+"""Rules of layers with a kernel, which make channels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules of operators: what `keras.ops` does to tensors in a model."""
+"""Rules of operators: the table of `keras.ops`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One layer, one rule: how each layer treats the channels it is given.
+"""Table of rules: one for each layer class.
 
 `RULES` maps a layer class to a `Rule`; what else a new layer needs stands in
 CONTRIBUTING.md. A layer without a rule is not an error: all its inputs are

@@ -1,4 +1,4 @@
-"""Training on after `strip`, with what the optimizer has learnt so far."""
+"""`carry_optimizer`: training on after `strip`, with the optimizer's state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A callback that lets a killed training go on as if nothing had happened."""
+"""`AtomicCheckpoint`: a killed training goes on as if nothing had happened."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoint files that a process, killed at any moment, leaves whole."""
+"""Checkpoint files that a killed process leaves whole."""
 
 from __future__ import annotations
 

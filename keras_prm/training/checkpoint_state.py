@@ -1,4 +1,4 @@
-"""All that a training goes on from: what it is, and putting it back."""
+"""State of a training: what it is, and putting it back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pruning while training: more and more of a plan, epoch by epoch."""
+"""`IterativePruning`: more and more of a plan, epoch by epoch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keeping masked weights at zero while others train."""
+"""Constraints that keep masked weights at zero inside of the step."""
 
 from __future__ import annotations
 

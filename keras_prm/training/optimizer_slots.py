@@ -1,4 +1,4 @@
-"""Which variables of an optimizer belong to which weight."""
+"""Slots: which variables of an optimizer belong to which weight."""
 
 from __future__ import annotations
 

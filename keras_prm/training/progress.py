@@ -1,4 +1,4 @@
-"""How far ADMM has come: in logs, in words, and as a reason to stop."""
+"""`ADMMProgress`: ADMM's residuals in logs, in words, as a reason to stop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""BatchNormalization's statistics, measured anew after pruning."""
+"""`recalibrate`: BatchNormalization's statistics anew after pruning."""
 
 from __future__ import annotations
 

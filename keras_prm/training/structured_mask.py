@@ -1,4 +1,4 @@
-"""The callback that makes masks hold during `fit`."""
+"""`StructuredMask`: masks that hold during `fit`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a pruning: residuals, live structures, masks."""
+"""`SparsityTensorBoard`: residuals, live structures and masks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which network a callback is about, where `fit` trains a model around it.
+"""Networks and optimizers inside of what `fit` trains.
 
 The model of `fit` may be the network itself; a model that holds it, to any
 depth, such as a GAN, a VAE or a Keras `Distiller`; or a functional model that

@@ -1,4 +1,4 @@
-"""What differs from backend to backend."""
+"""Differences between backends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the window of a convolution lies: its padding, tap by tap."""
+"""Geometry of convolutions: their padding, tap by tap."""
 
 from __future__ import annotations
 

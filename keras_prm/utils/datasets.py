@@ -1,4 +1,4 @@
-"""Samples to calibrate and check a LiteRT file with."""
+"""Users' data, as arrays and as batches."""
 
 from __future__ import annotations
 

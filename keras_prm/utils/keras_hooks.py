@@ -1,4 +1,4 @@
-"""What Keras keeps to itself and this package reads, each hook in one place.
+"""Private parts of Keras that are read, each in one place.
 
 A test stands for each of them, so that a new Keras that moves one fails there.
 """

@@ -1,4 +1,4 @@
-"""Computing in float32 what was trained in mixed or double precision."""
+"""Float32 in place of mixed or double precision, for a while."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which weight is which: what the weights of a model are known by.
+"""Signatures of weights, by which they are known in another build.
 
 Keys hold names, and those that Keras makes up differ from one build of a
 network to the next. So plans and masks remember all weights of the model that

@@ -1,4 +1,4 @@
-"""The argument `training` of a layer's `call`, and what comes of it."""
+"""The argument `training` of a layer's `call`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What counts as a number, or as JSON, in arguments of public functions."""
+"""Checks of arguments of public functions."""
 
 from __future__ import annotations
 

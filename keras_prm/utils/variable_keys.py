@@ -1,4 +1,4 @@
-"""The names of a model's layers and variables, which survive saving."""
+"""Names of a model's layers and variables that survive saving."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the process does that loads saved models; it knows Keras alone.
+"""The process that loads saved models; it knows Keras alone.
 
 Run as a script. It imports keras_prm only if a model consists of layers of
 it: what `strip` returns loads without.

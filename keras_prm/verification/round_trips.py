@@ -1,4 +1,4 @@
-"""Saving models and loading them in a process of their own."""
+"""Round trips: models saved, and loaded in a process of their own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A certificate: how far a smaller model is from the one it came from."""
+"""`verify`: how far a smaller model is from the one it came from."""
 
 from __future__ import annotations
 
