@@ -38,7 +38,7 @@ def check(name, size=None, seed=0, batch_size=2, saved=False):
     rng = np.random.default_rng(seed)
     keras.utils.set_random_seed(seed)
     model = application_models.build(name, size)
-    application_models.randomise(model, rng)
+    application_models.randomize(model, rng)
     plan, plan_seconds = timed(
         keras_prm.SparsityPlan.uniform, model, filters=FILTERS
     )

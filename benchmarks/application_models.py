@@ -44,7 +44,7 @@ def build(name, size=None):
     return model if model.input_shape[1] else build(name, 224)
 
 
-def randomise(model, rng):
+def randomize(model, rng):
     """Draws every weight anew, none of them zero. Works in place."""
     for _, layer in variable_keys.layer_paths(model):
         for variable in layer.weights:
@@ -58,7 +58,7 @@ def _drawn(layer, variable, rng):
     if len(variable.shape) > 1:
         return _kernel(layer, variable, rng)
     if variable.name in _CENTRES:
-        return _centres(variable.shape, rng)
+        return _centers(variable.shape, rng)
     return rng.uniform(0.5, 1.5, variable.shape)
 
 
@@ -78,7 +78,7 @@ def _kernel(layer, variable, rng):
     return array
 
 
-def _centres(shape, rng):
+def _centers(shape, rng):
     return rng.choice([-1.0, 1.0], shape) * rng.uniform(0.05, 0.2, shape)
 
 
@@ -99,7 +99,7 @@ def _unsettle(layer, rng):
     mean = keras.ops.convert_to_numpy(layer.moving_mean)
     variance = keras.ops.convert_to_numpy(layer.moving_variance)
     variance = variance + 0.1 * variance.mean() + 1e-3
-    mean = mean + np.sqrt(variance) * _centres(mean.shape, rng)
+    mean = mean + np.sqrt(variance) * _centers(mean.shape, rng)
     layer.moving_mean.assign(mean)
     # The mean of 1 / factor is below 1: what grows in one layer, grows in all.
     layer.moving_variance.assign(

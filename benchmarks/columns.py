@@ -204,17 +204,17 @@ def main(argv):
         f"{'layer':18}  live/all     used  threads  dense us  "
         + "  ".join(heads)
     )
-    labelled = []
+    labeled = []
     for text in FLAGS.cases if not FLAGS.models else ():
         size, inputs, filters, live = map(int, text.split("x"))
         sparse = random_site(rng, size, inputs, filters, live)
-        labelled.append((f"{size}, {inputs} -> {filters}", sparse))
+        labeled.append((f"{size}, {inputs} -> {filters}", sparse))
     for path in FLAGS.models:
         for sparse in model_kernels(path):
             name = f"{os.path.basename(path)[:9]} {sparse.layer.name[:8]}"
-            labelled.append((name, sparse))
+            labeled.append((name, sparse))
     for threads in map(int, FLAGS.threads):
-        for label, sparse in labelled:
+        for label, sparse in labeled:
             print_row(sparse, threads, label)
 
 

@@ -237,7 +237,7 @@ def inputs_of(model, rng):
 
 def halved(model, x, rng):
     """A model of random weights, pruned by half, and what is left of it."""
-    application_models.randomise(model, rng)
+    application_models.randomize(model, rng)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # nothing may go
         plan = keras_prm.SparsityPlan.uniform(model, filters=0.5)
@@ -252,7 +252,7 @@ def check(name, seed):
     keras.utils.set_random_seed(seed)
     rng = np.random.default_rng(seed)
     model = builders()[name]()
-    application_models.randomise(model, rng)
+    application_models.randomize(model, rng)
     x = inputs_of(model, rng)
     row = {"model": name, "parameters": model.count_params(), "closed": ""}
     with warnings.catch_warnings(record=True) as caught:

@@ -43,7 +43,7 @@ flags.DEFINE_float("filters", 0.5, "Fraction of the filters to remove.")
 flags.DEFINE_float("columns", 0.8, "Fraction of the columns to remove.")
 flags.DEFINE_integer("round_to", 8, "Widths are multiples of this.")
 flags.DEFINE_list("threads", "1,2", "Numbers of threads.")
-flags.DEFINE_string("quantize", "float32", "How columns' files are quantised.")
+flags.DEFINE_string("quantize", "float32", "How columns' files are quantized.")
 flags.DEFINE_integer("runs", 50, "Rounds that are timed.")
 flags.DEFINE_integer("seed", 0, "Seed of weights and masks.")
 
@@ -54,7 +54,7 @@ def network(name):
         model = step_models.make(name, keras)
     else:
         model = application_models.build("MobileNetV2")
-    application_models.randomise(model, np.random.default_rng(FLAGS.seed))
+    application_models.randomize(model, np.random.default_rng(FLAGS.seed))
     return model
 
 
@@ -85,7 +85,7 @@ def by_hand(model, small):
         return type(layer).from_config(config)
 
     built = keras.models.clone_model(model, clone_function=clone)
-    application_models.randomise(built, np.random.default_rng(1))
+    application_models.randomize(built, np.random.default_rng(1))
     return built
 
 

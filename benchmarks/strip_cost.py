@@ -45,7 +45,7 @@ flags.DEFINE_integer("seed", 0, "Seed of the weights.")
 def pruned(name):
     """An application with random weights, a fraction of its filters zero."""
     model = application_models.build(name)
-    application_models.randomise(model, np.random.default_rng(FLAGS.seed))
+    application_models.randomize(model, np.random.default_rng(FLAGS.seed))
     plan = keras_prm.SparsityPlan.uniform(model, filters=FLAGS.filters)
     keras_prm.hard_prune(model, plan)
     return model

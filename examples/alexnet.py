@@ -25,8 +25,8 @@ crops of 224 of 256 pixels:
 
 Its settings are where one would start from: nobody has run it to its end.
 `"options": {"normalization": "local"}` in a recipe is the paper's way to
-normalise; it wants a tenth of the learning rates, and null for the filters of
-conv1 and conv2 in each point, which it ties to their neighbours.
+normalize; it wants a tenth of the learning rates, and null for the filters of
+conv1 and conv2 in each point, which it ties to their neighbors.
 """
 
 import pathlib

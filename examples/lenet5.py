@@ -6,7 +6,7 @@ r"""LeNet-5 from dense to a small `.tflite` file, stage by stage.
 
 Trains the 20-50-500 LeNet-5, drives it to structured sparsity with ADMM,
 prunes, retrains, purifies on the validation split, strips and exports it,
-then leaves out the empty columns as well, and quantises the result to int8.
+then leaves out the empty columns as well, and quantizes the result to int8.
 The test split is only ever measured on, nothing is chosen by it.
 """
 

@@ -194,7 +194,7 @@ class CropAndFlip(keras.layers.Layer):
     Args:
         pixels: See `CropsAndFlips`.
         margin: Crops have so many pixels less than images on each side.
-        hole: Pixels of the side of a square that becomes grey in each; it
+        hole: Pixels of the side of a square that becomes gray in each; it
             may reach over the border. 0: none does.
 
     Call arguments:

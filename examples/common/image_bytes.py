@@ -129,8 +129,8 @@ def fitted(image, size):
     from PIL import Image
     from PIL import ImageOps
 
-    is_grey = image.shape[-1] == 1
-    picture = Image.fromarray(image[..., 0] if is_grey else image)
+    is_gray = image.shape[-1] == 1
+    picture = Image.fromarray(image[..., 0] if is_gray else image)
     picture = ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
     return np.asarray(picture).reshape(size, size, image.shape[-1])
 

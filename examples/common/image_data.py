@@ -30,7 +30,7 @@ def load(name, seed=0, smallest=28):
     Args:
         name: `"digits"` (in scikit-learn, nothing to download), the path of
             an `.npz` file with `x_train`, `y_train`, `x_test` and `y_test`
-            (or, of colour images, `x_train_res` and `x_test_res`, stored as
+            (or, of color images, `x_train_res` and `x_test_res`, stored as
             differences), or any image classification set of TensorFlow
             Datasets.
         seed: Seed of the split.

@@ -27,8 +27,8 @@ def alexnet(
     """AlexNet in one tower, of images in [0, 1].
 
     Five convolutions of `width` times 1, 3, 6, 4 and 4 filters, 2,468,544
-    weights at width 64 and three colours, and two dense layers of `64 *
-    width` units before the logits. Images are normalised in the network.
+    weights at width 64 and three colors, and two dense layers of `64 *
+    width` units before the logits. Images are normalized in the network.
 
     Args:
         input_shape: `(height, width, channels)` of the images, 57 pixels or
@@ -37,8 +37,8 @@ def alexnet(
         width: Filters of the first convolution.
         normalization: What follows convolutions: `"batch"`, a
             BatchNormalization after each; `"local"`, after the first two the
-            paper's local response normalisation, which mixes channels that
-            are neighbours, so that `keras_prm.strip` takes no filter out of
+            paper's local response normalization, which mixes channels that
+            are neighbors, so that `keras_prm.strip` takes no filter out of
             these two; or None. Both of the latter want a tenth of the
             learning rate.
         dropout: Rate before the first two dense layers.
@@ -106,7 +106,7 @@ def alexnet(
 
 @keras.saving.register_keras_serializable("keras_prm_examples")
 class LocalResponseNormalization(layers.Layer):
-    """Divides by what a channel and its neighbours hold, as AlexNet does.
+    """Divides by what a channel and its neighbors hold, as AlexNet does.
 
         y = x / (bias + alpha * sum of x ** 2 over 2 * radius + 1 channels)
             ** beta
@@ -114,7 +114,7 @@ class LocalResponseNormalization(layers.Layer):
     In float32, whatever the layer's precision.
 
     Args:
-        radius: Neighbours on each side.
+        radius: Neighbors on each side.
         bias: See the formula.
         alpha: See the formula. The paper's 1e-4 is for pixels up to 255; for
             pixels of variance 1 it is 0.4.
@@ -159,8 +159,8 @@ def resnet18(input_shape, num_classes, width=64, widths=None):
     A 3x3 convolution first and no pooling after it, four stages of two
     blocks with `width`, 2, 4 and 8 times as many filters, and 1x1
     convolutions where a shortcut changes its number of channels: 11,159,232
-    convolution weights at width 64, 10 classes and three colours. Images are
-    normalised in the network.
+    convolution weights at width 64, 10 classes and three colors. Images are
+    normalized in the network.
 
     Args:
         input_shape: `(height, width, channels)` of the images.

@@ -134,7 +134,7 @@ def picture(results, recipe, path):
                     label = METHODS[method].title if of_whole else None
                     _line(axes, rows, ratio, number, label)
         if full := results.get(("dense", "-")):
-            axes.axhline(_error(full), color="grey", ls=":")
+            axes.axhline(_error(full), color="gray", ls=":")
         axes.set_xscale("log")
         axes.set_yscale("log")
         for axis, unit in ((axes.xaxis, "x"), (axes.yaxis, "")):

@@ -67,7 +67,7 @@ _KEPT = (layers.InputLayer, layers.Normalization)
 def for_training(model, precision, dropout=None):
     """A copy of a functional model that trains fast, with its weights.
 
-    Pixels are normalised, and logits made, in float32 whatever the precision.
+    Pixels are normalized, and logits made, in float32 whatever the precision.
 
     Args:
         model: The model, in float32.

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 
 class Unit(nn.Module):
-    """A convolution, padded as Keras pads it, and its normalisation."""
+    """A convolution, padded as Keras pads it, and its normalization."""
 
     def __init__(self, arrays, name, strides):
         super().__init__()
@@ -44,7 +44,7 @@ class Unit(nn.Module):
                 value.copy_(torch.from_numpy(arrays[key]))
 
     def vectors(self):
-        """The vectors of the normalisation by their names in Keras."""
+        """The vectors of the normalization by their names in Keras."""
         norm = self.norm
         return {
             f"{self.name}_norm/gamma": norm.weight,

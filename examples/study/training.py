@@ -142,7 +142,7 @@ class FrontierTrainer(Trainer):
         batches.set_epoch(self.epoch)
         self.epoch += epochs
         if penalty is not None:
-            loss = _penalised(loss, penalty)
+            loss = _penalized(loss, penalty)
         model.compile(optimizer, loss, steps_per_execution=10)
         callbacks = [*callbacks, self._progress(epochs)]
         model.fit(batches, epochs=epochs, callbacks=callbacks, verbose=0)
@@ -170,11 +170,11 @@ class FrontierTrainer(Trainer):
         return batches, loss_of(taught, recipe.distillation, recipe.temperature)
 
 
-def _penalised(loss, penalty):
-    def penalised(y_true, y_pred):
+def _penalized(loss, penalty):
+    def penalized(y_true, y_pred):
         return loss(y_true, y_pred) + penalty()
 
-    return penalised
+    return penalized
 
 
 class PhaseTrainer(Trainer):

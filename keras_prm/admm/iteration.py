@@ -1,6 +1,6 @@
 """The alternating direction method of multipliers, on plain tensors.
 
-Minimise `loss(w)` over the kernels `w` that lie in a structured set `S`:
+Minimize `loss(w)` over the kernels `w` that lie in a structured set `S`:
 
     w  <- a few steps on  loss(w) + rho / 2 * ||w - z + u||^2
     z  <- projection of  w + u  onto S

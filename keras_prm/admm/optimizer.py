@@ -44,7 +44,7 @@ NEEDS = "`import keras_prm` before loading"
 class ADMMWrapper(OptimizerWrapper):
     """Trains towards structured sparsity with ADMM.
 
-    The inner optimizer minimises the loss plus a quadratic penalty that
+    The inner optimizer minimizes the loss plus a quadratic penalty that
     pulls each planned kernel to a sparse copy of itself. Every
     `update_every` applied steps the copy is projected anew from the kernel
     and from the running sum of their differences, so that the two agree in
@@ -329,13 +329,13 @@ class ADMMWrapper(OptimizerWrapper):
         weight = weight / backend.num_replicas()
         indices = [kernel.index for kernel in self.plan.kernels]
         targets = dict(zip(indices, self._admm.targets, strict=True))
-        penalised = []
+        penalized = []
         for grad, w in zip(grads, variables, strict=True):
             t = targets.get(self._get_variable_index(w))
             if grad is not None and t is not None:
                 grad = backend.add_pull(grad, weight, w, t)
-            penalised.append(grad)
-        return penalised
+            penalized.append(grad)
+        return penalized
 
     def _update_if_due(self, before):
         step = ops.convert_to_tensor(self.iterations)

@@ -264,7 +264,7 @@ def check_finite(kernels, plan):
     if broken:
         raise ValueError(
             "Cannot project kernels that hold NaN or infinity. Expected "
-            f"finite weights. Received: {broken}. Load or initialise them "
+            f"finite weights. Received: {broken}. Load or initialize them "
             "anew, and train with a smaller learning rate."
         )
 

@@ -22,7 +22,7 @@ class RhoStages(keras.optimizers.schedules.LearningRateSchedule):
     The papers' authors raise `rho` tenfold from stage to stage, and begin
     each stage with `z` the projection of the weights and `u = 0`, which is
     what `ADMMWrapper` does at the first update of each of these stages,
-    neighbours of one value among them.
+    neighbors of one value among them.
 
     Args:
         steps_per_stage: Applied steps of each stage, the last of which has

@@ -29,7 +29,7 @@ from keras_prm.utils import variable_keys
 class DependencyGraph(GraphBuilder):
     """A model as records: values, what flows between them, and weights.
 
-    Made by `trace(model)`; rules write it, analyses read it.
+    Made by `trace(model)`; rules write it, analyzes read it.
 
     Attributes:
         classes: int array, the channel class of every id.
@@ -255,25 +255,25 @@ def trace(model):
     return found.finish()
 
 
-def warn_of_quantised(graph, what, stacklevel):
-    """Warns where layers are quantised, and says whether some are.
+def warn_of_quantized(graph, what, stacklevel):
+    """Warns where layers are quantized, and says whether some are.
 
     Args:
         graph: The `DependencyGraph` of a model.
         what: What came of it, the begin of a sentence.
         stacklevel: As `warnings.warn` takes it.
     """
-    quantised = [
-        path for path, why in graph.skipped if why == "it is quantised"
+    quantized = [
+        path for path, why in graph.skipped if why == "it is quantized"
     ]
-    if quantised:
+    if quantized:
         warnings.warn(
-            f"{what}: quantised layers stay as they are. Plan, prune, purify "
+            f"{what}: quantized layers stay as they are. Plan, prune, purify "
             "and strip before `model.quantize(...)`, and quantize what "
-            f"`strip` returns. Received: quantised layers {quantised}",
+            f"`strip` returns. Received: quantized layers {quantized}",
             stacklevel=stacklevel + 1,
         )
-    return bool(quantised)
+    return bool(quantized)
 
 
 def _components(size, ties):

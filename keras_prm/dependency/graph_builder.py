@@ -312,7 +312,7 @@ class GraphBuilder:
         groups: int,
         combine: Callable[[np.ndarray], np.ndarray],
     ) -> None:
-        """Records a normalisation over groups of channels, see `Moments`."""
+        """Records a normalization over groups of channels, see `Moments`."""
         value, axis = target
         value.ids[axis] = self.ids(*source)
         self.steps.append(Moments(source, target, groups, combine))

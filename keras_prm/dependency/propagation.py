@@ -93,7 +93,7 @@ class Affine:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Moments:
-    """A normalisation of which every position reads all of its group.
+    """A normalization of which every position reads all of its group.
 
     Args:
         source: `(value, axis)`.
@@ -108,7 +108,7 @@ class Moments:
     combine: Callable[[np.ndarray], np.ndarray]
 
     def propagate_constants(self, live):
-        """Normalises the constants of the source, group by group."""
+        """Normalizes the constants of the source, group by group."""
         value, axis = self.target
         found = self.combine(live.constant(*self.source))
         live.constants[value.number, axis] = found

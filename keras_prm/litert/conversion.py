@@ -173,7 +173,7 @@ def _no_integers(view, numeric, reason):
         "inputs floating-point numbers, and no file can be made of it that "
         f"computes with them in integers alone ({reason}). Received: {names}. "
         "Give the model float32 inputs, as `keras.Input(shape)` does, which "
-        "int8_io then quantises, or pass int8_io=False."
+        "int8_io then quantizes, or pass int8_io=False."
     )
 
 

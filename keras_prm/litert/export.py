@@ -93,7 +93,7 @@ def export_litert(
             the default: float32; `"int8"` or True; or `"uint8"`, as camera
             images are. Integers that the model computes with, such as an
             `Input(dtype="uint8")` in front of a `Rescaling`, are then
-            quantised like others, a uint8 input to `"uint8"` with a scale of
+            quantized like others, a uint8 input to `"uint8"` with a scale of
             1: its bytes stay what they are. Integers that are indices, as of
             an `Embedding`, stay as they are. The report has the types and
             scales.
@@ -127,7 +127,7 @@ def export_litert(
             a black image or an empty sequence; or was not tested, as the
             model's outputs are the same whatever the input; or layers are
             called with `training=True`, which the file does not keep; or the
-            model was lowered for files that are quantised otherwise.
+            model was lowered for files that are quantized otherwise.
 
     The file begins at the reset state of stateful layers, and goes on from
     call to call like the model, whose own state stays as it was.

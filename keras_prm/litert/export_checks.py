@@ -200,7 +200,7 @@ def check_functional(model):
         TypeError: `model` is not a functional or Sequential model, or has a
             `call` of its own.
         ValueError: It has no weights yet, they are not finite, in half
-            precision, or quantised by Keras.
+            precision, or quantized by Keras.
     """
     keras_graph.check_is_new(model)
     if not isinstance(model, keras.Model):
@@ -221,17 +221,17 @@ def check_functional(model):
             f"Cannot export to LiteRT: the model '{model.name}' has no "
             "weights yet. Call `model.build(input_shape)` first."
         )
-    quantised = {
+    quantized = {
         path: part.quantization_mode
         for path, layer in variable_keys.layer_paths(model)
         for part in keras_hooks.sublayers(layer)
         if getattr(part, "quantization_mode", None)
     }
-    if quantised:
+    if quantized:
         raise ValueError(
             "Cannot export to LiteRT: layers that `model.quantize` has "
-            "quantised have no form there. Received, by layer: "
-            f"{quantised}. Export the model as it was before, with "
+            "quantized have no form there. Received, by layer: "
+            f"{quantized}. Export the model as it was before, with "
             "quantize='int8' for instance."
         )
     _, half = mixed_precision.in_half(model)

@@ -233,7 +233,7 @@ def precision(content):
 def float_operations(content):
     """How often which operations read or write floating-point numbers.
 
-    Those at the border, which quantise float inputs and dequantise outputs
+    Those at the border, which quantize float inputs and dequantize outputs
     that are to be float, are not counted.
 
     Args:
@@ -371,7 +371,7 @@ def report_of(path, mode, file):
 
     Args:
         path: Path that the report names.
-        mode: How it was to be quantised.
+        mode: How it was to be quantized.
         file: `pathlib.Path` where it lies.
     """
     with mapped(file) as content:

@@ -29,8 +29,8 @@ class LiteRTModel:
     """A `.tflite` file that is called like a Keras model.
 
     Inputs may have any number of rows: the file's are resized, or, where its
-    batch size is fixed, the rows go through in portions. Data is quantised
-    for int8 and uint8 inputs, and such outputs are dequantised. A file orders
+    batch size is fixed, the rows go through in portions. Data is quantized
+    for int8 and uint8 inputs, and such outputs are dequantized. A file orders
     its inputs in its own way, so several inputs go by name: in a dict, or in
     a list whose order `input_names` tells. Of a file with several signatures
     the first subgraph runs, its inputs named as its tensors are.
@@ -113,7 +113,7 @@ class LiteRTModel:
 
     @property
     def input_dtypes(self) -> dict[str, np.dtype]:
-        """Types of the inputs by name, float32 where they are quantised."""
+        """Types of the inputs by name, float32 where they are quantized."""
         return {
             name: np.dtype("float32" if d["quantization"][0] else d["dtype"])
             for name, d in self._inputs.items()
@@ -151,7 +151,7 @@ class LiteRTModel:
     def precision(self) -> str:
         """How coarse its numbers are; a key of `tolerances.FILE_TOLERANCES`.
 
-        `"int8"` where any weight or activation has a quantisation scale, else
+        `"int8"` where any weight or activation has a quantization scale, else
         `"float16"` where any is stored so, else `"float32"`. Integers without
         a scale, such as images in uint8, are exact and do not count. Single
         weights may be finer: `weight_dtypes` has each.
@@ -181,8 +181,8 @@ class LiteRTModel:
     def float_operations(self) -> dict[str, int]:
         """Operations that compute in floating point: dict to their number.
 
-        `{}` where all the file computes in integers; what quantises its float
-        inputs, or dequantises its outputs, is not counted.
+        `{}` where all the file computes in integers; what quantizes its float
+        inputs, or dequantizes its outputs, is not counted.
         """
         return flatbuffer.float_operations(self._content)
 
@@ -236,7 +236,7 @@ class LiteRTModel:
 
         Returns:
             dict from the number of each input tensor in the file to the array
-            that it now holds, quantised where the file's input is.
+            that it now holds, quantized where the file's input is.
 
         Raises:
             ValueError: The inputs do not match those of the file.
@@ -321,7 +321,7 @@ class LiteRTModel:
         size = self._fixed_batch or len(arrays[0])
         rows = np.minimum(np.arange(size), len(arrays[0]) - 1)
         tensors = {
-            detail["index"]: _quantise(array[rows], detail)
+            detail["index"]: _quantize(array[rows], detail)
             for detail, array in zip(self._inputs.values(), arrays)
         }
         shapes = {index: array.shape for index, array in tensors.items()}
@@ -358,7 +358,7 @@ def _fits(shape, expected):  # whatever the number of rows
     )
 
 
-def _quantise(array, detail):
+def _quantize(array, detail):
     dtype = np.dtype(detail["dtype"])
     scale, zero_point = detail["quantization"]
     if not scale or array.dtype == dtype:

@@ -137,7 +137,7 @@ def file_bytes(sparse, lowering=None, quantize="float32"):
         sparse: The `SparseKernel`.
         lowering: A `Lowering`, or `None` for the dense kernel, whose bytes
             are exact.
-        quantize: How the file is quantised, a key of `FILES`.
+        quantize: How the file is quantized, a key of `FILES`.
     """
     costs = FILES[quantize]
     if lowering is None:

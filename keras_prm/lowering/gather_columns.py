@@ -60,7 +60,7 @@ class GatherColumns(layers.Layer):
         padding: `"valid"`, `"same"` or, for one spatial axis, `"causal"`.
         dilation_rate: int or tuple of ints. Default 1.
         method: One of the above. Default `"gather"`.
-        chosen_for: Sequence of str, how the files are quantised for which
+        chosen_for: Sequence of str, how the files are quantized for which
             this was found to pay, as `export_litert` is told; it computes
             the same for all. Default `()`: not known.
         **kwargs: Of `keras.layers.Layer`: `name`, `dtype`.

@@ -19,7 +19,7 @@ def converted(sparse, lowering=None, mode="float32"):
     Args:
         sparse: The `SparseKernel`; its sizes are known.
         lowering: A `Lowering`, or `None` for the dense kernel.
-        mode: How it is quantised, see `export_litert`.
+        mode: How it is quantized, see `export_litert`.
     """
     import tensorflow as tf
 
@@ -56,11 +56,11 @@ def converted(sparse, lowering=None, mode="float32"):
         # Without a module to track it converts seven times as fast, and logs
         # that it had rather have one.
         converter = tf.lite.TFLiteConverter.from_concrete_functions([traced])
-        _quantise(converter, mode, shape)
+        _quantize(converter, mode, shape)
         return converter.convert()
 
 
-def _quantise(converter, mode, shape):
+def _quantize(converter, mode, shape):
     import tensorflow as tf
 
     if mode != "float32":

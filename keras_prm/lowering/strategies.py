@@ -58,7 +58,7 @@ class Lowerer:
         raise NotImplementedError
 
     def files(self) -> tuple[str, ...]:
-        """How the files that it chooses for are quantised, if it tells."""
+        """How the files that it chooses for are quantized, if it tells."""
         own = getattr(self, "quantize", None)
         return () if own is None else (own,)
 
@@ -70,7 +70,7 @@ class Lowerer:
 
 @dataclasses.dataclass(frozen=True)
 class _ForFiles(Lowerer):
-    """One that is told how files are quantised; `None` means float32."""
+    """One that is told how files are quantized; `None` means float32."""
 
     quantize: str | None = None
 
@@ -84,7 +84,7 @@ class SmallestLowering(_ForFiles):
     """The smallest in a file; of equals, what the model finds fastest.
 
     Args:
-        quantize: How the file will be quantised, as `export_litert` is told.
+        quantize: How the file will be quantized, as `export_litert` is told.
     """
 
     def choose_one(self, sparse: methods.SparseKernel) -> Choice:
@@ -102,7 +102,7 @@ class FewestParametersLowering(_ForFiles):
     pick columns: `SmallestLowering` looks at the file.
 
     Args:
-        quantize: How the file will be quantised; counts among equals alone,
+        quantize: How the file will be quantized; counts among equals alone,
             so that what is chosen is not held to be for such files.
     """
 
@@ -133,11 +133,11 @@ class ModelLowering(_ForFiles):
     Of files that multiply in int8 nothing is lowered.
 
     Args:
-        quantize: How the file will be quantised, as `export_litert` is told.
+        quantize: How the file will be quantized, as `export_litert` is told.
     """
 
     def files(self) -> tuple[str, ...]:
-        """How the files are quantised that its model speaks of."""
+        """How the files are quantized that its model speaks of."""
         floats = ("float32", "float16")  # which run alike
         return floats if self.quantize in floats else super().files()
 

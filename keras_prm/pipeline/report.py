@@ -155,7 +155,7 @@ def picture(path, model, history):
             axes.spy(live.T, aspect="auto", markersize=1.5, color="black")
             axes.xaxis.tick_bottom()
         else:
-            axes.imshow(live.T, aspect="auto", cmap="Greys", vmin=0, vmax=1)
+            axes.imshow(live.T, aspect="auto", cmap="Grays", vmin=0, vmax=1)
         axes.set_title(f"{name}: {live.sum():,} of {live.size:,}", fontsize=9)
         axes.set_ylabel("filter")
     axes.set_xlabel("column (black: kept)")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import keras
 
 from keras_prm.analysis.trace import trace
-from keras_prm.analysis.trace import warn_of_quantised
+from keras_prm.analysis.trace import warn_of_quantized
 from keras_prm.plans import kept_numbers
 from keras_prm.plans import plan_builder
 from keras_prm.plans import plan_checks
@@ -126,7 +126,7 @@ class SparsityPlan:
                 stands for several layers, or the model is not built.
 
         Warns:
-            UserWarning: Layers are quantised, which no plan reaches.
+            UserWarning: Layers are quantized, which no plan reaches.
         """
         graph = trace(model)
         paths = plan_checks.kernel_paths(graph)
@@ -136,7 +136,7 @@ class SparsityPlan:
         plan_checks.check_fractions(targets)
         if filters or columns:
             what = "SparsityPlan.uniform leaves layers out"
-            warn_of_quantised(graph, what, stacklevel=2)
+            warn_of_quantized(graph, what, stacklevel=2)
         nothing = dict.fromkeys(targets, 0.0)
         targets["column_pattern"] = column_pattern
         wanted = {
@@ -359,7 +359,7 @@ class SparsityPlan:
 # By a word of why filters stay: what to do about it.
 _WAYS = {
     "no rule": "give layers without a rule one by `keras_prm.register_rule`",
-    "quantised": "make the plan before `model.quantize`",
+    "quantized": "make the plan before `model.quantize`",
     "not trainable": "set `trainable = True` before the plan is made",
 }
 # What the config of every plan has, of any version.
@@ -504,7 +504,7 @@ def advice(plan):
         )
     whys = " ".join(why for _, why, _ in plan.skipped)
     ways = [way for word, way in _WAYS.items() if word in whys]
-    if not all("quantised" in why for _, why, _ in plan.skipped):
+    if not all("quantized" in why for _, why, _ in plan.skipped):
         ways.append(
             "ask for `columns`, fractions above 0, where layers have any that "
             "can go"

@@ -136,7 +136,7 @@ def project_plan(kernels, plan, share=1.0):
         list of 0/1 float32 `(..., in)`, one per kernel.
     """
     energies = [
-        _normalised(squared(kernel_layout.to_matrix(kernel, entry.axes)))
+        _normalized(squared(kernel_layout.to_matrix(kernel, entry.axes)))
         for kernel, entry in zip(kernels, plan.kernels, strict=True)
     ]
     # What can be decided while tracing: which sides compete at all.
@@ -163,7 +163,7 @@ def kernel_inputs(kernel: KernelPlan, channels):
     return _gather(channels, kernel.in_classes)
 
 
-def _normalised(energy):
+def _normalized(energy):
     total = ops.sum(energy)
     return energy / ops.where(total > 0, total, 1.0)
 

@@ -57,7 +57,7 @@ def hard_prune(
 
     Filters and columns that are zero already, as an earlier pruning left
     them, stay zero: the masks hold them too. A kernel that is zero
-    throughout was initialised so, is named in a warning unless it is frozen,
+    throughout was initialized so, is named in a warning unless it is frozen,
     and trains on; zeros that make up no filter or column train on as well,
     since masks are of structures.
 

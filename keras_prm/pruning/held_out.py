@@ -234,7 +234,7 @@ def _parts(batches, share, size=None):
         while batch[-1] is None:
             batch = batch[:-1]
         batch = keras.tree.map_structure(datasets.to_numpy, tuple(batch))
-        # Neighbours may be alike, or matched.
+        # Neighbors may be alike, or matched.
         order = rng.permutation(sample_means.num_rows(batch))
         for rows in np.split(order, range(size, len(order), size)):
             if is_fixed and len(rows) < size:

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from keras_prm.analysis.trace import trace
-from keras_prm.analysis.trace import warn_of_quantised
+from keras_prm.analysis.trace import warn_of_quantized
 from keras_prm.plans.records import KernelMask
 from keras_prm.utils import atomic_files
 from keras_prm.utils import keras_graph
@@ -251,11 +251,11 @@ def masks_of(model: keras.Model) -> Masks:
         ValueError: The model is not built.
 
     Warns:
-        UserWarning: Layers are quantised, whose zeros are not read.
+        UserWarning: Layers are quantized, whose zeros are not read.
     """
     graph = trace(model)
     what = "The masks are without some layers"
-    warn_of_quantised(graph, what, stacklevel=2)
+    warn_of_quantized(graph, what, stacklevel=2)
     return _zeros(model, graph, _kernel_zeros(graph))
 
 
@@ -263,7 +263,7 @@ def pruned(model, graph=None):
     """The zeros of a model that a pruning may have left, and those it cannot.
 
     A plan leaves a part of every kernel, so a kernel that is zero throughout
-    was initialised so and is to be trained. Nor does it prune columns that
+    was initialized so and is to be trained. Nor does it prune columns that
     are no channels, such as the rows of an `Embedding`.
 
     Args:

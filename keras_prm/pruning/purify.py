@@ -67,7 +67,7 @@ def purify(
 
         drop = mean(d),   error = sqrt(var(d) / number of parts)
 
-    A search over a hundred states finds the one that noise favours. So a
+    A search over a hundred states finds the one that noise favors. So a
     state is accepted only if `drop + error <= max_drop`, and half of the
     data, `holdout`, is not shown to the search: what is reported is measured
     on it. The data are read once and kept; they are split at random, the

@@ -149,7 +149,7 @@ class Search:
     def _is_sure(self, score):
         """Whether the budget holds for a drop that is an error larger.
 
-        A gain is no room for it: of many states, noise favours some.
+        A gain is no room for it: of many states, noise favors some.
         """
         drop = self.scorer.drop(self.before, score)
         if max(drop.value, 0.0) + drop.error <= self.max_drop:

@@ -11,7 +11,7 @@ from keras import layers
 
 from keras_prm.utils import keras_hooks
 
-# Arguments that need not be serialisable for a layer to be copied.
+# Arguments that need not be serializable for a layer to be copied.
 _LIVE = ("activation", "_regularizer", "_constraint")
 
 
@@ -136,7 +136,7 @@ def _uncopyable(layer, error):
 def adapt_sublayers(layer, twin):
     """What no config holds of what is inside.
 
-    That is LoRA, quantisation, and what is frozen.
+    That is LoRA, quantization, and what is frozen.
     """
     pairs = zip(
         keras_hooks.sublayers(layer)[1:], keras_hooks.sublayers(twin)[1:]
@@ -155,7 +155,7 @@ def adapt_sublayers(layer, twin):
 def pairs(sources, targets):
     """Pairs of the weights of a layer and of its twin.
 
-    By their names within the layer where these tell: quantised layers make
+    By their names within the layer where these tell: quantized layers make
     their weights in another order if they are made so. Else by their order.
 
     Args:

@@ -34,7 +34,7 @@ def lowerer(lowering, quantize=None):
 
     Args:
         lowering: A name, or a `Lowerer`.
-        quantize: How the file will be quantised, as `export_litert` is told;
+        quantize: How the file will be quantized, as `export_litert` is told;
             None: not at all, or as a `Lowerer` says itself.
 
     Raises:
@@ -52,7 +52,7 @@ def lowerer(lowering, quantize=None):
         if quantize not in (None, own):
             raise ValueError(
                 "A lowering of one's own says itself how the file will be "
-                f"quantised. Received: lowering={lowering!r}, quantize="
+                f"quantized. Received: lowering={lowering!r}, quantize="
                 f"{quantize!r}. Pass quantize to the lowering alone, as "
                 f"`AutoLowering(quantize={quantize!r})`."
             )

@@ -148,7 +148,7 @@ class _Held:
 def _config_of(layer, parts, change):
     """A config, with `change(part, config)` in place of each of `parts`.
 
-    `config` is what Keras has serialised, `None` where it is the layer itself.
+    `config` is what Keras has serialized, `None` where it is the layer itself.
     """
     with contextlib.ExitStack() as stack:
         for number, part in enumerate(parts):

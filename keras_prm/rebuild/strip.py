@@ -8,7 +8,7 @@ from typing import overload
 
 from keras_prm.analysis.liveness import Liveness
 from keras_prm.analysis.trace import trace
-from keras_prm.analysis.trace import warn_of_quantised
+from keras_prm.analysis.trace import warn_of_quantized
 from keras_prm.equivalence import model_state
 from keras_prm.rebuild import attachments
 from keras_prm.rebuild import lower_columns
@@ -93,7 +93,7 @@ def strip(
             lowered, channels between layers may get another order; the
             report's `kept` has it.
         return_report: Whether to return a `StripReport` as well.
-        quantize: How the file will be quantised, as `export_litert` will be
+        quantize: How the file will be quantized, as `export_litert` will be
             told, for `lowering` to go by: None (float32), `"float16"`,
             `"dynamic_range"` or `"int8"`. `"model"` leaves the zeros where
             they are in the last two, of which it knows nothing. What is
@@ -113,7 +113,7 @@ def strip(
         ImportError: `"auto"` without `ai-edge-litert` installed.
 
     Warns:
-        UserWarning: There was nothing to remove, since layers are quantised
+        UserWarning: There was nothing to remove, since layers are quantized
             or no channel is dead; or a layer has to be copied
             apart from another one that holds it; or a regularizer or a
             constraint is made for a width that there is no more; or the class
@@ -171,7 +171,7 @@ def _warn_of_untied(view, pairs):
 
 def _warn_of_nothing(view, arrays, graph):
     what = f"strip found nothing to remove from '{view.name}'"
-    if warn_of_quantised(graph, what, stacklevel=3):
+    if warn_of_quantized(graph, what, stacklevel=3):
         return
     zeros = sum(int((x == 0).sum()) for x in arrays.values())
     warnings.warn(

@@ -25,7 +25,7 @@ class Comparison:
         max_rel_error: The largest of each output's error, divided by the
             largest absolute value of that output; see `tolerances`.
         tolerance: Largest `max_rel_error` that counts as rounding; `None`
-            for a quantised file, which is not judged.
+            for a quantized file, which is not judged.
         note: What else there is to say, such as where both are NaN.
         untested: Why agreement says nothing; `""` where it does.
         failure: Which operation of the file failed, or why the saved model
@@ -91,7 +91,7 @@ class Certificate(Report):
     def ok(self) -> bool:
         """Whether everything was tested and equals the model up to rounding.
 
-        A quantised LiteRT file is only held to be of finite error.
+        A quantized LiteRT file is only held to be of finite error.
         """
         return all(c.ok for c in self.comparisons)
 
@@ -163,7 +163,7 @@ def _verdict(comparisons, is_random):
     limit = f"tolerance {comparisons[0].tolerance}, relative"
     verdict = "is equal up to rounding"
     if comparisons[0].tolerance is None:
-        verdict, limit = "is quantised", "not judged"
+        verdict, limit = "is quantized", "not judged"
     failed = [c for c in comparisons if c.failure]
     if failed and failed[0].candidate == "saved":
         return f"is NOT LOADED: {failed[0].failure}"

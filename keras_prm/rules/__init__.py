@@ -5,7 +5,7 @@ In reading order:
 
     base           what a rule is, and the call that it sees
     kernels        layers with a kernel, which make channels
-    normalization  layers that scale channels, or normalise over them
+    normalization  layers that scale channels, or normalize over them
     passthrough    layers that hand channels on
     merging        layers and operators that join tensors
     reshaping      layers that move channels to other places

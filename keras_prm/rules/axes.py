@@ -299,7 +299,7 @@ def dot(call):
     if layer.normalize or 0 in axes or not plain or _unknown(ends):
         pin(
             call,
-            "it normalises, or contracts other than one known axis of matrices",
+            "it normalizes, or contracts other than one known axis of matrices",
         )
         return
     contract(call, ends)

@@ -1,4 +1,4 @@
-"""Rules of layers that scale channels, or normalise over them."""
+"""Rules of layers that scale channels, or normalize over them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def group_normalization(call):
     axis = layer.axis % len(x.shape)
     groups = x.shape[axis] if layer.groups == -1 else layer.groups
     if groups == 1 and x.shape[axis] > 1:
-        pin(call, "it normalises over all channels")
+        pin(call, "it normalizes over all channels")
         return
     ids = call.graph.ids(x, axis)
     blocks = ids.reshape(groups, -1)
@@ -69,9 +69,9 @@ def resize_group_normalization(layer, size, shape):
     return {"groups": after * layer.groups // before}
 
 
-def normalises(call):
-    """A layer that reads every channel of the axes it normalises over."""
-    pin(call, "it normalises over all channels")
+def normalizes(call):
+    """A layer that reads every channel of the axes it normalizes over."""
+    pin(call, "it normalizes over all channels")
 
 
 def prelu(call):

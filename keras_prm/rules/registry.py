@@ -137,7 +137,7 @@ def _why_opaque(call, rule):
     ):
         return "it is called with training=True"
     if any(getattr(part, "quantization_mode", None) for part in parts):
-        return "it is quantised"
+        return "it is quantized"
     return ambiguous_sums.reason(call.node) or unknown_argument(
         call.node, rule.arguments
     )
@@ -183,7 +183,7 @@ _TRANSPOSED = Rule(
     kernels.transposed,
     lambda layer, size, shape: {"filters": size(layer.kernel, -2)},
 )
-_NORMALISES = Rule(normalization.normalises)
+_NORMALIZES = Rule(normalization.normalizes)
 
 
 RULES = {
@@ -243,9 +243,9 @@ RULES = {
         normalization.group_normalization,
         normalization.resize_group_normalization,
     ),
-    layers.LayerNormalization: _NORMALISES,
-    layers.RMSNormalization: _NORMALISES,
-    layers.UnitNormalization: _NORMALISES,
+    layers.LayerNormalization: _NORMALIZES,
+    layers.RMSNormalization: _NORMALIZES,
+    layers.UnitNormalization: _NORMALIZES,
     layers.Rescaling: Rule(normalization.rescaling),
     layers.Normalization: Rule(normalization.normalization),
     layers.PReLU: Rule(normalization.prelu),

@@ -65,7 +65,7 @@ def carry_optimizer(
     Raises:
         TypeError: `report` is no `StripReport`.
         ValueError: Columns of `small` are lowered, `model` is not compiled,
-            what it was compiled with cannot be serialised, the report is not
+            what it was compiled with cannot be serialized, the report is not
             of these models, or the optimizer keeps state of other shapes than
             its weights' (Adafactor).
     """
@@ -258,10 +258,10 @@ def _read(variable):
 
 
 def compile_config_of(model):
-    """What a model is compiled with, serialised; the optimizer without ADMM.
+    """What a model is compiled with, serialized; the optimizer without ADMM.
 
     Raises:
-        ValueError: It is not compiled, or something cannot be serialised.
+        ValueError: It is not compiled, or something cannot be serialized.
     """
     if not model.compiled or model.optimizer is None:
         raise ValueError(

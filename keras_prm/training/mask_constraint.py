@@ -168,7 +168,7 @@ def weights_by_layer(model):
 def check_weights(model, masks, held, before):
     """Masked layers must still have the weights that are held.
 
-    A layer that is built anew, quantised or given LoRA weights in
+    A layer that is built anew, quantized or given LoRA weights in
     mid-training computes with variables that no constraint holds.
 
     Args:
@@ -195,7 +195,7 @@ def check_weights(model, masks, held, before):
     release_masks(model, held)
     raise ValueError(
         "Masked layers have other variables than when their masks were put "
-        "on: a layer was built anew, quantised or given LoRA weights in "
+        "on: a layer was built anew, quantized or given LoRA weights in "
         "mid-training, and no mask holds there. No weight was changed, and "
         "the masks were taken off. Change layers between trainings only, "
         "then compile the model anew and train with masks that are made for "

@@ -37,7 +37,7 @@ class StructuredMask(keras.callbacks.Callback):
     layers that are frozen meanwhile, too.
 
     A layer that gets other variables in mid-training, because it is built
-    anew, quantised or given LoRA weights, would compute with what no mask
+    anew, quantized or given LoRA weights, would compute with what no mask
     holds. That is an error at the next epoch or evaluation; no weight is
     changed then, and the masks are taken off.
 
@@ -171,7 +171,7 @@ class StructuredMask(keras.callbacks.Callback):
         if dead:
             self._warn(
                 "The masks leave nothing of some kernels, which stay zero. "
-                "If they are zero since they were initialised so, as the "
+                "If they are zero since they were initialized so, as the "
                 "last of a residual branch may be, let them train: "
                 "`del masks.kernels[key]`, where `masks = masks_of(model)`. "
                 f"Received: masks without an entry for {dead}"

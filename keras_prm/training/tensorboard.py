@@ -172,7 +172,7 @@ class SparsityTensorBoard(keras.callbacks.Callback):
 
 
 def mask_picture(mask):
-    """A mask as grey values, uint8: 0 where kept, 255 where gone.
+    """A mask as gray values, uint8: 0 where kept, 255 where gone.
 
     Args:
         mask: bool array, filters x columns.

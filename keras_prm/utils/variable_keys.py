@@ -105,7 +105,7 @@ def finite_arrays(model):
     bad = [key for key, v in variables.items() if not _is_finite(arrays[id(v)])]
     if bad:
         raise ValueError(
-            "Cannot analyse a model whose weights are not finite. Restore "
+            "Cannot analyze a model whose weights are not finite. Restore "
             "them from a checkpoint, and train with "
             "`keras.callbacks.TerminateOnNaN`. "
             f"Received: NaN or infinity in {bad}"

@@ -61,7 +61,7 @@ def verify(
             relative to its largest absolute value. `None` takes 1e-4 for the
             stripped model, 1e-3 for the file, whose kernels sum otherwise,
             1e-2 for one in float16, and more for a model that computes in
-            half precision. A quantised file is measured and not judged.
+            half precision. A quantized file is measured and not judged.
         saved: Whether to save `small` as well, to load it in a process of
             its own, on the CPU, and to compare what that one computes. It
             takes as long as to import Keras anew. Layers of your own have to

@@ -122,7 +122,7 @@ class VariablesTest(parameterized.TestCase):
     def test_refuses_what_is_not_finite(self, value):
         kernels = [keras.Variable(np.zeros(2)), keras.Variable([0.0, value])]
         with self.assertRaisesRegex(
-            ValueError, r"\['b/kernel'\]\. Load or initialise them anew"
+            ValueError, r"\['b/kernel'\]\. Load or initialize them anew"
         ):
             check_finite(kernels, make_plan())
 

@@ -36,7 +36,7 @@ def follow_textbook(weights, grads, plan, rho_of, every, restart=False):
     indices = [k.index for k in plan.kernels]
     book = Textbook([weights[i] for i in indices], plan, rho_of(0))
     for step, g in enumerate(grads, 1):
-        pulled = book.penalised(g, weights)
+        pulled = book.penalized(g, weights)
         weights = [
             (w - 0.1 * p).astype("float32")
             for w, p in zip(weights, pulled, strict=True)
@@ -260,7 +260,7 @@ class InnerOptimizerTest(parameterized.TestCase):
             np.isfinite(wrapper.residuals()["first/kernel"]["dual"])
         )
 
-    def test_ema_is_finalised(self):
+    def test_ema_is_finalized(self):
         model = build(
             inner=keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5)
         )
@@ -448,7 +448,7 @@ class RefusalTest(parameterized.TestCase):
         kernel.assign(np.full(kernel.shape, np.nan))
         optimizer = ADMMWrapper("sgd", make_plan(model))
         with self.assertRaisesRegex(
-            ValueError, r"\['second/kernel'\]. Load or initialise"
+            ValueError, r"\['second/kernel'\]. Load or initialize"
         ):
             optimizer.build(model.trainable_variables)
 
@@ -544,7 +544,7 @@ class PlanRefusalTest(parameterized.TestCase):
             r"'c' \(3 filters\): no rule for Own; 'd' \(2 filters\)",
         ),
         ([("c", "['c'] is not trainable", 3)], "set `trainable = True` before"),
-        ([("c", "it is quantised", 3)], "before `model.quantize`"),
+        ([("c", "it is quantized", 3)], "before `model.quantize`"),
     )
     def test_the_advice_fits_what_was_met(self, skipped, message):
         plan = SparsityPlan((), (), (), skipped)

@@ -41,7 +41,7 @@ class RhoStagesTest(parameterized.TestCase):
             np.testing.assert_array_equal(dual, 0)
 
     @parameterized.parameters(((0.1, 0.1),), ((0.1, 0.2, 0.2),))
-    def test_equal_neighbours_are_two_stages(self, values):
+    def test_equal_neighbors_are_two_stages(self, values):
         """The last of them begins with the last update, and with u = 0."""
         steps = 8 // (len(values) - 1)
         model = build(rho=RhoStages(steps, values), update_every=2)

@@ -54,7 +54,7 @@ def chain(*middle, bias=0.0, channels=3):
         x = layer(x)
     x = layers.Conv2D(2, 1, name="b")(x)
     model = keras.Model(inputs, x)
-    zoo.randomise(model)
+    zoo.randomize(model)
     dead(model, "a", bias=bias)
     return model
 
@@ -113,7 +113,7 @@ class ConstantsTest(parameterized.TestCase):
         x, y = (layers.Dense(3, name=n)(inputs) for n in "ab")
         z = layers.Multiply(name="m")([x, y])
         model = keras.Model(inputs, layers.Dense(2)(z))
-        zoo.randomise(model)
+        zoo.randomize(model)
         dead(model, "a")
         verdict = Verdict(model)
         self.assertEqual(verdict.constant("m", 1), 0.0)
@@ -138,7 +138,7 @@ class FoldTest(parameterized.TestCase):
         x = layers.Conv2D(3, 1, name="a")(x)
         x = layers.Conv2D(4, size, padding=padding, name="b")(x)
         model = keras.Model(inputs, x)
-        zoo.randomise(model)
+        zoo.randomize(model)
         dead(model, "a", bias=bias)
         verdict = Verdict(model)
         self.assertEqual(verdict.removed("a/kernel"), removed)
@@ -154,7 +154,7 @@ class FoldTest(parameterized.TestCase):
         x = layers.Conv2D(3, 1, name="a")(x)
         x = layers.Conv2D(4, 3, padding=padding, name="b")(x)
         model = keras.Model(inputs, layers.Conv2D(2, 1)(x))
-        zoo.randomise(model)
+        zoo.randomize(model)
         dead(model, "a", which=range(3), bias=0.5)
         found = Verdict(model).constant("b", 0)
         self.assertEqual(not np.isnan(found), constant)
@@ -167,7 +167,7 @@ class FoldTest(parameterized.TestCase):
         x = layers.Conv1D(3, 1, name="a")(x)
         x = layers.Conv1D(4, 2, padding="causal", name="b")(x)
         model = keras.Model(inputs, x)
-        zoo.randomise(model)
+        zoo.randomize(model)
         dead(model, "a", bias=0.5)
         self.assertEqual(Verdict(model).removed("a/kernel"), [])
 
@@ -179,7 +179,7 @@ class FoldTest(parameterized.TestCase):
         for padding, removed in (("valid", [1]), ("same", [])):
             z = layers.Conv1D(2, 3, padding=padding)(x)
             model = keras.Model(inputs, [y, z])
-            zoo.randomise(model)
+            zoo.randomize(model)
             dead(model, "a", bias=0.5)
             verdict = Verdict(model)
             self.assertEqual(verdict.removed("a/kernel"), removed)
@@ -191,7 +191,7 @@ class FoldTest(parameterized.TestCase):
         x, y = (layers.Dense(3, name=n)(inputs) for n in "ab")
         shared = layers.Dense(2, name="c")
         model = keras.Model(inputs, [shared(x), shared(y)])
-        zoo.randomise(model)
+        zoo.randomize(model)
         dead(model, "a", bias=first)
         dead(model, "b", bias=second)
         removed = [1] if folds else []
@@ -202,7 +202,7 @@ class FoldTest(parameterized.TestCase):
         x, y = (layers.Dense(3, name=n)(inputs) for n in "ab")
         shared = layers.Dense(2, name="c")
         model = keras.Model(inputs, [shared(x), shared(y)])
-        zoo.randomise(model)
+        zoo.randomize(model)
         dead(model, "a")
         self.assertEqual(Verdict(model).removed("c/kernel", 0), [])
 
@@ -213,7 +213,7 @@ class UseTest(parameterized.TestCase):
         for name in "abc":
             x = layers.Dense(3, name=name)(x)
         model = keras.Model(inputs, layers.Dense(2, name="out")(x))
-        zoo.randomise(model)
+        zoo.randomize(model)
         # c reads channel 0 of b, and b's filter 0 reads channel 2 of a.
         for name, row in (("c", 0), ("b", 2)):
             kernel = np.zeros((3, 3))
@@ -232,7 +232,7 @@ class UseTest(parameterized.TestCase):
             y = layers.Dense(5, name=name + "a")(x)
             x = layers.Add()([x, layers.Dense(3, name=name + "b")(y)])
         model = keras.Model(inputs, layers.Dense(2, name="out")(x))
-        zoo.randomise(model)
+        zoo.randomize(model)
         return model
 
     def silence(self, model, *names, channel=1):
@@ -278,7 +278,7 @@ class UseTest(parameterized.TestCase):
         x = layers.Dense(5, name="a")(inputs)
         x = layers.LayerNormalization()(layers.Dense(5, name="b")(x))
         model = keras.Model(inputs, layers.Dense(2, name="out")(x))
-        zoo.randomise(model)
+        zoo.randomize(model)
         verdict = Verdict(model)
         classes = verdict.graph.classes[verdict.weights["b/kernel"].ids[1]]
         self.assertFalse(verdict.live.unused[classes].any())

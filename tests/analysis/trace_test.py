@@ -14,7 +14,7 @@ from keras_prm.rules import registry
 from keras_prm.utils import training_argument
 from tests.helpers import zoo
 
-_NORM = "it normalises over all channels"
+_NORM = "it normalizes over all channels"
 _SOFTMAX = "no rule for Softmax"
 LEFT_ALONE = {
     "unknown_layers": (_NORM, _SOFTMAX, "no rule for Lambda"),
@@ -187,7 +187,7 @@ class PinTest(parameterized.TestCase):
         return Classes(inputs, x)
 
     @parameterized.parameters(
-        (lambda x: layers.LayerNormalization()(x), "normalises over all"),
+        (lambda x: layers.LayerNormalization()(x), "normalizes over all"),
         (lambda x: layers.Lambda(lambda t: t)(x), "no rule for Lambda"),
         (lambda x: ops.flip(x, 1), "no rule for Flip"),
         (lambda x: layers.Softmax()(x), "no rule for Softmax"),

@@ -163,7 +163,7 @@ def model_of(join, width, live, seed=0):
     x = layers.Conv1D(width, 1, activation="tanh")(inputs)
     outputs = layers.Dense(2)(join(x))
     model = keras.Model(inputs, outputs)
-    zoo.randomise(model, seed)
+    zoo.randomize(model, seed)
     if live < width:
         plan = SparsityPlan.uniform(model, filters=1 - live / width)
         with warnings.catch_warnings():
@@ -217,7 +217,7 @@ class StripTest(parameterized.TestCase):
         wide = layers.Conv1D(5, 1, name="wide")
         x = join(layers.Conv1D(1, 1)(inputs[0]), wide(inputs[1]))
         model = keras.Model(inputs, layers.Dense(2, name="out")(x))
-        zoo.randomise(model)
+        zoo.randomize(model)
         for weight in (*wide.weights, model.get_layer("out").kernel):
             removed = slice(STEPS, None)
             edge = (..., removed) if weight.shape[-1] == 5 else (removed,)

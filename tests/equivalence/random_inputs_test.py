@@ -29,7 +29,7 @@ def divided(x):
     return layers.Conv2D(2, 3)(x / 127.5 - 1.0)
 
 
-def centred(x):
+def centerd(x):
     return layers.Conv2D(2, 3)(x - np.array([104.0, 117.0, 123.0]))
 
 
@@ -56,13 +56,13 @@ class RangeTest(parameterized.TestCase):
             0,
             255,
         ),
-        ("normalised", [normalization()], 8, 104),
+        ("normalized", [normalization()], 8, 104),
         ("nothing", [], -1, 1),
     )
     def test_real(self, first, low, high):
         self.assert_range(image_model(*first), low, high)
 
-    @parameterized.parameters((divided, 255), (centred, 246))
+    @parameterized.parameters((divided, 255), (centerd, 246))
     def test_constants(self, function, high):
         self.assert_range(model_of(function, (8, 8, 3)), 0, high)
 

@@ -60,13 +60,13 @@ class NetworkTest(parameterized.TestCase):
         x = np.random.default_rng(0).uniform(size=(3, 64, 64, 3))
         self.assertTrue(keras_prm.verify(model, small, inputs=x).ok)
         filters = [small.get_layer(f"conv{n}").filters for n in range(1, 6)]
-        if normalization == "local":  # it mixes channels that are neighbours
+        if normalization == "local":  # it mixes channels that are neighbors
             self.assertEqual(filters, [4, 12, 12, 8, 8])
             self.assertIn("conv1_norm", str(report))
         else:
             self.assertEqual(filters, [2, 6, 12, 8, 8])
 
-    def test_local_response_normalisation(self):
+    def test_local_response_normalization(self):
         x = np.random.default_rng(0).normal(size=(2, 3, 3, 9))
         x = x.astype("float32")
         layer = networks.LocalResponseNormalization(2, 1.5, 0.3, 0.6)

@@ -15,7 +15,7 @@ MODES = ("float32", "float16", "dynamic_range", "int8")
 SOUND = dict(zip(MODES, (1e-5, 5e-3, 0.1, 0.2)))
 
 
-def randomise(model):
+def randomize(model):
     rng = np.random.default_rng(1)
     for v in model.variables:
         offset = 1.5 if "variance" in v.name else 0.1
@@ -30,10 +30,10 @@ def conv_model():
     x = keras.layers.Activation("relu")(x)
     x = keras.layers.DepthwiseConv2D(3)(x)
     x = keras.layers.GlobalAveragePooling2D()(x)
-    return randomise(keras.Model(image, keras.layers.Dense(4)(x)))
+    return randomize(keras.Model(image, keras.layers.Dense(4)(x)))
 
 
-def standardising():
+def standardizing():
     """A model whose int8 file divides by 0 on a black image, and images."""
     image = keras.Input((8, 8, 3))
     mean = keras.ops.mean(image, axis=(1, 2, 3), keepdims=True)
@@ -41,7 +41,7 @@ def standardising():
     x = keras.layers.Conv2D(4, 3)((image - mean) / (deviation + 1e-3))
     x = keras.layers.GlobalAveragePooling2D()(x)
     images = np.random.default_rng(0).uniform(0, 255, (64, 8, 8, 3))
-    return randomise(keras.Model(image, x)), images.astype("float32")
+    return randomize(keras.Model(image, x)), images.astype("float32")
 
 
 def dict_model():
@@ -51,7 +51,7 @@ def dict_model():
     x = keras.layers.Conv2D(4, 3, activation="relu")(zebra)
     x = keras.layers.Flatten()(x)
     x = keras.layers.Concatenate()([x, apple])
-    return randomise(
+    return randomize(
         keras.Model(
             {"zebra": zebra, "apple": apple},
             {
@@ -65,7 +65,7 @@ def dict_model():
 def dense_model(units=3):
     """Three figures in, `units` out."""
     inputs = keras.Input((3,), name="x")
-    return randomise(keras.Model(inputs, keras.layers.Dense(units)(inputs)))
+    return randomize(keras.Model(inputs, keras.layers.Dense(units)(inputs)))
 
 
 def layer_model(layer, shape=(4, 4)):

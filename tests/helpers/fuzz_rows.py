@@ -295,7 +295,7 @@ def array(shape, kind, axis):
     return calls[kind]
 
 
-def centred(shape, axis, first):
+def centerd(shape, axis, first):
     """A sum with an average, which one of the axes is lost in."""
     axis = 1 + axis % len(shape)
 
@@ -635,8 +635,8 @@ JOINS = {
         {"kind": st.integers(0, 5), "axis": st.integers(0, 3)},
         weight=3,
     ),
-    "centred": Row(
-        centred, (2, 3, 4), {"axis": st.integers(0, 2), "first": FLAG}
+    "centerd": Row(
+        centerd, (2, 3, 4), {"axis": st.integers(0, 2), "first": FLAG}
     ),
     "number": Row(number, (2, 3, 4), {"kind": st.integers(0, 11)}, weight=3),
     **{

@@ -87,7 +87,7 @@ def build(program):
     elif len(outputs) == 1:
         outputs = outputs[0]
     model = keras.Model(inputs, outputs)
-    zoo.randomise(model, program.seed)
+    zoo.randomize(model, program.seed)
     write_zeros(model, program.zeros, program.seed)
     return model
 

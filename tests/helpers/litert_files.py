@@ -41,7 +41,7 @@ def two_inputs():
     )
 
 
-def quantised(int_type):
+def quantized(int_type):
     """Doubles x in [-1, 1] in 8 bits, also at its input and output."""
     import tensorflow as tf
 

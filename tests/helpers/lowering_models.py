@@ -76,7 +76,7 @@ def chain(strides=1, dilation=1, padding="same"):
     x = layers.Flatten()(x)
     x = layers.Dense(6, activation="relu", name="d")(x)
     model = keras.Model(inputs, layers.Dense(3, name="out")(x))
-    zoo.randomise(model)
+    zoo.randomize(model)
     return model
 
 

@@ -174,7 +174,7 @@ class Textbook:
         self.u = [ratio * (x - z) for x, z in zip(a, self.z, strict=True)]
         self.rho = self.rho if rho is None else rho
 
-    def penalised(self, grads, variables):
+    def penalized(self, grads, variables):
         """Gradients plus `rho * (w - z + u)` on the planned kernels."""
         grads = list(grads)
         for kernel, z, u in zip(self.plan.kernels, self.z, self.u, strict=True):

@@ -46,7 +46,7 @@ def flat(**kwargs):
 def make(build=flat, **kwargs):
     keras.utils.set_random_seed(0)
     model = build(**kwargs)
-    zoo.randomise(model)
+    zoo.randomize(model)
     return model
 
 

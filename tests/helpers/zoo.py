@@ -235,11 +235,11 @@ def make(name, seed=0):
     """The model `name` with all its weights random and none of them zero."""
     keras.utils.set_random_seed(seed)
     model = MODELS[name]()
-    randomise(model, seed)
+    randomize(model, seed)
     return model
 
 
-def randomise(model, seed=0):
+def randomize(model, seed=0):
     """Random weights, biases and statistics, so that no bug can hide."""
     rng = np.random.default_rng(seed)
     for variable in model.weights:

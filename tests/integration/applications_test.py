@@ -72,7 +72,7 @@ class ApplicationsTest(parameterized.TestCase):
     def test_no_weight_is_zero(self, name):
         rng = np.random.default_rng(0)
         model = application_models.build(name, 64)
-        application_models.randomise(model, rng)
+        application_models.randomize(model, rng)
         x = application_models.images(model, 4, rng)
         application_models.settle(model, x, rng)
         for variable in model.weights:

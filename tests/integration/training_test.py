@@ -42,7 +42,7 @@ def sgd(**kwargs):
 
 
 class InnerOptimizerTest(parameterized.TestCase):
-    """The wrapper is the inner optimizer on the penalised gradients."""
+    """The wrapper is the inner optimizer on the penalized gradients."""
 
     @parameterized.named_parameters(
         ("adam", adam, 1),
@@ -93,7 +93,7 @@ class InnerOptimizerTest(parameterized.TestCase):
         book = Textbook([values(theirs)[i] for i in indices], plan, 0.3)
         for step, grads in enumerate(steps, 1):
             apply([ops.convert_to_tensor(g) for g in grads])
-            pulled = book.penalised(grads, theirs)
+            pulled = book.penalized(grads, theirs)
             apply_bare([ops.convert_to_tensor(g, "float32") for g in pulled])
             if step % (2 * micro_steps) == 0:
                 book.update([values(theirs)[i] for i in indices])
@@ -102,7 +102,7 @@ class InnerOptimizerTest(parameterized.TestCase):
         for key, mask in zip(optimizer.masks().values(), book.masks):
             np.testing.assert_array_equal(key.full(), mask > 0)
 
-    def test_coupled_decay_is_a_regulariser(self):
+    def test_coupled_decay_is_a_regularizer(self):
         """Keras' coupled weight decay is part of the loss."""
 
         def decayed(rho):

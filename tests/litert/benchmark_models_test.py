@@ -123,7 +123,7 @@ class FilesTest(parameterized.TestCase):
         ):
             self.files(models)
 
-    def test_files_are_not_quantised(self):
+    def test_files_are_not_quantized(self):
         with self.assertRaisesRegex(ValueError, "Pass Keras models, or"):
             self.files([self.path], "float16")
 

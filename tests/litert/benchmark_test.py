@@ -153,7 +153,7 @@ class BenchmarkTest(parameterized.TestCase):
 
     def test_random_inputs_are_what_the_files_take(self):
         """Of [-1, 1) this one makes a division by zero."""
-        model, images = exporting.standardising()
+        model, images = exporting.standardizing()
         with self.assertWarnsRegex(UserWarning, "a row of zeros"):
             export_litert(model, self.paths[0], "int8", images)
         found = benchmark(self.paths[0], runs=1, warmup=0, memory=False)

@@ -33,7 +33,7 @@ def own_model():
     x = keras.Model(inside, layers.Dropout(0.5)(y))(x)
     x = layers.TimeDistributed(exporting.Scale(0.5))(x)
     x = layers.GlobalAveragePooling2D()(x)
-    return exporting.randomise(keras.Model(inputs, layers.Dense(4)(x)))
+    return exporting.randomize(keras.Model(inputs, layers.Dense(4)(x)))
 
 
 def attended(x, *weights):
@@ -181,7 +181,7 @@ class ProcessTest(exporting.ExportTestCase):
         inner = keras.Model(inputs, attention(inputs, inputs))
         image = layers.Reshape((2, 2, 6))(inputs)
         outputs = [to_heads(inputs), inner(inputs), convolution(image)]
-        model = exporting.randomise(keras.Model(inputs, outputs))
+        model = exporting.randomize(keras.Model(inputs, outputs))
         rng = np.random.default_rng(0)
         x = rng.normal(size=(3, 4, 6)).astype("float32")
         convert(model, self.path)
@@ -206,7 +206,7 @@ class ProcessTest(exporting.ExportTestCase):
         )
         convolution = layers.Conv2D(4, 1, data_format="channels_first")
         x = Reader(convolution)(Reader(einsum)(inputs))
-        model = exporting.randomise(keras.Model(inputs, x))
+        model = exporting.randomize(keras.Model(inputs, x))
         convert(model, self.path)
         x = np.random.default_rng(0).normal(size=(3, 4, 6, 6))
         y = keras.ops.convert_to_numpy(model(x))
@@ -221,7 +221,7 @@ class ProcessTest(exporting.ExportTestCase):
         inputs = keras.Input(batch_shape=(1, 3, 4))
         x = layers.LSTM(3, stateful=True)(inner(inputs))
         model = keras.Model(inputs, layers.BatchNormalization()(x))
-        model = exporting.randomise(model)
+        model = exporting.randomize(model)
         export_litert(model, self.path)
         file = LiteRTModel(self.path)
         rng = np.random.default_rng(0)

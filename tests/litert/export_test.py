@@ -38,7 +38,7 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 def large_model():
     x = inputs = keras.Input((400,))
     x = keras.layers.Dense(LARGE, activation="relu")(x)
-    return exporting.randomise(keras.Model(inputs, keras.layers.Dense(3)(x)))
+    return exporting.randomize(keras.Model(inputs, keras.layers.Dense(3)(x)))
 
 
 class FileTest(exporting.ExportTestCase):
@@ -68,7 +68,7 @@ class FileTest(exporting.ExportTestCase):
             limit = SOUND[mode] * np.abs(y).max()
             np.testing.assert_allclose(z, y, rtol=0, atol=limit)
 
-    def test_default_is_float32_and_quantised_files_are_smaller(self):
+    def test_default_is_float32_and_quantized_files_are_smaller(self):
         model = large_model()
         data = np.linspace(0, 1, 1600).reshape(4, 400)
         size = {
@@ -370,7 +370,7 @@ class CheckTest(exporting.ExportTestCase):
         self.assertTrue(self.path.exists())
 
     def test_a_file_that_fails_on_what_is_given(self):
-        model, images = exporting.standardising()
+        model, images = exporting.standardizing()
         images[3] = 0
         self.assert_refused(
             "DIV.*Pass typical", model, self.path, "int8", images

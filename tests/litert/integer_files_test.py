@@ -155,7 +155,7 @@ class DoubleTest(exporting.ExportTestCase):
         inputs = keras.Input((4,), dtype=input_dtype, name="x")
         y = layers.Dense(2, dtype="float64", name="d")(inner(inputs))
         model = keras.Model(inputs, last(y))
-        return exporting.randomise(model)
+        return exporting.randomize(model)
 
     @parameterized.parameters(
         ("float32", "float32"), ("float32", "float64"), ("int8", "float64")
@@ -183,7 +183,7 @@ class DoubleTest(exporting.ExportTestCase):
         self.assert_refused("'cast.*cast to float32 in them", model, self.path)
 
     @parameterized.parameters("int8", "float8")
-    def test_layers_that_keras_quantised(self, mode):
+    def test_layers_that_keras_quantized(self, mode):
         model = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
         model.layers[0].quantize(mode)
         self.assert_refused(

@@ -13,7 +13,7 @@ from absl.testing import parameterized
 from keras_prm.litert.model import LiteRTModel
 from tests.helpers.litert_files import double
 from tests.helpers.litert_files import file_of
-from tests.helpers.litert_files import quantised
+from tests.helpers.litert_files import quantized
 from tests.helpers.litert_files import spec
 from tests.helpers.litert_files import two_inputs
 
@@ -91,14 +91,14 @@ class LiteRTModelTest(parameterized.TestCase):
         np.testing.assert_array_equal(found, expected)
 
     @parameterized.parameters("int8", "uint8")
-    def test_quantised_inputs_and_outputs(self, int_type):
-        model = LiteRTModel(quantised(int_type))
+    def test_quantized_inputs_and_outputs(self, int_type):
+        model = LiteRTModel(quantized(int_type))
         x = np.array([[-1.0, 0.25, 0.5], [0.0, 1.0, 9.0]], "float32")
         y = model(x)
         self.assertEqual(y.dtype, np.float32)
         # Steps are 2 / 255 in and 4 / 255 out; 9 is cut to 1.
         np.testing.assert_allclose(y, 2 * np.minimum(x, 1), atol=0.025)
-        # Data that is quantised already passes as it is.
+        # Data that is quantized already passes as it is.
         raw = np.full((1, 3), 10, int_type)
         scale, zero_point = model._inputs["x"]["quantization"]
         expected = 2 * scale * (10.0 - zero_point) * np.ones((1, 3))
@@ -130,7 +130,7 @@ class LiteRTModelTest(parameterized.TestCase):
     def test_types_of_inputs(self):
         for content, expected in (
             (file_of(double, spec(None, 3)), "float32"),
-            (quantised("int8"), "float32"),
+            (quantized("int8"), "float32"),
             (file_of(lambda x: x + 1, spec(None, dtype="int32")), "int32"),
         ):
             model = LiteRTModel(content)

@@ -13,7 +13,7 @@ from absl.testing import absltest
 from keras_prm.litert import peak_memory
 from keras_prm.litert.model import LiteRTModel
 from tests.helpers.litert_files import file_of
-from tests.helpers.litert_files import quantised
+from tests.helpers.litert_files import quantized
 from tests.helpers.litert_files import spec
 
 TELLS = sys.platform in ("linux", "darwin")
@@ -59,8 +59,8 @@ class PeakMemoryTest(absltest.TestCase):
         x = held[:1000].astype("float32")[None]
         self.assertLess(self.measured(product(1), x), 20e6)
 
-    def test_quantised_inputs(self):
-        found = self.measured(quantised("int8"), np.zeros((2, 3), "float32"))
+    def test_quantized_inputs(self):
+        found = self.measured(quantized("int8"), np.zeros((2, 3), "float32"))
         self.assertEqual(found is not None, TELLS)
 
     def test_the_process_imports_no_keras(self):

@@ -17,7 +17,7 @@ def small_and_large():
     x = layers.Conv2D(8, 3, activation="relu", name="small")(x)
     x = layers.Conv2D(16, 3, name="large")(x)
     x = layers.GlobalAveragePooling2D()(x)
-    return exporting.randomise(keras.Model(inputs, layers.Dense(2)(x)))
+    return exporting.randomize(keras.Model(inputs, layers.Dense(2)(x)))
 
 
 class WeightsTest(exporting.ExportTestCase):

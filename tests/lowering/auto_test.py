@@ -57,7 +57,7 @@ def short():
     for name, filters in (("a", 8), ("b", 9), ("c", 7)):
         x = layers.Conv2D(filters, 3, activation="relu", name=name)(x)
     model = keras.Model(inputs, x)
-    zoo.randomise(model)
+    zoo.randomize(model)
     return model
 
 
@@ -143,7 +143,7 @@ class AutoTest(parameterized.TestCase):
         self.assertEqual(clock.calls[0][2], 3)
 
     @parameterized.parameters("float16", "dynamic_range", "int8")
-    def test_quantised(self, mode):
+    def test_quantized(self, mode):
         """Each is measured for itself; what is chosen is exact in Keras."""
         with FakeClock(0.5).installed():
             strip(self.model, "auto")
@@ -255,7 +255,7 @@ class FileTest(parameterized.TestCase):
     @parameterized.parameters(
         ("float16", 0.3), ("dynamic_range", 1.0), ("int8", 1.0)
     )
-    def test_quantised(self, mode, limit):
+    def test_quantized(self, mode, limit):
         model = lowering_models.empty_columns(lowering_models.chain())
         small = strip(model, "smallest", quantize=mode)
         x = np.random.default_rng(0).normal(size=(64, 12, 11, 3))

@@ -25,7 +25,7 @@ def keywords():
         x = layers.Conv2D(width, 3, padding="same", activation="relu")(x)
     x = layers.GlobalAveragePooling2D()(x)
     model = keras.Model(inputs, layers.Dense(4)(x))
-    return lowering_models.empty_columns(exporting.randomise(model), 0.3)
+    return lowering_models.empty_columns(exporting.randomize(model), 0.3)
 
 
 def num_lowered(report):

@@ -23,7 +23,7 @@ def live(model, name):
 class KeptNumbersTest(parameterized.TestCase):
     def test_residual_network(self):
         model = networks.resnet18((8, 8, 3), 10, 8)
-        zoo.randomise(model)
+        zoo.randomize(model)
         keep = {
             "stem": [6, None],
             "stage1_*_conv1": [5, 40],
@@ -48,7 +48,7 @@ class KeptNumbersTest(parameterized.TestCase):
 
     def test_what_has_less_keeps_all(self):
         model = networks.lenet5((28, 28, 1), 10)
-        zoo.randomise(model)
+        zoo.randomize(model)
         keep = {"conv1": [99, 999], "conv2": [3, 9999]}
         keras_prm.hard_prune(model, SparsityPlan.keep(model, keep))
         self.assertEqual(live(model, "conv1"), (20, 25))
@@ -85,7 +85,7 @@ class KeptNumbersTest(parameterized.TestCase):
         inputs = keras.Input((6, 6, 3))
         x = layers.GlobalAveragePooling2D()(backbone(inputs))
         model = keras.Model(inputs, layers.Dense(2, name="logits")(x))
-        zoo.randomise(model)
+        zoo.randomize(model)
         by_end = SparsityPlan.keep(model, {"conv1": (3, 20)})
         by_path = SparsityPlan.keep(model, {"backbone/conv1": (3, 20)})
         self.assertEqual(by_end, by_path)

@@ -221,13 +221,13 @@ class PlansTest(parameterized.TestCase):
             path = os.path.join(folder, "plan.json")
             plan.save(path)
             loaded = SparsityPlan.load(path)
-        serialised = keras.saving.serialize_keras_object(plan)
+        serialized = keras.saving.serialize_keras_object(plan)
         for back in (
             SparsityPlan.from_config(config),
             loaded,
-            keras.saving.deserialize_keras_object(serialised),
+            keras.saving.deserialize_keras_object(serialized),
             keras.saving.deserialize_keras_object(
-                json.loads(json.dumps(serialised))
+                json.loads(json.dumps(serialized))
             ),
         ):
             self.assertEqual(back, plan)

@@ -27,7 +27,7 @@ def convolutions():
     x = layers.Dropout(0.5)(layers.Activation("tanh")(x))
     x = Draws()(layers.Flatten()(x))
     model = keras.Model(inputs, layers.Dense(3, name="out")(x))
-    zoo.randomise(model)
+    zoo.randomize(model)
     model.compile("adam", "mse", metrics=["mae"])
     return model
 

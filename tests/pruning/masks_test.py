@@ -42,7 +42,7 @@ def conv_model():
     x = layers.Conv2D(6, 1, activation="relu", name="b")(x)
     x = layers.Flatten()(x)
     model = keras.Model(inputs, layers.Dense(3, name="out")(x))
-    zoo.randomise(model)
+    zoo.randomize(model)
     return model
 
 
@@ -202,7 +202,7 @@ class HardPruneTest(MasksTestCase):
         model.compile(optimizer, "mse")
         held = wrapper.masks()
         # The weights walk off, and the held support stands.
-        zoo.randomise(model, seed=5)
+        zoo.randomize(model, seed=5)
         weights = snapshot(model)
         # A plan that is equal, not the same.
         masks = hard_prune(model, SparsityPlan.from_config(plan.get_config()))
@@ -244,7 +244,7 @@ class HardPruneTest(MasksTestCase):
     def test_weights_that_admm_did_not_end_with(self):
         model, plan, wrapper = self.compiled()
         held = wrapper.masks()
-        zoo.randomise(model, seed=5)
+        zoo.randomize(model, seed=5)
         weights = model.get_weights()
         message = r"restore_best_weights.*optimizer=False.*kernel"
         with self.assertWarnsRegex(UserWarning, message):
@@ -384,7 +384,7 @@ class HardPruneTest(MasksTestCase):
             return keras.Model(inputs, layers.Dense(2, name="out")(x))
 
         tied, free = model(True), model(False)
-        zoo.randomise(free)
+        zoo.randomize(free)
         before = snapshot(free)
         plan = SparsityPlan.uniform(tied, filters=0.5)
         with self.assertRaisesRegex(ValueError, "Make one for this model"):
@@ -573,11 +573,11 @@ class EnforcedTest(MasksTestCase):
         np.testing.assert_allclose(found, expected, rtol=1e-5)
 
     def test_masks_are_applied_on_entry_and_at_the_end(self):
-        zoo.randomise(self.model)
+        zoo.randomize(self.model)
         with self.assertWarnsRegex(UserWarning, "masked weights were not zero"):
             with enforced(self.model, self.masks):
                 self.assert_masked(self.model, self.masks)
-                zoo.randomise(self.model)
+                zoo.randomize(self.model)
         self.assert_masked(self.model, self.masks)
 
     def test_release_takes_off_all_and_leaves_what_was_there(self):

@@ -36,7 +36,7 @@ def residual():
 
 
 def fill(model):
-    zoo.randomise(model)
+    zoo.randomize(model)
     for layer in model.layers:
         if isinstance(layer, layers.Conv2D):
             layer.kernel.assign(np.ones(layer.kernel.shape))

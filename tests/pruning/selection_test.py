@@ -26,7 +26,7 @@ def chain(kernel, columns=0.0, filters=1 / 3):
     x = inputs = keras.Input((len(kernel),))
     x = layers.Dense(kernel.shape[1], name="a")(x)
     model = keras.Model(inputs, layers.Dense(2, name="out")(x))
-    zoo.randomise(model)
+    zoo.randomize(model)
     edit(model.get_layer("a"), kernel)
     targets = {"filters": filters, "columns": columns}
     return model, SparsityPlan.explicit(model, {"a": targets})
@@ -39,7 +39,7 @@ def joined(a, b, filters=1 / 3):
     b_layer = layers.Dense(len(b), name="b")
     x = layers.Add()([a_layer(inputs), b_layer(inputs)])
     model = keras.Model(inputs, layers.Dense(2, name="out")(x))
-    zoo.randomise(model)
+    zoo.randomize(model)
     edit(a_layer, [a])
     edit(b_layer, [b])
     return model, SparsityPlan.explicit(model, {"a": {"filters": filters}})
@@ -56,7 +56,7 @@ def with_gammas(first, second, after=None):
     if after is not None:
         x = layers.BatchNormalization(name="bn")(layers.ReLU()(x))
     model = keras.Model(inputs, layers.Dense(2, name="out")(x))
-    zoo.randomise(model)
+    zoo.randomize(model)
     for name, gamma in (("bn_a", first), ("bn_b", second), ("bn", after)):
         if gamma is not None:
             model.get_layer(name).gamma.assign(gamma)
@@ -111,7 +111,7 @@ class FiltersTest(RankingTestCase):
         model, plan = chain([[2, -2, 2, -2]], filters=0.5)
         self.assert_gone(model, hard_prune(model, plan, scores.l1_norm), [2, 3])
 
-    def test_zeros_go_first_and_are_no_neighbours(self):
+    def test_zeros_go_first_and_are_no_neighbors(self):
         # Zero is far from all others, which is not to save it; nor does it
         # count for them: 1 + 3, 1 + 2 and 3 + 2 without it.
         model, plan = chain([[0, 10, 11, 13], [0, 5, 5, 5]], filters=0.5)
@@ -293,7 +293,7 @@ class ColumnsTest(RankingTestCase):
         x = inputs = keras.Input((4, 4, 1))
         x = layers.Conv2D(2, 3, name="a")(x)
         model = keras.Model(inputs, x)
-        zoo.randomise(model)
+        zoo.randomize(model)
         targets = {"columns": 0.45, "column_pattern": pattern}
         plan = SparsityPlan.explicit(model, {"a": targets})
         return hard_prune(model, plan, lambda structures: np.array(table))
@@ -307,7 +307,7 @@ class ColumnsTest(RankingTestCase):
             x = layers.Conv2D(4, 1, name="a")(x)
             x = layers.DepthwiseConv2D(3, name="dw")(x)
         model = keras.Model(inputs, layers.Conv2D(2, 1, name="out")(x))
-        zoo.randomise(model)
+        zoo.randomize(model)
         kernel = keras.ops.convert_to_numpy(model.get_layer("a").kernel)
         if kind == "transposed":
             kernel = kernel.swapaxes(-1, -2)
@@ -358,7 +358,7 @@ class GammasTest(RankingTestCase):
                 x = layers.BatchNormalization(scale=kind == "bn")(x)
             x = layers.ReLU()(x)
         model = keras.Model(inputs, layers.Dense(2, name="out")(x))
-        zoo.randomise(model)
+        zoo.randomize(model)
         plan = SparsityPlan.uniform(model, filters=0.5)
         with self.assertRaisesRegex(
             ValueError, r"none scales .*exclude=\['a', 'c', 'd'\]"

@@ -211,7 +211,7 @@ def attend(**options):
 
 
 def pruned(model, fraction=0.5):
-    zoo.randomise(model)
+    zoo.randomize(model)
     hard_prune(model, SparsityPlan.uniform(model, filters=fraction))
     return model
 
@@ -251,7 +251,7 @@ HOLDERS = {
             layers.Dense(2),
         ]
     ),
-    "normalised": lambda: chain(
+    "normalized": lambda: chain(
         layers.Dense(16),
         layers.BatchNormalization(
             beta_initializer=Constant(numbers(16)),
@@ -337,7 +337,7 @@ class InitializersTest(parameterized.TestCase):
 
     def test_a_layer_that_stays_as_it_is(self):
         model = HOLDERS["dense"]()
-        zoo.randomise(model)
+        zoo.randomize(model)
         for small in (self.stripped(model), as_functional(model)):
             self.assertNotIn("__numpy__", json.dumps(small.get_config()))
             self.assertEqual(max_error(model, small, zoo.inputs_of(model)), 0)
@@ -391,7 +391,7 @@ class RegularizersTest(parameterized.TestCase):
 
     def dense(self, units=16, **options):
         model = chain(layers.Dense(units, name="a", **options))
-        zoo.randomise(model)
+        zoo.randomize(model)
         kernel = np.array(ops.convert_to_numpy(model.layers[1].kernel))
         kernel[:, 1::2] = 0
         model.layers[1].kernel.assign(kernel)

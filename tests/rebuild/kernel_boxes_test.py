@@ -96,7 +96,7 @@ class BoxTest(parameterized.TestCase):
         box = self.check(layer, kernel, x)
         self.assertEqual(box.config["kernel_size"], (1,))
 
-    def test_the_centre_needs_no_adapter(self):
+    def test_the_center_needs_no_adapter(self):
         layer, x = build(layers.Conv2D, 5, 6, "same", (1, 1))
         kernel = np.zeros(layer.kernel.shape, "float32")
         kernel[1:4, 2] = 1.0
@@ -160,7 +160,7 @@ class DepthwiseTest(parameterized.TestCase):
         inputs = keras.Input((9, 8, 4)[:rank] + (4,))
         layer = kind(5, depth_multiplier=2, name="dw", **options)
         model = keras.Model(inputs, layer(inputs))
-        zoo.randomise(model)
+        zoo.randomize(model)
         kernel = np.array(keras.ops.convert_to_numpy(layer.kernel))
         dead = [row for row in range(5) if row not in rows]
         kernel[dead] = 0
@@ -174,7 +174,7 @@ class DepthwiseTest(parameterized.TestCase):
         (layers.DepthwiseConv1D, (3, 4, 2)),
         (layers.DepthwiseConv2D, (3, 5, 4, 2)),
     )
-    def test_the_centre_is_cut(self, kind, shape):
+    def test_the_center_is_cut(self, kind, shape):
         found = self.stripped(1, 2, 3, kind=kind, padding="same")
         self.assertEqual(found, shape)
 
@@ -191,7 +191,7 @@ class SharedTest(parameterized.TestCase):
         inputs = keras.Input((8, 8, 3)), keras.Input((9, 9, 3))
         conv = layers.Conv2D(4, 3, strides=stride, padding=padding, name="c")
         model = keras.Model(list(inputs), [conv(x) for x in inputs])
-        zoo.randomise(model)
+        zoo.randomize(model)
         kernel = np.array(keras.ops.convert_to_numpy(conv.kernel))
         kernel[0] = 0
         conv.kernel.assign(kernel)

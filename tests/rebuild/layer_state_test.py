@@ -16,7 +16,7 @@ from tests.helpers.zeros import zero_filters
 
 @keras.saving.register_keras_serializable("tests")
 class Scaled(layers.Layer):
-    """Normalises by what it was adapted to, then multiplies."""
+    """Normalizes by what it was adapted to, then multiplies."""
 
     def __init__(self, data_mean=0.0, **kwargs):
         super().__init__(**kwargs)
@@ -51,7 +51,7 @@ class Plain(layers.Layer):
 
 def finish(inputs, outputs):
     model = keras.Model(inputs, outputs)
-    zoo.randomise(model)
+    zoo.randomize(model)
     return model
 
 
@@ -74,7 +74,7 @@ class LayerStateTest(parameterized.TestCase):
     def test_lora_with_an_alpha(self):
         model, mha = attention()
         mha.query_dense.enable_lora(2, lora_alpha=16)
-        zoo.randomise(model)
+        zoo.randomize(model)
         small = strip(model)
         self.assertEqual(
             small.get_layer("mha").query_dense.lora_alpha,
@@ -98,7 +98,7 @@ class LayerStateTest(parameterized.TestCase):
             [w.path for w in model.trainable_weights],
         )
 
-    def test_normalisation_inside_of_a_layer(self):
+    def test_normalization_inside_of_a_layer(self):
         inputs = keras.Input((6,))
         layer = Scaled(name="scaled")
         model = finish(inputs, layers.Dense(2)(layer(inputs)))

@@ -73,7 +73,7 @@ class ExactTest(parameterized.TestCase):
                 6, 3, padding="causal", dilation_rate=2**i, name=f"c{i}"
             )(x)
         model = keras.Model(inputs, x)
-        zoo.randomise(model)
+        zoo.randomize(model)
         small, _ = self.check(empty_columns(model), Forced(name))
         self.assertGreater(num_lowered(small), 0)
 
@@ -90,7 +90,7 @@ class ExactTest(parameterized.TestCase):
         x = layers.Conv2D(8, 3, padding="same", name="b")(x)
         x = layers.GlobalAveragePooling2D()(x)
         model = keras.Model(inputs, layers.Dense(2)(x))
-        zoo.randomise(model)
+        zoo.randomize(model)
         empty_columns(model)
         x = np.random.default_rng(0).normal(size=(2, 9, 11, 3))
         for lowering in ("smallest", "model", Forced("columns by patches")):
@@ -107,7 +107,7 @@ class ExactTest(parameterized.TestCase):
         x = layers.Dense(5, name="d")(x)
         x = layers.LSTM(3)(x)
         model = keras.Model(inputs, x)
-        zoo.randomise(model)
+        zoo.randomize(model)
         empty_columns(model)
         small, report = strip(model, "smallest", return_report=True)
         self.assertEqual(report.lowered, ())
@@ -240,7 +240,7 @@ class SizeTest(parameterized.TestCase):
         x = layers.Conv2D(6, 3, name="a")(x)
         x = layers.Conv2D(6, 1, use_bias=False, name="b")(x)
         model = keras.Model(inputs, layers.Conv2D(4, 3, name="c")(x))
-        zoo.randomise(model)
+        zoo.randomize(model)
         zeros.edit(model.get_layer("a").kernel, ..., 0)  # emits its bias
         kernel = model.get_layer("c").kernel
         live = np.arange(6) > np.arange(9)[:, None] % 4

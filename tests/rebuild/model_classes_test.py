@@ -228,7 +228,7 @@ def chain(kind=Chain):
 
 
 def pruned(model):
-    zoo.randomise(model)
+    zoo.randomize(model)
     model.compile("adam", "mse")
     hard_prune(model, SparsityPlan.uniform(model, filters=0.5))
     return model

@@ -61,7 +61,7 @@ def build(block, size=5):
     x = block(layers.Conv2D(256, 1, name="stem")(inputs))
     x = layers.GlobalAveragePooling2D()(x)
     model = keras.Model(inputs, layers.Dense(4, name="out")(x))
-    zoo.randomise(model)
+    zoo.randomize(model)
     return model
 
 
@@ -165,7 +165,7 @@ class StripTest(parameterized.TestCase):
         x = layers.Conv2D(256, 5, padding="same", name="writer")(inputs)
         x = layers.ReLU(name="writer_place")(layers.Add()([x, inputs]))
         model = keras.Model(inputs, layers.Conv2D(4, 1)(x))
-        zoo.randomise(model)
+        zoo.randomize(model)
         kill(model)
         kernel = model.get_layer("writer").kernel
         edit(kernel, slice(3, None))
@@ -219,7 +219,7 @@ class LeftAloneTest(parameterized.TestCase):
         inputs = keras.Input((5, 5, 256))
         outputs = layers.Conv2D(256, 3, name="writer")(inputs)
         model = keras.Model(inputs, outputs)
-        zoo.randomise(model)
+        zoo.randomize(model)
         kill(model)
         with mock.patch.object(layer_edits, "RULE", ALWAYS):
             self.assert_left_alone(model)
@@ -229,7 +229,7 @@ class LeftAloneTest(parameterized.TestCase):
         x = layers.Conv2D(256, 3, groups=2, name="writer")(inputs)
         x = layers.Add()([x, layers.Conv2D(256, 3)(inputs)])
         model = keras.Model(inputs, layers.Conv2D(4, 1)(x))
-        zoo.randomise(model)
+        zoo.randomize(model)
         kill(model)
         with mock.patch.object(layer_edits, "RULE", ALWAYS):
             self.assert_left_alone(model)

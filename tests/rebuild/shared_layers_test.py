@@ -249,7 +249,7 @@ def dead_branches(kind):
     live, other = pair if kind == "holder lives" else reversed(pair)
     x = layers.ReLU()(layers.Add()([live, is_dead(other)]))
     model = keras.Model(inputs, x)
-    zoo.randomise(model)
+    zoo.randomize(model)
     is_dead.set_weights([np.zeros((6, 6)), np.zeros(6)])
     return model
 
@@ -292,7 +292,7 @@ MODELS = {
 def drawn(model):
     """Random weights, and two filters of the hidden layer at zero."""
     for hidden in (x for x in model.layers if x.name == "hidden"):
-        zoo.randomise(model)
+        zoo.randomize(model)
         kernel, bias = hidden.get_weights()
         kernel[:, :2] = bias[:2] = 0
         hidden.set_weights([kernel, bias])

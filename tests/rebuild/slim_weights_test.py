@@ -21,7 +21,7 @@ def network():
     x = layers.Conv2D(3, 3, padding="same", name="a", use_bias=False)(x)
     x = layers.Conv2D(4, 3, name="b")(x)
     model = keras.Model(inputs, layers.Dense(2)(layers.Flatten()(x)))
-    zoo.randomise(model)
+    zoo.randomize(model)
     kernel = np.array(model.get_layer("a").kernel)
     kernel[..., 1] = 0.0
     model.get_layer("a").kernel.assign(kernel)

@@ -25,7 +25,7 @@ def case(function):
 def finish(inputs, outputs, **zeros):
     """A random model with filters of some layers at zero, biases not."""
     model = keras.Model(inputs, outputs)
-    zoo.randomise(model)
+    zoo.randomize(model)
     zero_filters(model, **zeros)
     return model
 
@@ -700,7 +700,7 @@ def _attention_with_lora():
 
 
 @case
-def _attention_that_is_quantised():
+def _attention_that_is_quantized():
     return _attention_changed(lambda mha: mha.key_dense.quantize("int8"))
 
 
@@ -758,7 +758,7 @@ class OwnRegularizer(keras.regularizers.Regularizer):
 
 
 @case
-def _arguments_that_cannot_be_serialised():
+def _arguments_that_cannot_be_serialized():
     x = inputs = keras.Input((5, 4))
     x = layers.Dense(6, kernel_regularizer=OwnRegularizer(), name="a")(x)
     x = layers.LSTM(4, recurrent_activation=own_sigmoid)(x)

@@ -72,7 +72,7 @@ class ZooTest(parameterized.TestCase):
             self.assertLess(small.count_params(), model.count_params())
 
     @parameterized.parameters("int8", "int4", "float8")
-    def test_quantised_layers(self, mode):
+    def test_quantized_layers(self, mode):
         model = keras.Sequential(
             [keras.Input((8,)), *map(keras.layers.Dense, (8, 4))]
         )
@@ -169,7 +169,7 @@ class GoldenTest(parameterized.TestCase):
         x = layers.Conv2D(4, 3, name="conv")(inputs)
         x = layers.Dense(5, name="fc")(layers.Flatten()(x))
         model = keras.Model(inputs, x)
-        zoo.randomise(model)
+        zoo.randomize(model)
         zero_filters(model, conv=[1])
         edit(model.get_layer("conv").bias, [1])
         small = strip(model)
@@ -187,7 +187,7 @@ def _residual():
     x = layers.Add(name="sum")([x, y])
     x = layers.Conv2D(2, 1, name="out")(x)
     model = keras.Model(inputs, x)
-    zoo.randomise(model)
+    zoo.randomize(model)
     return model
 
 
@@ -211,7 +211,7 @@ class DeathTest(parameterized.TestCase):
         dead = layers.Dense(4, name="dead")(inputs)
         total = layers.Dense(4, name="live")(inputs) + dead
         model = keras.Model(inputs, layers.Dense(2, name="out")(total))
-        zoo.randomise(model)
+        zoo.randomize(model)
         edit(model.get_layer("dead").kernel, ...)
         edit(model.get_layer("dead").bias, ...)
         self.assertEqual(self.names(self.check(model)), ["live", "out"])
@@ -249,7 +249,7 @@ class DeathTest(parameterized.TestCase):
         y = layers.Dense(4, name="b")(v)
         z = layers.Dense(2, name="out")(layers.Add()([x, y]))
         model = keras.Model([u, v], z)
-        zoo.randomise(model)
+        zoo.randomize(model)
         edit(model.get_layer("b").kernel, ...)
         edit(model.get_layer("b").bias, ...)
         small = self.check(model)
@@ -263,7 +263,7 @@ class DeathTest(parameterized.TestCase):
             for n in "ab"
         )
         model = keras.Model(inputs, layers.Add(dtype="float32")([x, y]))
-        zoo.randomise(model)
+        zoo.randomize(model)
         edit(model.get_layer("b").kernel, ...)
         edit(model.get_layer("b").bias, ...)
         self.check(model)
@@ -306,7 +306,7 @@ class KeptTest(parameterized.TestCase):
             bias_constraint="non_neg",
         )(inputs)
         model = keras.Model(inputs, layers.Dense(2)(x))
-        zoo.randomise(model)
+        zoo.randomize(model)
         zero_filters(model, a=[1])
         old = model.get_layer("a").get_config()
         new = strip(model).get_layer("a").get_config()
@@ -321,7 +321,7 @@ class KeptTest(parameterized.TestCase):
         x = layers.BatchNormalization(**policy)(x)
         x = layers.Conv2D(4, 3, name="b", **policy)(x)
         model = keras.Model(inputs, layers.Flatten(**policy)(x))
-        zoo.randomise(model)
+        zoo.randomize(model)
         zero_filters(model, a=[1, 2])
         borders(model, None)
         small = strip(model)

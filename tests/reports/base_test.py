@@ -17,7 +17,7 @@ def network():
     inputs = keras.Input((3,))
     x = keras.layers.Dense(4, activation="relu")(inputs)
     model = keras.Model(inputs, keras.layers.Dense(2)(x))
-    zoo.randomise(model)
+    zoo.randomize(model)
     return model
 
 

@@ -30,7 +30,7 @@ class AttentionTest(parameterized.TestCase):
         x = layers.Dense(6, name="a")(x)
         y = layer(x, x)
         model = keras.Model(inputs, layers.Dense(2, name="out")(y))
-        zoo.randomise(model)
+        zoo.randomize(model)
         return model
 
     def stripped(self, model):

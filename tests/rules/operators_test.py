@@ -68,7 +68,7 @@ class PinTest(parameterized.TestCase):
         (lambda x: ops.concatenate([x, x], axis=0), "along the batch"),
         (lambda x: layers.Add()([x, np.ones((1, 5, 4))]), "with an array"),
         (lambda x: ops.matmul(x, np.ones((4, 3))), "batches of matrices"),
-        (lambda x: layers.Dot(2, normalize=True)([x, x]), "it normalises"),
+        (lambda x: layers.Dot(2, normalize=True)([x, x]), "it normalizes"),
     )
     def test_with_a_reason(self, function, reason):
         x = inputs = keras.Input((5, 3))

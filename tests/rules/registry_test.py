@@ -43,7 +43,7 @@ def scaled():
     x = layers.Dense(6, name="a")(inputs)
     x = Scale(name="scale")(x)
     model = keras.Model(inputs, layers.Dense(2, name="b")(x))
-    zoo.randomise(model)
+    zoo.randomize(model)
     factor = model.get_layer("scale").factor
     factor.assign([1.0, 0.0, 2.0, 3.0, 0.0, -1.0])
     return model
@@ -118,7 +118,7 @@ class ArgumentsTest(parameterized.TestCase):
         x, y = (layers.Dense(6, name=n)(inputs) for n in "ab")
         x = Gate(name="g")(x, gate=y) if by_name else Gate(name="g")(x, y)
         model = keras.Model(inputs, layers.Dense(2)(x))
-        zoo.randomise(model)
+        zoo.randomize(model)
         for layer in map(model.get_layer, "ab"):
             kernel = np.array(keras.ops.convert_to_numpy(layer.kernel))
             kernel[:, 1] = 0
@@ -137,7 +137,7 @@ class OpaqueTest(parameterized.TestCase):
         x = layers.Dense(8, name="a")(inputs)
         x = layers.Dense(6, name="d")(x)
         model = keras.Model(inputs, layers.Dense(3, name="b")(x))
-        zoo.randomise(model)
+        zoo.randomize(model)
         kernel = np.array(keras.ops.convert_to_numpy(model.layers[1].kernel))
         kernel[:, [1, 2]] = 0
         model.layers[1].kernel.assign(kernel)
@@ -145,9 +145,9 @@ class OpaqueTest(parameterized.TestCase):
 
     @parameterized.parameters(
         (lambda d: d.enable_lora(2), "LoRA is enabled"),
-        (lambda d: d.quantize("int8"), "it is quantised"),
+        (lambda d: d.quantize("int8"), "it is quantized"),
     )
-    def test_lora_and_quantised_layers_pin(self, change, reason):
+    def test_lora_and_quantized_layers_pin(self, change, reason):
         model = self.model()
         self.assertEqual(strip(model).get_layer("a").units, 6)
         change(model.get_layer("d"))

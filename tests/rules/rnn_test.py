@@ -32,7 +32,7 @@ class RecurrentTest(parameterized.TestCase):
         x = inputs = keras.Input((5, 4))
         x = layer(layers.Dense(6, name="a")(x))
         model = keras.Model(inputs, layers.Dense(2, name="out")(x))
-        zoo.randomise(model)
+        zoo.randomize(model)
         return model
 
     def check(self, model):
@@ -103,7 +103,7 @@ class RecurrentTest(parameterized.TestCase):
         inner = layers.Bidirectional(layer, name="r") if both else layer
         body = keras.Model(x, inner(x), name="body")
         model = keras.Model(inputs, layers.Dense(2, name="out")(body(inputs)))
-        zoo.randomise(model)
+        zoo.randomize(model)
         ends = [layer]
         if both:
             ends = [inner.forward_layer, inner.backward_layer]
@@ -136,7 +136,7 @@ class RecurrentTest(parameterized.TestCase):
         x = inputs = keras.Input((5, 4), batch_size=3)
         layer = layers.LSTM(5, stateful=True, name="r")
         model = keras.Model(inputs, layers.Dense(2)(layer(x)))
-        zoo.randomise(model)
+        zoo.randomize(model)
         zero_units(layer.cell, [1, 3], gate=2)
         for state in layer.states:
             array = np.zeros((3, 5), "float32")
@@ -153,7 +153,7 @@ class RecurrentTest(parameterized.TestCase):
         layer = layers.ConvLSTM2D(2, 2, stateful=True, name="r")
         x = layers.Flatten()(layer(inputs))
         model = keras.Model(inputs, layers.Dense(2)(x))
-        zoo.randomise(model)
+        zoo.randomize(model)
         x = zoo.inputs_of(model, batch=2)
         model(x)
         with self.assertWarnsRegex(UserWarning, "nothing to remove"):
@@ -176,7 +176,7 @@ class RecurrentTest(parameterized.TestCase):
         x = inputs = keras.Input((5, 4), batch_size=3)
         x = make()(layers.Dense(6, name="a")(x))
         model = keras.Model(inputs, layers.Dense(2)(x))
-        zoo.randomise(model)
+        zoo.randomize(model)
         edit(model.get_layer("a").kernel, ..., [1])
         small, report = strip(model, return_report=True)
         self.assertIn(reason, report.skipped[0][1])

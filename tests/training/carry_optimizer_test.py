@@ -63,8 +63,8 @@ def scaled():
     return keras.Model(inputs, layers.Dense(3, name="out")(x))
 
 
-def normalised(x, name):
-    """Without a bias before the normalisation: its gradient is but noise."""
+def normalized(x, name):
+    """Without a bias before the normalization: its gradient is but noise."""
     x = layers.Conv2D(
         6, 3, padding="same", use_bias=False, name=f"{name}_conv"
     )(x)
@@ -73,8 +73,8 @@ def normalised(x, name):
 
 def residual():
     inputs = keras.Input((8, 8, 3))
-    x = layers.ReLU()(normalised(inputs, "stem"))
-    y = normalised(layers.ReLU()(normalised(x, "one")), "two")
+    x = layers.ReLU()(normalized(inputs, "stem"))
+    y = normalized(layers.ReLU()(normalized(x, "one")), "two")
     x = layers.ReLU()(layers.Add()([x, y]))
     x = layers.GlobalAveragePooling2D()(x)
     return keras.Model(inputs, layers.Dense(2, name="out")(x))
@@ -83,7 +83,7 @@ def residual():
 def nested():
     inner = keras.Input((8, 8, 6))
     body = keras.Model(
-        inner, layers.ReLU()(normalised(inner, "same")), name="body"
+        inner, layers.ReLU()(normalized(inner, "same")), name="body"
     )
     head = keras.Sequential(
         [
@@ -93,7 +93,7 @@ def nested():
         name="head",
     )
     inputs = keras.Input((8, 8, 3))
-    x = head(body(layers.ReLU()(normalised(inputs, "stem"))))
+    x = head(body(layers.ReLU()(normalized(inputs, "stem"))))
     x = layers.GlobalAveragePooling2D()(x)
     return keras.Model(inputs, layers.Dense(2, name="out")(x))
 
@@ -191,7 +191,7 @@ def make(name, optimizer="adam", steps=3, **kwargs):
     """A trained model, its masks, what it is stripped to and the report."""
     keras.utils.set_random_seed(0)
     model = MODELS[name]()
-    zoo.randomise(model)
+    zoo.randomize(model)
     masks = train(model, OPTIMIZERS[optimizer](model), steps, **kwargs)
     return model, masks, *strip(model, return_report=True)
 
@@ -304,7 +304,7 @@ class AveragesTest(parameterized.TestCase):
         x = layers.Dense(8, activation="sigmoid", name="a")(x)
         y = layers.Dense(3, use_bias=use_bias, name="out")(x)
         model = keras.Model(inputs, y)
-        zoo.randomise(model)
+        zoo.randomize(model)
         zero_filters(model, a=[1, 3])  # the sigmoid of their bias is left
         model.compile(optimizer, "mse", run_eagerly=True)
         for _ in range(2):
@@ -476,7 +476,7 @@ class ErrorsTest(parameterized.TestCase):
         pattern = r"Call `model.compile\(\.\.\.\)` and train"
         self.raises(pattern, model, *strip(model, return_report=True))
 
-    def test_loss_that_cannot_be_serialised(self):
+    def test_loss_that_cannot_be_serialized(self):
         model, _, small, report = make("mlp", loss=lambda y, z: squared(y, z))
         self.raises("write a lambda as a function", model, small, report)
 
@@ -509,7 +509,7 @@ class ErrorsTest(parameterized.TestCase):
         model, masks, small, report = make("mlp")
         with enforced(model, masks):
             other = keras.models.clone_model(model)
-        zoo.randomise(other, seed=5)
+        zoo.randomize(other, seed=5)
         hard_prune(other, plan_of(other))
         _, wrong = strip(other, return_report=True)
         self.assertNotEqual(report.kept, wrong.kept)

@@ -35,7 +35,7 @@ def make():
             layers.Dense(3, name="b"),
         ]
     )
-    zoo.randomise(model)
+    zoo.randomize(model)
     return model
 
 

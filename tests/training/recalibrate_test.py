@@ -22,7 +22,7 @@ def make_model(wrap=False):
     if wrap:
         outer = keras.Input((3,))
         model = keras.Model(outer, model(outer))
-    zoo.randomise(model)
+    zoo.randomize(model)
     dense = find(model, "dense")
     dense.kernel.assign(2 * np.eye(3))
     dense.bias.assign(np.ones(3))
@@ -160,7 +160,7 @@ class RecalibrateTest(parameterized.TestCase):
         x = Inside()(x)
         x = layers.BatchNormalization(name="bn")(x)
         model = keras.Model(inputs, x)
-        zoo.randomise(model)
+        zoo.randomize(model)
         inside, bn = model.layers[1], model.layers[2]
         before = [np.array(w) for w in inside.weights]
         bn.moving_mean.assign(np.full(3, np.nan))
@@ -199,7 +199,7 @@ class RecalibrateTest(parameterized.TestCase):
         x = inputs = keras.Input((5,))
         x = layers.SpectralNormalization(layers.Dense(4))(x)
         model = keras.Model(inputs, layers.BatchNormalization(name="bn")(x))
-        zoo.randomise(model)
+        zoo.randomize(model)
         before = [np.array(w) for w in model.weights]
         recalibrate(model, np.ones((8, 5), "float32"))
         for old, new in zip(before, model.weights):
@@ -232,7 +232,7 @@ class RecalibrateTest(parameterized.TestCase):
         model = keras.Model(inputs, [one(inputs), other(inputs)])
         x = np.random.default_rng(0).normal(5.0, size=(8, 2, 2, 3))
         recalibrate(model, x.astype("float32"))
-        # Of all calls two see x, the others what is normalised already.
+        # Of all calls two see x, the others what is normalized already.
         mean = x.mean((0, 1, 2)) * share
         np.testing.assert_allclose(bn.moving_mean, mean, rtol=1e-3)
         self.assertEqual(noise.stddev, 1.0)

@@ -76,7 +76,7 @@ CHANGES = {
     "built_anew": build_anew,
     "lost": lose,
     "lora": lambda layer: layer.enable_lora(2),
-    "quantised": lambda layer: layer.quantize("int8"),
+    "quantized": lambda layer: layer.quantize("int8"),
 }
 
 
@@ -347,7 +347,7 @@ class StructuredMaskTest(parameterized.TestCase):
         model = make()
         model.get_layer("b").kernel.assign(np.zeros((8, 6)))
         model.compile(sgd(), "mse", **options)
-        message = r"initialised so.*`del masks.kernels\[key\]`.*b/kernel"
+        message = r"initialized so.*`del masks.kernels\[key\]`.*b/kernel"
         with self.assertWarnsRegex(UserWarning, message):
             train(model, StructuredMask(), batch_size=32)
         model.get_layer("b").trainable = False
@@ -411,7 +411,7 @@ class StructuredMaskTest(parameterized.TestCase):
         masks = self.prune(model)
         callback = StructuredMask(masks)
         train(model, callback)
-        zoo.randomise(model)
+        zoo.randomize(model)
         model.evaluate(*make_data(), verbose=0, callbacks=[callback])
         self.assertNotEmpty(leaks(model, masks))
         apply_masks(model, masks)

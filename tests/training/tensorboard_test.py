@@ -49,7 +49,7 @@ def make():
             layers.Dense(3, name="out"),
         ]
     )
-    zoo.randomise(model)
+    zoo.randomize(model)
     return model
 
 

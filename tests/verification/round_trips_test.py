@@ -69,7 +69,7 @@ def model_of(*parts):
     for part in (layers.Dense(6, name="a"), *parts):
         x = part(x)
     model = keras.Model(inputs, layers.Dense(2)(x), name="net")
-    zoo.randomise(model)
+    zoo.randomize(model)
     zero_filters(model, a=[1, 2])
     model.get_layer("a").bias.assign(np.zeros(6))
     return model

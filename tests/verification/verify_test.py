@@ -79,7 +79,7 @@ class VerifyTest(parameterized.TestCase):
             export_litert(other, path, "int8", np.eye(12))
             found = verify(model, strip(model), path)
         self.assertTrue(found.ok)
-        self.assertIn("LiteRT file is quantised (not judged)", str(found))
+        self.assertIn("LiteRT file is quantized (not judged)", str(found))
 
     def test_a_file_may_be_off_by_more_than_a_model(self):
         """By what LiteRT's kernels are off on deep models."""
@@ -99,7 +99,7 @@ class VerifyTest(parameterized.TestCase):
                 self.assertTrue(verify(model, other, path, tolerance=0.01))
 
     @parameterized.parameters((None, 1e-3), ("float16", 1e-2))
-    def test_images_in_uint8_are_not_quantised(self, mode, tolerance):
+    def test_images_in_uint8_are_not_quantized(self, mode, tolerance):
         inputs = keras.Input((3,), dtype="uint8")
         x = layers.Rescaling(1 / 255)(inputs)
         model = keras.Model(inputs, layers.Dense(2)(x))
@@ -122,7 +122,7 @@ class VerifyTest(parameterized.TestCase):
     def test_errors_are_relative_to_large_outputs(self):
         inputs = keras.Input((3,))
         model = keras.Model(inputs, layers.Dense(2, name="a")(inputs))
-        zoo.randomise(model)
+        zoo.randomize(model)
         model.get_layer("a").bias.assign([1000.0, 0.0])
         other = strip(model)
         other.get_layer("a").bias.assign([1000.0, 0.01])
@@ -160,7 +160,7 @@ class VerifyTest(parameterized.TestCase):
         b, a = keras.Input((2,), name="b"), keras.Input((2,), name="a")
         x = layers.Concatenate()([layers.Dense(1, name="of_b")(b), a])
         model = keras.Model([b, a], x)
-        zoo.randomise(model)
+        zoo.randomize(model)
         other = strip(model)
         other.get_layer("of_b").bias.assign([1e6])
         given = {"a": np.full((3, 2), 1e12), "b": np.ones((3, 2))}
@@ -171,7 +171,7 @@ class VerifyTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, "Pass an array for each"):
             verify(model, other, inputs={"a": given["a"], "c": given["b"]})
 
-    def test_a_quantised_file_of_another_model(self):
+    def test_a_quantized_file_of_another_model(self):
         if keras.backend.backend() != "tensorflow":
             self.skipTest("One backend is enough.")
         model = pruned()
@@ -321,7 +321,7 @@ class InputsTest(parameterized.TestCase):
     def test_one_row_of_a_model_that_reacts(self):
         inputs = keras.Input((1,))
         model = keras.Model(inputs, layers.Dense(1)(inputs))
-        zoo.randomise(model)
+        zoo.randomize(model)
         self.assert_equal(
             model, "Compared on 1 samples given.", inputs=np.ones((1, 1))
         )
@@ -386,7 +386,7 @@ class InputsTest(parameterized.TestCase):
     def test_a_file_that_fails_on_zeros(self):
         if keras.backend.backend() != "tensorflow":
             self.skipTest("One backend is enough.")
-        model, images = exporting.standardising()
+        model, images = exporting.standardizing()
         path = pathlib.Path(
             self.enterContext(tempfile.TemporaryDirectory()), "m.tflite"
         )

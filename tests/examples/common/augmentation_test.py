@@ -56,7 +56,7 @@ class CropAndFlipTest(parameterized.TestCase):
         np.testing.assert_allclose(found, data.floats(), rtol=1e-6)
 
     @parameterized.parameters(1, 2, 3)
-    def test_holes_are_grey(self, hole):
+    def test_holes_are_gray(self, hole):
         data = split(60, (8, 7, 3))
         batches = augmentation.CropsAndFlips(data, 60, 1, hole=hole)
         inputs, _ = batches[0]

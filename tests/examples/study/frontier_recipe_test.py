@@ -31,7 +31,7 @@ class RecipesTest(parameterized.TestCase):
                         self.assertEqual(live.any(axis=1).sum(), columns, name)
                 model = keras_prm.strip(model)
                 # As after training, in which what was zero grows again.
-                zoo.randomise(model)
+                zoo.randomize(model)
 
     @parameterized.named_parameters(*RECIPES)
     def test_widths_store_about_as_much_as_the_point(self, path):

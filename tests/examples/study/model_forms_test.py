@@ -27,7 +27,7 @@ class TrainingFormTest(parameterized.TestCase):
         super().setUp()
         keras.utils.set_random_seed(0)
         self.model = small()
-        zoo.randomise(self.model)
+        zoo.randomize(self.model)
         self.x = np.random.default_rng(0).normal(size=(8, 6, 6, 2))
 
     def test_trains_as_the_network_of_keras(self):
@@ -96,7 +96,7 @@ class AveragingTest(absltest.TestCase):
         self.first, self.second = small(), small()
         for seed, model in enumerate((self.first, self.second)):
             keras.utils.set_random_seed(seed)
-            zoo.randomise(model)
+            zoo.randomize(model)
 
     def test_weights_are_between(self):
         before = self.second.get_weights()

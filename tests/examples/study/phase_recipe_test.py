@@ -117,8 +117,8 @@ class PhaseRecipeTest(parameterized.TestCase):
         ({"admm": CONFIG["admm"] | {"rho": 0}}, "Admm.*'rho': 0"),
         ({"retrain": None}, "'retrain'.*'60x'"),
         (
-            {"options": {"width": 3, "colour": 1}},
-            r"options.*\['colour', 'width'\]",
+            {"options": {"width": 3, "color": 1}},
+            r"options.*\['color', 'width'\]",
         ),
         (
             {"margin": -1, "batch_size": 0},
@@ -150,7 +150,7 @@ class PhaseRecipeTest(parameterized.TestCase):
     @parameterized.parameters(
         ("{", "no recipe"),
         ("{}", "no recipe.*points"),
-        (json.dumps(CONFIG | {"colour": 1}), "no recipe.*colour"),
+        (json.dumps(CONFIG | {"color": 1}), "no recipe.*color"),
         (json.dumps(CONFIG | {"points": []}), "no recipe.*items"),
     )
     def test_a_file_that_is_no_recipe(self, text, message):
