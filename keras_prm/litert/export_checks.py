@@ -71,7 +71,7 @@ def check_types(path, check):
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(
             "Cannot export to LiteRT: expected the path of a file. Received: "
-            f"path={path!r}. Choose a path that ends in `.tflite`."
+            f"filepath={path!r}. Choose a path that ends in `.tflite`."
         )
     if not validation.is_bool(check):
         raise TypeError(

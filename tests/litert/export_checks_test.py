@@ -32,15 +32,15 @@ class ArgumentsTest(exporting.ExportTestCase):
 
     def test_types(self):
         for message, kwargs in {
-            "path=3. Choose a path": {"path": 3},
-            "path=b'a'. Choose a path": {"path": b"a"},
-            "Pass False to write": {"path": self.path, "check": "no"},
+            "filepath=3. Choose a path": {"filepath": 3},
+            "filepath=b'a'. Choose a path": {"filepath": b"a"},
+            "Pass False to write": {"filepath": self.path, "check": "no"},
             "Pass an array, or batches": {
-                "path": self.path,
+                "filepath": self.path,
                 "representative_data": 5,
             },
             "Pass a tuple of arrays": {
-                "path": self.path,
+                "filepath": self.path,
                 "evaluation_data": 5,
             },
         }.items():

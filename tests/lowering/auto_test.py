@@ -279,10 +279,10 @@ class RaiseTest(parameterized.TestCase):
     @parameterized.parameters(
         {"num_threads": 0},
         {"num_threads": True},
-        {"seconds": 0},
-        {"seconds": float("nan")},
-        {"seconds": "60"},
-        {"seconds": True},
+        {"time_budget": 0},
+        {"time_budget": float("nan")},
+        {"time_budget": "60"},
+        {"time_budget": True},
         {"runs": -1},
     )
     def test_numbers(self, **options):
