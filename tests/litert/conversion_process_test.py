@@ -11,6 +11,7 @@ from unittest import mock
 
 import keras
 import numpy as np
+import pytest
 from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
@@ -22,6 +23,8 @@ from keras_prm.litert.export import export_litert
 from keras_prm.litert.model import LiteRTModel
 from tests.helpers import exporting
 from tests.helpers.exporting import SOUND
+
+ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 
 
 def own_model():
@@ -97,6 +100,8 @@ def convert(model, path, mode="float32", samples=()):
     conversion_process.convert(view, path, settings, samples)
 
 
+# Where Keras runs on TensorFlow nobody needs the other process.
+@(pytest.mark.slow if ON_TENSORFLOW else lambda kind: kind)
 @absltest.skipIf(
     importlib.util.find_spec("tensorflow") is None, "TensorFlow converts"
 )

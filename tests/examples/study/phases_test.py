@@ -22,6 +22,7 @@ from examples.study import result_files
 from tests.helpers import phased
 
 
+@pytest.mark.slow  # a network is trained through all of them
 class PhasesTest(parameterized.TestCase):
     @classmethod
     def setUpClass(cls):
