@@ -96,7 +96,7 @@ class Explanation(Report):
             for row in free
         ]
         texts = [_text(row.name, row.note) for row in free]
-        return _aligned([head, *cells], ["made by", *texts])
+        return tables.aligned([head, *cells], ["made by", *texts])
 
     def _pinned_lines(self):
         pinned = [row for row in self.rows if row.pinned]
@@ -104,7 +104,7 @@ class Explanation(Report):
             return []
         cells = [(f"{r.num_classes:,}", f"{r.weights:,}") for r in pinned]
         texts = [_text(row.name, row.pinned) for row in pinned]
-        return _aligned(
+        return tables.aligned(
             [("pinned", "weights"), *cells], ["made by: reason", *texts]
         )
 
@@ -119,12 +119,6 @@ def _text(name, why):
     if len(layers) > 2:
         text += f" + {len(layers) - 2} more"
     return f"{text}: {why}" if why else text
-
-
-def _aligned(rows, texts):
-    """Lines: numbers to the right in columns, then a text."""
-    cells = tables.padded(rows)
-    return ["  ".join([*row, text]) for row, text in zip(cells, texts)]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
+from keras_prm.reports import tables
 from keras_prm.reports.base import Report
 
 if TYPE_CHECKING:
@@ -99,10 +100,15 @@ class PurificationReport(Report):
         )
 
     def __str__(self):
-        lines = ["channels  filters  weights that followed  strength  kernel"]
-        lines += [
-            f"{len(r.channels):8}  {len(r.filters):7}  {r.followed:21,}  "
-            f"{r.strength:8.3g}  {r.key}"
-            for r in self.rows
+        head = ("channels", "filters", "weights that followed", "strength")
+        cells = [
+            (
+                str(len(row.channels)),
+                str(len(row.filters)),
+                tables.number(row.followed),
+                f"{row.strength:.3g}",
+            )
+            for row in self.rows
         ]
-        return "\n".join([*lines, self.summary])
+        keys = ["kernel", *(row.key for row in self.rows)]
+        return "\n".join([*tables.aligned([head, *cells], keys), self.summary])

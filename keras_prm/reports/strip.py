@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from keras_prm.reports import tables
 from keras_prm.reports.base import Report
 
 
@@ -137,32 +138,48 @@ class StripReport(Report):
         return found
 
     def __str__(self):
-        lines = [f"{'kernel before':>20}  {'after':>20}  zeros stored  key"]
-        for row in self.rows:
-            after = "gone" if row.after is None else _times(row.after)
-            lines.append(
-                f"{_times(row.before):>20}  {after:>20}  "
-                f"{row.zeros_after:12,}  {row.key}"
-            )
-            if row.note:
-                lines.append(f"{'':>20}  {row.note}")
-        lines.append("channels kept      of  layers")
-        lines += [
-            f"{after:13}  {before:6}  {layers}" + (f": {why}" if why else "")
-            for layers, before, after, why in self.channels
-        ]
+        lines = self._kernel_lines() + self._channel_lines()
         if self.lowered:
-            lines.append("columns live      of  indices  kernel")
-        lines += [
-            f"{r.live:12}  {r.size:6}  {r.indices:7}  {r.key}: {r.verdict}"
-            for r in self.lowered
-        ]
+            head = ("columns live", "of", "indices")
+            cells = [
+                (str(r.live), str(r.size), str(r.indices)) for r in self.lowered
+            ]
+            texts = [f"{r.key}: {r.verdict}" for r in self.lowered]
+            lines += tables.aligned([head, *cells], ["kernel", *texts])
         lines += [f"left alone: {a}: {b}" for a, b in self.skipped]
         lines += [f"changed: {': '.join(row)}" for row in self.changed]
         lines.append(
             f"stored weights: {self.weights_before:,} -> {self.weights_after:,}"
         )
         return "\n".join(lines)
+
+    def _kernel_lines(self):
+        """A line per kernel, and one with its note if it has one."""
+        head = ("kernel before", "after", "zeros stored")
+        cells = [
+            (
+                _times(row.before),
+                "gone" if row.after is None else _times(row.after),
+                tables.number(row.zeros_after),
+            )
+            for row in self.rows
+        ]
+        keys = ["key", *(row.key for row in self.rows)]
+        first, *lines = tables.aligned([head, *cells], keys)
+        width = len(first) - len(keys[0])
+        found = [first]
+        for line, row in zip(lines, self.rows):
+            found += [line, " " * width + row.note] if row.note else [line]
+        return found
+
+    def _channel_lines(self):
+        cells = [(str(after), str(old)) for _, old, after, _ in self.channels]
+        texts = [
+            f"{layers}: {why}" if why else layers
+            for layers, _, _, why in self.channels
+        ]
+        head = ("channels kept", "of")
+        return tables.aligned([head, *cells], ["layers", *texts])
 
 
 def _times(shape):

@@ -28,6 +28,21 @@ def padded(rows):
     ]
 
 
+def aligned(rows, texts):
+    """Lines: cells to the right in columns, then a text.
+
+    Args:
+        rows: list of rows, each a sequence of as many str; the first is the
+            head.
+        texts: list of str, one behind each row.
+
+    Returns:
+        list of str.
+    """
+    cells = padded(rows)
+    return ["  ".join([*row, text]) for row, text in zip(cells, texts)]
+
+
 def markdown(rows, pad=True):
     """Rows as a table in Markdown, where `|` in a cell is escaped.
 

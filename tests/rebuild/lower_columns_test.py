@@ -211,7 +211,7 @@ class SizeTest(parameterized.TestCase):
             empty_columns(chain()), "smallest", return_report=True
         )
         text = str(report)
-        self.assertIn("columns live      of  indices  kernel", text)
+        self.assertRegex(text, "columns live +of +indices +kernel")
         for row in report.lowered:
             self.assertRegex(text, rf"{row.live} .* {row.size} .*{row.key}")
             self.assertIn("smallest", row.verdict)
