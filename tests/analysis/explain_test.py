@@ -236,13 +236,19 @@ class RowsTest(parameterized.TestCase):
 class ZooTest(parameterized.TestCase):
     @parameterized.parameters(*zoo.MODELS)
     def test_what_strip_removes(self, name):
-        """One class of each row, all its weights 0: just these must go."""
+        """One class of a row, all its weights 0: just these must go.
+
+        Of many rows, a dozen.
+        """
         model = zoo.make(name)
         table = ClassTable(trace(model))
         weights, before = model.get_weights(), costs(model)
-        for number, row in enumerate(explain(model).rows):
-            if row.pinned or row.num_classes == 1:
-                continue
+        free = [
+            (number, row)
+            for number, row in enumerate(explain(model).rows)
+            if not row.pinned and row.num_classes > 1
+        ]
+        for number, row in free[:: -(-len(free) // 12) or 1]:
             zero_class(table, list(table.labels).index(number))
             after = costs(strip(model))
             if name in FOLLOWED:

@@ -52,6 +52,7 @@ class CommandTest(absltest.TestCase):
                 keras_prm.LiteRTModel(path / name)(x).shape, (3, 10)
             )
 
+    @pytest.mark.slow
     def test_names_that_are_not_known(self):
         found = command(self.folder, "train", "--points=70x")
         self.assertEqual(found.returncode, 1)
