@@ -7,6 +7,6 @@ In reading order:
     rho_schedules      `RhoStages`, `ResidualBalancing`: how the penalty grows
     optimizer_wrapper  an optimizer that hands on to another one, as in Keras
     optimizer          `ADMMWrapper`
-    attachment         whether a wrapper trains what its plan is about
+    attachment         the wrapper that a model trains with, and its plan
     optimizer_checks   what `ADMMWrapper` refuses
 """

@@ -1,12 +1,18 @@
-"""Checks that a wrapper trains what its plan is about."""
+"""The wrapper in what a model trains with, and whether it trains its plan."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from keras_prm.admm.optimizer import ADMMWrapper
 from keras_prm.plans.plan_fit import fitted_plan
 from keras_prm.utils import keras_graph
 from keras_prm.utils import keras_hooks
 from keras_prm.utils import signatures
 from keras_prm.utils import variable_keys
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def planned_variables(wrapper, models):
@@ -68,3 +74,28 @@ def check_trains(wrapper, model):
 def _trains(wrapper, model):
     own = {id(variable) for variable in model.variables}
     return any(id(v) in own for v in wrapper.planned_variables())
+
+
+def find_wrapper(optimizer: Any) -> ADMMWrapper | None:
+    """The `ADMMWrapper` in an optimizer, however deep; `None` if none is."""
+    if optimizer is None or isinstance(optimizer, ADMMWrapper):
+        return optimizer
+    inside = [getattr(optimizer, "inner_optimizer", None)]
+    inside += getattr(optimizer, "optimizers", ())
+    found = (find_wrapper(o) for o in inside)
+    return next((wrapper for wrapper in found if wrapper is not None), None)
+
+
+def build_if_given_weights(optimizer, variables):
+    """Builds an optimizer whose saved state waits for its variables.
+
+    What is read from `.h5`, or by `load_weights` before any training, would
+    else not be there until the first step. Does nothing to others.
+
+    Args:
+        optimizer: An optimizer, which may hold an `ADMMWrapper`; or `None`.
+        variables: The trainable variables of the model that it trains.
+    """
+    wrapper = find_wrapper(optimizer)
+    if wrapper is not None and wrapper.is_given_weights:
+        optimizer.build(variables)

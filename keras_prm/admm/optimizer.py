@@ -460,28 +460,3 @@ class ADMMWrapper(OptimizerWrapper):
                 config[name], custom_objects=custom_objects
             )
         return cls(**config)
-
-
-def find_wrapper(optimizer: Any) -> ADMMWrapper | None:
-    """The `ADMMWrapper` in an optimizer, however deep; `None` if none is."""
-    if optimizer is None or isinstance(optimizer, ADMMWrapper):
-        return optimizer
-    inside = [getattr(optimizer, "inner_optimizer", None)]
-    inside += getattr(optimizer, "optimizers", ())
-    found = (find_wrapper(o) for o in inside)
-    return next((wrapper for wrapper in found if wrapper is not None), None)
-
-
-def build_if_given_weights(optimizer, variables):
-    """Builds an optimizer whose saved state waits for its variables.
-
-    What is read from `.h5`, or by `load_weights` before any training, would
-    else not be there until the first step. Does nothing to others.
-
-    Args:
-        optimizer: An optimizer, which may hold an `ADMMWrapper`; or `None`.
-        variables: The trainable variables of the model that it trains.
-    """
-    wrapper = find_wrapper(optimizer)
-    if wrapper is not None and wrapper.is_given_weights:
-        optimizer.build(variables)

@@ -15,7 +15,7 @@ from keras_prm.admm.rho_schedules import ResidualBalancing
 from keras_prm.admm.rho_schedules import RhoStages
 from keras_prm.admm.rho_schedules import check_rho
 from keras_prm.plans.plan import SparsityPlan
-from keras_prm.plans.plan import advice
+from keras_prm.plans.plan_forms import advice
 from keras_prm.utils import keras_hooks
 from keras_prm.utils import signatures
 from keras_prm.utils import validation

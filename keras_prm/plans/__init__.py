@@ -5,6 +5,7 @@ In reading order:
     records          `KernelPlan`, `ChannelGroup`, `KernelMask`
     plan             `SparsityPlan`
     kept_numbers     from numbers that stay to fractions
+    plan_forms       its config, its file, its digest, its text
     plan_builder     from fractions per layer to groups of channels and kernels
     plan_fit         whether a plan is of a model, and its names there
     plan_checks      what a plan may ask of which layers

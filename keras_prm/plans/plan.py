@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-import math
-import pathlib
 from typing import TYPE_CHECKING
 
 import keras
@@ -16,7 +13,11 @@ from keras_prm.analysis.trace import warn_of_quantized
 from keras_prm.plans import kept_numbers
 from keras_prm.plans import plan_builder
 from keras_prm.plans import plan_checks
-from keras_prm.plans.column_patterns import check_patterns
+from keras_prm.plans.plan_forms import digest
+from keras_prm.plans.plan_forms import plan_from_config
+from keras_prm.plans.plan_forms import plan_table
+from keras_prm.plans.plan_forms import read_plan
+from keras_prm.plans.plan_forms import to_config
 from keras_prm.plans.projections import removed_count
 from keras_prm.plans.records import ChannelGroup
 from keras_prm.plans.records import KernelPlan
@@ -354,167 +355,3 @@ class SparsityPlan:
 
     def __hash__(self):
         return hash((self.kernels, self.groups, self.variables))
-
-
-# By a word of why filters stay: what to do about it.
-_WAYS = {
-    "no rule": "give layers without a rule one by `keras_prm.register_rule`",
-    "quantized": "make the plan before `model.quantize`",
-    "not trainable": "set `trainable = True` before the plan is made",
-}
-# What the config of every plan has, of any version.
-_PARTS = ("kernels", "groups", "variables")
-# What names a kernel or a group, and asks for nothing.
-_NAMES = ("key", "name", "note")
-# Left out, so that state that was saved before there were patterns loads.
-_NO_PATTERN = ("column_pattern", "free")
-
-
-def to_config(plan):
-    """A plan as dicts, lists, strings and numbers."""
-    return {
-        "kernels": [dataclasses.asdict(k) for k in plan.kernels],
-        "groups": [dataclasses.asdict(g) for g in plan.groups],
-        "variables": [[n, list(s)] for n, s in plan.variables],
-        "skipped": [list(row) for row in plan.skipped],
-        "weights": [row.to_list() for row in plan.weights],
-    }
-
-
-def plan_from_config(config):
-    """The arguments of `SparsityPlan` that a config holds, a tuple.
-
-    Raises:
-        ValueError: A kernel has a pattern that there is not.
-    """
-    kernels = [KernelPlan(**_with_tuples(k)) for k in config["kernels"]]
-    check_patterns({kernel.key: kernel.column_pattern for kernel in kernels})
-    groups = [ChannelGroup(**group) for group in config["groups"]]
-    skipped, weights = config.get("skipped", ()), config.get("weights", ())
-    weights = [Signature.from_list(row) for row in weights]
-    return kernels, groups, config["variables"], skipped, weights
-
-
-def _with_tuples(config: dict[str, Any]) -> dict[str, Any]:
-    """A config with tuples, of which JSON makes lists."""
-    return {
-        name: tuple(value) if isinstance(value, (list, tuple)) else value
-        for name, value in config.items()
-    }
-
-
-def with_other_names(plan, names):
-    """A plan with other names for its kernels and groups.
-
-    Args:
-        plan: A `SparsityPlan`.
-        names: dict from the key of each of its kernels to the new one.
-
-    Returns:
-        A plan that goes by these names alone.
-    """
-    layers = {
-        old.rpartition("/")[0]: new.rpartition("/")[0]
-        for old, new in names.items()
-    }
-    kernels = [dataclasses.replace(k, key=names[k.key]) for k in plan.kernels]
-    groups = [
-        dataclasses.replace(
-            group,
-            name="+".join(layers.get(x, x) for x in group.name.split("+")),
-        )
-        for group in plan.groups
-    ]
-    return type(plan)(kernels, groups, plan.variables, plan.skipped)
-
-
-def read_plan(path):
-    """The config in a file that `SparsityPlan.save` wrote.
-
-    Raises:
-        ValueError: There is no plan in the file.
-    """
-    text = pathlib.Path(path).read_bytes().decode(errors="replace")
-    config = validation.json_object(text)
-    if isinstance(config.get("vectors"), dict):
-        raise ValueError(
-            f"There are masks in {path}, and no plan. Load them by "
-            f"`keras_prm.Masks.load({str(path)!r})`."
-        )
-    if not all(isinstance(config.get(part), list) for part in _PARTS):
-        raise ValueError(
-            f"There is no plan in {path}. Expected a file that "
-            f"`SparsityPlan.save` wrote. Received: {text[:80]!r}"
-        )
-    return config
-
-
-def digest(plan):
-    """A fingerprint of what is asked of which kernel, 32 bytes.
-
-    Names are left out: those that Keras makes up go on counting.
-    """
-    config = to_config(plan)
-    parts = [
-        [
-            value
-            for name, value in entry.items()
-            if name not in _NAMES and (name, value) != _NO_PATTERN
-        ]
-        for entry in config["kernels"] + config["groups"]
-    ]
-    return hashlib.sha256(json.dumps(parts).encode()).digest()
-
-
-def plan_table(plan):
-    """What a plan removes, line by line."""
-    lines = ["filters kept      of  layers"]
-    lines += [
-        f"{g.keep:12}  {g.size:6}  {g.name}" + (f": {g.note}" if g.note else "")
-        for g in plan.groups
-    ]
-    lines += [
-        f"{'all':>12}  {size:6}  {layers}: {reason}"
-        for layers, reason, size in plan.skipped
-    ]
-    rows = [
-        f"{k.columns:15.0%}  {math.prod(k.matrix_shape[:-1]):5}  {k.key}"
-        + _pattern(k)
-        for k in plan.kernels
-        if k.columns
-    ]
-    if rows:
-        lines += ["columns removed   of  kernel", *rows]
-    return "\n".join(lines)
-
-
-def _pattern(kernel):
-    if kernel.note:
-        return f": {kernel.column_pattern}, {kernel.note}"
-    free = kernel.column_pattern == "free"
-    return "" if free else f": {kernel.column_pattern}"
-
-
-def advice(plan):
-    """What to do about a plan that removes nothing, and why it does not."""
-    if not plan.skipped:
-        return (
-            "Give `SparsityPlan.uniform` or `explicit` fractions above 0. "
-            "Received: a plan without kernels"
-        )
-    whys = " ".join(why for _, why, _ in plan.skipped)
-    ways = [way for word, way in _WAYS.items() if word in whys]
-    if not all("quantized" in why for _, why, _ in plan.skipped):
-        ways.append(
-            "ask for `columns`, fractions above 0, where layers have any that "
-            "can go"
-        )
-    rows = "; ".join(
-        f"'{layers}' ({number} filters): {why}"
-        for layers, why, number in plan.skipped
-    )
-    text = ", or ".join(ways)
-    return (
-        f"For it to remove something, {text}. Received: a plan that leaves "
-        f"alone {rows}"
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from keras_prm.analysis.trace import trace
-from keras_prm.plans.plan import with_other_names
+from keras_prm.plans.plan_forms import with_other_names
 from keras_prm.utils import signatures
 
 _OTHER_MODEL = (

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import keras
 import numpy as np
 
-from keras_prm.admm.optimizer import build_if_given_weights
-from keras_prm.admm.optimizer import find_wrapper
+from keras_prm.admm.attachment import build_if_given_weights
+from keras_prm.admm.attachment import find_wrapper
 from keras_prm.admm.optimizer_checks import check_attached
 from keras_prm.analysis.trace import trace
 from keras_prm.plans import projections
-from keras_prm.plans.plan import advice
 from keras_prm.plans.plan_fit import check_is_plan
 from keras_prm.plans.plan_fit import fitted_plan
+from keras_prm.plans.plan_forms import advice
 from keras_prm.plans.records import KernelMask
 from keras_prm.pruning import selection
 from keras_prm.pruning.masks import Masks

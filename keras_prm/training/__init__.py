@@ -9,6 +9,7 @@ In reading order:
     progress           `ADMMProgress`
     tensorboard        `SparsityTensorBoard`
     checkpoint_files   files that a killed process leaves whole
+    training_settings  what a script may change between its runs
     checkpoint_state   all that a training goes on from
     checkpoint         `AtomicCheckpoint`
     recalibrate        `recalibrate`: BatchNormalization's statistics anew

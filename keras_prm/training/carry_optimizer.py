@@ -9,8 +9,8 @@ import warnings
 import keras
 import numpy as np
 
+from keras_prm.admm.attachment import find_wrapper
 from keras_prm.admm.optimizer import ADMMWrapper
-from keras_prm.admm.optimizer import find_wrapper
 from keras_prm.reports.strip import StripReport
 from keras_prm.training import optimizer_slots
 from keras_prm.utils import variable_keys

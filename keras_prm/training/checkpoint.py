@@ -17,6 +17,12 @@ from keras_prm.pruning.masks import fitting
 from keras_prm.training import checkpoint_files
 from keras_prm.training import checkpoint_state
 from keras_prm.training import trainers
+from keras_prm.training.training_settings import changed_settings
+from keras_prm.training.training_settings import flags
+from keras_prm.training.training_settings import flags_from_list
+from keras_prm.training.training_settings import flags_to_list
+from keras_prm.training.training_settings import learning_rates
+from keras_prm.training.training_settings import rhos
 from keras_prm.utils import console
 from keras_prm.utils import keras_hooks
 from keras_prm.utils import validation
@@ -163,8 +169,8 @@ class AtomicCheckpoint(keras.callbacks.Callback):
         self._first: Any = None
         if isinstance(keras_hooks.initial_epoch(self.model), _Begin):
             _begin_fit_at(self.model, None)  # of a fit that never began
-        self._rates = checkpoint_state.learning_rates(self.model)
-        self._flags = checkpoint_state.flags(self.model)
+        self._rates = learning_rates(self.model)
+        self._flags = flags(self.model)
         checkpoint_files.prepare(self.path)
         if self.network is not None:
             if self.masks is not None:
@@ -187,8 +193,8 @@ class AtomicCheckpoint(keras.callbacks.Callback):
                 "it a `keras.Input`, or call it on a batch."
             )
         checkpoint_state.check_fits(self.model, self.masks, header, self.path)
-        self._flags |= checkpoint_state.flags_from_list(self.model, header)
-        scripts = checkpoint_state.rhos(self.model)
+        self._flags |= flags_from_list(self.model, header)
+        scripts = rhos(self.model)
         checkpoint_state.restore(self.model, arrays)
         checkpoint_state.set_random_state(header["random"])
         self._done = self._written = self._first = header["epoch"]
@@ -224,7 +230,7 @@ class AtomicCheckpoint(keras.callbacks.Callback):
     def _compare(self, header, scripts):
         """Says where the script has other settings than the file."""
         begun = header.get("learning_rates", self._rates)
-        kept = checkpoint_state.learning_rates(self.model)
+        kept = learning_rates(self.model)
         for mine, former, rate in zip(self._rates, begun, kept):
             # What callbacks have made of it since then is no news.
             if None not in (mine, former, rate) and mine != former:
@@ -234,14 +240,14 @@ class AtomicCheckpoint(keras.callbacks.Callback):
                     "Set `optimizer.learning_rate` between epochs to change "
                     "it."
                 )
-        for mine, kept in zip(scripts, checkpoint_state.rhos(self.model)):
+        for mine, kept in zip(scripts, rhos(self.model)):
             if mine != kept:
                 console.print_message(
                     f"AtomicCheckpoint: rho={kept:g}, as in the file; the "
                     f"script's rho={mine:g} is not used. Set "
                     "`optimizer.rho` between epochs to change it."
                 )
-        changed = checkpoint_state.changed_settings(self.model, header)
+        changed = changed_settings(self.model, header)
         steps = [header.get("steps"), self.params.get("steps")]
         if None not in steps and steps[0] != steps[1]:
             changed.append(
@@ -337,9 +343,9 @@ class AtomicCheckpoint(keras.callbacks.Callback):
         description, arrays = self._collect()
         if self._diverged:
             return
-        self._flags |= checkpoint_state.flags(self.model)
+        self._flags |= flags(self.model)
         header = description | {
-            "flags": checkpoint_state.flags_to_list(self.model, self._flags),
+            "flags": flags_to_list(self.model, self._flags),
             "epoch": self._done,
             "stopped": stopped,
             "random": self._random,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import keras
 import numpy as np
 
+from keras_prm.admm.attachment import build_if_given_weights
 from keras_prm.admm.attachment import check_trains
-from keras_prm.admm.optimizer import build_if_given_weights
 from keras_prm.plans.plan_fit import plan_fits
 from keras_prm.training import trainers
 from keras_prm.utils import console

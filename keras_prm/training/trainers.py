@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import keras
 
-from keras_prm.admm.optimizer import find_wrapper
+from keras_prm.admm.attachment import find_wrapper
 from keras_prm.utils import keras_graph
 from keras_prm.utils import keras_hooks
 

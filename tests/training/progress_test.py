@@ -14,8 +14,8 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
+from keras_prm.admm.attachment import find_wrapper
 from keras_prm.admm.optimizer import ADMMWrapper
-from keras_prm.admm.optimizer import find_wrapper
 from keras_prm.plans.plan import SparsityPlan
 from keras_prm.training.progress import ADMMProgress
 from keras_prm.training.progress import residual_line
