@@ -75,7 +75,7 @@ def seconds(jobs):
 
 
 def num_channels(model):
-    """Channels of all tensors of the trace together."""
+    """Channels of all tensors of the graph together."""
     values = trace(model).values
     return sum(
         len(ids) for value in values for ids in value.ids if ids is not None

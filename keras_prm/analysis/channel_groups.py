@@ -43,7 +43,7 @@ class Box:
 
 
 class ClassTable:
-    """The channel classes of a trace, those that are alike put together.
+    """The channel classes of a graph, those that are alike put together.
 
     Alike are classes that have equally many positions on each axis of each
     weight, and are pinned for the same reason or not at all. *Rows* of them
@@ -53,7 +53,7 @@ class ClassTable:
         graph: A finished `DependencyGraph`.
 
     Attributes:
-        weights: list of `Box`, one per weight of the trace.
+        weights: list of `Box`, one per weight of the graph.
         products: list of `Box`, one per product with a kernel, counting MACs.
         labels: int array, the row of each class; -1 for none.
         sizes: list with the number of classes of each row.

@@ -1,6 +1,6 @@
 """Liveness of channels: which are constant, which are used.
 
-Two analyzes over a trace. Forward, *constants*: a channel whose value is the
+Two analyses over a graph. Forward, *constants*: a channel whose value is the
 same for every input at every position. Backward, *uses*: a channel that some
 reader multiplies by a weight that is not zero. A channel class is removed
 where nobody uses it, or where everybody who uses it can take the constant it
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Liveness:
-    """The verdict on a trace.
+    """The verdict on a graph.
 
     Args:
         graph: A finished `DependencyGraph`.

@@ -29,7 +29,7 @@ from keras_prm.utils import variable_keys
 class DependencyGraph(GraphBuilder):
     """A model as records: values, what flows between them, and weights.
 
-    Made by `trace(model)`; rules write it, analyzes read it.
+    Made by `trace(model)`; rules write it, analyses read it.
 
     Attributes:
         classes: int array, the channel class of every id.

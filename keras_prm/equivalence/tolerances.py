@@ -18,8 +18,8 @@ MODEL_TOLERANCES = {"bfloat16": 3e-2, "float16": 4e-3, "float32": 1e-4}
 
 # Of a `.tflite` file, by what its weights are stored as; None: any figure.
 # LiteRT's kernels sum in another order than Keras' and approximate some
-# functions. The float32 files of tests/zoo.py need 1.4e-6, nine models of
-# keras.applications with random weights 2.7e-6, but 2.6e-4 has been met too.
+# functions. The float32 files of tests/helpers/zoo.py need 1.4e-6, nine models
+# of keras.applications with random weights 2.7e-6, but 2.6e-4 was met, too.
 FILE_TOLERANCES = {
     "float32": 1e-3,
     "float16": 1e-2,

@@ -39,8 +39,8 @@ class LiteRTModel:
         source: Path of the file, or its content as bytes.
         num_threads: int, threads that the interpreter may use. Default 1.
         input_names: list of str, the names of the inputs in the order in
-            which lists of arrays will be passed, such as
-            `keras_prm.conversion.input_names(model)`. Not needed for one input.
+            which lists of arrays will be passed: those of the model's
+            `keras.Input`s. Not needed for one input.
 
     Raises:
         ImportError: `ai-edge-litert` is not installed.

@@ -46,7 +46,7 @@ def fitted_plan(model, plan, graph=None):
         graph: The model's `DependencyGraph`, if it is at hand.
 
     Returns:
-        The plan, with keys that are in the trace.
+        The plan, with keys that are in the graph.
 
     Raises:
         ValueError: The plan was made for another model.

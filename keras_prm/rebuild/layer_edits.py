@@ -275,12 +275,12 @@ def has_filters(layer):
     )
 
 
-def find_narrowing(layer, kernel, constants, positions):
+def find_narrowing(kernel, constants, positions):
     """The `Narrowing` of a convolution, or `None` where it had better stay.
 
     Args:
-        layer: The layer that is to be replaced; it `has_filters`.
-        kernel: Its kernel as it would be stored, `(..., in, filters)`.
+        kernel: The kernel as it would be stored, `(..., in, filters)`, of a
+            layer that `has_filters`.
         constants: float array `(calls, filters)`, what the filters give out
             at each call of the layer, NaN where that is not constant.
         positions: int, the positions of its output, or `None` if unknown.
@@ -390,4 +390,4 @@ class EditFinder:
             return None
         macs = [contraction.macs for contraction in contractions]
         positions = None if None in macs else min(macs)
-        return find_narrowing(layer, kernel, constants, positions)
+        return find_narrowing(kernel, constants, positions)

@@ -8,21 +8,17 @@ of its own. Here it gets one that there is.
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
 
 import keras
 
 from keras_prm.rebuild import cloning
 from keras_prm.utils import keras_hooks
 
-if TYPE_CHECKING:
-    pass
-
 _MARK = "keras_prm>Held"  # the name that _Held is registered by
 
 
 class Holders:
-    """Which layers of a trace hold others that its model calls as well.
+    """Which layers of a graph hold others that its model calls as well.
 
     Args:
         graph: The `DependencyGraph`.

@@ -18,10 +18,10 @@ from keras_prm.utils import keras_graph
 
 
 class ModelRebuilder:
-    """Builds the twins of the layers and models of one trace.
+    """Builds the twins of the layers and models of one graph.
 
     Args:
-        live: The `Liveness` of the trace: what stays.
+        live: The `Liveness` of the graph: what stays.
         lowered: dict from `id(layer)` to the `Lowering` of its columns.
 
     Attributes:

@@ -3,8 +3,7 @@
 In reading order:
 
     base          what all reports can do
-    tables        base          what all reports can do
-    tables of text that are Markdown, too
+    tables        tables of text that are Markdown, too
     costs         `Costs`: weights, by three ways of counting, and MACs
     explanation   `Explanation`, of `explain`
     purification  `PurificationReport`, of `purify`

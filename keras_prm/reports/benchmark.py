@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from keras_prm.reports import tables
 from keras_prm.reports.base import Report
-
-if TYPE_CHECKING:
-    pass
 
 _HEAD = (
     "model",

@@ -252,7 +252,7 @@ class Rule:
     Only `trace` is needed for a layer whose config holds no widths.
 
     Args:
-        trace: Gets the `LayerCall` and writes its trace.
+        trace: Gets the `LayerCall` and writes it to the graph.
         resize: `resize(layer, size, shape)` returns the changes to the
             layer's config. `size(variable, axis)` is the new length of an
             axis of one of its weights, `shape` the new shape of its output.

@@ -2,7 +2,7 @@
 
 `RULES` maps a layer class to a `Rule`; what else a new layer needs stands in
 CONTRIBUTING.md. A layer without a rule is not an error: all its inputs are
-pinned, and the trace says so.
+pinned, and the graph says so.
 """
 
 from __future__ import annotations

@@ -183,7 +183,7 @@ class _Piece:
 
     def of(self, variable):
         """The part that stays of a variable of the old weight's shape."""
-        array = _read(variable)
+        array = keras.ops.convert_to_numpy(variable)
         for axis, at in enumerate(self.positions):
             if at is not None:
                 array = np.take(array, at, axis)
@@ -201,7 +201,7 @@ class _Piece:
             part = self.of(self.old)
         except IndexError:
             return False
-        new = _read(self.new)
+        new = keras.ops.convert_to_numpy(self.new)
         if part.shape != new.shape or part.ndim < 2:
             return part.shape == new.shape
         part, new = part.astype("float64"), new.astype("float64")
@@ -211,7 +211,7 @@ class _Piece:
 
     def change(self):
         """What `strip` added to the old weight's part."""
-        return _read(self.new) - self.of(self.old)
+        return keras.ops.convert_to_numpy(self.new) - self.of(self.old)
 
 
 def _pieces(model, small, report):
@@ -247,14 +247,14 @@ def _fill(targets, sources, piece):
                 variable.assign(piece.new)
         return
     for (slot, target), (_, source) in zip(targets, sources, strict=True):
-        value = _read(source) if piece is None else piece.of(source)
+        value = (
+            keras.ops.convert_to_numpy(source)
+            if piece is None
+            else piece.of(source)
+        )
         if slot.like_weight:
             value = value + piece.change()
         target.assign(value)
-
-
-def _read(variable):
-    return keras.ops.convert_to_numpy(variable)
 
 
 def compile_config_of(model):

@@ -119,17 +119,16 @@ def _like_weights(optimizer, stand_ins, owners):
     found, numbers = set(), {}
     for i, (slot, owner) in enumerate(zip(optimizer.variables, owners)):
         if owner is not None:
-            if np.array_equal(_read(slot), _read(stand_ins[owner])):
+            if np.array_equal(
+                keras.ops.convert_to_numpy(slot),
+                keras.ops.convert_to_numpy(stand_ins[owner]),
+            ):
                 found.add(i)
             mine = numbers.setdefault(owner, [])
             mine.append(i)
             slot.assign(np.full(slot.shape, len(mine)))
     optimizer.finalize_variable_values(stand_ins)
     for owner, mine in numbers.items():
-        value = float(_read(stand_ins[owner]).flat[0])
+        value = float(keras.ops.convert_to_numpy(stand_ins[owner]).flat[0])
         found.update(i for n, i in enumerate(mine, 1) if n == value)
     return found
-
-
-def _read(variable):
-    return keras.ops.convert_to_numpy(variable)

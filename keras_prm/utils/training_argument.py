@@ -53,7 +53,7 @@ def effective(node, around=None):
     """What a call is told of training where its model is told nothing.
 
     Args:
-        call: A `keras_graph.Node`.
+        node: A `keras_graph.Node`.
         around: What the model that it belongs to is told, or `None`.
 
     Returns:
@@ -137,12 +137,12 @@ def told(node, at_inference, in_training):
     """A call as one would write it, if it is told what Keras says.
 
     Args:
-        call: The `keras_graph.Node`.
+        node: The `keras_graph.Node`.
         at_inference: The same call of a run at inference.
         in_training: The same call of a run in training.
 
     Returns:
-        `call`, or the same without its `training`, which Keras then fills in.
+        `node`, or the same without its `training`, which Keras then fills in.
     """
     flags = [_of(at_inference), _of(in_training)]
     names = parameters(node.operation)

@@ -251,7 +251,6 @@ class RuleTest(parameterized.TestCase):
         self.assertEqual(allowed, expected)
 
     def test_constants_have_to_agree(self):
-        layer = layers.Conv2D(3, 1)
         kernel = np.ones((1, 1, 2, 3)) * [1.0, 0.0, 0.0]
         nan = np.nan
         with mock.patch.object(layer_edits, "RULE", ALWAYS):
@@ -260,9 +259,7 @@ class RuleTest(parameterized.TestCase):
                 ([[nan, 1, 2], [nan, 1, 3]], None),
                 ([[nan, 1, nan], [nan, 1, nan]], None),
             ):
-                found = layer_edits.find_narrowing(
-                    layer, kernel, np.array(rows), 1
-                )
+                found = layer_edits.find_narrowing(kernel, np.array(rows), 1)
                 live = None if found is None else found.filters.tolist()
                 self.assertEqual(live, expected)
 
