@@ -38,6 +38,8 @@ class Liveness:
             where a position is not constant.
     """
 
+    may_edit = True
+
     def __init__(self, graph, arrays=None):
         self.graph = graph
         self._arrays = dict(arrays or {})
@@ -207,10 +209,12 @@ class KeepEverything:
 
     Args:
         graph: A finished `DependencyGraph`.
+        may_edit: Whether kernels may be cut where no width changes.
     """
 
-    def __init__(self, graph):
+    def __init__(self, graph, may_edit=True):
         self.graph = graph
+        self.may_edit = may_edit
         self._arrays = {}
 
     def keep(self, ids):

@@ -202,7 +202,9 @@ def _copied(view, model):
         The new model; what became of each variable; why it is not of the
         class of the model that it stands for, or `""`.
     """
-    rebuilder = slim_model.ModelRebuilder(KeepEverything(trace(view)))
+    rebuilder = slim_model.ModelRebuilder(
+        KeepEverything(trace(view), may_edit=False)
+    )
     with model_state.random_numbers_kept():
         found = rebuilder.model(view, is_root=True, origin=model)
     reason = next((why for m, why in rebuilder.lost if m is model), "")

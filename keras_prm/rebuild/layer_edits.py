@@ -343,7 +343,7 @@ class EditFinder:
         """
         if lowering := self.lowered.get(id(layer)):
             return [lowering]
-        if not self.may_change(layer):
+        if not (self.live.may_edit and self.may_change(layer)):
             return []
         kernel = sliced(self._contractions[id(layer)][0].kernel)
         found = []

@@ -201,7 +201,9 @@ class _Pass(keras.StatelessScope):
         operation = node.operation
         if not isinstance(operation, keras.layers.Layer):
             return operation(*args, **kwargs)
-        self._rows = keras.tree.flatten((args, kwargs))[0].shape[0] or 1
+        given = filter(keras.ops.is_tensor, keras.tree.flatten((args, kwargs)))
+        shapes = [tuple(x.shape) for x in given]
+        self._rows = next((shape[0] for shape in shapes if shape), 1)
         training = id(operation) not in self._random
         args, kwargs = training_argument.replaced(
             operation, args, kwargs, training

@@ -27,6 +27,14 @@ def timestep_mask(x):
     return getattr(x, "_keras_mask", None)
 
 
+def set_timestep_mask(x, mask):
+    """Lets a tensor carry a mask of timesteps; JAX's arrays cannot."""
+    try:
+        x._keras_mask = mask
+    except AttributeError:
+        pass
+
+
 def sublayers(layer):
     """A layer and those inside of it, such as attention's projections."""
     return list(layer._flatten_layers())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 
 from keras_prm.utils import keras_graph
+from keras_prm.utils import keras_hooks
 
 
 def outputs(view, inputs, call):
@@ -52,4 +53,7 @@ def _as(x, new):
     dtype = keras.backend.standardize_dtype(new.dtype)
     if dtype == x.dtype or not x.dtype.endswith(("float16", "float32")):
         return new
-    return keras.ops.cast(new, x.dtype)
+    cast = keras.ops.cast(new, x.dtype)
+    if (mask := keras_hooks.timestep_mask(new)) is not None:
+        keras_hooks.set_timestep_mask(cast, mask)
+    return cast

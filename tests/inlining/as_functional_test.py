@@ -745,5 +745,19 @@ class Places(layers.Layer):
         return x + ops.take(self.table, ops.arange(x.shape[1] or 8), axis=0)
 
 
+class EmptyKernelTest(parameterized.TestCase):
+    def test_weights_are_copied_whole(self):
+        """An empty border is no reason to cut what is only copied."""
+        inputs = keras.Input((8, 8, 3))
+        conv = layers.Conv2D(4, 5, padding="same")
+        model = keras.Model(inputs, conv(inputs))
+        kernel = np.array(conv.kernel)
+        kernel[[0, -1]] = 0.0
+        conv.kernel.assign(kernel)
+        found = keras_prm.as_functional(model)
+        for one, other in zip(model.weights, found.weights, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
 if __name__ == "__main__":
     absltest.main()

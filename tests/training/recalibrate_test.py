@@ -253,6 +253,17 @@ class RecalibrateTest(parameterized.TestCase):
         self.assertEqual(calls, [True] * 3)
         self.assertIs(vars(bn)["call"], own)
 
+    def test_arguments_that_are_no_tensors_of_rows(self):
+        """Keywords that are None, and scalars."""
+        x = inputs = keras.Input((5, 8))
+        attention = layers.MultiHeadAttention(2, 4)
+        x = attention(query=x, value=x, attention_mask=None)
+        x = layers.BatchNormalization()(x)
+        mean = layers.Rescaling(2.0)(keras.ops.mean(x))
+        model = keras.Model(inputs, [x, mean])
+        data = np.ones((4, 5, 8), "float32")
+        self.assertEqual(recalibrate(model, data), 1)
+
     def test_structured_inputs(self):
         model = zoo.make("in_and_out")
         self.assertEqual(recalibrate(model, zoo.inputs_of(model), 2), 2)
