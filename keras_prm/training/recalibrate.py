@@ -33,8 +33,9 @@ def recalibrate(
 
     Pruning changes the activations that the moving means and variances
     describe. This replaces them by the average over the batches of `data`,
-    each as heavy as it has rows, with dropout, noise and random augmentation
-    switched off; inside of other layers, too, such as `TimeDistributed`.
+    each as heavy as it has rows (those of the outermost layer), with dropout,
+    noise and random augmentation switched off; inside of other
+    layers, too, such as `TimeDistributed`.
     Weights do not change. Layers that would not update their statistics in
     training keep them: those that are frozen (`trainable=False`), called with
     `training=False` by the layer around them, or not reached.

@@ -1,3 +1,5 @@
+import warnings
+
 import keras
 import numpy as np
 from absl.testing import absltest
@@ -263,6 +265,23 @@ class RecalibrateTest(parameterized.TestCase):
         model = keras.Model(inputs, [x, mean])
         data = np.ones((4, 5, 8), "float32")
         self.assertEqual(recalibrate(model, data), 1)
+
+    @absltest.skipIf(
+        keras.backend.backend() == "jax", "its arrays carry no masks"
+    )
+    def test_a_mask_in_front_of_a_nested_model(self):
+        """Half precision is cast to what the nested model takes."""
+        table = layers.Embedding(9, 8, mask_zero=True, dtype="mixed_float16")
+        inner, bn = keras.Input((6, 8)), layers.BatchNormalization()
+        inputs = keras.Input((6,), dtype="int32")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the mask ends there
+            outputs = keras.Model(inner, bn(inner))(table(inputs))
+        model = keras.Model(inputs, outputs)
+        x = np.random.default_rng(0).integers(0, 3, (10, 6))
+        recalibrate(model, x)
+        rows = keras.ops.convert_to_numpy(table.embeddings)[x][x > 0]
+        np.testing.assert_allclose(bn.moving_mean, rows.mean(0), atol=1e-4)
 
     def test_structured_inputs(self):
         model = zoo.make("in_and_out")
