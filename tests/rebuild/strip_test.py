@@ -357,8 +357,8 @@ class ReportTest(parameterized.TestCase):
         self.assertEqual(groups["fc1"], [500, 500, ""])
         why = "it is an output of the model"
         self.assertEqual(groups["fc2"], [10, 10, why])
-        self.assertIn("           18      20  conv1\n", str(report))
-        self.assertIn(f"           10      10  fc2: {why}\n", str(report))
+        self.assertRegex(str(report), r"\n +18 +20  conv1\n")
+        self.assertRegex(str(report), rf"\n +10 +10  fc2: {why}(\n|$)")
 
     def test_what_is_gone_and_what_was_skipped(self):
         model = _residual()
