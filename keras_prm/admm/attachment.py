@@ -65,13 +65,15 @@ def check_trains(wrapper, model):
         if not is_own and not signatures.counterparts(weights, own)[1]:
             alike.append(network)
     if wrapper.built:
-        alike = [network for network in alike if _trains(wrapper, network)]
+        alike = [
+            network for network in alike if _trains_any_of(wrapper, network)
+        ]
     if len(alike) == 1:
         wrapper.check_attached(alike[0])
         fitted_plan(alike[0], wrapper.plan)
 
 
-def _trains(wrapper, model):
+def _trains_any_of(wrapper, model):
     own = {id(variable) for variable in model.variables}
     return any(id(v) in own for v in wrapper.planned_variables())
 

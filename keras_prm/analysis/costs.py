@@ -59,8 +59,8 @@ def costs(model: keras.Model) -> Costs:
     return Costs(
         sum(map(_nonzero, convolutions)),
         sum(map(_nonzero, model.weights)),
-        sum(map(_size, model.weights)),
-        sum(map(_size, convolutions)),
+        sum(map(_num_elements, model.weights)),
+        sum(map(_num_elements, convolutions)),
         graph.macs,
         graph.macs_note,
         sum(_nonzero(w) for w in model.weights if len(w.shape) > 1),
@@ -85,7 +85,7 @@ def try_saved_bytes(model):
         return None, number_checks.one_line(error)[:300]
 
 
-def _size(variable):
+def _num_elements(variable):
     return int(np.prod(variable.shape))
 
 

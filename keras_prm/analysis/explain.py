@@ -47,7 +47,7 @@ def explain(model: keras.Model) -> Explanation:
         if number not in trainable
     }
     return Explanation(
-        _rows(table, frozen),
+        _class_rows(table, frozen),
         tuple(table.graph.skipped),
         sum(math.prod(v.shape) for v in model.weights),
         table.free(),
@@ -56,7 +56,7 @@ def explain(model: keras.Model) -> Explanation:
     )
 
 
-def _rows(table, frozen):
+def _class_rows(table, frozen):
     weights, macs = table.weights, table.products
     weights = table.each(weights), table.whole(weights)
     macs = table.each(macs), table.whole(macs)
@@ -70,13 +70,13 @@ def _rows(table, frozen):
             weights[1][row],
             macs[1].get(row, 0),
             table.pinned[row],
-            _note(members, table.sizes[row], frozen),
+            _why_left_alone(members, table.sizes[row], frozen),
         )
         for row, members in enumerate(table.members)
     )
 
 
-def _note(members, size, frozen):
+def _why_left_alone(members, size, frozen):
     """Why a plan leaves alone what `strip` could remove."""
     made = sorted(m.key for m in members if m.side == "out")
     made = [key for key in made if key in frozen]

@@ -207,7 +207,7 @@ def _safe_list(tensors):
     whole = functools.reduce(_broadcast, shapes)
     for i, shape in enumerate(shapes):
         wider = [*shapes]
-        wider[i] = _broadcast(shape, _ones(whole))
+        wider[i] = _broadcast(shape, _ones_shape(whole))
         order = safe_order(wider) if shape[-1] != 1 else None
         if order is not None:
             wide = _times_one(tensors[i], whole)
@@ -215,13 +215,13 @@ def _safe_list(tensors):
     return [*tensors]  # sizes that are not known may still meet
 
 
-def _ones(whole):
+def _ones_shape(whole):
     """The shape of an array of ones by which a tensor gets as large."""
     return (1, *(n or 1 for n in whole[1:]))
 
 
 def _times_one(x, whole):
-    return keras.ops.multiply(x, keras.ops.ones(_ones(whole), x.dtype))
+    return keras.ops.multiply(x, keras.ops.ones(_ones_shape(whole), x.dtype))
 
 
 def safe_order(shapes):
@@ -294,7 +294,9 @@ def _safe_pair(first, second):
     if not keras.backend.is_keras_tensor(second):
         return first, _spread(second, first)
     whole = _broadcast(first.shape, second.shape)
-    if _never_misplaced(first.shape, _broadcast(second.shape, _ones(whole))):
+    if _never_misplaced(
+        first.shape, _broadcast(second.shape, _ones_shape(whole))
+    ):
         second = _times_one(second, whole)
     return first, second
 

@@ -59,13 +59,13 @@ def _indices(view, arrays, names):
         sources.update((id(y), come_from) for y in node.outputs)
         layer = node.operation
         if isinstance(layer, layers.Embedding):
-            values = _values(view, node.inputs, arrays)
+            values = _tensor_values(view, node.inputs, arrays)
             if values is not None:
                 yield layer, sorted(come_from), values[0]
         elif keras_graph.is_model(layer) and _has_tables(layer):
             inner = keras_graph.functional(layer)
             outer = keras_graph.fed(node, inner)
-            values = _values(view, outer, arrays)
+            values = _tensor_values(view, outer, arrays)
             if values is not None:
                 own = [" or ".join(sorted(sources[id(x)])) for x in outer]
                 yield from _indices(inner, values, own)
@@ -76,7 +76,7 @@ def _has_tables(model):
     return any(isinstance(part, layers.Embedding) for part in parts)
 
 
-def _values(view, tensors, arrays):
+def _tensor_values(view, tensors, arrays):
     """What tensors of a model hold; `None` if that cannot be computed."""
     places = {id(x): array for x, array in zip(view.inputs, arrays)}
     if all(id(x) in places for x in tensors):

@@ -81,13 +81,13 @@ def input_domains(model):
         model: A functional or Sequential model.
     """
     view = keras_graph.functional(model)
-    readers = _readers(view)
+    readers = _readers_by_tensor(view)
     with np.errstate(all="ignore"):  # such ends say nothing
         domains = [_domain(x, readers) for x in view.inputs]
     return [d if d and d.is_finite else None for d in domains]
 
 
-def _readers(view):
+def _readers_by_tensor(view):
     """dict from `id(tensor)` to the calls that take it."""
     found = {}
     for node in keras_graph.nodes(view):
@@ -157,7 +157,7 @@ def _of_part(node, x, readers, scale, offset):
 
 def _of_model(node, model, x, scale, offset):
     view = keras_graph.functional(model)
-    fed, readers = node.inputs, _readers(view)
+    fed, readers = node.inputs, _readers_by_tensor(view)
     if node.operation is model:
         fed = keras_graph.fed(node, view)
     found = [
@@ -178,13 +178,13 @@ def _meet(domains):
         if found:
             low, high = found[0].low, found[0].high
             for other in found[1:]:
-                low, high = _inside((low, high), (other.low, other.high))
+                low, high = _intersection((low, high), (other.low, other.high))
             padded = any(d.padded for d in found)
             return Domain(kind, low, high, padded=padded)
     return domains[0] if domains else None
 
 
-def _inside(one, other):
+def _intersection(one, other):
     """The interval that two have in common, position by position."""
     try:
         return np.maximum(one[0], other[0]), np.minimum(one[1], other[1])
@@ -323,7 +323,7 @@ def _lookup(layer):
     values: list[Any] = [cast(word) for word in vocabulary]
     if layer.num_oov_indices:
         values.append(
-            _unknown(values) if is_word else max(values, default=0) + 1
+            _unknown_word(values) if is_word else max(values, default=0) + 1
         )
     return Domain("word" if is_word else "integer", values=tuple(values))
 
@@ -333,10 +333,10 @@ def _texts(layer):
     longest = layer.get_config().get("output_sequence_length") or 8
     is_split = layer.get_config().get("split") is not None
     length = min(longest, 8) if is_split else 0
-    return Domain("word", values=(*words, _unknown(words)), length=length)
+    return Domain("word", values=(*words, _unknown_word(words)), length=length)
 
 
-def _unknown(words):
+def _unknown_word(words):
     found = _UNKNOWN_WORD
     while found in words:
         found += "z"

@@ -218,7 +218,7 @@ def of_given(model, compute, arrays):
         except ValueError:
             problem = ""
         problem = tolerances.why_undefined(outputs) or problem
-    text, zeros = _text_of(arrays), _zeros(arrays)
+    text, zeros = _text_of(arrays), _zero_rows(arrays)
     try:
         is_finite = _finite(compute(zeros)) == 1
     except Exception:  # such as a model without a batch of its own
@@ -241,7 +241,7 @@ def _text_of(arrays):
     return text
 
 
-def _zeros(arrays):
+def _zero_rows(arrays):
     zeros = [np.zeros_like(x[:1]) for x in arrays]
     for array in zeros:
         if array.dtype.kind in "OSU":

@@ -138,16 +138,18 @@ def _drawn(inputs, names, num_rows, seed):
     limit = min(_MOST_ROWS, _MOST_ENTRIES // max(1, entries))
     wanted = max(_rows_of(domain, shape) for domain, shape, _ in inputs)
     rows = max(num_rows, min(wanted, limit))
-    arrays = [_values(rng, d, (rows, *shape), t) for d, shape, t in inputs]
+    arrays = [
+        _drawn_values(rng, d, (rows, *shape), t) for d, shape, t in inputs
+    ]
     for array in arrays:
         array[-1:] = "" if array.dtype == object else 0
-    texts = [_text(d, shape, t, rows) for d, shape, t in inputs]
+    texts = [_drawn_from(d, shape, t, rows) for d, shape, t in inputs]
     if len(set(texts)) > 1:
         texts = [f"{name}: {text}" for name, text in zip(names, texts)]
     return Drawn(arrays, "; ".join(dict.fromkeys(texts)))
 
 
-def _text(domain, shape, dtype, rows):
+def _drawn_from(domain, shape, dtype, rows):
     """What an input is drawn from, and whether all of it is."""
     if domain.kind == "real" and "int" in dtype:  # both ends are drawn
         limits = np.iinfo(dtype)
@@ -176,7 +178,7 @@ def _rows_of(domain, shape):
     return share * -(-number // each) + 1
 
 
-def _values(rng, domain, shape, dtype):
+def _drawn_values(rng, domain, shape, dtype):
     if domain.kind == "real":
         array = _real(rng, domain, shape)
         if "int" in dtype:

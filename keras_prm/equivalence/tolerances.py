@@ -150,10 +150,10 @@ def _first_finite(array):
 
 
 def _words(array):
-    return np.vectorize(_text, otypes=[object])(array)
+    return np.vectorize(_decoded, otypes=[object])(array)
 
 
-def _text(word):
+def _decoded(word):
     return word.decode(errors="replace") if isinstance(word, bytes) else word
 
 

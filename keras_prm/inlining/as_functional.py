@@ -155,7 +155,7 @@ def _inlined(model, inputs):
     leaves = set()
     while True:
         one = inliner.Inliner(leaves)
-        outputs = _run(one, model, inputs)
+        outputs = _run_model(one, model, inputs)
         try:
             with one.renamed(inputs, outputs) as operations:
                 shared = keras.Model(inputs, outputs, name=model.name)
@@ -171,7 +171,7 @@ def _inlined(model, inputs):
             return _Inlined(found, targets, reason, one.closed, any(depends))
 
 
-def _run(one, model, inputs):
+def _run_model(one, model, inputs):
     if keras_graph.is_model(model):
         view = keras_graph.functional(model)
         tensors = {id(x): x for x in view.inputs}
@@ -245,7 +245,7 @@ def _compare(model, found, inputs, targets):
             structure = keras_graph.functional(found).input
             inputs = tree.pack_sequence_as(structure, arrays)
         expected = [
-            number_checks.stateless(_at_inference, (model, inputs), state)
+            number_checks.stateless(_model_at_inference, (model, inputs), state)
             for state, _ in states
         ]
         number_checks.check_outputs(expected[0])
@@ -258,7 +258,9 @@ def _compare(model, found, inputs, targets):
         )
         return
     for outputs, (_, state) in zip(expected, states):
-        results = number_checks.stateless(_at_inference, (found, inputs), state)
+        results = number_checks.stateless(
+            _model_at_inference, (found, inputs), state
+        )
         if not number_checks.are_close(outputs, results):
             raise RuntimeError(
                 f"The functional form of '{model.name}' does not compute the "
@@ -267,5 +269,5 @@ def _compare(model, found, inputs, targets):
             )
 
 
-def _at_inference(model, inputs):
+def _model_at_inference(model, inputs):
     return model(inputs, training=False)

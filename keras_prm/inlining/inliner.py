@@ -67,7 +67,10 @@ class Inliner:
         """
         args, kwargs = symbolic_call.cast(layer, (args, kwargs))
         found = symbolic_call.calls_inside(layer, args, kwargs)
-        tensors, names = {id(x): x for x in found.inputs}, _names(layer)
+        tensors, names = (
+            {id(x): x for x in found.inputs},
+            _attribute_names(layer),
+        )
         for node in found.nodes:
             operation = node.operation
             name = names.get(id(operation)) or _uncounted(operation)
@@ -191,7 +194,7 @@ def _wraps_a_block(operation):
     )
 
 
-def _names(layer):
+def _attribute_names(layer):
     """What layers inside are called by that were not given a name.
 
     Keras' names for these count all that were ever made; the attribute that

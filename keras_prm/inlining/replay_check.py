@@ -38,7 +38,7 @@ def check_replay(layer, args, kwargs, found):
     try:
         arrays = datasets.uniform(specs, 2)
         arrays = [keras.ops.convert_to_tensor(x) for x in arrays]
-        run = _at_inference(layer, args, kwargs, found.inputs)
+        run = _call_at_inference(layer, args, kwargs, found.inputs)
         expected = [
             number_checks.stateless(run, arrays, state) for state in states
         ]
@@ -64,7 +64,7 @@ def check_replay(layer, args, kwargs, found):
             )
 
 
-def _at_inference(layer, args, kwargs, inputs):
+def _call_at_inference(layer, args, kwargs, inputs):
     """One call of a layer as a function of arrays.
 
     A model of it: what Keras tells the layers inside of training is only then

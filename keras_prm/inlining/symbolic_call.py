@@ -84,21 +84,21 @@ def course(run):
     found = []
     for node in run.nodes:
         given = {
-            name: _plain(x, numbers)
+            name: _as_text(x, numbers)
             for name, x in node.arguments.kwargs.items()
             if name != "training"
         }
         names = training_argument.parameters(node.operation)
         position = names.index("training") if "training" in names else None
         more = [
-            _plain(x, numbers)
+            _as_text(x, numbers)
             for i, x in enumerate(node.arguments.args)
             if i != position
         ]
-        found.append((_identity(node.operation), more, given))
+        found.append((_operation_identity(node.operation), more, given))
         for x in node.outputs:
             numbers[id(x)] = f"tensor {len(numbers)}"
-    return found, _plain(run.outputs, numbers)
+    return found, _as_text(run.outputs, numbers)
 
 
 @contextlib.contextmanager
@@ -131,7 +131,7 @@ def _unbuilt(layer):
             part.build = build
 
 
-def _identity(operation):
+def _operation_identity(operation):
     """What two runs of a `call` have in common of an operation."""
     if isinstance(operation, layers.Layer):
         if operation.weights:
@@ -140,12 +140,12 @@ def _identity(operation):
             config = operation.get_config()
         except Exception:
             return id(operation)
-        return type(operation), _plain(config | {"name": None}, {})
+        return type(operation), _as_text(config | {"name": None}, {})
     own = {k: v for k, v in vars(operation).items() if k[0] != "_"}
-    return type(operation), _plain(own | {"name": None}, {})
+    return type(operation), _as_text(own | {"name": None}, {})
 
 
-def _plain(value, numbers):
+def _as_text(value, numbers):
     """A value as plain Python, whose text says all of it."""
 
     def plain(x):

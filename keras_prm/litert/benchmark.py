@@ -106,7 +106,7 @@ def benchmark(
     threads = tuple(map(int, threads))
     runs, warmup, batch_size = map(int, (runs, warmup, batch_size))
     inputs = benchmark_models.by_file_names(models, inputs)
-    batch = _first(inputs, batch_size)
+    batch = _timed_rows(inputs, batch_size)
     runtime.interpreter_class()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -121,7 +121,7 @@ def benchmark(
             _check_runs(opened, batch)
         del opened
         for number in dict.fromkeys(threads):
-            rows += _rows(files, batch, number, runs, warmup, memory)
+            rows += _timed_files(files, batch, number, runs, warmup, memory)
     return BenchmarkReport(
         tuple(rows),
         machine=platform.machine(),
@@ -133,7 +133,7 @@ def benchmark(
     )
 
 
-def _rows(files, batch, num_threads, runs, warmup, memory):
+def _timed_files(files, batch, num_threads, runs, warmup, memory):
     """The rows of all files at one number of threads."""
     models = [file.open(num_threads) for file in files]
     peaks = [None] * len(files)
@@ -174,7 +174,7 @@ def _check_numbers(threads, runs, warmup, batch_size):
         )
 
 
-def _first(inputs, batch_size):
+def _timed_rows(inputs, batch_size):
     """The rows that are timed, in the structure of `inputs`."""
     if inputs is None:
         return None
@@ -198,7 +198,7 @@ def _first(inputs, batch_size):
 
 def _check_inputs(opened, batch_size):
     """Raises unless all models do the same work on a batch."""
-    found = {name: _signature(model) for name, model in opened.items()}
+    found = {name: _input_signature(model) for name, model in opened.items()}
     if len({str(signature) for signature in found.values()}) > 1:
         raise ValueError(
             "Cannot compare models that take different inputs. Expected the "
@@ -219,7 +219,7 @@ def _check_inputs(opened, batch_size):
         )
 
 
-def _signature(model):
+def _input_signature(model):
     """Shapes without rows and types; by name if there are several inputs."""
     found = [
         (name, shape[1:], str(model.input_dtypes[name]))

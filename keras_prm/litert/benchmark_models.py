@@ -60,8 +60,8 @@ def files(
         ValueError: There are no models, a file does not exist, or a Keras
             model cannot be exported.
     """
-    models = _named(models)
-    _check(models, quantize, representative_data)
+    models = _models_by_name(models)
+    _check_models(models, quantize, representative_data)
     found = []
     for number, (name, model) in enumerate(models.items()):
         path, names = folder / f"{number}.tflite", None
@@ -71,7 +71,7 @@ def files(
                 model,
                 path,
                 quantize,
-                _in_order(names, representative_data)
+                _inputs_in_order(names, representative_data)
                 if quantize == "int8"
                 else None,
                 check=False,
@@ -88,7 +88,7 @@ def files(
     return found
 
 
-def _in_order(names, data):
+def _inputs_in_order(names, data):
     """As a list, if it is a dict by the names of the file's inputs."""
     if isinstance(data, dict) and set(data) == set(names):
         return [data[name] for name in names]
@@ -110,7 +110,7 @@ def by_file_names(models, inputs):
             or the names of its inputs or of its file's. Others stay as they
             are, as does what is no dict.
     """
-    for model in _named(models).values():
+    for model in _models_by_name(models).values():
         if isinstance(inputs, dict) and isinstance(model, keras.Model):
             arrays = datasets.in_order(model, inputs)
             if arrays:
@@ -128,7 +128,7 @@ def domains(models, names):
     Returns:
         list of `input_domains.Domain` or None, in the order of `names`.
     """
-    for model in _named(models).values():
+    for model in _models_by_name(models).values():
         if isinstance(model, keras.Model):
             own = conversion.input_names(model)
             found = dict(zip(own, input_domains.input_domains(model)))
@@ -138,14 +138,14 @@ def domains(models, names):
     return [None] * len(names)
 
 
-def _named(models):
+def _models_by_name(models):
     """dict from a name that occurs once to a model."""
     if isinstance(models, dict):
         pairs = models.items()
     else:
         is_list = isinstance(models, (list, tuple))
         models = models if is_list else [models]
-        pairs = zip(map(_name, models), models)
+        pairs = zip(map(_model_name, models), models)
     found = {}
     for stem, model in pairs:
         name, number = str(stem), 1
@@ -156,7 +156,7 @@ def _named(models):
     return found
 
 
-def _name(model):
+def _model_name(model):
     if isinstance(model, keras.Model):
         return model.name
     if isinstance(model, (str, os.PathLike)):
@@ -164,7 +164,7 @@ def _name(model):
     return "model"
 
 
-def _check(models, quantize, data):
+def _check_models(models, quantize, data):
     if not models:
         raise ValueError(
             "Cannot benchmark: there are no models. Received: models of "

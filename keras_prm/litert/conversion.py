@@ -232,7 +232,7 @@ def _options(view, settings, samples):
         spec["supported_types"] = [tf.float16]
     if settings.mode == "int8":
         spec["supported_ops"].insert(0, tf.lite.OpsSet.TFLITE_BUILTINS_INT8)
-        options["representative_dataset"] = lambda: _rows(
+        options["representative_dataset"] = lambda: _sample_batches(
             input_names(view), samples, settings.batch_size or 1
         )
     if settings.int8_io:
@@ -241,7 +241,7 @@ def _options(view, settings, samples):
     return options
 
 
-def _rows(names, samples, size):
+def _sample_batches(names, samples, size):
     """Batches of `size` rows by name; the last one starts over."""
     rows = len(samples[0])
     for start in range(0, rows, size):

@@ -11,7 +11,6 @@ import errno
 import importlib
 import importlib.util
 import json
-import os
 import pathlib
 import re
 import subprocess
@@ -25,6 +24,7 @@ import numpy as np
 from keras_prm.dependency import ambiguous_sums
 from keras_prm.equivalence import model_state
 from keras_prm.litert import conversion
+from keras_prm.utils import backend
 from keras_prm.utils import keras_hooks
 from keras_prm.utils import mixed_precision
 
@@ -61,7 +61,7 @@ def convert(view, path, settings, samples):
         "path": str(path.absolute()),
         "settings": dataclasses.asdict(settings),
         "custom_objects": custom_objects(view),
-        "keras": keras_settings(),
+        "keras": backend.process_settings(),
     }
     folder = path.parent
     with warnings.catch_warnings():
@@ -71,7 +71,7 @@ def convert(view, path, settings, samples):
     (folder / REQUEST).write_text(json.dumps(request))
     result = subprocess.run(
         [sys.executable, "-P", "-c", _PROGRAM, folder],
-        env=_environment(),
+        env=backend.process_environment("tensorflow"),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -92,30 +92,12 @@ def convert(view, path, settings, samples):
         )
 
 
-def keras_settings():
-    """What another process has to set by `keras.config.set_...`, a dict."""
-    return {
-        "image_data_format": keras.config.image_data_format(),
-        "epsilon": float(keras.config.epsilon()),  # NumPy's, say
-        "floatx": keras.config.floatx(),
-    }
-
-
 def _error(path):
     """What went wrong; None if nothing did, or the disk is too full to tell."""
     try:
         return json.loads(path.read_text())
     except (FileNotFoundError, json.JSONDecodeError):
         return None
-
-
-def _environment():
-    """For a process that imports what this one does, and needs no GPU."""
-    return os.environ | {
-        "KERAS_BACKEND": "tensorflow",
-        "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)),
-        "CUDA_VISIBLE_DEVICES": "-1",
-    }
 
 
 def custom_objects(view):
@@ -214,7 +196,7 @@ def main(folder):
     folder = pathlib.Path(folder)
     try:
         request = json.loads((folder / REQUEST).read_text())
-        view = _load(folder / MODEL, request)
+        view = _load_request(folder / MODEL, request)
         _place_biases(view)
         with np.load(folder / SAMPLES) as arrays:
             samples = [arrays[name] for name in arrays.files]
@@ -224,7 +206,9 @@ def main(folder):
             conversion.convert(view, request["path"], settings, samples)
     except (ValueError, OSError) as error:
         kind = "OSError" if isinstance(error, OSError) else "ValueError"
-        text = json.dumps({"type": kind, "args": list(map(_plain, error.args))})
+        text = json.dumps(
+            {"type": kind, "args": list(map(_json_value, error.args))}
+        )
         (folder / ERROR).write_text(text)
 
 
@@ -299,11 +283,11 @@ def _add_by_channel(x, bias):
     return tf.nn.bias_add(x, bias, "NCHW")  # pyright: ignore[reportArgumentType]
 
 
-def _plain(value):
+def _json_value(value):
     return value if isinstance(value, int) else str(value)
 
 
-def _load(path, request):
+def _load_request(path, request):
     for setting, value in request["keras"].items():
         getattr(keras.config, f"set_{setting}")(value)
     try:

@@ -44,8 +44,8 @@ class Evaluation:
             )
         # Of a list to a tensor, whatever structures the model has.
         self._view = keras.Model(model.inputs, model.outputs[0])
-        self._rest = _batches(model, data)
-        self._first = list(_first(self._rest))
+        self._rest = _labeled_batches(model, data)
+        self._first = list(_first_batches(self._rest))
         if not self._first:
             raise ValueError(
                 "Cannot export to LiteRT: evaluation_data is empty. Pass "
@@ -96,7 +96,7 @@ class Evaluation:
         )
 
 
-def _first(batches):
+def _first_batches(batches):
     """Takes batches until they have 256 rows."""
     rows = 0
     while rows < datasets.NUM_SAMPLES:
@@ -107,7 +107,7 @@ def _first(batches):
         yield batch
 
 
-def _batches(model, data):
+def _labeled_batches(model, data):
     """Yields `(inputs, y, sample_weight or None)`, checked arrays."""
     if isinstance(data, tuple):
         data = _slices(_without_none(data))

@@ -201,7 +201,7 @@ def weights(content):
     types = type_names()
     found = []
     for graph, operators in _graphs(model):
-        readers = _readers(operators)
+        readers = _readers_by_number(operators)
         for i, tensor in enumerate(_tensors(graph)):
             num_bytes = model.Buffers(tensor.Buffer()).DataLength()
             kind = types[tensor.Type()]
@@ -276,7 +276,7 @@ def cast_inputs(content):
     floats = {i for i, x in enumerate(tensors) if types[x.Type()] in _FLOATS}
     scaled = {i for i, x in enumerate(tensors) if _is_scaled(x)}
     found = []
-    inputs = _numbers(graph.InputsAsNumpy())
+    inputs = _as_list(graph.InputsAsNumpy())
     for port, number in zip(ports(content)[0], inputs):
         plain = {number} - floats - scaled
         for name, read, written in operators:  # in the order of execution
@@ -306,7 +306,7 @@ def ports(content):
                 found[entry.TensorIndex()] = entry.Name()
     return tuple(
         tuple(
-            _port(graph.Tensors(i), own.get(i), types) for i in _numbers(array)
+            _port(graph.Tensors(i), own.get(i), types) for i in _as_list(array)
         )
         for own, array in zip(
             names, (graph.InputsAsNumpy(), graph.OutputsAsNumpy())
@@ -334,14 +334,14 @@ def _graphs(model):
             operators.append(
                 (
                     names[operator.OpcodeIndex()],
-                    _numbers(operator.InputsAsNumpy()),
-                    _numbers(operator.OutputsAsNumpy()),
+                    _as_list(operator.InputsAsNumpy()),
+                    _as_list(operator.OutputsAsNumpy()),
                 )
             )
         yield graph, operators
 
 
-def _numbers(array):
+def _as_list(array):
     """A list; there is no array where there are no numbers."""
     return [] if isinstance(array, int) else array.tolist()
 
@@ -355,7 +355,7 @@ def _is_scaled(tensor):
     return quantization is not None and quantization.ScaleLength() > 0
 
 
-def _readers(operators):
+def _readers_by_number(operators):
     """From a tensor's number to the operation that computes with it."""
     found = collections.defaultdict(str)
     for name, read, written in reversed(operators):

@@ -281,7 +281,7 @@ class LiteRTModel:
         expected = self.input_shapes
         arrays = list(map(np.asarray, self._in_order(inputs)))
         shapes = [array.shape for array in arrays]
-        fits = all(map(_fits, shapes, expected.values()))
+        fits = all(map(_shape_fits, shapes, expected.values()))
         if not fits or len({s[0] for s in shapes}) > 1 or not shapes[0][0]:
             raise ValueError(
                 "Cannot run a LiteRT model on inputs of these shapes. "
@@ -321,7 +321,7 @@ class LiteRTModel:
         size = self._fixed_batch or len(arrays[0])
         rows = np.minimum(np.arange(size), len(arrays[0]) - 1)
         tensors = {
-            detail["index"]: _quantize(array[rows], detail)
+            detail["index"]: _quantized(array[rows], detail)
             for detail, array in zip(self._inputs.values(), arrays)
         }
         shapes = {index: array.shape for index, array in tensors.items()}
@@ -352,13 +352,13 @@ def _check_opening(source, num_threads):
         )
 
 
-def _fits(shape, expected):  # whatever the number of rows
+def _shape_fits(shape, expected):  # whatever the number of rows
     return len(shape) == len(expected) > 0 and all(
         wanted in (None, size) for size, wanted in zip(shape[1:], expected[1:])
     )
 
 
-def _quantize(array, detail):
+def _quantized(array, detail):
     dtype = np.dtype(detail["dtype"])
     scale, zero_point = detail["quantization"]
     if not scale or array.dtype == dtype:

@@ -182,7 +182,7 @@ class AutoLowering(strategies.Lowerer):
         options = strategies.promising(sparse, self.num_threads)
         if not options:
             return Choice(sparse, None, reason="no lowering is promising")
-        key = _signature(sparse, options, (self.num_threads, self.quantize))
+        key = _timing_key(sparse, options, (self.num_threads, self.quantize))
         if len(_KNOWN.get(key, ())) != 1 + len(options):
             _KNOWN[key] = self._times(sparse, options)
             if self.cache is not None:
@@ -211,7 +211,7 @@ class AutoLowering(strategies.Lowerer):
         return [1e6 * s for s in seconds]
 
 
-def _signature(sparse, options, how):
+def _timing_key(sparse, options, how):
     """What a measurement depends on: sizes and columns, not weights."""
     layer = sparse.layer
     window = [

@@ -125,7 +125,7 @@ def operation_counts(sparse, lowering=None):
     shape = sparse.array.shape
     if lowering is not None:
         shape = lowering.kernel(sparse.array).shape
-        _gather(sizes, sparse, lowering, (sparse.space, sparse.new_space))
+        _add_gather(sizes, sparse, lowering, (sparse.space, sparse.new_space))
     _convolve(sizes, sparse.new_space, shape)
     return {n: v if n in _COUNTS else v / 1e6 for n, v in sizes.items()}
 
@@ -143,7 +143,7 @@ def file_bytes(sparse, lowering=None, quantize="float32"):
     if lowering is None:
         return costs.kernel(sparse.array.size)
     sizes = dict.fromkeys(_NAMES, 0.0)
-    _gather(sizes, sparse, lowering, ((1,), (1,)))
+    _add_gather(sizes, sparse, lowering, ((1,), (1,)))
     total = costs.kernel(lowering.kernel(sparse.array).size)
     number, channels = len(lowering.columns), sparse.array.shape[-2]
     if not lowering.keeps_window and lowering.method != "patches":
@@ -175,7 +175,7 @@ def _filled(channels):
     return -(-channels // _BLOCK) * _BLOCK
 
 
-def _gather(sizes, sparse, lowering, spaces):
+def _add_gather(sizes, sparse, lowering, spaces):
     before, after = map(math.prod, spaces)
     number, inputs = len(lowering.columns), sparse.array.shape[-2]
     positions, channels = np.divmod(np.array(lowering.columns), inputs)

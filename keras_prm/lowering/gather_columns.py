@@ -99,9 +99,10 @@ class GatherColumns(layers.Layer):
     ) -> None:
         super().__init__(**kwargs)
         self.columns = tuple(int(c) for c in columns)
-        self.kernel_size = _window(kernel_size)
-        self.strides = _sizes(strides, len(self.kernel_size))
-        self.dilation_rate = _sizes(dilation_rate, len(self.kernel_size))
+        self.kernel_size = _checked_window(kernel_size)
+        rank = len(self.kernel_size)
+        self.strides = conv_geometry.per_axis(strides, rank)
+        self.dilation_rate = conv_geometry.per_axis(dilation_rate, rank)
         self.padding = padding
         self.method = method
         self.chosen_for = tuple(chosen_for)
@@ -283,19 +284,13 @@ def can_shift(layer):
     return len(strides) < 2 and not (dilated and strides != {1})
 
 
-def _window(kernel_size):
+def _checked_window(kernel_size):
     if isinstance(kernel_size, numbers.Integral):
         raise TypeError(
             "Expected `kernel_size` to have one size per spatial axis, such "
             f"as (3, 3). Received: kernel_size={kernel_size!r}"
         )
     return tuple(int(n) for n in kernel_size)
-
-
-def _sizes(value, rank):
-    if isinstance(value, numbers.Integral):
-        return (int(value),) * rank
-    return _window(value)
 
 
 def runs(channels):

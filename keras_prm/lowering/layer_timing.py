@@ -56,11 +56,11 @@ def converted(sparse, lowering=None, mode="float32"):
         # Without a module to track it converts seven times as fast, and logs
         # that it had rather have one.
         converter = tf.lite.TFLiteConverter.from_concrete_functions([traced])
-        _quantize(converter, mode, shape)
+        _set_quantization(converter, mode, shape)
         return converter.convert()
 
 
-def _quantize(converter, mode, shape):
+def _set_quantization(converter, mode, shape):
     import tensorflow as tf
 
     if mode != "float32":

@@ -11,6 +11,7 @@ from keras import layers
 from keras_prm.lowering.gather_columns import METHODS
 from keras_prm.lowering.gather_columns import GatherColumns
 from keras_prm.lowering.gather_columns import can_shift
+from keras_prm.utils.conv_geometry import per_axis
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -165,12 +166,12 @@ def _by_channel(sparse):
 
 
 def _by_column(sparse):
-    layer = sparse.layer
+    layer, rank = sparse.layer, len(sparse.window)
     gather = {
         "kernel_size": list(sparse.window),
-        "strides": _per_axis(layer.strides, sparse.window),
+        "strides": list(per_axis(layer.strides, rank)),
         "padding": layer.padding,
-        "dilation_rate": _per_axis(layer.dilation_rate, sparse.window),
+        "dilation_rate": list(per_axis(layer.dilation_rate, rank)),
     }
     methods = list(METHODS)
     probe = GatherColumns([0], method="patches", **gather)
@@ -184,17 +185,13 @@ def _by_column(sparse):
         yield Lowering(method, columns, False, gather, sparse.window)
 
 
-def _per_axis(value, window):
-    return [value] * len(window) if isinstance(value, int) else list(value)
-
-
 def _by_position(live):
     return np.flatnonzero(live)
 
 
 def _channel_first(live):
     positions, channels = _places(live)
-    return _numbers(live, np.lexsort((positions, channels)))
+    return _column_numbers(live, np.lexsort((positions, channels)))
 
 
 def _by_level(live):
@@ -205,14 +202,14 @@ def _by_level(live):
     first = np.searchsorted(sorted_channels, sorted_channels)
     level = np.empty(len(order), int)
     level[order] = np.arange(len(order)) - first
-    return _numbers(live, np.lexsort((channels, level)))
+    return _column_numbers(live, np.lexsort((channels, level)))
 
 
 def _places(live):
     return np.divmod(np.flatnonzero(live), live.shape[-1])
 
 
-def _numbers(live, order):
+def _column_numbers(live, order):
     return np.flatnonzero(live)[order]
 
 

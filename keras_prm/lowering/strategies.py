@@ -89,7 +89,7 @@ class SmallestLowering(_ForFiles):
 
     def choose_one(self, sparse: methods.SparseKernel) -> Choice:
         """The way of one layer that takes the fewest bytes in a file."""
-        key = _size(sparse, self.quantize)
+        key = _by_size(sparse, self.quantize)
         best = min([None, *methods.candidates(sparse)], key=key)
         return Choice(sparse, best, reason="smallest")
 
@@ -166,7 +166,7 @@ def _worst_ratio(sparse, option):
     )
 
 
-def _size(sparse, quantize):
+def _by_size(sparse, quantize):
     def key(option):
         time = 0.0 if None in sparse.space else predicted(sparse, option)
         return cost_model.file_bytes(sparse, option, quantize), time

@@ -87,11 +87,15 @@ def rows(stages):
             "stage": s.name,
             **{f"accuracy_{k}": round(v, 6) for k, v in s.scores.items()},
             "conv_weights": s.costs.conv_weights,
-            "conv_ratio": _ratio(first.conv_weights, s.costs.conv_weights),
+            "conv_ratio": _rounded_ratio(
+                first.conv_weights, s.costs.conv_weights
+            ),
             "weights": s.costs.weights,
-            "ratio": _ratio(first.weights, s.costs.weights),
+            "ratio": _rounded_ratio(first.weights, s.costs.weights),
             "stored_parameters": s.costs.parameters,
-            "stored_ratio": _ratio(first.parameters, s.costs.parameters),
+            "stored_ratio": _rounded_ratio(
+                first.parameters, s.costs.parameters
+            ),
             "macs": s.costs.macs,
             "keras_bytes": s.keras_bytes,
             "tflite_bytes": s.litert_bytes,
@@ -191,5 +195,5 @@ def _figure_class():
     return Figure
 
 
-def _ratio(before, after):
+def _rounded_ratio(before, after):
     return round(before / after, 3) if after else float("inf")

@@ -25,7 +25,7 @@ def matched(keep, paths, known):
         ValueError: A pattern names none of `known`, or a number is below 1.
     """
     _check_pairs(keep)
-    idle = [p for p in keep if not any(_names(p, path) for path in known)]
+    idle = [p for p in keep if not any(_covers(p, path) for path in known)]
     if idle:
         raise ValueError(
             "Every pattern has to name a layer that has a kernel. "
@@ -33,13 +33,13 @@ def matched(keep, paths, known):
         )
     found = {}
     for path in paths:
-        patterns = [p for p in keep if _names(p, path)]
+        patterns = [p for p in keep if _covers(p, path)]
         if patterns:
             found[path] = tuple(keep[patterns[0]])
     return found
 
 
-def _names(pattern, path):
+def _covers(pattern, path):
     """Whether it is the path, its end, or a layer that others are inside of."""
     return any(
         fnmatch.fnmatchcase(path, before + pattern + behind)
@@ -96,12 +96,12 @@ def filter_targets(kept, graph, kernels):
     found = {}
     for path, (number, _) in kept.items():
         if number is not None:
-            size = max(_num_filters(graph, w) for w in kernels[path])
+            size = max(_num_free_filters(graph, w) for w in kernels[path])
             found[path] = {"filters": 1 - min(number, size) / size}
     return found
 
 
-def _num_filters(graph, weight):
+def _num_free_filters(graph, weight):
     """Filters that can fall apart from each other."""
     if weight.out_ids is None:
         return weight.variable.shape[weight.axes[1]]
@@ -117,7 +117,7 @@ def column_targets(kept, plan, kernels, column_pattern):
         kernels: As of `filter_targets`.
         column_pattern: See `SparsityPlan.explicit`.
     """
-    live = _live_columns(plan, kernels)
+    live = _num_live_columns(plan, kernels)
     return {
         path: {
             "columns": 1 - min(number / live[path], 1.0),
@@ -128,7 +128,7 @@ def column_targets(kept, plan, kernels, column_pattern):
     }
 
 
-def _live_columns(plan, kernels):
+def _num_live_columns(plan, kernels):
     """How many columns of each layer can be live where a plan leaves filters.
 
     The mean over the input channels, each with the share of its group that

@@ -161,13 +161,13 @@ def unreached(graph):
         parts = (
             keras_hooks.sublayers(layer) if hasattr(layer, "weights") else ()
         )
-        filters = sum(map(_num_filters, parts))
+        filters = sum(map(_num_own_filters, parts))
         if filters:
             found.append((path, reasons[path], filters))
     return found
 
 
-def _num_filters(layer):
+def _num_own_filters(layer):
     """How many filters a layer has, those inside of it left out."""
     inside = keras_hooks.sublayers(layer)[1:]
     others = {id(w) for part in inside for w in part.weights}
@@ -192,7 +192,9 @@ def kernels(model, graph, wanted, numbers):
     for weight in graph.weights.values():
         if weight.role != "kernel" or id(weight.variable) not in index:
             continue
-        ins, outs = (_numbers(graph, weight, a, numbers) for a in weight.axes)
+        ins, outs = (
+            _class_numbers(graph, weight, a, numbers) for a in weight.axes
+        )
         targets = wanted.get(weight.key.rpartition("/")[0], {})
         columns, pattern, note = 0.0, "free", ""
         if prunes_columns(weight):
@@ -218,7 +220,7 @@ def kernels(model, graph, wanted, numbers):
     return sorted(found, key=lambda kernel: kernel.index)
 
 
-def _numbers(graph, weight, axis, numbers):
+def _class_numbers(graph, weight, axis, numbers):
     if weight.ids[axis] is None:
         return (-1,) * weight.variable.shape[axis]
     classes = graph.classes[weight.ids[axis]].tolist()

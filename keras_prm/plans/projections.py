@@ -145,7 +145,7 @@ def project_plan(kernels, plan, share=1.0):
     return alternate(
         energies,
         lambda *support: _pick_channels(energies, plan, share, *support),
-        lambda channels: _pick_columns(energies, plan, share, channels),
+        lambda channels: _pick_all_columns(energies, plan, share, channels),
         ops.ones((plan.num_classes,)),
         [ops.ones(energy.shape[:-1]) for energy in energies],
         num_sweeps=NUM_SWEEPS if prunes_channels else 1,
@@ -155,12 +155,12 @@ def project_plan(kernels, plan, share=1.0):
 
 def kernel_filters(kernel: KernelPlan, channels):
     """Which filters live, `(out,)`, by the `channels` of `project_plan`."""
-    return _gather(channels, kernel.out_classes)
+    return _class_values(channels, kernel.out_classes)
 
 
 def kernel_inputs(kernel: KernelPlan, channels):
     """Which input channels live, `(in,)`, by those `channels`."""
-    return _gather(channels, kernel.in_classes)
+    return _class_values(channels, kernel.in_classes)
 
 
 def _normalized(energy):
@@ -191,7 +191,7 @@ def _pick_channels(energies, plan, share, channels, columns):
     return ops.concatenate(picked) if picked else channels
 
 
-def _pick_columns(energies, plan, share, channels):
+def _pick_all_columns(energies, plan, share, channels):
     """The best columns of each kernel, given the classes, and their energy."""
     columns = []
     total = 0.0
@@ -239,7 +239,7 @@ def _class_sums(energies, classes, plan):
     )
 
 
-def _gather(channels, classes):
+def _class_values(channels, classes):
     """Each position's own class value, 1.0 where it belongs to none."""
     values = ops.concatenate([ops.cast(channels, "float32"), ops.ones((1,))])
     last = values.shape[0] - 1

@@ -78,14 +78,14 @@ class FunctionScorer:
         answer, error = self._function(model), None
         if isinstance(answer, tuple) and len(answer) == 2:
             self.has_tuples = True
-            answer, error = answer[0], _number(answer[1])
+            answer, error = answer[0], _as_number(answer[1])
             if not 0 <= error < math.inf:
                 raise ValueError(
                     "`evaluate` returned a standard error that is negative, "
                     "infinite or NaN. Return `(score, standard_error)`, or "
                     f"the score alone. Received: {(answer, error)}"
                 )
-        value = _number(answer)
+        value = _as_number(answer)
         if error is None and self.num_samples:
             if value < 0 or value > 1 + 1e-6:
                 raise ValueError(
@@ -136,7 +136,7 @@ def common_count(values):
     return count
 
 
-def _number(answer):
+def _as_number(answer):
     """A number, or an array or tensor of one, as a float."""
     if hasattr(answer, "shape"):
         array = datasets.to_numpy(answer)

@@ -45,7 +45,7 @@ def gradient_batches(data, size=BATCH_SIZE, name="data", expected=""):
         )
 
     if _is_samples(data):
-        found = _cut(data, size, name, no_batches)
+        found = _cut_batches(data, size, name, no_batches)
     elif isinstance(data, keras.utils.PyDataset):
         found = [data[i] for i in range(data.num_batches or 0)]
     elif isinstance(data, dict):
@@ -100,7 +100,7 @@ def _check_ends(data):
         )
 
 
-def _cut(data, size, name, no_batches):
+def _cut_batches(data, size, name, no_batches):
     data = tuple(x for x in data if x is not None)  # stands for no weights
     if any(isinstance(x, (str, bytes)) for x in keras.tree.flatten(data)):
         raise no_batches("words; make arrays of them")

@@ -131,8 +131,8 @@ class DataScorer:
         """Settles the metric, of what it is the mean, and what is better."""
         parts = self._parts["search"]
         means = sample_means.Means(self._tester, parts)
-        names = _in_order(model, means.logs)
-        self.name = name = _named(metric, names)
+        names = _metrics_in_order(model, means.logs)
+        self.name = name = _metric_name(metric, names)
         self.others = [n for n in names if n != name and metric is None]
         weigh = means.check(name)
         self._weights = {
@@ -171,7 +171,7 @@ def _is_seed(variable):
     return "int" in variable.dtype and variable.name == "seed_generator_state"
 
 
-def _in_order(model, logs):
+def _metrics_in_order(model, logs):
     """The names of metrics as `compile` has them; logs are sorted by name."""
     names = [k for k in model.get_metrics_result() if k in logs]
     return names + [k for k in logs if k not in names]
@@ -203,7 +203,7 @@ def _sign(own_name, logs, name):
     return -1 if np.cov(logs[name], loss)[0, 1] > 0 else 1
 
 
-def _named(metric, names):
+def _metric_name(metric, names):
     if metric is None:
         others = [k for k in names if k != "loss" and not k.endswith("_loss")]
         metric = (others or names)[0]

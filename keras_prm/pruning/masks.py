@@ -256,7 +256,7 @@ def masks_of(model: keras.Model) -> Masks:
     graph = trace(model)
     what = "The masks are without some layers"
     warn_of_quantized(graph, what, stacklevel=2)
-    return _zeros(model, graph, _kernel_zeros(graph))
+    return _masks_of_zeros(model, graph, _kernel_zeros(graph))
 
 
 def pruned(model, graph=None):
@@ -288,7 +288,7 @@ def pruned(model, graph=None):
         if weight.in_ids is None or not weight.prunes_columns:
             columns = np.ones_like(columns)
         kernels[key] = KernelMask(filters, columns, mask.axes)
-    masks = _zeros(model, graph, kernels)
+    masks = _masks_of_zeros(model, graph, kernels)
     left = {
         key: mask
         for key, mask in masks.kernels.items()
@@ -312,7 +312,7 @@ def _kernel_zeros(graph):
     return found
 
 
-def _zeros(model, graph, kernels):
+def _masks_of_zeros(model, graph, kernels):
     """The `Masks` of kernels' zeros, and of the vectors that fall with them.
 
     Args:
@@ -334,7 +334,7 @@ def _zeros(model, graph, kernels):
         if ids is not None:
             classes = graph.classes[ids]
             writers[classes] = True
-            writes[classes[_live(mask, len(ids), whole)]] = True
+            writes[classes[_live_channels(mask, len(ids), whole)]] = True
     vectors = {}
     for key, keep in dead_vectors(graph, writers & ~writes).items():
         value = keras.ops.convert_to_numpy(
@@ -346,7 +346,7 @@ def _zeros(model, graph, kernels):
     return Masks(found, vectors, signatures.signatures(model))
 
 
-def _live(mask, size, by_inputs):
+def _live_channels(mask, size, by_inputs):
     """Which channels a kernel writes: by its filters, or by its inputs."""
     if mask is None:
         return np.ones(size, bool)

@@ -149,7 +149,7 @@ def purify(
         - [Ma et al., 2019](https://arxiv.org/abs/1905.00136); the formulas
           stand in [Ma et al., 2019](https://arxiv.org/abs/1908.10017).
     """
-    _check(evaluate, max_drop, thresholds, sweeps, max_evaluations)
+    _check_arguments(evaluate, max_drop, thresholds, sweeps, max_evaluations)
     _check_measuring(evaluate, metric, holdout, num_samples)
     plan_checks.check_round_to(round_to)
     verbose = _verbosity(verbose)
@@ -217,7 +217,7 @@ def _report(model, state, search=None):
     )
 
 
-def _check(evaluate, max_drop, thresholds, sweeps, max_evaluations):
+def _check_arguments(evaluate, max_drop, thresholds, sweeps, max_evaluations):
     if evaluate is None and thresholds is None:
         raise ValueError(
             "purify needs to know what it may cost. Give it `evaluate` and "

@@ -57,11 +57,11 @@ class Means:
         Returns:
             The function; `None` if the metric is no mean.
         """
-        for weigh in (sample_counts, _sample_weights, _ones):
+        for weigh in (sample_counts, _sample_weights, _unit_weights):
             weights = weigh(self._parts)
             if weights is not None and weights.sum() > 0:
                 if all(self._agree(name, weights)):
-                    return sample_counts if weigh is _ones else weigh
+                    return sample_counts if weigh is _unit_weights else weigh
         return None
 
     def _agree(self, name, weights):
@@ -130,7 +130,7 @@ class Tester:
         Returns:
             dict from the name of a metric to a float array `(parts,)`.
         """
-        found = [_numbers(self._tested(part)) for part in parts]
+        found = [_scalar_metrics(self._tested(part)) for part in parts]
         return {k: np.array([each[k] for each in found]) for k in found[0]}
 
     def _tested(self, part):
@@ -140,14 +140,14 @@ class Tester:
 
     def whole(self, parts):
         """Metrics of all parts together, dict from name to float."""
-        return _numbers(self._evaluated(parts))
+        return _scalar_metrics(self._evaluated(parts))
 
     def _evaluated(self, parts):
         data = _Batches(parts)
         return self._model.evaluate(data, verbose=0, return_dict=True)
 
 
-def _numbers(found):
+def _scalar_metrics(found):
     """Floats of those metrics that are one number."""
     return {
         name: float(np.reshape(value, ()))
@@ -215,7 +215,7 @@ def sample_counts(parts):
     return np.array([num_rows(part) for part in parts], float)
 
 
-def _ones(parts):
+def _unit_weights(parts):
     return np.ones(len(parts))
 
 

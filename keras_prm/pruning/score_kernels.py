@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_prm.plans.records import KernelPlan
 from keras_prm.pruning import gradients
-from keras_prm.pruning.scores import Structures
+from keras_prm.pruning.scores import KernelRows
 from keras_prm.pruning.scores import Unavailable
 from keras_prm.utils import keras_hooks
 from keras_prm.utils import kernel_layout
@@ -32,7 +32,7 @@ class Table:
         side: `"filters"` or `"columns"`.
         rows: int array, the numbers of those that are scored.
         entries: int array, which weights of each of them count.
-        gamma: As in `Structures`.
+        gamma: As in `KernelRows`.
     """
 
     kernel: KernelPlan
@@ -112,11 +112,11 @@ def _ask(score, tables, weights, found):
     answers, bad, missing = [], {}, {}
     for table, w, g in zip(tables, weights, found):
         try:
-            answer = score(Structures(w, g, table.gamma))
+            answer = score(KernelRows(w, g, table.gamma))
         except Unavailable as error:
             missing.setdefault(error.name, []).append(table)
             continue
-        answers.append(_array(answer))
+        answers.append(_as_floats(answer))
         if answers[-1].shape != (len(w),):
             bad[table.kernel.key] = f"{len(w)} rows, got {answer!r}"[:90]
         elif not np.isfinite(answers[-1]).all():
@@ -133,7 +133,7 @@ def _ask(score, tables, weights, found):
     return answers
 
 
-def _array(answer):
+def _as_floats(answer):
     try:
         return np.asarray(answer, "float64")
     except (TypeError, ValueError):

@@ -1,6 +1,6 @@
 """Scores: what a filter or a column is worth.
 
-A score is a function of one argument, the `Structures` of one kernel, that
+A score is a function of one argument, the `KernelRows` of one kernel, that
 returns a number for each of them: the larger it is, the longer the structure
 stays. All that plans, masks and callbacks do with the numbers is the same
 for all scores, so that a new one is a few lines:
@@ -29,11 +29,11 @@ class Score(Protocol):
     Any function with one argument is one; there is no need to derive from it.
     """
 
-    def __call__(self, structures: Structures, /) -> np.ndarray:
+    def __call__(self, structures: KernelRows, /) -> np.ndarray:
         """Returns a float array `(n,)`; the largest stay the longest.
 
         Args:
-            structures: `Structures` of `n` filters or columns.
+            structures: `KernelRows` of `n` filters or columns.
         """
         ...
 
@@ -48,12 +48,12 @@ class Unavailable(ValueError):
     def __init__(self, name: str) -> None:
         super().__init__(
             f"The score reads `structures.{name}`, which these structures "
-            f"do not have. Make them with `Structures(weights, {name}=...)`."
+            f"do not have. Make them with `KernelRows(weights, {name}=...)`."
         )
         self.name = name
 
 
-class Structures:
+class KernelRows:
     """The filters, or the columns, of one kernel, as rows of a table.
 
     Rows that are zero already are not among them: they go first, whatever
@@ -99,11 +99,11 @@ class Structures:
         return self._gamma
 
 
-def l1_norm(structures: Structures) -> np.ndarray:
+def l1_norm(structures: KernelRows) -> np.ndarray:
     """The sum of the absolute weights, `sum_k |w_k|`.
 
     Args:
-        structures: `Structures` of `n` filters or columns.
+        structures: `KernelRows` of `n` filters or columns.
 
     Returns:
         Float array `(n,)`.
@@ -114,14 +114,14 @@ def l1_norm(structures: Structures) -> np.ndarray:
     return np.abs(structures.weights).sum(axis=1)
 
 
-def l2_norm(structures: Structures) -> np.ndarray:
+def l2_norm(structures: KernelRows) -> np.ndarray:
     """The Euclidean norm, `sqrt(sum_k w_k^2)`.
 
     What it keeps of one kernel alone is the nearest kernel with so many
     filters, or columns.
 
     Args:
-        structures: `Structures` of `n` filters or columns.
+        structures: `KernelRows` of `n` filters or columns.
 
     Returns:
         Float array `(n,)`.
@@ -132,14 +132,14 @@ def l2_norm(structures: Structures) -> np.ndarray:
     return np.linalg.norm(structures.weights, axis=1)
 
 
-def batch_norm_gamma(structures: Structures) -> np.ndarray:
+def batch_norm_gamma(structures: KernelRows) -> np.ndarray:
     """The scale that BatchNormalization gives a filter's output, `|gamma|`.
 
     Network slimming: meant for models trained with an L1 penalty on gamma
     (`BatchNormalization(gamma_regularizer="l1")`). Columns have no gamma.
 
     Args:
-        structures: `Structures` of `n` filters or columns.
+        structures: `KernelRows` of `n` filters or columns.
 
     Returns:
         Float array `(n,)`.
@@ -154,14 +154,14 @@ def batch_norm_gamma(structures: Structures) -> np.ndarray:
     return structures.gamma
 
 
-def geometric_median(structures: Structures) -> np.ndarray:
+def geometric_median(structures: KernelRows) -> np.ndarray:
     """The distance to all others, `sum_j ||w_i - w_j||`.
 
     Small near the geometric median of the kernel's filters, where the
     others can stand in for it, however large it is.
 
     Args:
-        structures: `Structures` of `n` filters or columns.
+        structures: `KernelRows` of `n` filters or columns.
 
     Returns:
         Float array `(n,)`.
@@ -174,14 +174,14 @@ def geometric_median(structures: Structures) -> np.ndarray:
     return np.array([np.linalg.norm(w - row, axis=1).sum() for row in w])
 
 
-def taylor(structures: Structures) -> np.ndarray:
+def taylor(structures: KernelRows) -> np.ndarray:
     """The squared change of the loss without it, to first order.
 
     `(sum_k g_k w_k)^2`, with the gradient `g` of the loss on one batch; the
     mean over the batches of `data`.
 
     Args:
-        structures: `Structures` of `n` filters or columns.
+        structures: `KernelRows` of `n` filters or columns.
 
     Returns:
         Float array `(n,)`.
@@ -194,3 +194,6 @@ def taylor(structures: Structures) -> np.ndarray:
     """
     change = (structures.gradients * structures.weights).sum(axis=1)
     return change**2
+
+
+Structures = KernelRows  # what it was called before

@@ -55,7 +55,7 @@ def support(model, graph, plan, score: Score, data=None):
     }
     return {
         kernel.key: KernelMask(
-            _live(kernel.out_classes, kept),
+            _live_positions(kernel.out_classes, kept),
             _pick_columns(kernel, kept, by_column.get(kernel.key, {})),
             kernel.axes,
         )
@@ -63,14 +63,14 @@ def support(model, graph, plan, score: Score, data=None):
     }
 
 
-def _live(classes, kept):
+def _live_positions(classes, kept):
     """Which positions of an axis stay; those of no class, -1, always do."""
     return np.append(kept, True)[np.array(classes)]
 
 
-def _live_columns(kernel, kept):
+def _reachable_columns(kernel, kept):
     """Which columns have an input channel that stays, bool `(..., in)`."""
-    inputs = _live(kernel.in_classes, kept)
+    inputs = _live_positions(kernel.in_classes, kept)
     return np.broadcast_to(inputs, kernel.matrix_shape[:-1]).copy()
 
 
@@ -107,9 +107,9 @@ def _column_tables(plan, weights, kept):
         if not kernel.columns:
             continue
         variable = weights[kernel.key].variable
-        entries = np.flatnonzero(_live(kernel.out_classes, kept))
+        entries = np.flatnonzero(_live_positions(kernel.out_classes, kept))
         matrix = score_kernels.flat(score_kernels.float_array(variable), kernel)
-        live = _live_columns(kernel, kept).reshape(-1)
+        live = _reachable_columns(kernel, kept).reshape(-1)
         rows = np.flatnonzero(live & matrix[:, entries].any(axis=1))
         if len(rows):
             tables.append(
@@ -148,7 +148,7 @@ def _pick_columns(kernel, kept, scores):
         scores: dict from the number of a column to its score; one that is
             not in it is zero and goes first.
     """
-    live = _live_columns(kernel, kept)
+    live = _reachable_columns(kernel, kept)
     if kernel.columns:
         own = np.full(live.shape, -np.inf)
         own.flat[list(scores)] = list(scores.values())
@@ -157,7 +157,7 @@ def _pick_columns(kernel, kept, scores):
         size = int(live.sum())
         picked = pick_columns(
             ops.convert_to_tensor(worth, "float32"),
-            _live(kernel.in_classes, kept).astype("float32"),
+            _live_positions(kernel.in_classes, kept).astype("float32"),
             size - removed_count(size, kernel.columns),
             kernel.column_pattern,
         )

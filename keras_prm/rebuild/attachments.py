@@ -71,23 +71,27 @@ def fitted_attachments(layer, config, extents, outputs):
     found = {}
     for name in config:
         kind = kind_of(name)
-        value = None if kind is None else _live(layer, name, config[name], kind)
+        value = (
+            None
+            if kind is None
+            else _live_object(layer, name, config[name], kind)
+        )
         if value is None or _is_plain(value):
             continue
         if kind == "initializer":
-            own = [extents(v) for v in _weights(layer, name, value)]
+            own = [extents(v) for v in _weights_of(layer, name, value)]
             if _still_makes(value, own):
                 own = own or [extents(v) for v in layer.weights]
                 if not _holds_weights(value, own):
                     continue
             default = default_of(type(layer), name)
-            what = f"{_name(value)} became {_name(default)}"
+            what = f"{_object_name(value)} became {_object_name(default)}"
             found[name] = default, f"{what}, as the weights are there", True
             continue
         if kind == "regularizer" and name.startswith("activity"):
             own, runs = outputs, _judges_outputs
         else:
-            own = [extents(v) for v in _weights(layer, name, value)]
+            own = [extents(v) for v in _weights_of(layer, name, value)]
             runs = _judges if kind == "regularizer" else _restrains
         changed = fit(value, own, runs)
         if changed is not None:
@@ -112,7 +116,7 @@ def fit(value, extents, runs):
         return None  # what it is for stays as it was
     if not all(runs(value, extent.before) for extent in extents):
         return None  # nothing can be said of it
-    config = _config_of(value)
+    config = _config_or_none(value)
     works = all(runs(value, e.after) for e in extents)
     if config is None:
         return None if works else _dropped(value, extents)
@@ -126,7 +130,8 @@ def fit(value, extents, runs):
         widths = _replaced(config, extents)
         if not widths:
             return None
-        what = f"{_name(value)} stays, with {_numbers(config, widths)} in it"
+        sizes = _width_names(config, widths)
+        what = f"{_object_name(value)} stays, with {sizes} in it"
         return value, f"{what}, taken for no width", False
     return _smaller(value, config, extents, runs, binding, names) or _dropped(
         value, extents
@@ -135,7 +140,7 @@ def fit(value, extents, runs):
 
 def _smaller(value, config, extents, runs, binding, names):
     """What `fit` returns for what is made of a smaller config, or `None`."""
-    smaller = _cut(config, extents)
+    smaller = _cut_config(config, extents)
     if smaller is None:
         return None
     widths = _replaced(smaller, extents)
@@ -146,18 +151,27 @@ def _smaller(value, config, extents, runs, binding, names):
         if not all(runs(rebuilt, e.after) for e in extents):
             continue
         if new:
-            what = f"was made anew, {_numbers(config, new)} taken for a width"
+            what = (
+                f"was made anew, {_width_names(config, new)} taken for a width"
+            )
         elif binding == config_arrays.CHANNELS:
-            return rebuilt, f"{_name(value)} was cut", True
+            return rebuilt, f"{_object_name(value)} was cut", True
         else:
             what = f"was cut, {_quoted(names)} taken for one number per channel"
-        return rebuilt, f"{_name(value)} {what}", False
+        return rebuilt, f"{_object_name(value)} {what}", False
     return None
 
 
 def _dropped(value, extents):
-    shapes = [f"{_text(e.before)} became {_text(e.after)}" for e in extents]
-    return None, f"{_name(value)} was dropped, as {', '.join(shapes)}", False
+    shapes = [
+        f"{_shape_text(e.before)} became {_shape_text(e.after)}"
+        for e in extents
+    ]
+    return (
+        None,
+        f"{_object_name(value)} was dropped, as {', '.join(shapes)}",
+        False,
+    )
 
 
 def release_arrays(layer):
@@ -170,7 +184,7 @@ def release_arrays(layer):
         for name, value in list(vars(part).items()):
             if kind_of(name) != "initializer" or value is None:
                 continue
-            own = _weights(part, name.lstrip("_"), value) or part.weights
+            own = _weights_of(part, name.lstrip("_"), value) or part.weights
             own = [_unchanged(v) for v in own]
             if _holds_weights(value, own):
                 default = default_of(type(part), name.lstrip("_"))
@@ -201,7 +215,7 @@ def warn(model, changes, stacklevel):
         )
 
 
-def _live(layer, name, value, kind):
+def _live_object(layer, name, value, kind):
     """The object that an argument stands for, or `None`."""
     if value is None:
         return None
@@ -217,7 +231,7 @@ def _live(layer, name, value, kind):
         return None
 
 
-def _weights(layer, name, value):
+def _weights_of(layer, name, value):
     """The weights that an argument is for, those of inner layers as well."""
     kind = kind_of(name)
     stem = name.removesuffix(f"_{kind}")
@@ -233,7 +247,7 @@ def _weights(layer, name, value):
     return list(found.values())
 
 
-def _config_of(value):
+def _config_or_none(value):
     """What an object is made of, as far as it tells; else `None`."""
     try:
         return value.get_config()
@@ -243,7 +257,7 @@ def _config_of(value):
 
 def _is_plain(value):
     """Whether it is of Keras, and holds nothing but numbers and names."""
-    config = _config_of(value)
+    config = _config_or_none(value)
     return (
         config is not None
         and type(value).__module__.partition(".")[0] == "keras"
@@ -276,7 +290,7 @@ def _holds_weights(initializer, extents):
         shapes.append(array.shape)
         return array
 
-    config_arrays.change(_config_of(initializer), look, sizes)
+    config_arrays.change(_config_or_none(initializer), look, sizes)
     found = any(sizes.issuperset(shape) for shape in shapes)
     return found and not _is_free(initializer, extents)
 
@@ -289,7 +303,7 @@ def _is_free(initializer, extents):
             raise ValueError  # a matrix is one of weights
         return np.roll(config_arrays.unequal(array), 1)
 
-    config, results = _config_of(initializer), []
+    config, results = _config_or_none(initializer), []
     try:
         for function in config_arrays.unequal, turned:
             new = config_arrays.change(config, function, _sizes(extents))
@@ -305,7 +319,7 @@ def _unchanged(variable):
     return config_arrays.Extent(shape, shape, (None,) * len(shape))
 
 
-def _cut(config, extents):
+def _cut_config(config, extents):
     """A config with arrays cut; `None` where one of them cannot be."""
 
     def cut(array):
@@ -352,14 +366,14 @@ def _replaced(config, extents):
 
 
 def _sizes(extents):
-    return {n for extent in extents for n in extent.before if n}
+    return set().union(*(extent.sizes for extent in extents))
 
 
 def _quoted(names):
     return ", ".join(map(repr, names))
 
 
-def _numbers(config, names):
+def _width_names(config, names):
     """The numbers that are old widths, for people."""
     return ", ".join(f"{name!r} = {config[name]}" for name in names)
 
@@ -397,11 +411,11 @@ def _gives(function, shape, expected):
         return False
 
 
-def _name(value):
+def _object_name(value):
     if isinstance(value, str):
         return value
     return getattr(value, "__name__", type(value).__name__)
 
 
-def _text(shape):
+def _shape_text(shape):
     return "x".join("?" if n is None else str(n) for n in shape)

@@ -149,7 +149,7 @@ class ChannelOrder:
             or names & self._grouped
         ):
             return None
-        values = _of(self._values, names)
+        values = _holding_any(self._values, names)
         if any(
             self._kinds.get(value.origin) not in _INDIFFERENT
             for _, value in values
@@ -158,7 +158,7 @@ class ChannelOrder:
         if any(self._copies(other, classes) is None for other, _ in values):
             return None
         found = []
-        for other, (weight, axis) in _of(self._weights, names):
+        for other, (weight, axis) in _holding_any(self._weights, names):
             copies = self._copies(other, classes)
             if copies is None:
                 return None
@@ -176,7 +176,7 @@ class ChannelOrder:
         return copies
 
 
-def _of(holders, names):
+def _holding_any(holders, names):
     """The pairs that hold any of some classes, once each."""
     pairs = [pair for name in names for pair in holders[name]]
     return list({id(pair): pair for pair in pairs}.values())

@@ -74,20 +74,20 @@ def _arguments_of(operation):
     except NotImplementedError:
         names = inspect.signature(type(operation).__init__).parameters
         return {
-            name: _plain(getattr(operation, name))
+            name: _python_numbers(getattr(operation, name))
             for name in names
             if hasattr(operation, name)
         }
 
 
-def _plain(value):
+def _python_numbers(value):
     """Numbers and shapes of NumPy's as Python's; data stay arrays."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, np.ndarray) and value.dtype.kind in "iu":
         return value.tolist()
     if isinstance(value, (list, tuple)):
-        return type(value)(map(_plain, value))
+        return type(value)(map(_python_numbers, value))
     return value
 
 

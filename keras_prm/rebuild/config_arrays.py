@@ -35,6 +35,11 @@ class Extent:
         return self.before == self.after
 
     @property
+    def sizes(self):
+        """The set of its sizes before, those that are known."""
+        return {n for n in self.before if n}
+
+    @property
     def lost(self):
         """dict from each old size that has changed to the new one.
 
@@ -93,7 +98,7 @@ def change(config: Any, function: Callable, sizes: Any = ()) -> Any:
             for name, value in config.items()
         }
     if isinstance(config, (list, tuple)):
-        array = _numbers(config)
+        array = _number_array(config)
         if array is None:
             return type(config)(change(x, function, sizes) for x in config)
         if array.dtype.kind in "iu" and array.ndim == 1:
@@ -111,9 +116,9 @@ def is_axis(name):
     return str(name).endswith(("axis", "axes"))
 
 
-def _numbers(values):
+def _number_array(values):
     """A list of numbers, nested or not, as an array; else `None`."""
-    flat = [_number(x) for x in keras.tree.flatten(list(values))]
+    flat = [_number_or_none(x) for x in keras.tree.flatten(list(values))]
     if not flat or any(x is None for x in flat):
         return None
     try:
@@ -122,7 +127,7 @@ def _numbers(values):
         return None
 
 
-def _number(value):
+def _number_or_none(value):
     """A number of Python's, NumPy's or a backend's for NumPy, else `None`."""
     if not isinstance(value, (int, float)):
         if getattr(value, "shape", None) != ():
@@ -169,9 +174,9 @@ def _of_one(config, extent, rebuild):
         None if n == m else rng.permutation(n)
         for n, m in zip(extent.before, extent.after)
     ]
-    config = change(config, unequal, _sizes(extent))
+    config = change(config, unequal, extent.sizes)
     own = rebuild(config)
-    moved = _moved(config, extent, order, rebuild)
+    moved = _moved_object(config, extent, order, rebuild)
     is_free, is_bound = True, moved is not None
     for scale in _SCALES:
         x = rng.normal(scale=scale, size=[n or _ROWS for n in extent.before])
@@ -186,7 +191,7 @@ def _of_one(config, extent, rebuild):
     return CHANNELS if is_bound else UNKNOWN
 
 
-def _moved(config, extent, order, rebuild):
+def _moved_object(config, extent, order, rebuild):
     """The object whose numbers have changed places; `None` if unclear."""
     found = []
 
@@ -194,14 +199,10 @@ def _moved(config, extent, order, rebuild):
         found.append(extent.cut(array, order))
         return array if found[-1] is None else found[-1]
 
-    smaller = change(config, move, _sizes(extent))
+    smaller = change(config, move, extent.sizes)
     if any(array is None for array in found):
         return None
     return rebuild(smaller)
-
-
-def _sizes(extent):
-    return {n for n in extent.before if n}
 
 
 def unequal(array):

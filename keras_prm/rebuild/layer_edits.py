@@ -9,12 +9,21 @@ found here, `KernelBox` and `Narrowing`; the third is `lowering.methods`'s
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
+from typing import Any
 from typing import Protocol
 
 import numpy as np
 from keras import layers
 
 from keras_prm.utils import conv_geometry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import keras
+
+    from keras_prm.lowering.methods import Lowering
 
 _PADDING = {1: layers.ZeroPadding1D, 2: layers.ZeroPadding2D}
 _CROPPING = {1: layers.Cropping1D, 2: layers.Cropping2D}
@@ -23,29 +32,33 @@ _BOX_KINDS = (layers.Conv1D, layers.Conv2D, *_DEPTHWISE)
 
 
 class LayerEdit(Protocol):
-    """What lets a layer compute the same with a smaller kernel.
+    """What lets a layer compute the same with a smaller kernel."""
 
-    Attributes:
-        config: dict, changes to the layer's config.
-        filters: bool array `(filters,)`, which filters stay; `None` for all.
-    """
+    @property
+    def config(self) -> dict[str, Any]:
+        """Changes to the layer's config."""
+        ...
 
-    config: dict
-    filters: np.ndarray | None
+    @property
+    def filters(self) -> np.ndarray | None:
+        """Which filters stay, bool `(filters,)`; `None` for all."""
+        ...
 
-    def layers_before(self, name, dtype) -> list:
+    def layers_before(self, name: str, dtype: Any) -> list[layers.Layer]:
         """The layers to put before it, their names begin with `name`."""
         ...
 
-    def layers_behind(self, name, layer) -> list:
+    def layers_behind(
+        self, name: str, layer: layers.Layer
+    ) -> list[layers.Layer]:
         """The layers to put behind it, built."""
         ...
 
-    def kernel(self, array) -> np.ndarray:
+    def kernel(self, array: np.ndarray) -> np.ndarray:
         """What the kernel becomes, `(..., in, out)`."""
         ...
 
-    def positions(self, kept) -> list:
+    def positions(self, kept: list) -> list:
         """Which of the kernel's positions stay, per axis.
 
         Args:
@@ -67,9 +80,9 @@ class KernelBox:
             kernel sees what the larger one saw. Empty where not needed.
     """
 
-    window: tuple
-    config: dict
-    shift: tuple
+    window: tuple[slice, ...]
+    config: dict[str, Any]
+    shift: tuple[tuple[int, int], ...]
     filters = None
 
     def layers_before(self, name, dtype):
@@ -113,7 +126,11 @@ def has_window(layer):
     return type(layer) in _BOX_KINDS and layer.data_format == "channels_last"
 
 
-def find_box(layer, kernel, input_shapes):
+def find_box(
+    layer: layers.Layer,
+    kernel: np.ndarray,
+    input_shapes: list[tuple[int | None, ...]],
+) -> KernelBox | None:
     """The box of a convolution, or `None` where nothing can be cut.
 
     Args:
@@ -275,7 +292,9 @@ def has_filters(layer):
     )
 
 
-def find_narrowing(kernel, constants, positions):
+def find_narrowing(
+    kernel: np.ndarray, constants: np.ndarray, positions: int | None
+) -> Narrowing | None:
     """The `Narrowing` of a convolution, or `None` where it had better stay.
 
     Args:
@@ -285,7 +304,7 @@ def find_narrowing(kernel, constants, positions):
             at each call of the layer, NaN where that is not constant.
         positions: int, the positions of its output, or `None` if unknown.
     """
-    live = kernel.any(axis=tuple(range(kernel.ndim - 1)))
+    live = np.any(kernel, axis=tuple(range(kernel.ndim - 1)))
     known = (constants == constants[0]).all(axis=0)
     sizes = kernel[..., 0].size, len(live), int(live.sum())
     if (
@@ -308,7 +327,9 @@ class EditFinder:
             layers that nothing else is to be done to.
     """
 
-    def __init__(self, live, lowered=None):
+    def __init__(
+        self, live: Any, lowered: dict[int, Lowering] | None = None
+    ) -> None:
         self.live = live
         self.lowered = lowered or {}
         graph = live.graph
@@ -334,7 +355,11 @@ class EditFinder:
             and id(layer) not in self.live.graph.opaque
         )
 
-    def edits(self, layer, sliced):
+    def edits(
+        self,
+        layer: layers.Layer,
+        sliced: Callable[[keras.Variable], np.ndarray],
+    ) -> list[LayerEdit]:
         """The `LayerEdit`s of a layer, to be made in this order.
 
         Args:
@@ -346,7 +371,7 @@ class EditFinder:
         if not (self.live.may_edit and self.may_change(layer)):
             return []
         kernel = sliced(self._contractions[id(layer)][0].kernel)
-        found = []
+        found: list[LayerEdit] = []
         if box := self._box(layer, kernel):
             found.append(box)
             kernel = box.kernel(kernel)

@@ -62,7 +62,7 @@ def in_class_of(model, small):
         else:
             options = {"inputs": small.input, "outputs": small.output}
         found = kind(**_arguments(model, options, small.name))
-        _check(found, small)
+        _check_made(found, small)
         # Not every constructor takes a name, or it chooses one.
         found.name = keras_graph.functional(found).name = small.name
         _copy_own_weights(model, found)
@@ -153,7 +153,7 @@ def _arguments(model, options, name):
     missing = [key for key in options if key not in found]
     if missing:
         raise TypeError(f"the constructor takes no {missing}")
-    config = _config(model)
+    config = _own_config(model)
     for key, parameter in list(parameters.items())[1:]:
         if key in found or parameter.kind in (
             kinds.VAR_KEYWORD,
@@ -205,11 +205,11 @@ def _changing(value):
         values = [v for v in values if id(v) not in seen]
         seen.update(map(id, values))
         found.update((id(v), v) for v in values if isinstance(v, _CHANGING))
-        values = [part for v in values for part in _inside(v)]
+        values = [part for v in values for part in _parts(v)]
     return found
 
 
-def _inside(value):
+def _parts(value):
     """What an object holds; functions, classes and modules are shared."""
     if isinstance(value, dict):
         return [*value.values()]
@@ -231,7 +231,7 @@ def _settings(value):
     }
 
 
-def _config(model):
+def _own_config(model):
     """The arguments that a model's own `get_config` adds, as objects."""
     if type(model).get_config in (
         keras.Model.get_config,
@@ -251,7 +251,7 @@ def _config(model):
     }
 
 
-def _check(found, small):
+def _check_made(found, small):
     """Whether the constructor has made a model of what it was given."""
     specs = [
         [(tuple(x.shape), x.dtype) for x in (*m.inputs, *m.outputs)]

@@ -40,7 +40,7 @@ def compare(slimmer, view, small):
         tuple(live.graph.skipped),
         _count(view),
         _count(small),
-        tuple(_channels(live, after)),
+        tuple(_channel_rows(live, after)),
         _kept(slimmer, view),
         changed=tuple((c.path, c.argument, c.what) for c in slimmer.changes),
     )
@@ -59,12 +59,12 @@ def with_lowerings(report, choices, reorderings, small):
     kept = dict(report.kept)
     for moved in reorderings:
         if moved.key in kept:  # else it is new
-            kept[moved.key] = _moved(kept[moved.key], moved)
+            kept[moved.key] = _moved_positions(kept[moved.key], moved)
     rows = [
         dataclasses.replace(
             row,
             after=tuple(variables[row.key].shape),
-            zeros_after=_zeros(variables[row.key]),
+            zeros_after=_num_zeros(variables[row.key]),
         )
         if row.key in variables
         else row
@@ -79,7 +79,7 @@ def with_lowerings(report, choices, reorderings, small):
     )
 
 
-def _moved(kept, moved):
+def _moved_positions(kept, moved):
     """What `kept` says of a weight once its positions have moved."""
     found = list(kept)
     before = found[moved.axis]
@@ -114,7 +114,7 @@ def _kept(slimmer, view):
     }
 
 
-def _channels(live, after):
+def _channel_rows(live, after):
     """Channels before and after; none are left where all weights are gone."""
     table = ClassTable(live.graph)
     here_too = {
@@ -148,15 +148,15 @@ def _row(live, weight, new, makes):
         weight.key,
         tuple(weight.variable.shape),
         None if new is None else tuple(new.shape),
-        _zeros(weight.variable),
-        0 if new is None else _zeros(new),
-        "" if new is None else _note(live, weight, new),
+        _num_zeros(weight.variable),
+        0 if new is None else _num_zeros(new),
+        "" if new is None else _why_empty_stays(live, weight, new),
         weight.axes,
         makes.get(id(weight.variable), "filters"),
     )
 
 
-def _note(live, weight, new):
+def _why_empty_stays(live, weight, new):
     """Why filters that are empty are still there."""
     ids = weight.out_ids
     array = kernel_layout.to_matrix(
@@ -183,6 +183,6 @@ def _count(model):
     return sum(int(np.prod(v.shape)) for v in model.weights)
 
 
-def _zeros(variable):
+def _num_zeros(variable):
     array = keras.ops.convert_to_numpy(variable)
     return int(array.size - np.count_nonzero(array))

@@ -14,17 +14,17 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as dicts and lists of plain values, ready for JSON."""
-        return _plain(self)
+        return _json_ready(self)
 
 
-def _plain(value: Any) -> Any:
+def _json_ready(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         fields = dataclasses.fields(value)
-        return {f.name: _plain(getattr(value, f.name)) for f in fields}
+        return {f.name: _json_ready(getattr(value, f.name)) for f in fields}
     if isinstance(value, dict):
-        return {str(key): _plain(x) for key, x in value.items()}
+        return {str(key): _json_ready(x) for key, x in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(x) for x in value]
+        return [_json_ready(x) for x in value]
     if isinstance(value, (np.ndarray, np.generic)):
         return value.tolist()
     if hasattr(value, "to_json"):  # masks

@@ -91,7 +91,7 @@ class Explanation(Report):
             )
             for row in free
         ]
-        texts = [_text(row.name, row.note) for row in free]
+        texts = [_name_and_reason(row.name, row.note) for row in free]
         return tables.aligned([head, *cells], ["made by", *texts])
 
     def _pinned_lines(self):
@@ -99,7 +99,7 @@ class Explanation(Report):
         if not pinned:
             return []
         cells = [(f"{r.num_classes:,}", f"{r.weights:,}") for r in pinned]
-        texts = [_text(row.name, row.pinned) for row in pinned]
+        texts = [_name_and_reason(row.name, row.pinned) for row in pinned]
         return tables.aligned(
             [("pinned", "weights"), *cells], ["made by: reason", *texts]
         )
@@ -108,7 +108,7 @@ class Explanation(Report):
         return f"{weights / max(1, self.weights):.1%}"
 
 
-def _text(name, why):
+def _name_and_reason(name, why):
     """A name of any number of layers, in short, and a reason."""
     layers = name.split("+")
     text = " + ".join(layers[:2])

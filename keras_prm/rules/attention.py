@@ -16,14 +16,14 @@ _MASKS = ("query_mask", "value_mask", "key_mask", "attention_mask")
 ARGUMENTS = ("query", "value", "key", "use_causal_mask", *_MASKS)
 
 
-def _variables(layer):
+def _variables_by_projection(layer):
     """The variables by the projection they belong to and their name."""
     return {tuple(v.path.split("/")[-2:]): v for v in layer.weights}
 
 
 def multi_head(call):
     """Attention: queries and keys share dimensions, all share the heads."""
-    own = _variables(call.layer)
+    own = _variables_by_projection(call.layer)
     if len(own["attention_output", "kernel"].shape) != 3:
         pin(call, "its output has several axes")
     elif call.layer.attention_axes not in (None, (1,)):
@@ -34,7 +34,7 @@ def multi_head(call):
 
 def group_query(call):
     """Attention whose groups of heads share keys and values."""
-    own = _variables(call.layer)
+    own = _variables_by_projection(call.layer)
     found = _attention(call, own)
     if found is not None:  # One argument holds several widths.
         query, value = found
@@ -134,7 +134,7 @@ def _combine(call, own, query, key, value, heads):
 
 def resize_multi_head(layer, size, shape):
     """The numbers of heads, their widths, and a changed output's."""
-    own = _variables(layer)
+    own = _variables_by_projection(layer)
     query, out = own["query", "kernel"], own["attention_output", "kernel"]
     config = {
         "num_heads": size(query, 1),
@@ -149,7 +149,7 @@ def resize_multi_head(layer, size, shape):
 
 def resize_group_query(layer, size, shape):
     """The numbers of heads of both kinds and their one width."""
-    own = _variables(layer)
+    own = _variables_by_projection(layer)
     query = own["query", "kernel"]
     return {
         "num_query_heads": size(query, 1),
@@ -160,7 +160,7 @@ def resize_group_query(layer, size, shape):
 
 def keep_the_scale(layer, size):
     """Scores are divided by the root of the number of dimensions."""
-    own = _variables(layer)
+    own = _variables_by_projection(layer)
     kernel = own["query", "kernel"]
     factor = math.sqrt(size(kernel, 2) / kernel.shape[2])
     return [(v, factor) for name, v in own.items() if name[0] == "query"]

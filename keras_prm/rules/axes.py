@@ -64,7 +64,7 @@ def rewrite_get_item(node, args, kwargs, keep):
         return args, kwargs
     x = node.inputs[0]
     cuts = iter(
-        _moved(entry, keep(x, axis)) if target is not None else entry
+        _moved_slice(entry, keep(x, axis)) if target is not None else entry
         for axis, (entry, target) in enumerate(entries)
     )
     given = [*args, *kwargs.values()]
@@ -81,7 +81,7 @@ def rewrite_get_item(node, args, kwargs, keep):
     return [given[0], tuple(new)], {}
 
 
-def _moved(entry, keep):
+def _moved_slice(entry, keep):
     """A slice of the positions that are kept."""
     if not isinstance(entry, slice) or keep is None or keep.all():
         return entry
@@ -272,14 +272,14 @@ def contract(call, ends):
     call.graph.reduce_sum(product, 1)
 
 
-def _unknown(ends):
+def _any_unknown(ends):
     return any(x.shape[axis] is None for x, axis in ends)
 
 
 def matmul(call):
     """Batches of matrices: what is summed over stands together."""
     ends = list(zip(call.inputs, (2, 1)))
-    if [len(x.shape) for x in call.inputs] != [3, 3] or _unknown(ends):
+    if [len(x.shape) for x in call.inputs] != [3, 3] or _any_unknown(ends):
         pin(call, "it is no product of two batches of matrices")
         return
     contract(call, ends)
@@ -296,7 +296,7 @@ def dot(call):
     axes = [axis % len(x.shape) for x, axis in zip(call.inputs, axes)]
     ends = list(zip(call.inputs, axes))
     plain = all(len(x.shape) in (2, 3) for x in call.inputs)
-    if layer.normalize or 0 in axes or not plain or _unknown(ends):
+    if layer.normalize or 0 in axes or not plain or _any_unknown(ends):
         pin(
             call,
             "it normalizes, or contracts other than one known axis of matrices",

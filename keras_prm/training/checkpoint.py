@@ -139,7 +139,7 @@ class AtomicCheckpoint(keras.callbacks.Callback):
         model: keras.Model | None = None,
     ) -> None:
         super().__init__()
-        _check_arguments(masks, every, set_epoch)
+        _check_settings(masks, every, set_epoch)
         self.path = pathlib.Path(filepath).resolve()
         self.masks = masks
         self.every = int(every)
@@ -392,7 +392,7 @@ class _Begin:
         return self._epoch
 
 
-def _check_arguments(masks, every, set_epoch):
+def _check_settings(masks, every, set_epoch):
     if masks is not None:
         check_are_masks(masks)
     advice = "Pass, for example, `every=1`."

@@ -51,7 +51,7 @@ def collect(model, masks):
         "optimizers": optimizer_settings(model),
     }
     return description, [
-        np.asarray(keras.ops.convert_to_numpy(v)) for v in _variables(model)
+        np.asarray(keras.ops.convert_to_numpy(v)) for v in _all_variables(model)
     ]
 
 
@@ -86,8 +86,9 @@ def check_fits(model, masks, description, path):
     if found:
         _refuse(path, "with another optimizer", found)
     stored = description["masks"] and Masks.from_json(description["masks"])
-    if stored != masks and _text(stored) != _text(masks):
-        differ = f"Expected {_name(stored)}. Received: masks={_name(masks)}"
+    if stored != masks and _masks_text(stored) != _masks_text(masks):
+        expected, received = _masks_name(stored), _masks_name(masks)
+        differ = f"Expected {expected}. Received: masks={received}"
         _refuse(path, "with other masks", differ)
 
 
@@ -98,7 +99,7 @@ def restore(model, arrays):
         model: The compiled model; `check` has built its optimizers.
         arrays: One array per variable of the model and of its optimizers.
     """
-    variables = _variables(model)
+    variables = _all_variables(model)
     if len(arrays) < len(variables):  # of a version that kept one optimizer
         variables = [*model.variables, *model.optimizer.variables]
     for variable, array in zip(variables, arrays, strict=True):
@@ -218,7 +219,7 @@ def _build(model: keras.Model, built_on: Sequence[Sequence[int] | None] | None):
             optimizer.build([variables[i] for i in places])
 
 
-def _variables(model):
+def _all_variables(model):
     return [
         *model.variables,
         *(v for x in trainers.all_optimizers(model) for v in x.variables),
@@ -253,7 +254,7 @@ def _unnumbered(text):
     return re.sub(r"_\d+(?=[_/\"]|$)", "", text)
 
 
-def _text(masks):
+def _masks_text(masks):
     if masks is None:
         return None
     return _unnumbered(Masks(masks.kernels, masks.vectors).to_json())
@@ -272,7 +273,7 @@ def _differences(stored, received, separator="/"):
         if _without_layer(a, separator) != _without_layer(b, separator)
     ]
     if not differing:
-        differing = _moved(rows)
+        differing = _moved_layer(rows)
     found = [
         f"#{i}: expected {_in_words(rows[i][0])}, "
         f"received {_in_words(rows[i][1])}"
@@ -290,7 +291,7 @@ def _without_layer(signature, separator):
     return name.split(separator)[-1], list(shape), dtype
 
 
-def _moved(rows):
+def _moved_layer(rows):
     """The first variable of a layer that changed places; or an empty list."""
     owners = [[row[0].split("/")[-2:-1] for row in pair] for pair in rows]
     expected, received = (
@@ -317,7 +318,7 @@ def _with_and_without(stored, model):
     )
 
 
-def _name(masks):
+def _masks_name(masks):
     if masks is None:
         return "None"
     return f"masks of {len(masks.kernels)} kernels"

@@ -199,7 +199,7 @@ def scalars(wrapper, residuals=None):
     residuals = residuals or wrapper.residuals()
     # The model may be another than the one that is pruned, as a Distiller.
     sizes = {
-        k.key: _norm(variable)
+        k.key: _variable_norm(variable)
         for k, variable in zip(
             wrapper.plan.kernels, wrapper.planned_variables(), strict=True
         )
@@ -207,13 +207,15 @@ def scalars(wrapper, residuals=None):
     primal = {key: r["primal"] for key, r in residuals.items()}
     dual = {key: r["dual"] for key, r in residuals.items()}
     found = {
-        "primal_residual": _ratio(
+        "primal_residual": _distance_ratio(
             math.hypot(*primal.values()), math.hypot(*sizes.values())
         ),
         "dual_residual": math.hypot(*dual.values()),
     }
     for key in residuals:
-        found[f"primal_residual/{key}"] = _ratio(primal[key], sizes[key])
+        found[f"primal_residual/{key}"] = _distance_ratio(
+            primal[key], sizes[key]
+        )
         found[f"dual_residual/{key}"] = dual[key]
     return found
 
@@ -233,12 +235,12 @@ def residual_line(wrapper, found):
     )
 
 
-def _norm(variable):
+def _variable_norm(variable):
     array = keras.ops.convert_to_numpy(variable).astype("float32")
     return float(np.linalg.norm(array))
 
 
-def _ratio(distance, size):
+def _distance_ratio(distance, size):
     if size:
         return distance / size
     return math.inf if distance else 0.0

@@ -89,7 +89,7 @@ def recalibrate(
     count = 0
     with _without_noise(parts.values()), _zeroed(norms, "momentum"):
         run = _Pass(view, norms)
-        for x in _batches(model, data, batch_size, max_batches):
+        for x in _input_batches(model, data, batch_size, max_batches):
             if keras.tree.flatten(x)[0].shape[0]:
                 run(x)
                 count += 1
@@ -102,7 +102,7 @@ def recalibrate(
     return count
 
 
-def _batches(model, data, batch_size, max_batches):
+def _input_batches(model, data, batch_size, max_batches):
     """Yields inputs of the model, a batch at a time."""
     arrays = datasets.whole(data, len(model.inputs))
     if arrays is None:

@@ -56,7 +56,7 @@ def network_of(trainer, model, fits, what, prefers=None, owns=None):
         f"Cannot tell which network inside of '{trainer.name}' is meant: "
         f"{len(found) or 'none'} of them {what}. Name it with `model=`. "
         "Received: model=None, and "
-        f"{_named(trainer, found or inside)}"
+        f"{_models_by_place(trainer, found or inside)}"
     )
 
 
@@ -88,7 +88,7 @@ def check_network(trainer, model):
         )
     if any(model is inner for inner in models(trainer)):
         return
-    if not _weights(trainer) & _weights(model):
+    if not _trained_ids(trainer) & _trained_ids(model):
         raise ValueError(
             f"The model that is trained, '{trainer.name}', shows nothing of "
             f"'{model.name}': neither is it a layer or an attribute, nor are "
@@ -98,7 +98,7 @@ def check_network(trainer, model):
         )
 
 
-def _weights(model):
+def _trained_ids(model):
     """Ids of what is trained in a model, or would be if it were not frozen."""
     return {
         id(variable)
@@ -138,7 +138,7 @@ def _outermost(found):
     return [model for model in found if id(model) not in held]
 
 
-def _named(trainer, found):
+def _models_by_place(trainer, found):
     """Models by the names they have in the trainer."""
     rows = []
     for model in found:

@@ -20,8 +20,8 @@ def settings(model):
         {
             "update_every": wrapper.update_every,
             "rho_change": wrapper.rho_change,
-            "ramp": _config(wrapper.ramp),
-            "rho": _config(wrapper.rho),
+            "ramp": _config_for_json(wrapper.ramp),
+            "rho": _config_for_json(wrapper.rho),
         }
         for wrapper in trainers.wrappers(model)
     ]
@@ -107,7 +107,7 @@ def _settings_of(optimizer):
     inner = getattr(optimizer, "inner_optimizer", None)
     if inner is not None:
         return _settings_of(inner)
-    config = _config(optimizer)
+    config = _config_for_json(optimizer)
     config = config.get("config") if isinstance(config, dict) else None
     left_out = ("name", "optimizers")  # whose rates may have been set anew
     rows = {k: v for k, v in (config or {}).items() if k not in left_out}
@@ -124,7 +124,7 @@ def changed_settings(model, description):
             # A number is among the variables, and may have been set anew.
             if name == "learning_rate" and is_number(one) and is_number(other):
                 continue
-            if _plain(one) != _plain(other):
+            if _sorted_json(one) != _sorted_json(other):
                 one, other = _brief(one), _brief(other)
                 found.append(f"{name}={other} (in the file {one})")
     pairs = zip(description.get("settings", ()), settings(model))
@@ -133,29 +133,29 @@ def changed_settings(model, description):
             # A number is among the variables, and may have been set anew.
             if name == "rho" and is_number(value):
                 continue
-            if _plain(value) != _plain(received[name]):
+            if _sorted_json(value) != _sorted_json(received[name]):
                 one, other = _brief(value), _brief(received[name])
                 found.append(f"{name}={other} (in the file {one})")
     return found
 
 
-def _config(value):
+def _config_for_json(value):
     """What `json` can write of a number, a rule or a schedule."""
     try:
         config = keras.saving.serialize_keras_object(value)
     except NotImplementedError:  # a schedule that nobody can save
         return type(value).__name__
-    return json.loads(json.dumps(config, default=_number))
+    return json.loads(json.dumps(config, default=_float_or_type))
 
 
-def _number(value):
+def _float_or_type(value):
     try:
         return float(value)
     except (TypeError, ValueError):
         return type(value).__name__
 
 
-def _plain(value):
+def _sorted_json(value):
     return json.dumps(value, sort_keys=True)
 
 

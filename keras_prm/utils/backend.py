@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 
 import keras
 from keras import ops
@@ -145,3 +147,31 @@ def known(flag):
 
         return None if isinstance(flag, jax.core.Tracer) else bool(flag)
     return bool(flag)
+
+
+def process_environment(backend=None):
+    """The environment of a process that imports what this one does, on a CPU.
+
+    Args:
+        backend: Name of the backend that Keras is to run on there; `None`
+            for the one it runs on here.
+
+    Returns:
+        dict of strings, for `subprocess.run(env=...)`.
+    """
+    return os.environ | {
+        "KERAS_BACKEND": backend or keras.backend.backend(),
+        "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)),
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "JAX_PLATFORMS": "cpu",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
+
+
+def process_settings():
+    """What such a process has to set by `keras.config.set_...`, a dict."""
+    return {
+        "image_data_format": keras.config.image_data_format(),
+        "epsilon": float(keras.config.epsilon()),  # NumPy's, say
+        "floatx": keras.config.floatx(),
+    }

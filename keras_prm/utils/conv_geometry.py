@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import numbers
 
 import numpy as np
 
@@ -23,7 +24,7 @@ def pads(layer, spaces):
     reach = reaches(layer, layer.kernel_size)
     if layer.padding == "causal":
         return [(reach[0], 0)]
-    strides = _per_axis(layer, layer.strides)
+    strides = _strides(layer)
     if all(stride == 1 for stride in strides):
         return [(r // 2, r - r // 2) for r in reach]
     if len(spaces) != 1 or None in next(iter(spaces)):
@@ -37,7 +38,7 @@ def pads(layer, spaces):
 
 def reaches(layer, sizes):
     """How far the last tap of a window is from the first, per axis."""
-    dilation = _per_axis(layer, layer.dilation_rate)
+    dilation = _dilation(layer)
     return [(k - 1) * d for k, d in zip(sizes, dilation)]
 
 
@@ -50,7 +51,7 @@ def output_sizes(layer, space):
         return tuple(space)
     return tuple(
         None if n is None else max(-(-(n - r) // s), 0)
-        for n, r, s in zip(space, reach, _per_axis(layer, layer.strides))
+        for n, r, s in zip(space, reach, _strides(layer))
     )
 
 
@@ -67,8 +68,8 @@ def seen(layer, taps, space):
     """
     found = []
     reach = reaches(layer, layer.kernel_size)
-    dilation = _per_axis(layer, layer.dilation_rate)
-    strides = _per_axis(layer, layer.strides)
+    dilation = _dilation(layer)
+    strides = _strides(layer)
     for tap, d, s, n, r in zip(taps, dilation, strides, space, reach):
         start = int(tap) * d
         stop = None if n is None else start + (n - 1) * s + 1
@@ -92,10 +93,10 @@ def taps_inside(layer, space):
     if layer.padding == "valid" or all(k == 1 for k in sizes):
         return np.ones(sizes, bool)
     before = pads(layer, {tuple(space)})
-    strides = _per_axis(layer, layer.strides)
+    strides = _strides(layer)
     if before is None or (None in space and max(strides) > 1):
         return np.zeros(sizes, bool)
-    dilation = _per_axis(layer, layer.dilation_rate)
+    dilation = _dilation(layer)
     masks = []
     for n, k, s, d, (pad, _) in zip(space, sizes, strides, dilation, before):
         first = np.arange(k) * d - pad
@@ -107,6 +108,16 @@ def taps_inside(layer, space):
     return functools.reduce(np.logical_and.outer, masks)
 
 
-def _per_axis(layer, value):
-    rank = len(layer.kernel_size)
-    return (value,) * rank if isinstance(value, int) else tuple(value)
+def per_axis(value, rank):
+    """Strides or dilation rates as a tuple with an int per spatial axis."""
+    if isinstance(value, numbers.Integral):
+        return (int(value),) * rank
+    return tuple(map(int, value))
+
+
+def _strides(layer):
+    return per_axis(layer.strides, len(layer.kernel_size))
+
+
+def _dilation(layer):
+    return per_axis(layer.dilation_rate, len(layer.kernel_size))

@@ -218,7 +218,7 @@ def as_arrays(
     expected = [(None, *x.shape[1:]) for x in previous or model.inputs]
     if (
         len(shapes) != len(expected)
-        or not all(map(_fits, shapes, expected))
+        or not all(map(_fits_input, shapes, expected))
         or len({shape[0] for shape in shapes}) > 1
     ):
         raise ValueError(
@@ -233,12 +233,12 @@ def as_arrays(
 def _advice(shapes, expected):
     """How to mend what does not fit, by what is wrong with it."""
     own = [wanted[1:] for wanted in expected]
-    if len(shapes) == len(own) and all(map(_fits, shapes, own)):
+    if len(shapes) == len(own) and all(map(_fits_input, shapes, own)):
         return (
             "Rows come first: `x[None]` for a single sample, `np.stack(xs)` "
             "for a list of them, `data.batch(32)` for a data set of them."
         )
-    if len(shapes) == len(expected) and all(map(_fits, shapes, expected)):
+    if len(shapes) == len(expected) and all(map(_fits_input, shapes, expected)):
         return "Pass as many rows of each input."
     return (
         "Pass batches: arrays, or dicts or lists of arrays; labels beside "
@@ -339,7 +339,7 @@ def to_numpy(x):
     return np.asarray(x)
 
 
-def _fits(shape, expected):
+def _fits_input(shape, expected):
     return len(shape) == len(expected) and all(
         wanted in (None, size) for size, wanted in zip(shape, expected)
     )

@@ -109,7 +109,7 @@ def are_of(weights, keys, model):
     """
     own = {id(variable) for variable in model.variables}
     rows = {row.key: row for row in weights}
-    return all(_identity(rows.get(key)) in own for key in keys)
+    return all(_variable_identity(rows.get(key)) in own for key in keys)
 
 
 def known_as(weights, model, keys):
@@ -132,7 +132,9 @@ def known_as(weights, model, keys):
     rows = {row.key: row for row in weights}
     by_variable: dict[int | None, str]
     by_variable = {id(row.source()): row.key for row in own}
-    names = {key: by_variable.get(_identity(rows.get(key))) for key in keys}
+    names = {
+        key: by_variable.get(_variable_identity(rows.get(key))) for key in keys
+    }
     if None not in names.values():
         return names, ""
     names, difference = counterparts(weights, own)
@@ -203,7 +205,9 @@ def trained_otherwise(weights, variables):
         missing = [row for row in expected if row not in rows]
         thawed = [row.key for row in rows if not row.trainable]
         if missing or thawed:
-            left_out = [row for row in missing if same and _trains(row)]
+            left_out = [
+                row for row in missing if same and _is_trainable_now(row)
+            ]
             return _other_flags(left_out, missing, thawed)
     if not found:
         return ""
@@ -238,10 +242,10 @@ def _other_flags(left_out, missing, thawed):
 def _lives_in(rows, variables):
     """Whether all of some weights are among variables."""
     found = {id(v) for v in variables}
-    return all(_identity(row) in found for row in rows)
+    return all(_variable_identity(row) in found for row in rows)
 
 
-def _trains(row):
+def _is_trainable_now(row):
     """Whether a variable that still lives is trainable now."""
     variable = row.source and row.source()
     return variable is not None and variable.trainable
@@ -249,7 +253,7 @@ def _trains(row):
 
 def _known_places(weights, variables):
     """Where the very variables stand among `weights`; `None` if nowhere."""
-    known = {_identity(row): i for i, row in enumerate(weights)}
+    known = {_variable_identity(row): i for i, row in enumerate(weights)}
     return [known.get(id(v)) for v in variables]
 
 
@@ -355,7 +359,7 @@ def _same_by_name(a, b):
     }
 
 
-def _identity(row):
+def _variable_identity(row):
     """The `id` of a row's variable while it lives, else `None`."""
     variable = row and row.source and row.source()
     return None if variable is None else id(variable)

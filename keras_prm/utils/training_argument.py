@@ -60,7 +60,7 @@ def effective(node, around=None):
         bool or `None`. What a nested model is told goes before what its
         calls pass.
     """
-    return _of(node) if around is None else around
+    return _given_to(node) if around is None else around
 
 
 def called_in_training(view, around=None, prefix=""):
@@ -124,7 +124,7 @@ def check_passed_on(without, with_training):
         ValueError: A layer inside is told the same in both.
     """
     for old, new in zip(without.nodes, with_training.nodes):
-        flags = [_of(old), _of(new)]
+        flags = [_given_to(old), _given_to(new)]
         fixed = flags[0] is not None and flags[0] == flags[1]
         if fixed and depends_on_training(old.operation):
             raise ValueError(
@@ -144,7 +144,7 @@ def told(node, at_inference, in_training):
     Returns:
         `node`, or the same without its `training`, which Keras then fills in.
     """
-    flags = [_of(at_inference), _of(in_training)]
+    flags = [_given_to(at_inference), _given_to(in_training)]
     names = parameters(node.operation)
     if "training" not in names or flags[0] == flags[1] is not None:
         return node
@@ -184,5 +184,5 @@ class _Untold:
         )
 
 
-def _of(node):
+def _given_to(node):
     return given(node.operation, node.arguments.args, node.arguments.kwargs)

@@ -32,9 +32,9 @@ def main(folder):
         if job["custom_objects"] and sys.modules["keras_prm"] is None:
             del sys.modules["keras_prm"]
         try:
-            _run(folder, name, job)
+            _run_job(folder, name, job)
         except Exception as error:
-            (folder / f"{name}{ERROR}").write_text(_text(error))
+            (folder / f"{name}{ERROR}").write_text(_error_text(error))
 
 
 def _set(settings):
@@ -48,7 +48,7 @@ def _needs_more(item):
     return len(item[1]["custom_objects"]) > 0
 
 
-def _run(folder, name, job):
+def _run_job(folder, name, job):
     import keras
     import numpy as np
 
@@ -57,9 +57,9 @@ def _run(folder, name, job):
     found, note = {}, ""
     for number in range(job["sets"]):  # anew, for what it remembers
         path = folder / f"{name}.keras"
-        model, note = _load(keras, path, job["custom_objects"])
+        model, note = _load_and_note(keras, path, job["custom_objects"])
         own = [x for key, x in inputs.items() if key.startswith(f"{number}_")]
-        outputs = _outputs(keras, model, own, job["batch_size"])
+        outputs = _batched_outputs(keras, model, own, job["batch_size"])
         for position, y in enumerate(outputs):
             found[f"{number}_{position:03}"] = y
         del model
@@ -68,7 +68,7 @@ def _run(folder, name, job):
     np.savez(folder / f"{name}{OUTPUTS}", **found)
 
 
-def _load(keras, path, names):
+def _load_and_note(keras, path, names):
     """A model, and what is to be said of how it is loaded."""
     custom_objects = {}
     for key, module, name in names:
@@ -83,7 +83,7 @@ def _load(keras, path, names):
     return model, "loads with `safe_mode=False` only, for its lambdas"
 
 
-def _outputs(keras, model, arrays, batch_size):
+def _batched_outputs(keras, model, arrays, batch_size):
     """The outputs as NumPy arrays, computed batch by batch."""
     import numpy as np
 
@@ -95,7 +95,7 @@ def _outputs(keras, model, arrays, batch_size):
         # The last row fills up the last batch, where it has to be whole.
         picked = np.minimum(picked, rows - 1) if is_fixed else picked[:kept]
         batch = [
-            _tensor(keras, array[picked], x.dtype)
+            _input_tensor(keras, array[picked], x.dtype)
             for array, x in zip(arrays, model.inputs, strict=True)
         ]
         if not isinstance(model, keras.Sequential):
@@ -103,11 +103,11 @@ def _outputs(keras, model, arrays, batch_size):
         else:
             (batch,) = batch
         results = keras.tree.flatten(model(batch, training=False))
-        parts.append([_array(keras, y)[:kept] for y in results])
+        parts.append([_stored(keras, y)[:kept] for y in results])
     return [np.concatenate(ys) for ys in zip(*parts)]
 
 
-def _tensor(keras, array, dtype):
+def _input_tensor(keras, array, dtype):
     if dtype == "string":
         import tensorflow as tf
 
@@ -115,7 +115,7 @@ def _tensor(keras, array, dtype):
     return keras.ops.convert_to_tensor(array, dtype)
 
 
-def _array(keras, y):
+def _stored(keras, y):
     """A result as an array that a file can hold."""
     if keras.backend.standardize_dtype(y.dtype) == "bfloat16":
         y = keras.ops.cast(y, "float32")
@@ -149,7 +149,7 @@ def from_file(array):
     return words
 
 
-def _text(error):
+def _error_text(error):
     """The cause of an error; Keras puts it last, after whole configs."""
     text = " ".join(str(error).split())
     text = text.rpartition("Exception encountered:")[2].strip() or text

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import pathlib
 import subprocess
 import sys
 import tempfile
 import warnings
 
-import keras
 import numpy as np
 
 from keras_prm.litert import conversion_process
+from keras_prm.utils import backend
 from keras_prm.verification import round_trip_worker
 
 
@@ -100,13 +99,13 @@ class Folder:
 
     def _run(self):
         request = self._path / round_trip_worker.REQUEST
-        settings = conversion_process.keras_settings()
+        settings = backend.process_settings()
         request.write_text(
             json.dumps({"settings": settings, "jobs": self._jobs})
         )
         result = subprocess.run(
             [sys.executable, "-P", round_trip_worker.__file__, self._path],
-            env=_environment(),
+            env=backend.process_environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -123,7 +122,9 @@ class Folder:
             )
             if outputs.exists():
                 with np.load(outputs) as arrays:
-                    sets = [_of(arrays, n) for n in range(job["sets"])]
+                    sets = [
+                        _arrays_of_set(arrays, n) for n in range(job["sets"])
+                    ]
                 self._found[name] = RoundTrip(
                     sets, note.read_text(), self._sizes[name]
                 )
@@ -158,7 +159,7 @@ def once(model, sets):
         return folder.load()["model"]
 
 
-def _of(arrays, number):
+def _arrays_of_set(arrays, number):
     """The arrays of one set, in order."""
     names = [name for name in arrays.files if name.startswith(f"{number}_")]
     return [round_trip_worker.from_file(arrays[name]) for name in names]
@@ -175,14 +176,3 @@ def _short(error):
     text = " ".join(str(error).split())
     text = text if len(text) < 300 else f"{text[:150]} ... {text[-100:]}"
     return f"{type(error).__name__}: {text}"
-
-
-def _environment():
-    """For a process that imports what this one does, and needs no GPU."""
-    return os.environ | {
-        "KERAS_BACKEND": keras.backend.backend(),
-        "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)),
-        "CUDA_VISIBLE_DEVICES": "-1",
-        "JAX_PLATFORMS": "cpu",
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-    }

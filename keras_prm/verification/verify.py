@@ -105,7 +105,7 @@ def verify(
             limits["litert"] = max(limits["stripped"], own)
     trip, limits["saved"] = None, limits["stripped"]
     with model_state.kept(model, small):
-        probe = _probe(views[0], inputs, seed, file)
+        probe = _probe_of(views[0], inputs, seed, file)
         comparisons = [*_comparisons(probe, views[1], file, limits)]
         if saved:
             model_state.reset(small)
@@ -147,7 +147,7 @@ def _remarks(view, probe, comparisons, limit):
     if not all(c.is_equal for c in comparisons):
         with model_state.kept(view):
             is_random = tolerances.is_random(
-                lambda: _run(view, probe.arrays), limit
+                lambda: _run_from_reset(view, probe.arrays), limit
             )
     if is_random:
         remarks.append(
@@ -158,9 +158,9 @@ def _remarks(view, probe, comparisons, limit):
     return tuple(remarks), is_random
 
 
-def _probe(view, inputs, seed, file):
+def _probe_of(view, inputs, seed, file):
     def compute(arrays):
-        return _run(view, arrays)
+        return _run_from_reset(view, arrays)
 
     if inputs is not None:
         return probing.of_given(view, compute, inputs)
@@ -168,13 +168,13 @@ def _probe(view, inputs, seed, file):
     return probing.of_random(view, compute, seed=seed, runs=runs)
 
 
-def _run(view, arrays):
+def _run_from_reset(view, arrays):
     model_state.reset(view)
     return probing.run_model(view, arrays)
 
 
 def _comparisons(probe, small, file, limits):
-    found = _run(small, probe.arrays)
+    found = _run_from_reset(small, probe.arrays)
     yield _comparison("stripped", probe, found, limits)
     if file is None:
         return

@@ -21,6 +21,7 @@ from keras_prm.litert import conversion
 from keras_prm.litert import conversion_process
 from keras_prm.litert.export import export_litert
 from keras_prm.litert.model import LiteRTModel
+from keras_prm.utils import backend
 from tests.helpers import exporting
 from tests.helpers.exporting import SOUND
 
@@ -138,7 +139,7 @@ class ProcessTest(exporting.ExportTestCase):
         before = keras.config.epsilon()
         keras.config.set_epsilon(np.float32(0.25))
         try:
-            settings = json.dumps(conversion_process.keras_settings())
+            settings = json.dumps(backend.process_settings())
         finally:
             keras.config.set_epsilon(before)
         self.assertEqual(json.loads(settings)["epsilon"], 0.25)

@@ -102,7 +102,7 @@ class ConversionTest(exporting.ExportTestCase):
 class RowsTest(absltest.TestCase):
     def test_last_batch_starts_over(self):
         arrays = [np.arange(5), np.arange(10).reshape(5, 2)]
-        found = list(conversion._rows(["a", "b"], arrays, 3))
+        found = list(conversion._sample_batches(["a", "b"], arrays, 3))
         self.assertEqual(
             [x["a"].tolist() for x in found], [[0, 1, 2], [3, 4, 0]]
         )

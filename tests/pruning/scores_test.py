@@ -5,7 +5,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 
 from keras_prm.pruning import scores
-from keras_prm.pruning.scores import Structures
+from keras_prm.pruning.scores import KernelRows
 
 # Three filters of two weights each.
 WEIGHTS = np.array([[3, -4], [0, 1], [-2, 0]], "float32")
@@ -32,14 +32,14 @@ class ScoresTest(parameterized.TestCase):
     )
     def test_by_hand(self, score, expected):
         before = WEIGHTS.copy()
-        found = score(Structures(WEIGHTS, GRADIENTS, GAMMA))
+        found = score(KernelRows(WEIGHTS, GRADIENTS, GAMMA))
         np.testing.assert_allclose(found, expected, rtol=1e-6)
         self.assertEqual(found.shape, (3,))
         np.testing.assert_array_equal(WEIGHTS, before)
 
     def test_equal_filters_are_no_distance_apart(self):
         weights = np.full((2, 5), 1 / 3, "float32")
-        found = scores.geometric_median(Structures(weights))
+        found = scores.geometric_median(KernelRows(weights))
         np.testing.assert_array_equal(found, [0, 0])
 
     @parameterized.parameters(
@@ -47,7 +47,7 @@ class ScoresTest(parameterized.TestCase):
     )
     def test_what_is_not_there(self, score, name):
         with self.assertRaisesRegex(ValueError, rf"\(weights, {name}=...\)"):
-            score(Structures(WEIGHTS))
+            score(KernelRows(WEIGHTS))
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ from absl.testing import parameterized
 from keras import layers
 
 from keras_prm import verify
-from keras_prm.litert import conversion_process
 from keras_prm.rebuild.strip import strip
+from keras_prm.utils import backend
 from keras_prm.verification import round_trip_worker
 from keras_prm.verification import round_trips
 from tests.helpers import zoo
@@ -106,7 +106,7 @@ class RoundTripsTest(parameterized.TestCase):
 
     def test_what_is_added_later(self):
         """Whatever Keras is set to."""
-        before = conversion_process.keras_settings()
+        before = backend.process_settings()
         self.addCleanup(keras.config.set_epsilon, before["epsilon"])
         form = before["image_data_format"]
         self.addCleanup(keras.config.set_image_data_format, form)
