@@ -10,7 +10,6 @@ import numpy as np
 
 from keras_prm.reports.export import Scores
 from keras_prm.utils import datasets
-from keras_prm.utils import validation
 
 _BATCH_SIZE = 32
 _DEFAULTS = (None, "accuracy", "acc")
@@ -44,7 +43,7 @@ class Evaluation:
             )
         # Of a list to a tensor, whatever structures the model has.
         self._view = keras.Model(model.inputs, model.outputs[0])
-        self._rest = _labeled_batches(model, data)
+        self._rest = _checked_batches(model, data)
         self._first = list(_first_batches(self._rest))
         if not self._first:
             raise ValueError(
@@ -107,28 +106,9 @@ def _first_batches(batches):
         yield batch
 
 
-def _labeled_batches(model, data):
+def _checked_batches(model, data):
     """Yields `(inputs, y, sample_weight or None)`, checked arrays."""
-    if isinstance(data, tuple):
-        data = _slices(_without_none(data))
-    elif isinstance(data, keras.utils.PyDataset):
-        data = map(data.__getitem__, range(len(data)))
-    if not validation.is_iterable(data):
-        raise TypeError(
-            "Cannot export to LiteRT: expected evaluation_data to be arrays "
-            "(x, y), or batches of them. Received: evaluation_data of type "
-            f"{type(data).__name__}. Pass a tuple of arrays."
-        )
-    for batch in data:
-        if isinstance(batch, (tuple, list)):
-            batch = _without_none(batch)
-        if not isinstance(batch, tuple) or len(batch) not in (2, 3):
-            raise ValueError(
-                "Cannot export to LiteRT: evaluation_data has no labels. "
-                "Expected (x, y) or (x, y, sample_weight). Received: "
-                f"{type(batch).__name__}. Pass a tuple of arrays, or batches "
-                "that are such tuples."
-            )
+    for batch in datasets.labeled_batches(data, datasets.NUM_SAMPLES, _refuse):
         inputs = datasets.as_arrays(model, batch[0], "evaluation_data")
         y, *weight = (datasets.to_numpy(x) for x in batch[1:])
         lengths = {len(x) if x.ndim else None for x in (inputs[0], y, *weight)}
@@ -143,19 +123,13 @@ def _labeled_batches(model, data):
             yield inputs, y, weight[0] if weight else None
 
 
-def _without_none(batch):  # which stands for no weights
-    return tuple(x for x in batch if x is not None)
-
-
-def _slices(data):
-    """Slices of a tuple of arrays, so that no copy of all is made."""
-    rows = {len(x) for x in keras.tree.flatten(data) if hasattr(x, "shape")}
-    size = datasets.NUM_SAMPLES
-    if len(data) not in (2, 3) or len(rows) != 1:
-        yield data  # to be refused
-        return
-    for start in range(0, rows.pop(), size):
-        yield keras.tree.map_structure(lambda x: x[start : start + size], data)
+def _refuse(received):
+    return ValueError(
+        "Cannot export to LiteRT: evaluation_data has no labels. Expected "
+        "(x, y) or (x, y, sample_weight) with one label for each sample. "
+        f"Received: {received}. Pass a tuple of arrays, or batches that are "
+        "such tuples."
+    )
 
 
 def _metric(metric, y, shape):

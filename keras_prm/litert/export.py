@@ -162,7 +162,7 @@ def export_litert(
         evaluation = Evaluation(model, evaluation_data, metric)
     if mode == "int8":
         others = evaluation and evaluation.inputs
-        datasets.check_calibration(view, samples, others)
+        export_checks.check_calibration(view, samples, others)
     settings = conversion.Settings(
         mode,
         batch_size,
@@ -197,18 +197,18 @@ def export_litert(
 
 def _samples(model, view, representative_data, inputs):
     """Arrays to calibrate with, and to compare on; `None` where not given."""
-    given = {}
+    given, purpose = {}, "export to LiteRT"
     if representative_data is not None:
-        given["representative_data"] = datasets.representative(
-            model, representative_data
+        given["representative_data"] = datasets.first_rows(
+            model, representative_data, "representative_data", purpose
         )
     if inputs is not None:
         given["inputs"] = datasets.first_rows(
-            model, inputs, "inputs", "export to LiteRT", is_finite=False
+            model, inputs, "inputs", purpose, is_finite=False
         )
     with model_state.kept(model):
         for name, rows in given.items():
-            index_checks.check_indices(view, rows, name, "export to LiteRT")
+            index_checks.check_indices(view, rows, name, purpose)
     samples = given.get("representative_data")
     return samples, given.get("inputs", samples)
 

@@ -6,6 +6,7 @@ import os
 import warnings
 
 import keras
+import numpy as np
 
 from keras_prm.equivalence import tolerances
 from keras_prm.reports.strip import StripReport
@@ -15,6 +16,9 @@ from keras_prm.utils import mixed_precision
 from keras_prm.utils import training_argument
 from keras_prm.utils import validation
 from keras_prm.utils import variable_keys
+
+# Mean magnitudes of calibration and evaluation may differ by this factor.
+_LARGEST_RATIO = 10.0
 
 
 def check_settings(path, mode, data, tolerance, int8_io):
@@ -257,3 +261,50 @@ def check_functional(model):
         )
     variable_keys.finite_arrays(view)
     return view
+
+
+def check_calibration(model, samples, others=None):
+    """Refuses samples that no sensible int8 range comes from.
+
+    Args:
+        model: A functional model.
+        samples: list of arrays, one per input of the model.
+        others: list of arrays of any shapes, one per input: the values of
+            the data the file will be measured on, or None.
+
+    Raises:
+        ValueError: An input is words; each one is one and the same number
+            throughout; or the mean magnitude of a floating-point one is more
+            than 10 times larger or smaller than in `others`.
+    """
+    words = [x.name for x in model.inputs if x.dtype == "string"]
+    if words:
+        raise ValueError(
+            "Cannot export to LiteRT: the converter cannot calibrate int8 on "
+            f"words. Received: inputs of strings {words}. Turn strings into "
+            "numbers outside of the model, or pass quantize='dynamic_range', "
+            "whose weights are int8 too."
+        )
+    first = [x.flat[0] for x in samples]
+    if all((x == value).all() for x, value in zip(samples, first)):
+        raise ValueError(
+            "Cannot export to LiteRT: representative_data is constant, and "
+            "the ranges of int8 come from how it varies. Received: nothing "
+            f"but {[value.item() for value in first]}. Pass some hundred "
+            "typical samples."
+        )
+    wrong = {}
+    for x, y, z in zip(model.inputs, samples, others or ()):
+        if "float" not in x.dtype:
+            continue
+        means = [float(np.abs(a).mean(dtype=float)) for a in (y, z)]
+        if max(means) > _LARGEST_RATIO * min(means):
+            wrong[x.name] = tuple(float(f"{mean:.3g}") for mean in means)
+    if wrong:
+        raise ValueError(
+            "Cannot export to LiteRT: representative_data and evaluation_data "
+            "differ in range. Expected mean magnitudes within a factor of "
+            f"{_LARGEST_RATIO:g}. Received, by input: {wrong}. Scale both "
+            "alike, as the model was trained: [0, 255] and [0, 1] is the "
+            "usual mistake."
+        )

@@ -7,14 +7,10 @@ pass runs in a `keras.StatelessScope`, which keeps whatever it would assign
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import keras
 import numpy as np
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
+from keras_prm.utils import datasets
 
 BATCH_SIZE = 32
 
@@ -23,11 +19,9 @@ def gradient_batches(data, size=BATCH_SIZE, name="data", expected=""):
     """A list of batches `(x, y)` or `(x, y, sample_weight)`.
 
     Args:
-        data: An iterable of batches: a list, `tf.data.Dataset`,
-            `keras.utils.PyDataset`, ...; or a tuple or list `(x, y)` or
-            `(x, y, sample_weight)` of all samples, which is cut into batches
-            of 32 as `fit` does.
-        size: int, or into batches of so many.
+        data: As `datasets.labeled_batches` takes them.
+        size: int, rows of the batches that all samples are cut into; 32, as
+            `fit` does.
         name: The argument that it comes from, for errors.
         expected: What else that may be, for errors, as "a function, or ".
 
@@ -36,7 +30,7 @@ def gradient_batches(data, size=BATCH_SIZE, name="data", expected=""):
         ValueError: There is no batch in it.
     """
 
-    def no_batches(received):
+    def refuse(received):
         return TypeError(
             f"Expected `{name}` to be {expected}an iterable of batches (x, y) "
             "or (x, y, sample_weight), or such a tuple of all samples; "
@@ -44,29 +38,7 @@ def gradient_batches(data, size=BATCH_SIZE, name="data", expected=""):
             f"Received: {name}={received}"
         )
 
-    if _is_samples(data):
-        found = _cut_batches(data, size, name, no_batches)
-    elif isinstance(data, keras.utils.PyDataset):
-        found = [data[i] for i in range(data.num_batches or 0)]
-    elif isinstance(data, dict):
-        raise no_batches(f"a dict of {list(data)}, without labels"[:200])
-    elif _is_iterable(data):
-        _check_ends(data)
-        found = list(data)
-    else:
-        raise no_batches(f"{data!r} (of type {type(data).__name__})"[:200])
-    for batch in found:
-        if not isinstance(batch, (tuple, list)):
-            raise no_batches(f"a batch of type {type(batch).__name__}")
-        if not 2 <= len(batch) <= 3:
-            raise no_batches(
-                f"a {type(batch).__name__} of {len(batch)}, without labels"
-                if len(batch) < 2
-                else f"a {type(batch).__name__} of {len(batch)}"
-            )
-        arrays = [a for a in keras.tree.flatten(batch[:2]) if a is not None]
-        if not all(map(np.ndim, arrays)):
-            raise no_batches("single samples; call `data.batch(32)`")
+    found = list(datasets.labeled_batches(data, size, refuse))
     if not found:
         raise ValueError(
             f"There is no batch in `{name}`. Pass at least one batch (x, y); "
@@ -74,48 +46,6 @@ def gradient_batches(data, size=BATCH_SIZE, name="data", expected=""):
             "prunings pass a list or a data set."
         )
     return found
-
-
-def _is_samples(data):
-    """Whether data are all samples at once: no part of them is a batch."""
-    if isinstance(data, list):
-        return any(hasattr(x, "shape") for x in data)
-    return isinstance(data, tuple) and data and not isinstance(data[0], tuple)
-
-
-def _is_iterable(data):
-    is_text = isinstance(data, (str, bytes))
-    return hasattr(data, "__iter__") and not (is_text or hasattr(data, "shape"))
-
-
-def _check_ends(data):
-    """Refuses a `tf.data.Dataset` that is known to go on forever."""
-    cardinality: Callable[[], Any] | None
-    cardinality = getattr(data, "cardinality", None)
-    if callable(cardinality) and int(cardinality()) == -1:
-        raise ValueError(
-            "The data never end. Pass a part of them, such as "
-            "`data.take(100)`, or leave out `repeat()`. "
-            f"Received: a {type(data).__name__} of infinite cardinality"
-        )
-
-
-def _cut_batches(data, size, name, no_batches):
-    data = tuple(x for x in data if x is not None)  # stands for no weights
-    if any(isinstance(x, (str, bytes)) for x in keras.tree.flatten(data)):
-        raise no_batches("words; make arrays of them")
-    if not all(map(np.ndim, keras.tree.flatten(data))):
-        raise no_batches("lists of numbers; make arrays of them")
-    rows = [len(x) for x in keras.tree.flatten(data)]
-    if len(set(rows)) > 1:
-        raise ValueError(
-            f"The arrays in `{name}` differ in their number of samples. Pass "
-            f"one label for each sample. Received: {rows} samples"
-        )
-    return [
-        keras.tree.map_structure(lambda a: a[i : i + size], data)
-        for i in range(0, rows[0] if rows else 0, size)
-    ]
 
 
 def per_batch(model, variables, data):
@@ -127,7 +57,7 @@ def per_batch(model, variables, data):
     Args:
         model: A compiled model.
         variables: list of `keras.Variable`s of the model.
-        data: list of batches, as `batches` returns them.
+        data: list of batches, as `gradient_batches` returns them.
 
     Yields:
         list of float32 arrays, of the shapes of the variables.

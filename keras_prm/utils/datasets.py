@@ -12,8 +12,6 @@ from keras_prm.utils import validation
 
 NUM_SAMPLES = 256
 _UNKNOWN_SIZE = 32
-# Mean magnitudes of calibration and evaluation may differ by this factor.
-_LARGEST_RATIO = 10.0
 
 
 def uniform(specs, num_rows):
@@ -38,17 +36,6 @@ def uniform(specs, num_rows):
             array = rng.uniform(-1, 1, (num_rows, *sizes))
         samples.append(array.astype(dtype))
     return samples
-
-
-def representative(model, data):
-    """The first samples of a user's data to calibrate with; see `first_rows`.
-
-    Args:
-        model: A functional model.
-        data: See `first_rows`.
-    """
-    purpose = "export to LiteRT"
-    return first_rows(model, data, "representative_data", purpose)
 
 
 def first_rows(model, data, name, purpose, is_finite=True):
@@ -95,53 +82,6 @@ def first_rows(model, data, name, purpose, is_finite=True):
     return [np.concatenate(x)[:NUM_SAMPLES] for x in zip(*parts)]
 
 
-def check_calibration(model, samples, others=None):
-    """Refuses samples that no sensible int8 range comes from.
-
-    Args:
-        model: A functional model.
-        samples: list of arrays, one per input of the model.
-        others: list of arrays of any shapes, one per input: the values of
-            the data the file will be measured on, or None.
-
-    Raises:
-        ValueError: An input is words; each one is one and the same number
-            throughout; or the mean magnitude of a floating-point one is more
-            than 10 times larger or smaller than in `others`.
-    """
-    words = [x.name for x in model.inputs if x.dtype == "string"]
-    if words:
-        raise ValueError(
-            "Cannot export to LiteRT: the converter cannot calibrate int8 on "
-            f"words. Received: inputs of strings {words}. Turn strings into "
-            "numbers outside of the model, or pass quantize='dynamic_range', "
-            "whose weights are int8 too."
-        )
-    first = [x.flat[0] for x in samples]
-    if all((x == value).all() for x, value in zip(samples, first)):
-        raise ValueError(
-            "Cannot export to LiteRT: representative_data is constant, and "
-            "the ranges of int8 come from how it varies. Received: nothing "
-            f"but {[value.item() for value in first]}. Pass some hundred "
-            "typical samples."
-        )
-    wrong = {}
-    for x, y, z in zip(model.inputs, samples, others or ()):
-        if "float" not in x.dtype:
-            continue
-        means = [float(np.abs(a).mean(dtype=float)) for a in (y, z)]
-        if max(means) > _LARGEST_RATIO * min(means):
-            wrong[x.name] = tuple(float(f"{mean:.3g}") for mean in means)
-    if wrong:
-        raise ValueError(
-            "Cannot export to LiteRT: representative_data and evaluation_data "
-            "differ in range. Expected mean magnitudes within a factor of "
-            f"{_LARGEST_RATIO:g}. Received, by input: {wrong}. Scale both "
-            "alike, as the model was trained: [0, 255] and [0, 1] is the "
-            "usual mistake."
-        )
-
-
 def whole(data, num_inputs):
     """The inputs of all samples at once; `None` if `data` are batches.
 
@@ -182,6 +122,100 @@ def batches(data, num_inputs):
     # PyTorch's loaders make lists of what others make tuples of.
     pairs = (tuple, list) if num_inputs == 1 else tuple
     return (x[0] if isinstance(x, pairs) and x else x for x in data)
+
+
+def labeled_batches(data, size, refuse):
+    """Yields `(x, y)` or `(x, y, sample_weight)`, a batch at a time.
+
+    Args:
+        data: An iterable of batches: a list, `tf.data.Dataset`,
+            `keras.utils.PyDataset`, ...; or a tuple or list `(x, y)` or
+            `(x, y, sample_weight)` of all samples.
+        size: int, rows of the batches that all samples are cut into.
+        refuse: A function from what was received, a str, to an exception.
+
+    Yields:
+        tuples; without `None`s, which stand for no weights.
+
+    Raises:
+        ValueError: The data never end, or there is not one label for each
+            sample.
+        TypeError: One cannot go through the data.
+        Exception: What `refuse` returns, where they are of another form.
+    """
+    if _is_samples(data):
+        found = _cut_batches(data, size, refuse)
+    elif isinstance(data, keras.utils.PyDataset):
+        _check_ends(data, data.num_batches is None)
+        found = map(data.__getitem__, range(data.num_batches or 0))
+    elif isinstance(data, dict):
+        raise refuse(f"a dict of {list(data)}, without labels"[:200])
+    elif _goes_through(data):
+        cardinality = getattr(data, "cardinality", None)
+        _check_ends(data, callable(cardinality) and int(cardinality()) == -1)
+        found = data
+    else:
+        text = " ".join(repr(data).split())
+        error = refuse(f"a {type(data).__name__}, {text}"[:200])
+        raise error if validation.is_iterable(data) else TypeError(str(error))
+    for batch in found:
+        kind = type(batch).__name__
+        if not isinstance(batch, (tuple, list)):
+            raise refuse(f"a batch of type {kind}")
+        batch = _without_none(batch)
+        if not 2 <= len(batch) <= 3:
+            labels = ", without labels" if len(batch) < 2 else ""
+            raise refuse(f"a {kind} of {len(batch)}{labels}")
+        if not all(map(np.ndim, keras.tree.flatten(batch[:2]))):
+            raise refuse("single samples; call `data.batch(32)`")
+        yield batch
+
+
+def _is_samples(data):
+    """Whether data are all samples at once: no part of them is a batch."""
+    if isinstance(data, list):
+        return any(hasattr(x, "shape") for x in data)
+    return isinstance(data, tuple) and data and not isinstance(data[0], tuple)
+
+
+def _goes_through(data):
+    is_text = isinstance(data, (str, bytes))
+    return validation.is_iterable(data) and not (
+        is_text or hasattr(data, "shape")
+    )
+
+
+def _check_ends(data, is_endless):
+    """Refuses data that are known to go on forever."""
+    if is_endless:
+        raise ValueError(
+            "The data never end. Pass a part of them, such as "
+            "`data.take(100)`, or leave out `repeat()`. "
+            f"Received: an endless {type(data).__name__}"
+        )
+
+
+def _cut_batches(data, size, refuse):
+    data = _without_none(data)
+    if any(isinstance(x, (str, bytes)) for x in keras.tree.flatten(data)):
+        raise refuse("words; make arrays of them")
+    if not all(map(np.ndim, keras.tree.flatten(data))):
+        raise refuse("lists of numbers; make arrays of them")
+    if not 2 <= len(data) <= 3:
+        yield data  # to be refused
+        return
+    rows = [len(x) for x in keras.tree.flatten(data)]
+    if len(set(rows)) > 1:
+        raise ValueError(
+            "The arrays differ in their number of samples. Pass one label "
+            f"for each sample. Received: {rows} samples"
+        )
+    for start in range(0, rows[0], size):
+        yield keras.tree.map_structure(lambda x: x[start : start + size], data)
+
+
+def _without_none(batch):
+    return tuple(x for x in batch if x is not None)
 
 
 def as_arrays(

@@ -9,6 +9,8 @@ from keras_prm.litert import export_checks
 from tests.helpers import exporting
 from tests.helpers.exporting import dense_model
 
+X = np.random.default_rng(0).normal(size=(20, 3)).astype("float32")
+
 
 class ArgumentsTest(exporting.ExportTestCase):
     def test_wrong_arguments(self):
@@ -112,6 +114,55 @@ class ArgumentsTest(exporting.ExportTestCase):
         model = keras.Model(inputs, dense(inputs))
         dense.bias.assign([0.0, np.nan])
         self.assert_refused("d/bias", model, self.path)
+
+
+class CalibrationTest(parameterized.TestCase):
+    @parameterized.parameters(0.0, 1.0, -3.5)
+    def test_constant(self, value):
+        model = exporting.dense_model()
+        data = [np.full((4, 3), value, "float32")]
+        with self.assertRaisesRegex(ValueError, f"{value}.*Pass some hundred"):
+            export_checks.check_calibration(model, data)
+        data[0][0, 0] += 1
+        export_checks.check_calibration(model, data)
+
+    @parameterized.parameters((11.0, False), (9.0, True), (1.0, True))
+    def test_range(self, factor, passes):
+        model = exporting.dense_model()
+        for pair in (([X], [factor * X]), ([factor * X], [X])):
+            if passes:
+                export_checks.check_calibration(model, *pair)
+            else:
+                with self.assertRaisesRegex(ValueError, "x.*Scale both alike"):
+                    export_checks.check_calibration(model, *pair)
+
+    def test_large_numbers(self):
+        x = X / np.abs(X).max() * np.float32(3e38)
+        export_checks.check_calibration(exporting.dense_model(), [x], [x])
+
+    def test_range_of_integers_is_not_judged(self):
+        tokens = np.arange(12).reshape(2, 6)
+        model = _token_model()
+        export_checks.check_calibration(model, [tokens], [100 * tokens])
+
+    @parameterized.parameters(1, 2)
+    def test_words_are_refused(self, number):
+        """Also where they are constant, or beside numbers."""
+        inputs = [
+            keras.Input((3,), dtype="string", name="w"),
+            keras.Input((3,)),
+        ]
+        model = keras.Model(inputs[:number], inputs[:number])
+        data = [np.full((4, 3), "a", object), np.ones((4, 3))][:number]
+        with self.assertRaisesRegex(
+            ValueError, r"strings \['w'\]. Turn .*, or pass .*'dynamic_range'"
+        ):
+            export_checks.check_calibration(model, data, data)
+
+
+def _token_model():
+    inputs = keras.Input((6,), dtype="int32", name="tokens")
+    return keras.Model(inputs, keras.layers.Embedding(5, 3)(inputs))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Samples to calibrate and check with."""
+"""Users' data: what they stand for."""
 
 import itertools
 
@@ -11,6 +11,60 @@ from keras_prm.utils import datasets
 from tests.helpers import exporting
 
 
+class Endless(keras.utils.PyDataset):
+    """Without a `__len__`: Keras goes on asking for more."""
+
+    num_batches = None
+
+    def __getitem__(self, index):
+        return np.ones((4, 3)), np.ones(4)
+
+
+X, Y = np.arange(20.0).reshape(10, 2), np.arange(10)
+
+
+class LabeledBatchesTest(parameterized.TestCase):
+    def batches(self, data, size=4):
+        return list(datasets.labeled_batches(data, size, RuntimeError))
+
+    @parameterized.named_parameters(
+        ("tuple", lambda: (X, Y)),
+        ("list", lambda: [X, Y]),
+        ("no_weights", lambda: (X, Y, None)),
+        ("batches", lambda: [(X[i:][:4], Y[i:][:4]) for i in (0, 4, 8)]),
+        ("lists", lambda: ([X[i:][:4], Y[i:][:4], None] for i in (0, 4, 8))),
+    )
+    def test_forms(self, make):
+        found = self.batches(make())
+        self.assertEqual([len(batch) for batch in found], [2, 2, 2])
+        self.assertEqual([len(y) for _, y in found], [4, 4, 2])
+        np.testing.assert_array_equal(np.concatenate([x for x, _ in found]), X)
+
+    @parameterized.named_parameters(
+        ("no_labels", (X,), "a tuple of 1, without labels"),
+        ("dict", {"x": X}, "a dict of .*, without labels"),
+        ("array", X, "a ndarray, array"),
+        ("many", [(X, Y, Y, Y)], "a tuple of 4"),
+        ("words", ("x", "y"), "words; make arrays"),
+        ("samples", [(1.0, 2.0)], "single samples"),
+    )
+    def test_another_form(self, data, received):
+        with self.assertRaisesRegex(RuntimeError, received):
+            self.batches(data)
+
+    def test_nothing_to_go_through(self):
+        with self.assertRaisesRegex(TypeError, "an? int, 3"):
+            self.batches(3)
+
+    def test_one_label_for_each(self):
+        with self.assertRaisesRegex(ValueError, r"Received: \[10, 9\] samples"):
+            self.batches((X, Y[1:]))
+
+    def test_endless(self):
+        with self.assertRaisesRegex(ValueError, "never end.*an endless"):
+            self.batches(Endless())
+
+
 class Batches(keras.utils.PyDataset):
     def __len__(self):
         return 3
@@ -19,7 +73,11 @@ class Batches(keras.utils.PyDataset):
         return np.ones((4, 3)), np.ones(4)
 
 
-X = np.random.default_rng(0).normal(size=(20, 3)).astype("float32")
+ROWS = np.random.default_rng(0).normal(size=(20, 3)).astype("float32")
+
+
+def first_rows(model, data):
+    return datasets.first_rows(model, data, "samples", "export to LiteRT")
 
 
 def token_model():
@@ -27,7 +85,7 @@ def token_model():
     return keras.Model(inputs, keras.layers.Embedding(5, 3)(inputs))
 
 
-class RepresentativeTest(parameterized.TestCase):
+class FirstRowsTest(parameterized.TestCase):
     @parameterized.named_parameters(
         ("array", lambda x: x, 20),
         ("doubles", lambda x: x.astype(float), 20),
@@ -47,7 +105,7 @@ class RepresentativeTest(parameterized.TestCase):
         ("function", lambda x: lambda: ([x[i : i + 1]] for i in range(7)), 7),
     )
     def test_forms(self, form, num):
-        (found,) = datasets.representative(exporting.dense_model(), form(X))
+        (found,) = first_rows(exporting.dense_model(), form(ROWS))
         self.assertLen(found, num)
         self.assertEqual(found.dtype, np.float32)
 
@@ -72,99 +130,56 @@ class RepresentativeTest(parameterized.TestCase):
     def test_refused(self, data, message):
         model = exporting.dense_model()
         with self.assertRaisesRegex(ValueError, message):
-            datasets.representative(model, data)
+            first_rows(model, data)
 
     def test_what_of_several_inputs_is_wrong(self):
         inputs = {name: keras.Input((3,), name=name) for name in "ab"}
         model = keras.Model(inputs, keras.layers.Add()([*inputs.values()]))
         for data, message in (
-            ({"a": X}, r"missing: \['b'\], unknown: \[\]. Pass an array"),
-            ({"a": X, "c": X}, r"missing: \['b'\], unknown: \['c'\]"),
-            ([X, X[:2]], "Pass as many rows of each input"),
-            ([X[0], X[0]], "Rows come first"),
+            ({"a": ROWS}, r"missing: \['b'\], unknown: \[\]. Pass an array"),
+            ({"a": ROWS, "c": ROWS}, r"missing: \['b'\], unknown: \['c'\]"),
+            ([ROWS, ROWS[:2]], "Pass as many rows of each input"),
+            ([ROWS[0], ROWS[0]], "Rows come first"),
         ):
             with self.assertRaisesRegex(ValueError, message):
-                datasets.representative(model, data)
+                first_rows(model, data)
 
     def test_labels_are_no_inputs(self):
         for num_inputs, data in (
-            (1, (X, 1000 * X)),
-            (2, ([X, X], 1000 * X)),
-            (2, ({"a": X, "b": X}, 1000 * X)),
-            (2, (X, X)),
+            (1, (ROWS, 1000 * ROWS)),
+            (2, ([ROWS, ROWS], 1000 * ROWS)),
+            (2, ({"a": ROWS, "b": ROWS}, 1000 * ROWS)),
+            (2, (ROWS, ROWS)),
         ):
             inputs = [keras.Input((3,), name=n) for n in "ab"[:num_inputs]]
             output = keras.layers.Add()(inputs) if inputs[1:] else inputs[0]
             model = keras.Model(inputs, keras.layers.Dense(3)(output))
-            for found in datasets.representative(model, data):
-                np.testing.assert_array_equal(found, X)
+            for found in first_rows(model, data):
+                np.testing.assert_array_equal(found, ROWS)
 
     def test_integers(self):
         tokens = np.arange(12.0).reshape(2, 6) % 5
-        (found,) = datasets.representative(token_model(), tokens)
+        (found,) = first_rows(token_model(), tokens)
         self.assertEqual(found.dtype, np.int32)
         with self.assertRaisesRegex(ValueError, "tokens.*Pass integers"):
-            datasets.representative(token_model(), tokens + 0.5)
+            first_rows(token_model(), tokens + 0.5)
         with self.assertRaisesRegex(ValueError, "tokens.*integers that fit"):
-            datasets.representative(token_model(), tokens + 2.0**40)
+            first_rows(token_model(), tokens + 2.0**40)
 
     def test_keys_before_names(self):
         a, b = keras.Input((3,), name="q"), keras.Input((3,), name="p")
         with self.assertWarnsRegex(UserWarning, "must match the names"):
             model = keras.Model({"p": a, "q": b}, keras.layers.Add()([a, b]))
-        found = datasets.representative(model, {"p": X, "q": -X})
+        found = first_rows(model, {"p": ROWS, "q": -ROWS})
         named = dict(zip([x.name for x in model.inputs], found))
-        np.testing.assert_array_equal(named["q"], X)
-        np.testing.assert_array_equal(named["p"], -X)
+        np.testing.assert_array_equal(named["q"], ROWS)
+        np.testing.assert_array_equal(named["p"], -ROWS)
 
     def test_names_where_there_are_no_keys(self):
         inputs = [keras.Input((3,), name=name) for name in "qp"]
         model = keras.Model(inputs, keras.layers.Add()(inputs))
-        q, p = datasets.representative(model, {"p": X, "q": -X})
-        np.testing.assert_array_equal((q, p), (-X, X))
-
-
-class CalibrationTest(parameterized.TestCase):
-    @parameterized.parameters(0.0, 1.0, -3.5)
-    def test_constant(self, value):
-        model = exporting.dense_model()
-        data = [np.full((4, 3), value, "float32")]
-        with self.assertRaisesRegex(ValueError, f"{value}.*Pass some hundred"):
-            datasets.check_calibration(model, data)
-        data[0][0, 0] += 1
-        datasets.check_calibration(model, data)
-
-    @parameterized.parameters((11.0, False), (9.0, True), (1.0, True))
-    def test_range(self, factor, passes):
-        model = exporting.dense_model()
-        for pair in (([X], [factor * X]), ([factor * X], [X])):
-            if passes:
-                datasets.check_calibration(model, *pair)
-            else:
-                with self.assertRaisesRegex(ValueError, "x.*Scale both alike"):
-                    datasets.check_calibration(model, *pair)
-
-    def test_large_numbers(self):
-        x = X / np.abs(X).max() * np.float32(3e38)
-        datasets.check_calibration(exporting.dense_model(), [x], [x])
-
-    def test_range_of_integers_is_not_judged(self):
-        tokens = np.arange(12).reshape(2, 6)
-        datasets.check_calibration(token_model(), [tokens], [100 * tokens])
-
-    @parameterized.parameters(1, 2)
-    def test_words_are_refused(self, number):
-        """Also where they are constant, or beside numbers."""
-        inputs = [
-            keras.Input((3,), dtype="string", name="w"),
-            keras.Input((3,)),
-        ]
-        model = keras.Model(inputs[:number], inputs[:number])
-        data = [np.full((4, 3), "a", object), np.ones((4, 3))][:number]
-        with self.assertRaisesRegex(
-            ValueError, r"strings \['w'\]. Turn .*, or pass .*'dynamic_range'"
-        ):
-            datasets.check_calibration(model, data, data)
+        q, p = first_rows(model, {"p": ROWS, "q": -ROWS})
+        np.testing.assert_array_equal((q, p), (-ROWS, ROWS))
 
 
 class PortionsTest(parameterized.TestCase):
