@@ -18,13 +18,13 @@ from keras_prm.admm.optimizer_checks import check_same_kind
 from keras_prm.admm.optimizer_checks import check_same_variables
 from keras_prm.admm.optimizer_checks import check_saved_plan
 from keras_prm.admm.optimizer_checks import check_variables
-from keras_prm.admm.optimizer_checks import is_number
 from keras_prm.admm.optimizer_wrapper import OptimizerWrapper
 from keras_prm.admm.rho_schedules import ResidualBalancing
 from keras_prm.admm.rho_schedules import RhoStages
 from keras_prm.utils import backend
 from keras_prm.utils import keras_graph
 from keras_prm.utils import signatures
+from keras_prm.utils import validation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -185,7 +185,7 @@ class ADMMWrapper(OptimizerWrapper):
 
     def _add_state(self, state, variables):
         constant = keras.initializers.Constant
-        if is_number(self._rho):
+        if validation.is_real(self._rho):
             self._rho_setting = self.add_variable(
                 (), constant(self._rho), "float32", name="rho_setting"
             )
@@ -244,7 +244,7 @@ class ADMMWrapper(OptimizerWrapper):
         self,
     ) -> Rho:
         """The penalty's weight as it was set: float, schedule or rule."""
-        if self._rho_setting is None or not is_number(self._rho):
+        if self._rho_setting is None or not validation.is_real(self._rho):
             return self._rho
         value = float(ops.convert_to_numpy(self._rho_setting))
         return self._rho if value == np.float32(self._rho) else value

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import numbers
 import warnings
-from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
@@ -19,10 +17,6 @@ from keras_prm.plans.plan_forms import advice
 from keras_prm.utils import keras_hooks
 from keras_prm.utils import signatures
 from keras_prm.utils import validation
-
-if TYPE_CHECKING:
-    from typing import Any
-    from typing import TypeGuard
 
 RHO_CHANGES = ("rescale", "restart")
 # A step after the end of every schedule.
@@ -166,14 +160,9 @@ def _value(schedule, step):
     return float(ops.convert_to_numpy(schedule(step)))
 
 
-def is_number(rho: Any) -> TypeGuard[float]:
-    """Whether `rho` is a plain number, which may be set anew."""
-    return isinstance(rho, numbers.Real)
-
-
 def check_same_kind(old, rho):
     """A new `rho` must be a number, and so must the old one."""
-    if not is_number(old):
+    if not validation.is_real(old):
         raise TypeError(
             "`rho` cannot be set: the optimizer was made with a "
             f"{type(old).__name__}, which sets it. Make the optimizer with a "

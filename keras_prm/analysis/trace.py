@@ -34,7 +34,8 @@ class DependencyGraph(GraphBuilder):
     Attributes:
         classes: int array, the channel class of every id.
         pinned: dict from class to the reason why it cannot be removed.
-        inner: dict from `id(wrapper)` to the `Call`s of the layers inside.
+        inner: dict from `id(wrapper)` to the `keras_graph.Node`s of the
+            layers inside.
         homes: dict from `id(KerasTensor)` to its `Value`s: one, or in a
             nested model one per call of that model.
         firsts: dict from `id(operation)` to its first `keras_graph.Node`, of

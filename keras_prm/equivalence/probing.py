@@ -7,6 +7,7 @@ import dataclasses
 import keras
 import numpy as np
 
+from keras_prm.equivalence import model_state
 from keras_prm.equivalence import number_checks
 from keras_prm.equivalence import random_inputs
 from keras_prm.equivalence import tolerances
@@ -62,6 +63,12 @@ class Probe:
             outputs=[y[:-1] for y in self.outputs],
             has_zeros=False,
         )
+
+
+def run_from_reset(view, arrays):
+    """What a model computes from its first state on; as `run_model`."""
+    model_state.reset(view)
+    return run_model(view, arrays)
 
 
 def run_model(view, arrays):

@@ -105,11 +105,11 @@ def as_functional(model: keras.Model, inputs: Any = None) -> keras.Model:
     inlined = _inlined(model, inputs)
     found = inlined.model
     _compare(model, found, arrays, inlined.targets)
-    if inlined.leaves:
+    if inlined.closed:
         warnings.warn(
-            f"as_functional leaves {len(inlined.leaves)} layers of "
+            f"as_functional leaves {len(inlined.closed)} layers of "
             f"'{model.name}' closed, whose inside no plan reaches: "
-            f"{_by_reason(inlined.leaves)}",
+            f"{_by_reason(inlined.closed)}",
             stacklevel=2,
         )
     model_classes.warn_of_lost(
@@ -134,7 +134,7 @@ class _Inlined:
         model: The functional model, of copies of all layers.
         targets: dict from `id(variable)` to what became of it.
         reason: Why it is not of the class of the other one, or `""`.
-        leaves: dict from the paths of the layers that were not looked into,
+        closed: dict from the paths of the layers that were not looked into,
             though they hold others, to why.
         depends_on_training: Whether some layer computes otherwise then.
     """
@@ -142,19 +142,19 @@ class _Inlined:
     model: keras.Model
     targets: dict
     reason: str
-    leaves: dict
+    closed: dict
     depends_on_training: bool
 
 
 def _inlined(model, inputs):
     """The `_Inlined` of a model.
 
-    A layer that shares others with one that has to stay a leaf may have to
-    be a leaf, too; this shows when it is copied.
+    A layer that shares others with one that has to stay closed may have to
+    stay closed, too; this shows when it is copied.
     """
-    leaves = set()
+    to_close = set()
     while True:
-        one = inliner.Inliner(leaves)
+        one = inliner.Inliner(to_close)
         outputs = _run_model(one, model, inputs)
         try:
             with one.renamed(inputs, outputs) as operations:
@@ -162,10 +162,10 @@ def _inlined(model, inputs):
                 found, targets, reason = _copied(shared, model)
             _check_variables(model, shared, found)
         except TypeError:
-            more = one.torn_apart() - {id(model)}
-            if more <= leaves:
+            more = one.half_opened() - {id(model)}
+            if more <= to_close:
                 raise
-            leaves |= more
+            to_close |= more
         else:
             depends = map(training_argument.depends_on_training, operations)
             return _Inlined(found, targets, reason, one.closed, any(depends))

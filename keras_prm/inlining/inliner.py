@@ -23,7 +23,7 @@ class Inliner:
     """Runs calls on symbolic tensors, one by one those inside of layers.
 
     Args:
-        leaves: Set of `id(layer)` of those that are not to be looked into.
+        closed: Set of `id(layer)` of those that are not to be looked into.
 
     Attributes:
         closed: dict from the path of a layer that stays closed to why.
@@ -31,11 +31,11 @@ class Inliner:
             names of layers, joined by `/`.
     """
 
-    def __init__(self, leaves=()):
+    def __init__(self, closed=()):
         self.closed = {}
         self.paths = {}
-        self._wanted = set(leaves)
-        self._leaves = []
+        self._to_close = set(closed)
+        self._called = []
         self._opened = []
 
     def model(self, view, tensors, prefix=""):
@@ -78,7 +78,7 @@ class Inliner:
         self._opened.append(layer)
         return tree.map_structure(lambda x: tensors[id(x)], found.outputs)
 
-    def torn_apart(self):
+    def half_opened(self):
         """Blocks that were opened and share layers with what was not.
 
         Returns:
@@ -86,11 +86,11 @@ class Inliner:
         """
         inside = {
             id(part)
-            for layer in self._leaves
+            for layer in self._called
             if isinstance(layer, keras.layers.Layer)
             for part in keras_hooks.sublayers(layer)[1:]
         }
-        ends = [x for x in (*self._leaves, *self._opened) if id(x) in inside]
+        ends = [x for x in (*self._called, *self._opened) if id(x) in inside]
         wanted = {id(x) for x in ends if getattr(x, "weights", ())}
         return {
             id(layer)
@@ -142,13 +142,13 @@ class Inliner:
             outputs = replay_check.of_any_batch(node)(*args, **kwargs)
             if id(operation) not in self.paths:
                 self.paths[id(operation)] = path
-                self._leaves.append(operation)
+                self._called.append(operation)
         for x, new in zip(node.outputs, tree.flatten(outputs), strict=True):
             tensors[id(x)] = new
 
     def _open(self, node, args, kwargs, tensors, path):
         layer = node.operation
-        if id(layer) in self._wanted:
+        if id(layer) in self._to_close:
             raise ValueError("it shares layers with what stays closed")
         if not keras_graph.is_model(layer):
             if any(map(keras_graph.is_masked, (*node.inputs, *node.outputs))):

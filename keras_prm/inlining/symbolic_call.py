@@ -14,6 +14,7 @@ from keras import tree
 from keras_prm.equivalence import model_state
 from keras_prm.equivalence import number_checks
 from keras_prm.inlining import replay_check
+from keras_prm.inlining import training_flags
 from keras_prm.utils import keras_graph
 from keras_prm.utils import keras_hooks
 from keras_prm.utils import training_argument
@@ -193,8 +194,8 @@ def calls_inside(layer, args, kwargs):
             "it computes otherwise in training than at inference, not only by "
             "layers that do"
         )
-    training_argument.check_passed_on(*runs)
-    nodes = map(training_argument.told, found.nodes, *(r.nodes for r in runs))
+    training_flags.check_passed_on(*runs)
+    nodes = map(training_flags.told, found.nodes, *(r.nodes for r in runs))
     found = dataclasses.replace(found, nodes=list(nodes))
     replay_check.check_replay(layer, args, kwargs, found)
     return found

@@ -285,7 +285,7 @@ def _compared(result, view, path, samples, tolerance):
         tolerance = tolerances.FILE_TOLERANCES[result.quantize]
 
     def compute(arrays):
-        return _reset_outputs(view, arrays)
+        return probing.run_from_reset(view, arrays)
 
     if samples is None:
         probe = probing.of_random(view, compute, _NUM_RANDOM_SAMPLES)
@@ -348,16 +348,10 @@ def _compared(result, view, path, samples, tolerance):
 
 
 def _check_not_random(view, arrays):
-    if tolerances.is_random(lambda: _reset_outputs(view, arrays), 1e-3):
+    if tolerances.is_random(lambda: probing.run_from_reset(view, arrays), 1e-3):
         raise ValueError(
             "Cannot export to LiteRT: the file cannot be compared with the "
             f"model '{view.name}', which is random at inference: it does not "
             "compute the same twice. Nothing was written. Let the model take "
             "the random numbers as an input, or pass check=False."
         )
-
-
-def _reset_outputs(view, arrays):
-    """What the model computes for each output, from its reset state."""
-    model_state.reset(view)
-    return probing.run_model(view, arrays)

@@ -211,6 +211,10 @@ class AutoLowering(strategies.Lowerer):
         return [1e6 * s for s in seconds]
 
 
+_renamed = validation.renamed(seconds="time_budget")
+AutoLowering.__init__ = _renamed(AutoLowering.__init__)
+
+
 def _timing_key(sparse, options, how):
     """What a measurement depends on: sizes and columns, not weights."""
     layer = sparse.layer

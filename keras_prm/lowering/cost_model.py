@@ -99,7 +99,7 @@ class CostModel:
     copied: float
 
     def microseconds(self, sizes):
-        """The predicted time of what `operations` returned."""
+        """The predicted time of what `operation_counts` returned."""
         return sum(getattr(self, name) * n for name, n in sizes.items())
 
 

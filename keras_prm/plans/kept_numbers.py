@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import fnmatch
 import math
-import numbers
+import sys
 
 import numpy as np
 
 from keras_prm.plans import plan_checks
+from keras_prm.utils import validation
 
 
 def matched(keep, paths, known):
@@ -73,15 +74,15 @@ def _check_pairs(keep):
         )
 
 
+def _is_int(value):
+    return validation.is_whole(value, least=-sys.maxsize)
+
+
 def _is_pair(value):
     return (
         isinstance(value, (tuple, list))
         and len(value) == 2
-        and all(
-            x is None
-            or (isinstance(x, numbers.Integral) and not isinstance(x, bool))
-            for x in value
-        )
+        and all(x is None or _is_int(x) for x in value)
     )
 
 

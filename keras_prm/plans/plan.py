@@ -178,15 +178,7 @@ class SparsityPlan:
                 '{"conv1": {"filters": 0.5}}. For the same targets '
                 f"everywhere, use `uniform`. Received: layers={layers!r}"
             )
-        graph = trace(model)
-        paths = plan_checks.kernel_paths(graph)
-        plan_checks.check_names(layers, paths, "layers")
-        wanted = {
-            path: targets
-            for name, targets in layers.items()
-            for path in plan_checks.matching([name], paths)
-        }
-        return cls._build(model, graph, wanted, round_to, strict=True)
+        return cls._explicit(model, trace(model), layers, round_to)
 
     @classmethod
     def keep(
@@ -237,10 +229,21 @@ class SparsityPlan:
         targets = dict.fromkeys(kept, {})
         targets |= kept_numbers.filter_targets(kept, graph, kernels)
         columns = kept_numbers.column_targets(
-            kept, cls.explicit(model, targets), kernels, column_pattern
+            kept, cls._explicit(model, graph, targets), kernels, column_pattern
         )
         targets |= {path: targets[path] | columns[path] for path in columns}
-        return cls.explicit(model, targets)
+        return cls._explicit(model, graph, targets)
+
+    @classmethod
+    def _explicit(cls, model, graph, layers, round_to=1):
+        paths = plan_checks.kernel_paths(graph)
+        plan_checks.check_names(layers, paths, "layers")
+        wanted = {
+            path: targets
+            for name, targets in layers.items()
+            for path in plan_checks.matching([name], paths)
+        }
+        return cls._build(model, graph, wanted, round_to, strict=True)
 
     @classmethod
     def _build(cls, model, graph, wanted, round_to, strict):

@@ -77,7 +77,7 @@ def check_fractions(targets):
 
 def check_round_to(round_to):
     """Raises if widths cannot be multiples of it."""
-    if not isinstance(round_to, int) or round_to < 1:
+    if not validation.is_whole(round_to):
         raise ValueError(
             "Expected `round_to` to be a positive integer; 1 does not round. "
             f"Received: round_to={round_to!r}"

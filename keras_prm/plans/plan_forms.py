@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from keras_prm.plans.column_patterns import check_patterns
 from keras_prm.plans.records import ChannelGroup
 from keras_prm.plans.records import KernelPlan
+from keras_prm.reports import tables
 from keras_prm.utils import validation
 from keras_prm.utils.signatures import Signature
 
@@ -136,24 +137,30 @@ def digest(plan):
 
 def plan_table(plan):
     """What a plan removes, line by line."""
-    lines = ["filters kept      of  layers"]
-    lines += [
-        f"{g.keep:12}  {g.size:6}  {g.name}" + (f": {g.note}" if g.note else "")
+    rows = [
+        (g.keep, g.size, f"{g.name}: {g.note}" if g.note else g.name)
         for g in plan.groups
     ]
-    lines += [
-        f"{'all':>12}  {size:6}  {layers}: {reason}"
-        for layers, reason, size in plan.skipped
-    ]
+    rows += [("all", size, f"{at}: {why}") for at, why, size in plan.skipped]
+    lines = _table(("filters kept", "of", "layers"), rows)
     rows = [
-        f"{k.columns:15.0%}  {math.prod(k.matrix_shape[:-1]):5}  {k.key}"
-        + _pattern(k)
+        (
+            f"{k.columns:.0%}",
+            math.prod(k.matrix_shape[:-1]),
+            k.key + _pattern(k),
+        )
         for k in plan.kernels
         if k.columns
     ]
     if rows:
-        lines += ["columns removed   of  kernel", *rows]
+        lines += _table(("columns removed", "of", "kernel"), rows)
     return "\n".join(lines)
+
+
+def _table(head, rows):
+    rows = [head, *rows]
+    cells = [(str(kept), str(size)) for kept, size, _ in rows]
+    return tables.aligned(cells, [text for *_, text in rows])
 
 
 def _pattern(kernel):

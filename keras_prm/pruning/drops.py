@@ -68,7 +68,7 @@ class FunctionScorer:
         self.num_samples = num_samples
 
     def __call__(self, model):
-        """The model's `Score`.
+        """The model's `MeasuredScore`.
 
         Raises:
             TypeError: The function returned no number.

@@ -131,7 +131,7 @@ def hard_prune(
 def masks_for(model, plan, score=None, data=None, optimizer=None, graph=None):
     """The `Masks` of what `hard_prune` takes away by the plan, and no more.
 
-    Changes nothing. `trace` is the model's `DependencyGraph`, if it is at hand.
+    Changes nothing. `graph` is the model's, if it is at hand.
     """
     check_is_plan(plan)
     graph = graph or trace(model)

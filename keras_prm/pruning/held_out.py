@@ -101,7 +101,7 @@ class DataScorer:
         self._choose(model, metric)
 
     def __call__(self, model, which="search"):
-        """The `Score` of a model on one share of the parts."""
+        """The `MeasuredScore` of a model on one share of the parts."""
         logs = self._tester(self._parts[which])
         parts = logs[self.name]
         value, error = self._mean(parts, which)

@@ -13,6 +13,7 @@ import numpy as np
 from keras_prm.analysis.trace import trace
 from keras_prm.analysis.trace import warn_of_quantized
 from keras_prm.plans.records import KernelMask
+from keras_prm.reports import tables
 from keras_prm.utils import atomic_files
 from keras_prm.utils import keras_graph
 from keras_prm.utils import kernel_layout
@@ -225,14 +226,11 @@ class Masks:
         return all(mine[part] == others[part] for part in PARTS)
 
     def __str__(self):
-        lines = ["filters kept      columns kept      kernel"]
-        for key, mask in self.kernels.items():
-            f, c = mask.filters, mask.columns
-            lines.append(
-                f"{f.sum():5} of {f.size:5}    {c.sum():5} of {c.size:5}    "
-                f"{key}"
-            )
-        return "\n".join(lines)
+        rows = [["filters kept", "of", "columns kept", "of"]]
+        for mask in self.kernels.values():
+            pair = (mask.filters, mask.columns)
+            rows.append([str(n) for x in pair for n in (x.sum(), x.size)])
+        return "\n".join(tables.aligned(rows, ["kernel", *self.kernels]))
 
 
 def masks_of(model: keras.Model) -> Masks:

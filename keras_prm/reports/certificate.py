@@ -111,24 +111,23 @@ class Certificate(Report):
         lines = [*self._verdicts()]
         if self.inputs:
             lines.append(f"Compared on {self.inputs}.")
-        lines.append(
-            "candidate  inputs   samples  max abs error  max rel error"
-        )
+        rows = [("candidate", "inputs", "samples", "max abs error")]
+        errors = ["max rel error"]
         for c in self.comparisons:
-            errors = f"{c.max_abs_error:13.2e}  {c.max_rel_error:13.2e}"
-            if c.failure:
-                errors = f"fails: {c.failure}"
-            lines.append(
-                f"{c.candidate:10} {c.inputs:7}  {c.samples:7}  {errors}"
-            )
+            error = "" if c.failure else f"{c.max_abs_error:.2e}"
+            rows.append((c.candidate, c.inputs, str(c.samples), error))
+            fails = f"fails: {c.failure}"
+            errors.append(fails if c.failure else f"{c.max_rel_error:.2e}")
+        lines += tables.aligned(rows, errors)
         lines += dict.fromkeys(
             f"Note: {c.note}." for c in self.comparisons if c.note
         )
-        lines.append("                       before         after  ratio")
+        rows, ratios = [("", "before", "after")], ["ratio"]
         for name, before, after in self._sizes():
-            ratio = f"{before / after:5.1f}x" if before and after else ""
-            before, after = tables.number(before), tables.number(after)
-            lines.append(f"{name:15} {before:>13} {after:>13} {ratio}".rstrip())
+            rows.append((name, tables.number(before), tables.number(after)))
+            ratio = f"{before / after:.1f}x" if before and after else ""
+            ratios.append(ratio)
+        lines += tables.aligned(rows, ratios)
         if note := self.before.macs_note or self.after.macs_note:
             lines.append(f"MACs are unknown: {note}.")
         lines += [f"Note: {remark}" for remark in self.remarks]

@@ -40,7 +40,7 @@ def aligned(rows, texts):
         list of str.
     """
     cells = padded(rows)
-    return ["  ".join([*row, text]) for row, text in zip(cells, texts)]
+    return ["  ".join([*row, text]).rstrip() for row, text in zip(cells, texts)]
 
 
 def markdown(rows, pad=True):

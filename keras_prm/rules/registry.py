@@ -1,8 +1,8 @@
 """Table of rules: one for each layer class.
 
 `RULES` maps a layer class to a `Rule`; what else a new layer needs stands in
-CONTRIBUTING.md. A layer without a rule is not an error: all its inputs are
-pinned, and the graph says so.
+`docs/architecture.md`. A layer without a rule is not an error: all its inputs
+are pinned, and the graph says so.
 """
 
 from __future__ import annotations

@@ -292,7 +292,7 @@ def _serialized(optimizer):
 
 
 def optimizer(config):
-    """A fresh optimizer of a config that `config_of` returned."""
+    """A fresh optimizer of a config that `compile_config_of` returned."""
     try:
         # A copy: Keras takes the config of an inner optimizer out of it.
         return keras.saving.deserialize_keras_object(

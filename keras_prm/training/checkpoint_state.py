@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 import keras
 import numpy as np
 
-from keras_prm.admm.optimizer_checks import is_number
 from keras_prm.plans.plan import SparsityPlan
 from keras_prm.pruning.masks import Masks
 from keras_prm.training import trainers
-from keras_prm.training.training_settings import _brief
+from keras_prm.training.training_settings import brief
 from keras_prm.training.training_settings import optimizer_settings
 from keras_prm.training.training_settings import other_flags
 from keras_prm.training.training_settings import settings
 from keras_prm.utils import keras_hooks
 from keras_prm.utils import signatures
+from keras_prm.utils import validation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,7 +96,7 @@ def restore(model, arrays):
     """Assigns what `collect` collected. Works in place on `model`.
 
     Args:
-        model: The compiled model; `check` has built its optimizers.
+        model: The compiled model; `check_fits` has built its optimizers.
         arrays: One array per variable of the model and of its optimizers.
     """
     variables = _all_variables(model)
@@ -181,9 +181,11 @@ def _other_kinds(model, description):
     pairs = zip(description.get("settings", ()), settings(model))
     for stored, received in pairs:
         one, other = stored.get("rho"), received["rho"]
-        if "rho" in stored and is_number(one) != is_number(other):
+        if "rho" in stored and validation.is_real(one) != validation.is_real(
+            other
+        ):
             return (
-                f"Expected rho={_brief(one)}. Received: rho={_brief(other)}. "
+                f"Expected rho={brief(one)}. Received: rho={brief(other)}. "
                 "A number and what sets `rho` by itself cannot follow one "
                 "another within a training"
             )

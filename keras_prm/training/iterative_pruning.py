@@ -17,6 +17,7 @@ from keras_prm.pruning.hard_prune import warn_of_frozen
 from keras_prm.pruning.masks import pruned
 from keras_prm.training import trainers
 from keras_prm.training.structured_mask import StructuredMask
+from keras_prm.utils import validation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -206,8 +207,5 @@ def _check_ramp(ramp, every):
             "the epoch. For the whole plan at once, leave it out. "
             f"Received: ramp={ramp!r}"
         )
-    if not isinstance(every, int) or every < 1:
-        raise ValueError(
-            "Expected `every` to be a positive integer, in epochs; 1 prunes "
-            f"at each. Received: every={every!r}"
-        )
+    advice = "Pass 1 to prune at each."
+    validation.check_whole("every", every, "epochs", advice)

@@ -15,6 +15,7 @@ from keras_prm.utils import keras_graph
 from keras_prm.utils import keras_hooks
 from keras_prm.utils import replay
 from keras_prm.utils import training_argument
+from keras_prm.utils import validation
 from keras_prm.utils import variable_keys
 
 if TYPE_CHECKING:
@@ -82,10 +83,11 @@ def recalibrate(
         if isinstance(layer, keras.layers.BatchNormalization)
         and layer.trainable
     ]
-    if batch_size < 1:
-        raise ValueError(
-            f"Expected `batch_size` >= 1. Received: batch_size={batch_size}"
-        )
+    advice = "Pass, for example, `batch_size=128`."
+    validation.check_whole("batch_size", batch_size, "samples", advice)
+    if max_batches is not None:
+        advice = "Pass None for all batches."
+        validation.check_whole("max_batches", max_batches, "batches", advice)
     count = 0
     with _without_noise(parts.values()), _zeroed(norms, "momentum"):
         run = _Pass(view, norms)

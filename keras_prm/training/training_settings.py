@@ -6,8 +6,8 @@ import json
 
 import keras
 
-from keras_prm.admm.optimizer_checks import is_number
 from keras_prm.training import trainers
+from keras_prm.utils import validation
 
 
 def settings(model):
@@ -30,7 +30,7 @@ def settings(model):
 def rhos(model):
     """The numbers `rho` that are set, of each `ADMMWrapper` that has one."""
     found = [wrapper.rho for wrapper in trainers.wrappers(model)]
-    return [float(rho) for rho in found if is_number(rho)]
+    return [float(rho) for rho in found if validation.is_real(rho)]
 
 
 def flags(model):
@@ -90,7 +90,7 @@ def learning_rates(model):
     """The learning rates that are set as numbers, of each optimizer."""
     return [
         float(keras.ops.convert_to_numpy(x.learning_rate))
-        if is_number(row["learning_rate"])
+        if validation.is_real(row["learning_rate"])
         else None
         for x, row in zip(
             trainers.all_optimizers(model), optimizer_settings(model)
@@ -122,19 +122,23 @@ def changed_settings(model, description):
         for name in filter(received.__contains__, stored):
             one, other = stored[name], received[name]
             # A number is among the variables, and may have been set anew.
-            if name == "learning_rate" and is_number(one) and is_number(other):
+            if (
+                name == "learning_rate"
+                and validation.is_real(one)
+                and validation.is_real(other)
+            ):
                 continue
             if _sorted_json(one) != _sorted_json(other):
-                one, other = _brief(one), _brief(other)
+                one, other = brief(one), brief(other)
                 found.append(f"{name}={other} (in the file {one})")
     pairs = zip(description.get("settings", ()), settings(model))
     for stored, received in pairs:
         for name, value in stored.items():
             # A number is among the variables, and may have been set anew.
-            if name == "rho" and is_number(value):
+            if name == "rho" and validation.is_real(value):
                 continue
             if _sorted_json(value) != _sorted_json(received[name]):
-                one, other = _brief(value), _brief(received[name])
+                one, other = brief(value), brief(received[name])
                 found.append(f"{name}={other} (in the file {one})")
     return found
 
@@ -159,7 +163,8 @@ def _sorted_json(value):
     return json.dumps(value, sort_keys=True)
 
 
-def _brief(value):
+def brief(value):
+    """A setting as text: a class with what it is made of, or a value."""
     if isinstance(value, dict) and "class_name" in value:
         config = value.get("config") or {}
         inside = ", ".join(f"{k}={v}" for k, v in config.items() if k != "name")

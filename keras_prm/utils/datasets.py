@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import types
 from functools import partial
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
 
 from keras_prm.utils import validation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 NUM_SAMPLES = 256
 _UNKNOWN_SIZE = 32
@@ -151,6 +156,7 @@ def labeled_batches(data, size, refuse):
     elif isinstance(data, dict):
         raise refuse(f"a dict of {list(data)}, without labels"[:200])
     elif _goes_through(data):
+        cardinality: Callable[[], Any] | None
         cardinality = getattr(data, "cardinality", None)
         _check_ends(data, callable(cardinality) and int(cardinality()) == -1)
         found = data

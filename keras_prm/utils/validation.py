@@ -104,6 +104,12 @@ def renamed(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
         @functools.wraps(function)
         def call(*args, **kwargs):
             for old, new in names.items():
+                if old in kwargs and new in kwargs:
+                    raise TypeError(
+                        f"`{old}` of `{function.__qualname__}` is the former "
+                        f"name of `{new}`. Pass `{new}` alone. Received: "
+                        f"{old}={kwargs[old]!r}, {new}={kwargs[new]!r}"
+                    )
                 if old in kwargs:
                     warnings.warn(
                         f"`{old}` of `{function.__qualname__}` is called "

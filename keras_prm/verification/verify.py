@@ -147,7 +147,7 @@ def _remarks(view, probe, comparisons, limit):
     if not all(c.is_equal for c in comparisons):
         with model_state.kept(view):
             is_random = tolerances.is_random(
-                lambda: _run_from_reset(view, probe.arrays), limit
+                lambda: probing.run_from_reset(view, probe.arrays), limit
             )
     if is_random:
         remarks.append(
@@ -160,7 +160,7 @@ def _remarks(view, probe, comparisons, limit):
 
 def _probe_of(view, inputs, seed, file):
     def compute(arrays):
-        return _run_from_reset(view, arrays)
+        return probing.run_from_reset(view, arrays)
 
     if inputs is not None:
         return probing.of_given(view, compute, inputs)
@@ -168,13 +168,8 @@ def _probe_of(view, inputs, seed, file):
     return probing.of_random(view, compute, seed=seed, runs=runs)
 
 
-def _run_from_reset(view, arrays):
-    model_state.reset(view)
-    return probing.run_model(view, arrays)
-
-
 def _comparisons(probe, small, file, limits):
-    found = _run_from_reset(small, probe.arrays)
+    found = probing.run_from_reset(small, probe.arrays)
     yield _comparison("stripped", probe, found, limits)
     if file is None:
         return

@@ -357,8 +357,8 @@ class IterativePruningTest(parameterized.TestCase):
             self.prune(ramp=lambda epoch: share)
 
     @parameterized.parameters(
-        (ValueError, "in epochs; 1 prunes at each", {"every": 0}),
-        (ValueError, "in epochs; 1 prunes at each", {"every": 1.5}),
+        (ValueError, "counts epochs.*Pass 1 to prune at each", {"every": 0}),
+        (ValueError, "counts epochs.*Pass 1 to prune at each", {"every": 1.5}),
         (TypeError, "at once, leave it out", {"ramp": 0.5}),
         (TypeError, r"SparsityPlan.uniform\(model", {"plan": {"a": 0.5}}),
         (TypeError, "`hard_prune` or `masks_of`", {"masks": [1]}),

@@ -364,7 +364,7 @@ class RecalibrateTest(parameterized.TestCase):
             np.testing.assert_array_equal(mean, found[0])
 
     def test_batch_size(self):
-        with self.assertRaisesRegex(ValueError, "Expected `batch_size` >= 1"):
+        with self.assertRaisesRegex(ValueError, "`batch_size` counts samples"):
             recalibrate(make_model(), make_data(), batch_size=0)
 
     @parameterized.named_parameters(

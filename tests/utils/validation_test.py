@@ -45,6 +45,8 @@ class ValidationTest(parameterized.TestCase):
         message = "`path` of `write` is called `filepath` now"
         with self.assertWarnsRegex(DeprecationWarning, message):
             self.assertEqual(write(path="a"), ("a", 1))
+        with self.assertRaisesRegex(TypeError, "Pass `filepath` alone"):
+            write(path="a", filepath="b")
 
     def test_the_public_ones(self):
         """Files that do not exist, so that nothing is read or written."""
@@ -55,6 +57,9 @@ class ValidationTest(parameterized.TestCase):
         with self.assertWarnsRegex(DeprecationWarning, "`filepath` now"):
             callback = keras_prm.AtomicCheckpoint(path="a.ckpt")
         self.assertEqual(callback.path.name, "a.ckpt")
+        with self.assertWarnsRegex(DeprecationWarning, "`time_budget` now"):
+            lowering = keras_prm.AutoLowering(seconds=5)
+        self.assertEqual(lowering.time_budget, 5)
 
 
 if __name__ == "__main__":
