@@ -8,6 +8,7 @@ each point the seed whose validation accuracy is the middle one. Accuracies are
 in per cent.
 """
 
+import argparse
 import pathlib
 import sys
 
@@ -127,4 +128,6 @@ def text(folders):
 
 
 if __name__ == "__main__":
-    print(text(sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("folders", nargs="+", help="one for each seed")
+    print(text(parser.parse_args().folders))

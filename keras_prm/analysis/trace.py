@@ -146,7 +146,8 @@ class DependencyGraph(GraphBuilder):
 
     def _enter(self, node, tensors, path, reason):
         view = keras_graph.functional(node.operation)
-        inputs = [tensors[id(x)] for x in keras_graph.fed(node, view)]
+        fed = [tensors[id(x)] for x in keras_graph.fed(node, view)]
+        inputs = [self._in_rank(*p, path) for p in zip(view.inputs, fed)]
         reason = reason or registry.unknown_argument(node)
         self._tie_values(id(node.operation), inputs)
         tensors = dict(zip(map(id, view.inputs), inputs))
@@ -155,6 +156,14 @@ class DependencyGraph(GraphBuilder):
         with self.told(node):
             self.walk(view, tensors, path + "/", reason)
         return [tensors[id(x)] for x in view.outputs]
+
+    def _in_rank(self, x, value, path):
+        """What a nested model is fed; Keras adds or drops an axis of size 1."""
+        if len(x.shape) == len(value.shape):
+            return value
+        for axis in range(1, len(value.shape)):
+            self.read(value, axis, f"'{path}' takes another rank")
+        return self.value(x.shape, path)
 
     def finish(self):
         """Computes `classes` and `pinned` from the ties that were made."""

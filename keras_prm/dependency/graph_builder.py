@@ -16,9 +16,11 @@ from keras_prm.dependency.propagation import Moments
 from keras_prm.dependency.propagation import Positionwise
 from keras_prm.dependency.propagation import Recurrence
 from keras_prm.dependency.propagation import ReduceSum
+from keras_prm.dependency.values import ROLES
 from keras_prm.dependency.values import Value
 from keras_prm.dependency.values import Weight
 from keras_prm.utils import kernel_layout
+from keras_prm.utils import validation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,9 +94,15 @@ class GraphBuilder:
         """The ids on an axis; an untracked one gets ids that are pinned."""
         ids = value.ids[axis]
         if ids is None:
-            # Rules ask for it where the length is known.
             size = value.shape[axis]
-            ids = self.new_ids(size)  # pyright: ignore[reportArgumentType]
+            if size is None:
+                raise ValueError(
+                    "A rule asks for the channels of an axis whose size is "
+                    "not known, as that of the samples. Received: "
+                    f"axis={axis} of a tensor of shape {value.shape}, made by "
+                    f"'{value.origin}'"
+                )
+            ids = self.new_ids(size)
             value.ids[axis] = ids
             reason = "it is an input of the model"
             if value.number >= self.num_inputs:
@@ -125,7 +133,13 @@ class GraphBuilder:
         axes: tuple[int, int] = kernel_layout.STANDARD,
         prunes_columns: bool = True,
     ) -> None:
-        """Names the axes of a variable by ids, see `Weight`."""
+        """Names the axes of a variable by ids, see `Weight`.
+
+        Raises:
+            ValueError: There is no such role, or the ids are not one array
+                per axis, with one id per position.
+        """
+        _check_weight(variable, ids, role)
         known = self.weights.get(id(variable))
         if known is None:
             self.weights[id(variable)] = Weight(
@@ -328,11 +342,33 @@ class GraphBuilder:
         )
         self.tie(np.repeat(blocks[:, 0], blocks.shape[1]), blocks.reshape(-1))
 
+    mix = validation.former_name("mix", "contraction")
+    flow = validation.former_name("flow", "positionwise")
+    total = validation.former_name("total", "reduce_sum")
+
     def skip(self, path: str, layer: Any, reason: str) -> None:
         """Notes a layer whose inside is not described; its weights stay."""
         self.skipped.append((path, reason))
         self.opaque[id(layer)] = layer
         self.opaque_paths.setdefault(id(layer), path)
+
+
+def _check_weight(variable, ids, role):
+    if role not in ROLES:
+        raise ValueError(
+            f"A rule gives a weight a role that there is none of. Expected "
+            f"one of {ROLES}. Received: role={role!r} for {variable.path}"
+        )
+    sizes = tuple(None if x is None else len(x) for x in ids)
+    shape = tuple(variable.shape)
+    if len(sizes) != len(shape) or any(
+        size not in (None, n) for size, n in zip(sizes, shape)
+    ):
+        raise ValueError(
+            "A rule names the positions of a weight by other ids than it has. "
+            f"Expected one array for each axis, or None, for the shape "
+            f"{shape}. Received: ids of lengths {sizes} for {variable.path}"
+        )
 
 
 def _goes_astray(targets):

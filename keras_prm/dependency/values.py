@@ -41,6 +41,9 @@ class Value:
         )
 
 
+ROLES = ("kernel", "vector", "statistic")
+
+
 @dataclasses.dataclass(eq=False)
 class Weight:
     """A variable whose axes are named by channel ids.

@@ -84,6 +84,18 @@ class Lowering:
         what = "channels" if self.keeps_window else "columns"
         return f"{what} by {self.method}"
 
+    def covers(self, sparse: SparseKernel) -> bool:
+        """Whether it is of this layer, and none of its live columns is lost."""
+        live = sparse.live
+        if self.keeps_window:
+            live = live.reshape(-1, live.shape[-1]).any(axis=0)
+        columns = {*self.columns}
+        return (
+            self.window == sparse.window
+            and columns <= {*range(live.size)}
+            and columns >= {*np.flatnonzero(live).tolist()}
+        )
+
     @property
     def config(self) -> dict[str, Any]:
         """Changes to the layer's config."""

@@ -44,7 +44,11 @@ class Choice:
 
 
 class Lowerer:
-    """How it is decided which layers are lowered, and how."""
+    """How it is decided which layers are lowered, and how.
+
+    A strategy of one's own overrides `choose_one`; `choose` where layers
+    depend on each other.
+    """
 
     def check(self) -> None:
         """Raises where it cannot decide anything, before work is done."""
@@ -54,8 +58,15 @@ class Lowerer:
         return [self.choose_one(sparse) for sparse in kernels]
 
     def choose_one(self, sparse: methods.SparseKernel) -> Choice:
-        """The `Choice` for one of them."""
-        raise NotImplementedError
+        """The `Choice` for one of them: a lowering, or `None` for none.
+
+        Args:
+            sparse: The layer; `candidates(sparse)` are its lowerings.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} does not say how it chooses. Override "
+            "`choose_one(sparse)`, which returns a `Choice`."
+        )
 
     def files(self) -> tuple[str, ...]:
         """How the files that it chooses for are quantized, if it tells."""

@@ -36,12 +36,15 @@ def matched(keep, paths, known):
     for path in paths:
         patterns = [p for p in keep if _covers(p, path)]
         if patterns:
-            found[path] = tuple(keep[patterns[0]])
+            exact = path if path in keep else patterns[0]
+            found[path] = tuple(keep[exact])
     return found
 
 
 def _covers(pattern, path):
     """Whether it is the path, its end, or a layer that others are inside of."""
+    if f"/{path}/".find(f"/{pattern}/") >= 0:  # whatever signs are in it
+        return True
     return any(
         fnmatch.fnmatchcase(path, before + pattern + behind)
         for before in ("", "*/")
@@ -55,6 +58,12 @@ def _check_pairs(keep):
         raise TypeError(
             f"Expected `layers` to be a dict such as {example}. "
             f"Received: layers={keep!r}"
+        )
+    others = [name for name in keep if not isinstance(name, str)]
+    if others:
+        raise TypeError(
+            "Expected names of layers, or patterns of these, such as in "
+            f"{example}. Received: {others}"
         )
     bad = {name: pair for name, pair in keep.items() if not _is_pair(pair)}
     if bad:

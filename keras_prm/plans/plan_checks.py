@@ -45,6 +45,12 @@ def check_names(names, paths, argument):
             f"Expected `{argument}` to be a collection of layer names. "
             f"Put the name into a list. Received: {argument}={names!r}"
         )
+    others = [n for n in names if not isinstance(n, str)]
+    if others:
+        raise TypeError(
+            f"Expected `{argument}` to hold names of layers, such as "
+            f"`layer.name`. Received: {others}"
+        )
     unknown = [n for n in names if not matching([n], paths)]
     if unknown:
         raise ValueError(

@@ -61,8 +61,10 @@ def lowerer(lowering, quantize=None):
         return LOWERERS[lowering](quantize=quantize)
     if not isinstance(lowering, str) or lowering != "none":
         raise ValueError(
-            f"Unknown lowering. Expected one of {['none', *LOWERERS]}, or an "
-            f"`AutoLowering(...)`. Received: lowering={lowering!r}"
+            f"Unknown lowering. Expected one of {['none', *LOWERERS]}, an "
+            "`AutoLowering(...)`, or an object of a class of your own that "
+            "derives from `keras_prm.lowering.Lowerer`. "
+            f"Received: lowering={lowering!r}"
         )
     return None
 
@@ -87,7 +89,7 @@ def lower(model, lowerer):
     if moved:
         everything = KeepEverything(graph)
         found = _sparse_kernels(graph, model, everything)
-    choices = lowerer.choose(found)
+    choices = _checked(lowerer.choose(found), found, lowerer)
     lowered = {
         id(c.kernel.layer): c.lowering
         for c in choices
@@ -108,6 +110,27 @@ def lower(model, lowerer):
     for reordering in reversed(moved):
         reordering.undo()
     return model, choices, []
+
+
+def _checked(choices, kernels, lowerer):
+    """What a strategy has chosen, if it is a `Choice` for every kernel."""
+    wrong = [
+        x
+        for x in choices
+        if not isinstance(x, strategies.Choice)
+        or not isinstance(x.lowering, (methods.Lowering, type(None)))
+        or not (x.lowering is None or x.lowering.covers(x.kernel))
+    ]
+    if wrong or [c.kernel for c in choices] != kernels:
+        received = repr(wrong[0]) if wrong else f"{len(choices)} choices"
+        raise TypeError(
+            f"{type(lowerer).__name__} has to choose for every layer, in "
+            "order. Expected a `Choice(sparse, lowering)` for each of "
+            f"{[sparse.key for sparse in kernels]}, with one of "
+            "`candidates(sparse)`, which leaves no live column out, or None. "
+            f"Received: {received[:200]}"
+        )
+    return choices
 
 
 def _note_files(small, model, files):

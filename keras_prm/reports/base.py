@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,10 @@ class Report:
     """A frozen record that `print` shows and `json` can write."""
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as dicts and lists of plain values, ready for JSON."""
+        """All of it as dicts and lists of plain values, ready for JSON.
+
+        `None` stands for NaN and infinity, which JSON has no words for.
+        """
         return _json_ready(self)
 
 
@@ -26,7 +30,9 @@ def _json_ready(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_json_ready(x) for x in value]
     if isinstance(value, (np.ndarray, np.generic)):
-        return value.tolist()
+        return _json_ready(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
     if hasattr(value, "to_json"):  # masks
         return json.loads(value.to_json())
     return value

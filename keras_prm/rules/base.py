@@ -15,6 +15,7 @@ import numpy as np
 
 from keras_prm.dependency import constants
 from keras_prm.utils import training_argument
+from keras_prm.utils import validation
 
 if TYPE_CHECKING:
     from keras_prm.analysis.trace import DependencyGraph
@@ -45,6 +46,8 @@ class LayerCall:
     def layer(self) -> Any:
         """The layer, or operation, that is called."""
         return self.node.operation
+
+    trace = validation.former_name("trace", "graph")
 
     def has_arrays(self) -> bool:
         """True if arrays are among the arguments of the call."""

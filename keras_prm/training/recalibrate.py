@@ -33,10 +33,10 @@ def recalibrate(
     """Measures BatchNormalization's statistics anew. Works in place.
 
     Pruning changes the activations that the moving means and variances
-    describe. This replaces them by the average over the batches of `data`,
-    each as heavy as it has rows (those of the outermost layer), with dropout,
-    noise and random augmentation switched off; inside of other
-    layers, too, such as `TimeDistributed`.
+    describe. This replaces them by the average over the batches of `data`, or
+    over all calls where a layer is called several times, each as heavy as it
+    has rows, with dropout, noise and random augmentation switched off; inside
+    of other layers, too, such as `TimeDistributed`.
     Weights do not change. Layers that would not update their statistics in
     training keep them: those that are frozen (`trainable=False`), called with
     `training=False` by the layer around them, or not reached.
@@ -89,8 +89,12 @@ def recalibrate(
         advice = "Pass None for all batches."
         validation.check_whole("max_batches", max_batches, "batches", advice)
     count = 0
-    with _without_noise(parts.values()), _zeroed(norms, "momentum"):
-        run = _Pass(view, norms)
+    run = _Pass(view, norms)
+    with (
+        _without_noise(parts.values()),
+        _replaced(norms, "momentum", lambda layer: 0.0),
+        _replaced(norms, "activity_regularizer", run.observer),
+    ):
         for x in _input_batches(model, data, batch_size, max_batches):
             if keras.tree.flatten(x)[0].shape[0]:
                 run(x)
@@ -121,9 +125,10 @@ def _input_batches(model, data, batch_size, max_batches):
 class _Pass(keras.StatelessScope):
     """A forward pass of training that changes nothing, and what it measures.
 
-    Every update of a layer of momentum 0 is the statistic of one call. A
-    layer that is called several times in a pass, be it shared or inside of
-    `TimeDistributed`, is updated as often.
+    Every update of a layer of momentum 0 is the statistic of one call, and
+    its `observer` then sees how many rows that call had; but where another
+    layer runs its `call` alone, as `TimeDistributed` does, with the rows of
+    the batch. A layer that is called several times is updated as often.
 
     Args:
         view: A functional model.
@@ -134,13 +139,16 @@ class _Pass(keras.StatelessScope):
         super().__init__()
         self.view = view
         # In the order and the types that the layers take.
-        self._inputs = keras.Model(view.input, view.inputs)
+        self._inputs = keras.Model(view.input, view.inputs, name=view.name)
         self._random = _random_layers(view, set(map(id, norms)))
         self._statistics = {
-            id(v): v for layer in norms for v in layer.non_trainable_variables
+            id(v): v
+            for layer in norms
+            for v in (layer.moving_mean, layer.moving_variance)
         }
+        self._latest = {}  # of the call that is going on
+        self._batch_rows = 1
         self._sums = {}
-        self._rows = 1
         # The first update is to have all the weight, but 0 * NaN is NaN.
         self._undefined = [
             (v, array)
@@ -187,26 +195,52 @@ class _Pass(keras.StatelessScope):
         if id(variable) not in self._statistics:
             super().add_update(update)
             return
-        rows, total = self._sums.get(id(variable), (0, 0.0))
-        value = keras.ops.convert_to_numpy(value).astype("float64")
-        self._sums[id(variable)] = (
-            rows + self._rows,
-            total + self._rows * value,
-        )
+        try:
+            array = keras.ops.convert_to_numpy(value)
+        except Exception as error:
+            raise ValueError(
+                f"Cannot measure the statistics of '{variable.path}': its "
+                "layer is called inside of a loop or a branch that the "
+                "backend compiles, where numbers are not known. Call it "
+                "outside, or run this under KERAS_BACKEND=tensorflow."
+            ) from error
+        self._weigh([variable], self._batch_rows)  # nobody has seen it
+        self._latest[id(variable)] = array.astype("float64")
+
+    def observer(self, layer):
+        """A regularizer that weights what a call has measured by its rows.
+
+        Keras calls it with what the layer has put out, and does without the
+        loss in a scope like this one.
+        """
+
+        def observe(outputs):
+            rows = (tuple(outputs.shape) or (1,))[0]
+            self._weigh((layer.moving_mean, layer.moving_variance), rows)
+            return keras.ops.zeros(())
+
+        return observe
+
+    def _weigh(self, variables, rows):
+        """Adds what the last call has measured, if it did."""
+        for variable in variables:
+            value = self._latest.pop(id(variable), None)
+            if value is not None:
+                before, total = self._sums.get(id(variable), (0, 0.0))
+                self._sums[id(variable)] = before + rows, total + rows * value
 
     def _forward(self, x):
         inputs = self._inputs(keras.tree.map_structure(_tensor, x))
         inputs = keras.tree.flatten(inputs)
+        self._batch_rows = inputs[0].shape[0]
         with self:
             replay.outputs(self.view, inputs, self._call)
+        self._weigh(self._statistics.values(), self._batch_rows)
 
     def _call(self, node, args, kwargs):
         operation = node.operation
         if not isinstance(operation, keras.layers.Layer):
             return operation(*args, **kwargs)
-        given = filter(keras.ops.is_tensor, keras.tree.flatten((args, kwargs)))
-        shapes = [tuple(x.shape) for x in given]
-        self._rows = next((shape[0] for shape in shapes if shape), 1)
         training = id(operation) not in self._random
         args, kwargs = training_argument.replaced(
             operation, args, kwargs, training
@@ -273,16 +307,17 @@ def _without_noise(layers):
     with contextlib.ExitStack() as stack:
         for name in _NOISE:
             noisy = [x for x in layers if _draws(x) and name in _rates(x)]
-            stack.enter_context(_zeroed(noisy, name))
+            stack.enter_context(_replaced(noisy, name, lambda layer: 0.0))
         yield
 
 
 @contextlib.contextmanager
-def _zeroed(layers, name):
+def _replaced(layers, name, value):
+    """For a while, an attribute of each layer is `value(layer)`."""
     before = [(layer, getattr(layer, name)) for layer in layers]
     try:
         for layer in layers:
-            setattr(layer, name, 0.0)
+            setattr(layer, name, value(layer))
         yield
     finally:
         for layer, old in before:

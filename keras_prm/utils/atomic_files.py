@@ -39,6 +39,8 @@ def replacing(path):
 def write_text(path, text):
     """Writes a text file in one step; what a link leads to, where it is one.
 
+    Folders on the way to it are made.
+
     Args:
         path: str or path-like.
         text: str.
@@ -50,6 +52,7 @@ def write_text(path, text):
     if path.exists() and not path.is_file():  # a device, such as a terminal
         path.write_text(text)
         return
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as beside:
         beside.write_text(text)
 

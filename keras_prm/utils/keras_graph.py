@@ -125,6 +125,12 @@ def check_is_new(model):
         TypeError: `model` is one.
     """
     if isinstance(model, (str, os.PathLike)):
+        if os.fspath(model).endswith(".tflite"):
+            raise TypeError(
+                "Expected a keras.Model, and not a LiteRT file, from which "
+                "none can be made. Pass the model that was exported. "
+                f"Received: model={model!r}"
+            )
         raise TypeError(
             "Expected a keras.Model, and not where one is. Load it, by "
             f"`keras.saving.load_model({os.fspath(model)!r})`, and pass what "

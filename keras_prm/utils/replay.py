@@ -49,11 +49,18 @@ def model(view, inputs, call):
 
 
 def _as(x, new):
-    """`new` in the type that an input wants, if that is a smaller float."""
-    dtype = keras.backend.standardize_dtype(new.dtype)
-    if dtype == x.dtype or not x.dtype.endswith(("float16", "float32")):
-        return new
-    cast = keras.ops.cast(new, x.dtype)
-    if (mask := keras_hooks.timestep_mask(new)) is not None:
-        keras_hooks.set_timestep_mask(cast, mask)
-    return cast
+    """`new` as an input wants it: of its rank, and if that is a smaller float
+    of its type.
+    """
+    found, dtype = new, keras.backend.standardize_dtype(new.dtype)
+    rank = len(x.shape)
+    if len(new.shape) == rank - 1 and x.shape[-1] == 1:
+        found = keras.ops.expand_dims(found, -1)
+    elif len(new.shape) == rank + 1 and new.shape[-1] == 1:
+        found = keras.ops.squeeze(found, -1)
+    if dtype != x.dtype and x.dtype.endswith(("float16", "float32")):
+        found = keras.ops.cast(found, x.dtype)
+    mask = keras_hooks.timestep_mask(new)
+    if found is not new and mask is not None:
+        keras_hooks.set_timestep_mask(found, mask)
+    return found

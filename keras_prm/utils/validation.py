@@ -93,6 +93,21 @@ def is_iterable(value):
     return True
 
 
+def former_name(old: str, new: str) -> property:
+    """A property for what an attribute or a method was called before."""
+
+    def get(self: Any) -> Any:
+        warnings.warn(
+            f"`{type(self).__name__}.{old}` is called `{new}` now; the old "
+            "name goes in the next release.",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return getattr(self, new)
+
+    return property(get, doc=f"What `{new}` was called before.")
+
+
 def renamed(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Lets a function go on taking arguments by their former names.
 

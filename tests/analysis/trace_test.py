@@ -10,6 +10,7 @@ from keras import layers
 from keras import ops
 
 from keras_prm.analysis.trace import trace
+from keras_prm.rebuild.strip import strip
 from keras_prm.rules import registry
 from keras_prm.utils import training_argument
 from tests.helpers import zoo
@@ -226,6 +227,27 @@ class PinTest(parameterized.TestCase):
             of = self.pinned(lambda x: layers.Dense(2)(make(x, training=True)))
         reason = of.reason("a/kernel", 1)
         self.assertIn("called with training=True", reason)
+
+    def test_a_nested_model_of_another_rank(self):
+        """Keras makes of `(None, 4)` what the model wants, `(None, 4, 1)`."""
+        inside = keras.Input((4, 1))
+        inner = layers.Flatten()(layers.Dense(3, name="in")(inside))
+        inner = keras.Model(inside, layers.Dense(2, name="out")(inner))
+        inputs = keras.Input((5,))
+        x = layers.Dense(4, name="before")(inputs)
+        model = keras.Model(inputs, inner(x))
+        zoo.randomize(model)
+        graph = trace(model)
+        whys = set(graph.pinned.values())
+        self.assertTrue(any("another rank" in why for why in whys), whys)
+        kernel = np.array(inner.layers[1].kernel)
+        kernel[:, 0] = 0.0
+        inner.layers[1].kernel.assign(kernel)
+        inner.layers[1].bias.assign([0.0, 1.0, -1.0])
+        small = strip(model)
+        self.assertLess(small.count_params(), model.count_params())
+        x = np.random.default_rng(0).normal(size=(3, 5)).astype("float32")
+        np.testing.assert_allclose(small(x), model(x), atol=1e-5)
 
     def test_a_nested_model_hands_training_on(self):
         i = keras.Input((5, 4))

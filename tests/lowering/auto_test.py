@@ -296,7 +296,7 @@ class RaiseTest(parameterized.TestCase):
                 strip(model, "auto")
 
     def test_a_lowerer_has_to_choose(self):
-        with self.assertRaises(NotImplementedError):
+        with self.assertRaisesRegex(NotImplementedError, "`choose_one"):
             strategies.Lowerer().choose([None])
 
 

@@ -107,7 +107,20 @@ class KeptNumbersTest(parameterized.TestCase):
         plan = SparsityPlan.keep(model, {"lstm": (3, None)})
         self.assertEqual([(g.keep, g.size) for g in plan.groups], [(3, 8)])
 
+    def test_a_name_that_is_a_pattern_too(self):
+        inputs = keras.Input((4,))
+        x = layers.Dense(8, name="w[1]*")(layers.Dense(8, name="w1")(inputs))
+        model = keras.Model(inputs, layers.Dense(2)(x))
+        wanted = {"w[1]*": (4, None)}
+        (one, other) = SparsityPlan.keep(model, wanted).groups
+        self.assertEqual((one.keep, other.keep), (4, 4))
+        wanted = {"w*": (6, None), "w[1]*": (4, None)}
+        groups = SparsityPlan.keep(model, wanted).groups
+        kept = {group.name: group.keep for group in groups}
+        self.assertEqual(kept, {"w1": 6, "w[1]*": 4})
+
     @parameterized.parameters(
+        ({1: (4, None)}, TypeError, r"names of layers.*Received: \[1\]"),
         ([("conv1", 3)], TypeError, "a dict such as"),
         ({"conv1": 3}, TypeError, "None for all of them.*'conv1': 3"),
         ({"conv1": (3,)}, TypeError, "as a pair"),

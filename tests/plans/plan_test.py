@@ -394,6 +394,11 @@ class PlanErrorsTest(parameterized.TestCase):
         with self.assertRaisesRegex(TypeError, "Put the name into a list"):
             SparsityPlan.uniform(zoo.make("mlp"), 0.5, exclude="d0")
 
+    def test_layers_where_names_are_expected(self):
+        model = zoo.make("mlp")
+        with self.assertRaisesRegex(TypeError, "names of layers, such as"):
+            SparsityPlan.uniform(model, 0.5, exclude=[model.layers[1]])
+
     def test_ambiguous_names(self):
         with self.assertRaisesRegex(
             ValueError, r"Use the whole path.*\['body/conv', 'head/conv'\]"

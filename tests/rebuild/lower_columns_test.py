@@ -11,6 +11,10 @@ from keras import layers
 
 from keras_prm.analysis.costs import costs
 from keras_prm.analysis.trace import trace
+from keras_prm.lowering import Choice
+from keras_prm.lowering import Lowerer
+from keras_prm.lowering import Lowering
+from keras_prm.lowering import candidates
 from keras_prm.lowering.gather_columns import GatherColumns
 from keras_prm.rebuild import channel_order
 from keras_prm.rebuild.strip import strip
@@ -282,6 +286,36 @@ class LoadTest(absltest.TestCase):
         small = strip(empty_columns(chain()))
         modules = {type(layer).__module__ for layer in small.layers}
         self.assertTrue(all(m.startswith("keras.") for m in modules), modules)
+
+
+class StrategyTest(parameterized.TestCase):
+    """Strategies of one's own that go wrong."""
+
+    @parameterized.named_parameters(
+        ("none", lambda sparse: None, "Received: None"),
+        ("lowering", lambda sparse: candidates(sparse)[0], "Received: Low"),
+        ("name", lambda sparse: Choice(sparse, "gather"), "Received: Choice"),
+        (
+            "live",
+            lambda sparse: Choice(
+                sparse, Lowering("gather", (0,), True, {}, sparse.window)
+            ),
+            "no live column",
+        ),
+        ("other", lambda sparse: Choice(None, None), "Received: . choices"),
+    )
+    def test_no_choice(self, choose, received):
+        strategy = Lowerer()
+        strategy.choose_one = choose
+        model = empty_columns(chain())
+        with self.assertRaisesRegex(
+            TypeError, "(?s)Lowerer has to.*" + received
+        ):
+            strip(model, strategy)
+
+    def test_a_class_in_place_of_an_object(self):
+        with self.assertRaisesRegex(ValueError, "derives from .*Lowerer"):
+            strip(empty_columns(chain()), Lowerer)
 
 
 class OrderTest(parameterized.TestCase):

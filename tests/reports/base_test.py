@@ -62,6 +62,13 @@ class ReportTest(parameterized.TestCase):
         self.assertEqual(set(found), set(vars(report)))
         self.assertNotEmpty(str(report))
 
+    def test_numbers_that_json_has_no_words_for(self):
+        other = network()
+        other.set_weights([w * np.nan for w in other.get_weights()])
+        found = keras_prm.verify(network(), other).to_dict()
+        json.dumps(found, allow_nan=False)
+        self.assertIsNone(found["comparisons"][0]["max_abs_error"])
+
 
 if __name__ == "__main__":
     absltest.main()

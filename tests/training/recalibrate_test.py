@@ -57,6 +57,45 @@ def dataset(x, y=False):
     return tf.data.Dataset.from_tensor_slices(parts).batch(8)
 
 
+class Looked(layers.Layer):
+    """Normalizes its second argument; the first one is a table."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = layers.BatchNormalization()
+
+    def build(self, *shapes):
+        self.norm.build((None, 3))
+
+    def call(self, table, x, training=None):
+        return self.norm(x, training=training)
+
+
+class ByRow(Looked):
+    """Normalizes one row after the other."""
+
+    def call(self, table, x, training=None):
+        rows = range(x.shape[0] or 1)
+        parts = [self.norm(x[i : i + 1], training=training) for i in rows]
+        return keras.ops.concatenate(parts, 0)
+
+
+class Counting(layers.BatchNormalization):
+    """With states of its own, which no statistics are."""
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        options = {"initializer": "zeros", "trainable": False}
+        self.count = self.add_weight(shape=(), dtype="int64", **options)
+        self.seeds = keras.random.SeedGenerator(3)
+
+    def call(self, x, training=None, mask=None):
+        if training:
+            self.count.assign(self.count + 1)
+            keras.random.normal((1,), seed=self.seeds)
+        return super().call(x, training=training, mask=mask)
+
+
 class Inside(layers.Layer):
     """Has statistics that no training moves, and some nobody reads."""
 
@@ -362,6 +401,42 @@ class RecalibrateTest(parameterized.TestCase):
             found.append(np.array(model.get_layer("bn").moving_mean))
         for mean in found[1:]:
             np.testing.assert_array_equal(mean, found[0])
+
+    @parameterized.parameters(Looked, ByRow)
+    def test_weight_of_a_call(self, kind):
+        """The rows that the layer itself gets; the last batch has one."""
+        inputs = keras.Input((3,))
+        layer = kind()
+        table = keras.ops.zeros((5, 3))
+        model = keras.Model(inputs, layer(table, inputs))
+        x = make_data(samples=9)
+        recalibrate(model, x, batch_size=8)
+        np.testing.assert_allclose(layer.norm.moving_mean, x.mean(0), 1e-4)
+
+    def test_states_of_its_own_stay(self):
+        inputs = keras.Input((3,))
+        layer = Counting()
+        model = keras.Model(inputs, layer(inputs))
+        x, seeds = make_data(), np.array(layer.seeds.state)
+        with self.assertWarnsRegex(UserWarning, "random layers"):
+            recalibrate(model, x)
+        np.testing.assert_allclose(layer.moving_mean, x.mean(0), 1e-4)
+        self.assertEqual(int(layer.count), 0)
+        np.testing.assert_array_equal(layer.seeds.state, seeds)
+
+    def test_a_nested_model_of_another_rank(self):
+        """Keras adds an axis of size 1 to what a model is fed, or drops it."""
+        x = make_data()
+        for size, shape, fed, expected in (
+            (1, (3,), lambda x: keras.ops.mean(x, -1), [x.mean()]),
+            (3, (3, 1), lambda x: x, x.mean(0)),
+        ):
+            norm, inside = layers.BatchNormalization(), keras.Input((size,))
+            inner = keras.Model(inside, norm(inside))
+            inputs = keras.Input(shape)
+            model = keras.Model(inputs, inner(fed(inputs)))
+            recalibrate(model, x.reshape(-1, *shape))
+            np.testing.assert_allclose(norm.moving_mean, expected, 1e-4)
 
     def test_batch_size(self):
         with self.assertRaisesRegex(ValueError, "`batch_size` counts samples"):

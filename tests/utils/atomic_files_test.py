@@ -31,6 +31,11 @@ class WriteTextTest(parameterized.TestCase):
         self.assertTrue(link.is_symlink())
         self.assertEqual(self.path.read_text(), "new")
 
+    def test_a_folder_that_is_not_there(self):
+        path = self.folder / "a" / "b" / "file.json"
+        atomic_files.write_text(path, "new")
+        self.assertEqual(path.read_text(), "new")
+
     def test_a_device(self):
         atomic_files.write_text(os.devnull, "new")
         self.assertTrue(stat.S_ISCHR(os.stat(os.devnull).st_mode))

@@ -104,6 +104,11 @@ class FunctionalTest(parameterized.TestCase):
             with self.assertRaisesRegex(TypeError, r"load_model\('x.keras'\)"):
                 call(path)
 
+    def test_a_litert_file(self):
+        model = keras.Sequential([keras.Input((3,)), layers.Dense(2)])
+        with self.assertRaisesRegex(TypeError, "not a LiteRT file"):
+            keras_prm.verify("small.tflite", model)
+
     def test_other_things_raise(self):
         with self.assertRaisesRegex(TypeError, "put them into a functional"):
             keras_graph.functional(layers.Dense(2))
