@@ -79,6 +79,9 @@ class ByRow(Looked):
         parts = [self.norm(x[i : i + 1], training=training) for i in rows]
         return keras.ops.concatenate(parts, 0)
 
+    def compute_output_spec(self, table, x, training=None):
+        return keras.KerasTensor(x.shape, x.dtype)
+
 
 class Counting(layers.BatchNormalization):
     """With states of its own, which no statistics are."""
@@ -86,7 +89,7 @@ class Counting(layers.BatchNormalization):
     def build(self, input_shape):
         super().build(input_shape)
         options = {"initializer": "zeros", "trainable": False}
-        self.count = self.add_weight(shape=(), dtype="int64", **options)
+        self.count = self.add_weight(shape=(), dtype="int32", **options)
         self.seeds = keras.random.SeedGenerator(3)
 
     def call(self, x, training=None, mask=None):
