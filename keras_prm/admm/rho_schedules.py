@@ -75,7 +75,11 @@ class RhoStages(keras.optimizers.schedules.LearningRateSchedule):
         return ops.take(values, self.stage(step))
 
     def stage(self, step: Any) -> Any:
-        """The number of the stage that a step is of, an int32 scalar."""
+        """The number of the stage that a step is of, an int32 scalar.
+
+        Args:
+            step: Number of the step, from 0.
+        """
         stage = ops.cast(step, "int32") // self.steps_per_stage
         return ops.minimum(stage, len(self.values) - 1)
 
@@ -152,7 +156,13 @@ class ResidualBalancing:
         self.maximum = float(maximum)
 
     def next(self, rho: Any, primal: Any, dual: Any) -> Any:
-        """The next `rho`, all of them float32 scalars."""
+        """The next `rho`, all of them float32 scalars.
+
+        Args:
+            rho: The penalty's weight now.
+            primal: Primal residual, a scalar tensor.
+            dual: Dual residual, a scalar tensor.
+        """
         up = primal > self.threshold * dual
         down = dual > self.threshold * primal
         rho = ops.where(up, rho * self.factor, rho)

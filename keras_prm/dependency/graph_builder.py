@@ -91,7 +91,12 @@ class GraphBuilder:
         return np.arange(self.num_ids - size, self.num_ids)
 
     def ids(self, value: Value, axis: int) -> np.ndarray:
-        """The ids on an axis; an untracked one gets ids that are pinned."""
+        """The ids on an axis; an untracked one gets ids that are pinned.
+
+        Args:
+            value: The tensor.
+            axis: Its axis, whose size is known.
+        """
         ids = value.ids[axis]
         if ids is None:
             size = value.shape[axis]
@@ -111,15 +116,31 @@ class GraphBuilder:
         return ids
 
     def tie(self, left: np.ndarray, right: np.ndarray) -> None:
-        """Makes the ids of two arrays of equal length stand together."""
+        """Makes the ids of two arrays of equal length stand together.
+
+        Args:
+            left: Ids, `(n,)`.
+            right: Ids, `(n,)`: each stands or falls with that in `left`.
+        """
         self.ties.append((np.asarray(left), np.asarray(right)))
 
     def fix(self, ids: np.ndarray, reason: str) -> None:
-        """Pins ids: the width is fixed, whether or not anybody reads it."""
+        """Pins ids: the width is fixed, whether or not anybody reads it.
+
+        Args:
+            ids: Ids, of any number.
+            reason: Why they stay, for reports.
+        """
         self.fixed.append((np.asarray(ids), reason))
 
     def read(self, value: Value, axis: int, reason: str) -> None:
-        """Pins an axis because every one of its channels is read."""
+        """Pins an axis because every one of its channels is read.
+
+        Args:
+            value: The tensor.
+            axis: Its axis; one that nobody tracks is left alone.
+            reason: Who reads it, and why, for reports.
+        """
         ids = value.ids[axis]
         if ids is not None:
             self.fix(ids, reason)
@@ -134,6 +155,15 @@ class GraphBuilder:
         prunes_columns: bool = True,
     ) -> None:
         """Names the axes of a variable by ids, see `Weight`.
+
+        Args:
+            variable: The `keras.Variable`.
+            ids: Per axis an array with one id per position, or `None`.
+            role: `"kernel"`, `"vector"` (falls with its channel, as a bias)
+                or `"statistic"` (is cut, never zeroed).
+            axes: Of a kernel: its axes `(in, out)`, counted from the end.
+            prunes_columns: Of a kernel: whether plans may prune its
+                columns.
 
         Raises:
             ValueError: There is no such role, or the ids are not one array
@@ -314,7 +344,14 @@ class GraphBuilder:
         target: tuple[Value, int],
         terms: Callable[..., Any],
     ) -> None:
-        """Records a scale and a shift for each position, see `Affine`."""
+        """Records a scale and a shift for each position, see `Affine`.
+
+        Args:
+            source: `(value, axis)` that is scaled.
+            target: `(value, axis)` that comes of it; it gets the ids.
+            terms: `terms(read)` returns `(scale, shift)`, arrays or
+                numbers, with `read(variable)` the variable's array.
+        """
         value, axis = target
         value.ids[axis] = self.ids(*source)
         self.steps.append(Affine(source, target, terms))
@@ -332,7 +369,12 @@ class GraphBuilder:
         self.steps.append(Moments(source, target, groups, combine))
 
     def reduce_sum(self, value: Value, axis: int) -> None:
-        """Records that an axis is summed over: what is zero may go."""
+        """Records that an axis is summed over: what is zero may go.
+
+        Args:
+            value: The tensor.
+            axis: Its axis that is summed over.
+        """
         self.ids(value, axis)
         self.steps.append(ReduceSum((value, axis)))
 

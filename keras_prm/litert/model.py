@@ -174,7 +174,7 @@ class LiteRTModel:
 
     @property
     def weights(self) -> tuple[StoredWeight, ...]:
-        """The constants of two or more axes, see `flatbuffer.Weight`."""
+        """The constants of two or more axes, see `StoredWeight`."""
         return flatbuffer.weights(self._content)
 
     @property

@@ -138,7 +138,12 @@ class AutoLowering(strategies.Lowerer):
         return choices
 
     def objection(self, lowered: keras.Model, dense: keras.Model) -> str:
-        """Whether a whole model needs more time than it did before."""
+        """Whether a whole model needs more time than it did before.
+
+        Args:
+            lowered: The model in which layers are lowered.
+            dense: The same model before.
+        """
         is_fixed = dense.inputs[0].shape[0] is not None
         # Recurrent layers want a batch size that is known.
         for batch_size in (None,) if is_fixed else (None, 1):

@@ -85,7 +85,11 @@ class Lowering:
         return f"{what} by {self.method}"
 
     def covers(self, sparse: SparseKernel) -> bool:
-        """Whether it is of this layer, and none of its live columns is lost."""
+        """Whether it is of this layer, and none of its live columns is lost.
+
+        Args:
+            sparse: The layer.
+        """
         live = sparse.live
         if self.keeps_window:
             live = live.reshape(-1, live.shape[-1]).any(axis=0)

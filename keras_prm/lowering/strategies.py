@@ -54,7 +54,11 @@ class Lowerer:
         """Raises where it cannot decide anything, before work is done."""
 
     def choose(self, kernels: Sequence[methods.SparseKernel]) -> list[Choice]:
-        """A `Choice` for every `SparseKernel`."""
+        """A `Choice` for every `SparseKernel`.
+
+        Args:
+            kernels: The layers that can be lowered, in order.
+        """
         return [self.choose_one(sparse) for sparse in kernels]
 
     def choose_one(self, sparse: methods.SparseKernel) -> Choice:
@@ -74,7 +78,12 @@ class Lowerer:
         return () if own is None else (own,)
 
     def objection(self, lowered: keras.Model, dense: keras.Model) -> str:
-        """Why the dense model is to be kept as a whole, `""` if it is not."""
+        """Why the dense model is to be kept as a whole, `""` if it is not.
+
+        Args:
+            lowered: The model in which layers are lowered.
+            dense: The same model before.
+        """
         del lowered, dense
         return ""
 

@@ -318,12 +318,19 @@ class SparsityPlan:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> SparsityPlan:
-        """The plan that `get_config` told."""
+        """The plan that `get_config` told.
+
+        Args:
+            config: dict, as `get_config` returns it.
+        """
         return cls(*plan_from_config(config))
 
     @validation.renamed(path="filepath")
     def save(self, filepath: str | os.PathLike[str]) -> None:
         """Writes the plan to `filepath` as JSON.
+
+        Args:
+            filepath: Path of the file; folders on the way to it are made.
 
         Raises:
             OSError: It cannot be written; an older file is as it was.
@@ -334,6 +341,9 @@ class SparsityPlan:
     @validation.renamed(path="filepath")
     def load(cls, filepath: str | os.PathLike[str]) -> SparsityPlan:
         """Reads a plan that `save` wrote.
+
+        Args:
+            filepath: Path of the file.
 
         Raises:
             ValueError: There is no plan in the file.

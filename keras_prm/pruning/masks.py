@@ -58,11 +58,19 @@ class Masks:
         self._held_in = None
 
     def note_held_in(self, model: keras.Model) -> None:
-        """Remembers that a training has held the masks in a model."""
+        """Remembers that a training has held the masks in a model.
+
+        Args:
+            model: The model that is trained.
+        """
         self._held_in = weakref.ref(model)
 
     def were_held_in(self, model: keras.Model) -> bool:
-        """Whether a training of this process has held them in a model."""
+        """Whether a training of this process has held them in a model.
+
+        Args:
+            model: The model that is asked about.
+        """
         return self._held_in is not None and self._held_in() is model
 
     def __getstate__(self):
@@ -71,6 +79,9 @@ class Masks:
 
     def named_as(self, model: keras.Model) -> Masks:
         """The masks under the keys that their weights have in a model.
+
+        Args:
+            model: Another build of the network that they are of.
 
         Raises:
             ValueError: The model is another than the one that they are of.
@@ -137,6 +148,9 @@ class Masks:
     def from_json(cls, text: str) -> Masks:
         """Reads what `to_json` wrote.
 
+        Args:
+            text: JSON text, as `to_json` writes it.
+
         Raises:
             ValueError: There are no masks in it.
         """
@@ -166,6 +180,9 @@ class Masks:
     def save(self, filepath: str | os.PathLike[str]) -> None:
         """Writes the masks to `filepath` as JSON.
 
+        Args:
+            filepath: Path of the file; folders on the way to it are made.
+
         Raises:
             OSError: It cannot be written; an older file is as it was.
         """
@@ -175,6 +192,9 @@ class Masks:
     @validation.renamed(path="filepath")
     def load(cls, filepath: str | os.PathLike[str]) -> Masks:
         """Reads masks that `save` wrote.
+
+        Args:
+            filepath: Path of the file.
 
         Raises:
             ValueError: There are no masks in the file.

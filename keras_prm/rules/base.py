@@ -58,7 +58,13 @@ class LayerCall:
         )
 
     def argument(self, name: str, position: int) -> Any:
-        """What the call passes for an argument, or `None`."""
+        """What the call passes for an argument, or `None`.
+
+        Args:
+            name: Name of the argument.
+            position: Where it stands if it is passed without its name, from
+                0.
+        """
         arguments = self.node.arguments
         if name in arguments.kwargs:
             return arguments.kwargs[name]
@@ -72,12 +78,21 @@ class LayerCall:
         return bool(told) and training_argument.depends_on_training(self.layer)
 
     def read_all(self, value: Value, why: str) -> None:
-        """Pins all axes of a tensor."""
+        """Pins all axes of a tensor.
+
+        Args:
+            value: The tensor.
+            why: What reads it, for reports.
+        """
         for axis in range(1, len(value.shape)):
             self.graph.read(value, axis, f"'{self.path}': {why}")
 
     def value_of(self, tensor: keras.KerasTensor) -> Value:
-        """The `Value` of one of the tensors that the call is given."""
+        """The `Value` of one of the tensors that the call is given.
+
+        Args:
+            tensor: One of `node.inputs`.
+        """
         found = [x is tensor for x in self.node.inputs]
         return self.inputs[found.index(True)]
 
