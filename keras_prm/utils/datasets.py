@@ -162,7 +162,7 @@ def labeled_batches(data, size, refuse):
         found = data
     else:
         text = " ".join(repr(data).split())
-        error = refuse(f"a {type(data).__name__}, {text}"[:200])
+        error = refuse(f"{text[:150]} (of type {type(data).__name__})")
         raise error if validation.is_iterable(data) else TypeError(str(error))
     for batch in found:
         kind = type(batch).__name__

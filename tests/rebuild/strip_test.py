@@ -429,7 +429,7 @@ class RaiseTest(parameterized.TestCase):
             strip(layers.Dense(2))
 
     def test_unknown_lowering(self):
-        message = r"'smallest'\], or an `AutoLowering.*lowering='gather'"
+        message = r"'smallest'\], an `AutoLowering.*lowering='gather'"
         with self.assertRaisesRegex(ValueError, message):
             strip(zoo.make("mlp"), lowering="gather")
 
