@@ -15,7 +15,7 @@ All ways of a row are timed in turn in one run. Times are medians, the other
 columns ratios to `dense`, of which `again` is a second copy: the noise. Two
 figures `a-b` are the lowest and the highest of the repeats. `weights` is the
 size with the one-hot kernel, relative to the dense kernel; the last column
-tells where `strip` goes that way (`keras_prm/rebuild/layer_edits.py` holds the
+tells where `strip` goes that way (`keras_prm/rebuild/narrowing.py` holds the
 rule).
 """
 
@@ -34,7 +34,7 @@ from keras import layers
 from keras import ops
 
 import keras_prm
-from keras_prm.rebuild import layer_edits
+from keras_prm.rebuild import narrowing
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list(
@@ -133,7 +133,7 @@ def print_row(case, fraction, folder):
     paths = files(case, live, arrays, folder)
     stored = window**2 * inputs * filters
     put = live.sum() * (window**2 * inputs + filters)
-    allowed = layer_edits.RULE.allows(
+    allowed = narrowing.RULE.allows(
         window**2 * inputs, filters, int(live.sum()), size**2
     )
     for threads in map(int, FLAGS.threads):

@@ -4,7 +4,7 @@ Train a model into structured sparsity, rebuild it physically smaller,
 provably unchanged, and ship it to a phone.
 """
 
-from keras_prm import pipeline as pipeline
+from keras_prm import pipeline as pipeline  # a folder like the others
 from keras_prm.admm.optimizer import ADMMWrapper
 from keras_prm.admm.rho_schedules import ResidualBalancing
 from keras_prm.admm.rho_schedules import RhoStages

@@ -146,24 +146,30 @@ class DependencyGraph(GraphBuilder):
 
     def _enter(self, node, tensors, path, reason):
         view = keras_graph.functional(node.operation)
-        fed = [tensors[id(x)] for x in keras_graph.fed(node, view)]
-        inputs = [self._in_rank(*p, path) for p in zip(view.inputs, fed)]
+        inputs = [tensors[id(x)] for x in keras_graph.fed(node, view)]
         reason = reason or registry.unknown_argument(node)
         self._tie_values(id(node.operation), inputs)
         tensors = dict(zip(map(id, view.inputs), inputs))
         for x, value in zip(view.inputs, inputs):
             self.homes.setdefault(id(x), []).append(value)
+        other = [
+            f"{value.shape} into {x.shape}"
+            for x, value in zip(view.inputs, inputs)
+            if len(x.shape) != len(value.shape)
+        ]
         with self.told(node):
-            self.walk(view, tensors, path + "/", reason)
+            try:
+                self.walk(view, tensors, path + "/", reason)
+            except (IndexError, TypeError, ValueError) as error:
+                if not other:
+                    raise
+                raise ValueError(
+                    f"Cannot analyze the nested model '{path}': it is fed "
+                    "tensors of another rank, which Keras makes fit, and "
+                    "which shapes do not show. Put a `keras.layers.Reshape` "
+                    f"in front of it. Received: {', '.join(other)}"
+                ) from error
         return [tensors[id(x)] for x in view.outputs]
-
-    def _in_rank(self, x, value, path):
-        """What a nested model is fed; Keras adds or drops an axis of size 1."""
-        if len(x.shape) == len(value.shape):
-            return value
-        for axis in range(1, len(value.shape)):
-            self.read(value, axis, f"'{path}' takes another rank")
-        return self.value(x.shape, path)
 
     def finish(self):
         """Computes `classes` and `pinned` from the ties that were made."""

@@ -103,9 +103,9 @@ class GraphBuilder:
             if size is None:
                 raise ValueError(
                     "A rule asks for the channels of an axis whose size is "
-                    "not known, as that of the samples. Received: "
-                    f"axis={axis} of a tensor of shape {value.shape}, made by "
-                    f"'{value.origin}'"
+                    "not known, as that of the samples. Name an axis of "
+                    f"channels. Received: axis={axis} of a tensor of shape "
+                    f"{value.shape}, made by '{value.origin}'"
                 )
             ids = self.new_ids(size)
             value.ids[axis] = ids
@@ -169,6 +169,7 @@ class GraphBuilder:
             ValueError: There is no such role, or the ids are not one array
                 per axis, with one id per position.
         """
+        ids = list(ids)
         _check_weight(variable, ids, role)
         known = self.weights.get(id(variable))
         if known is None:
@@ -398,8 +399,8 @@ class GraphBuilder:
 def _check_weight(variable, ids, role):
     if role not in ROLES:
         raise ValueError(
-            f"A rule gives a weight a role that there is none of. Expected "
-            f"one of {ROLES}. Received: role={role!r} for {variable.path}"
+            "A rule gives a weight a role that there is none of. Choose one "
+            f"of {ROLES}. Received: role={role!r} for {variable.path}"
         )
     sizes = tuple(None if x is None else len(x) for x in ids)
     shape = tuple(variable.shape)
@@ -408,8 +409,8 @@ def _check_weight(variable, ids, role):
     ):
         raise ValueError(
             "A rule names the positions of a weight by other ids than it has. "
-            f"Expected one array for each axis, or None, for the shape "
-            f"{shape}. Received: ids of lengths {sizes} for {variable.path}"
+            "Give an array for each axis, or None for one that stays whole. "
+            f"Expected lengths {shape}. Received: {sizes} for {variable.path}"
         )
 
 

@@ -155,7 +155,7 @@ def _inlined(model, inputs):
     to_close = set()
     while True:
         one = inliner.Inliner(to_close)
-        outputs = _run_model(one, model, inputs)
+        outputs = _inline(one, model, inputs)
         try:
             with one.renamed(inputs, outputs) as operations:
                 shared = keras.Model(inputs, outputs, name=model.name)
@@ -171,7 +171,7 @@ def _inlined(model, inputs):
             return _Inlined(found, targets, reason, one.closed, any(depends))
 
 
-def _run_model(one, model, inputs):
+def _inline(one, model, inputs):
     if keras_graph.is_model(model):
         view = keras_graph.functional(model)
         tensors = {id(x): x for x in view.inputs}

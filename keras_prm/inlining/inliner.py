@@ -23,7 +23,7 @@ class Inliner:
     """Runs calls on symbolic tensors, one by one those inside of layers.
 
     Args:
-        closed: Set of `id(layer)` of those that are not to be looked into.
+        to_close: Set of `id(layer)` of those that are not to be looked into.
 
     Attributes:
         closed: dict from the path of a layer that stays closed to why.
@@ -31,11 +31,11 @@ class Inliner:
             names of layers, joined by `/`.
     """
 
-    def __init__(self, closed=()):
+    def __init__(self, to_close=()):
         self.closed = {}
         self.paths = {}
-        self._to_close = set(closed)
-        self._called = []
+        self._to_close = set(to_close)
+        self._kept_whole = []
         self._opened = []
 
     def model(self, view, tensors, prefix=""):
@@ -86,11 +86,13 @@ class Inliner:
         """
         inside = {
             id(part)
-            for layer in self._called
+            for layer in self._kept_whole
             if isinstance(layer, keras.layers.Layer)
             for part in keras_hooks.sublayers(layer)[1:]
         }
-        ends = [x for x in (*self._called, *self._opened) if id(x) in inside]
+        ends = [
+            x for x in (*self._kept_whole, *self._opened) if id(x) in inside
+        ]
         wanted = {id(x) for x in ends if getattr(x, "weights", ())}
         return {
             id(layer)
@@ -142,7 +144,7 @@ class Inliner:
             outputs = replay_check.of_any_batch(node)(*args, **kwargs)
             if id(operation) not in self.paths:
                 self.paths[id(operation)] = path
-                self._called.append(operation)
+                self._kept_whole.append(operation)
         for x, new in zip(node.outputs, tree.flatten(outputs), strict=True):
             tensors[id(x)] = new
 

@@ -106,7 +106,7 @@ def benchmark(
     threads = tuple(map(int, threads))
     runs, warmup, batch_size = map(int, (runs, warmup, batch_size))
     inputs = benchmark_models.by_file_names(models, inputs)
-    batch = _timed_rows(inputs, batch_size)
+    batch = _timed_batch(inputs, batch_size)
     runtime.interpreter_class()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -121,7 +121,7 @@ def benchmark(
             _check_runs(opened, batch)
         del opened
         for number in dict.fromkeys(threads):
-            rows += _timed_files(files, batch, number, runs, warmup, memory)
+            rows += _report_rows(files, batch, number, runs, warmup, memory)
     return BenchmarkReport(
         tuple(rows),
         machine=platform.machine(),
@@ -133,7 +133,7 @@ def benchmark(
     )
 
 
-def _timed_files(files, batch, num_threads, runs, warmup, memory):
+def _report_rows(files, batch, num_threads, runs, warmup, memory):
     """The rows of all files at one number of threads."""
     models = [file.open(num_threads) for file in files]
     peaks = [None] * len(files)
@@ -174,7 +174,7 @@ def _check_numbers(threads, runs, warmup, batch_size):
         )
 
 
-def _timed_rows(inputs, batch_size):
+def _timed_batch(inputs, batch_size):
     """The rows that are timed, in the structure of `inputs`."""
     if inputs is None:
         return None

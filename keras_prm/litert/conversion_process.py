@@ -196,7 +196,7 @@ def main(folder):
     folder = pathlib.Path(folder)
     try:
         request = json.loads((folder / REQUEST).read_text())
-        view = _load_request(folder / MODEL, request)
+        view = _load_model(folder / MODEL, request)
         _place_biases(view)
         with np.load(folder / SAMPLES) as arrays:
             samples = [arrays[name] for name in arrays.files]
@@ -287,7 +287,7 @@ def _json_value(value):
     return value if isinstance(value, int) else str(value)
 
 
-def _load_request(path, request):
+def _load_model(path, request):
     for setting, value in request["keras"].items():
         getattr(keras.config, f"set_{setting}")(value)
     try:

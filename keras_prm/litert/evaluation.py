@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_prm.reports.export import Scores
 from keras_prm.utils import datasets
+from keras_prm.utils import validation
 
 _BATCH_SIZE = 32
 _DEFAULTS = (None, "accuracy", "acc")
@@ -108,7 +109,15 @@ def _first_batches(batches):
 
 def _checked_batches(model, data):
     """Yields `(inputs, y, sample_weight or None)`, checked arrays."""
-    for batch in datasets.labeled_batches(data, datasets.NUM_SAMPLES, _refuse):
+    if not validation.is_iterable(data):
+        raise TypeError(
+            "Cannot export to LiteRT: expected evaluation_data to be arrays "
+            "(x, y), or batches of them. Received: evaluation_data of type "
+            f"{type(data).__name__}. Pass a tuple of arrays."
+        )
+    for batch in datasets.labeled_batches(
+        data, datasets.NUM_SAMPLES, _no_labels
+    ):
         inputs = datasets.as_arrays(model, batch[0], "evaluation_data")
         y, *weight = (datasets.to_numpy(x) for x in batch[1:])
         lengths = {len(x) if x.ndim else None for x in (inputs[0], y, *weight)}
@@ -123,10 +132,10 @@ def _checked_batches(model, data):
             yield inputs, y, weight[0] if weight else None
 
 
-def _refuse(received):
+def _no_labels(received):
     return ValueError(
-        "Cannot export to LiteRT: evaluation_data has no labels. Expected "
-        "(x, y) or (x, y, sample_weight) with one label for each sample. "
+        "Cannot export to LiteRT: expected evaluation_data with labels, "
+        "(x, y) or (x, y, sample_weight), one label for each sample. "
         f"Received: {received}. Pass a tuple of arrays, or batches that are "
         "such tuples."
     )

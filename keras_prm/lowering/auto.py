@@ -76,6 +76,8 @@ class AutoLowering(strategies.Lowerer):
     runs: int = 30
     cache: str | os.PathLike[str] | None = None
 
+    seconds = validation.former_name("seconds", "time_budget")
+
     def __post_init__(self):
         if self.quantize is None:
             object.__setattr__(self, "quantize", "float32")
@@ -216,6 +218,7 @@ class AutoLowering(strategies.Lowerer):
         return [1e6 * s for s in seconds]
 
 
+# Around what `dataclass` has written.
 _renamed = validation.renamed(seconds="time_budget")
 AutoLowering.__init__ = _renamed(AutoLowering.__init__)
 

@@ -95,7 +95,8 @@ class Lowering:
             live = live.reshape(-1, live.shape[-1]).any(axis=0)
         columns = {*self.columns}
         return (
-            self.window == sparse.window
+            len(columns) == len(self.columns)
+            and tuple(self.window) == sparse.window
             and columns <= {*range(live.size)}
             and columns >= {*np.flatnonzero(live).tolist()}
         )

@@ -106,13 +106,13 @@ def _free(flat, live, keep, window):
     return largest(flat, keep)
 
 
-def _pick_channels(flat, live, keep, window):
+def _whole_channels(flat, live, keep, window):
     sums = _where(live, ops.sum(ops.maximum(flat, 0.0), axis=0))
     number = ops.maximum(keep // math.prod(window), 1)
     return ops.broadcast_to(largest(sums, number), flat.shape)
 
 
-def _pick_window(flat, live, keep, window):
+def _one_window(flat, live, keep, window):
     """Of each box the best columns, then the best of the boxes.
 
     A box of fewer taps than `ceil(K / n)` keeps all it has: its energy is a
@@ -165,8 +165,8 @@ def _where(chosen, scores):
 
 PATTERNS = {
     "free": _free,
-    "channels": _pick_channels,
-    "window": _pick_window,
+    "channels": _whole_channels,
+    "window": _one_window,
     "per_channel": _per_channel,
 }
 

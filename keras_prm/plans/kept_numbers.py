@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import math
-import sys
 
 import numpy as np
 
@@ -26,7 +25,9 @@ def matched(keep, paths, known):
         ValueError: A pattern names none of `known`, or a number is below 1.
     """
     _check_pairs(keep)
-    idle = [p for p in keep if not any(_covers(p, path) for path in known)]
+    idle = [
+        p for p in keep if not any(_covers(p, path, known) for path in known)
+    ]
     if idle:
         raise ValueError(
             "Every pattern has to name a layer that has a kernel. "
@@ -34,17 +35,19 @@ def matched(keep, paths, known):
         )
     found = {}
     for path in paths:
-        patterns = [p for p in keep if _covers(p, path)]
+        patterns = [p for p in keep if _covers(p, path, known)]
         if patterns:
-            exact = path if path in keep else patterns[0]
-            found[path] = tuple(keep[exact])
+            found[path] = tuple(keep[patterns[0]])
     return found
 
 
-def _covers(pattern, path):
-    """Whether it is the path, its end, or a layer that others are inside of."""
-    if f"/{path}/".find(f"/{pattern}/") >= 0:  # whatever signs are in it
-        return True
+def _covers(pattern, path, known):
+    """Whether it is the path, its end, or a layer that others are inside of.
+
+    What is the name of a layer, whatever signs are in it, is no pattern.
+    """
+    if any(f"/{pattern}/" in f"/{other}/" for other in known):
+        return f"/{pattern}/" in f"/{path}/"
     return any(
         fnmatch.fnmatchcase(path, before + pattern + behind)
         for before in ("", "*/")
@@ -83,15 +86,11 @@ def _check_pairs(keep):
         )
 
 
-def _is_int(value):
-    return validation.is_whole(value, least=-sys.maxsize)
-
-
 def _is_pair(value):
     return (
         isinstance(value, (tuple, list))
         and len(value) == 2
-        and all(x is None or _is_int(x) for x in value)
+        and all(x is None or validation.is_int(x) for x in value)
     )
 
 

@@ -6,6 +6,7 @@ In reading order:
     shared_layers  copies of layers that were given other layers
     config_arrays  numbers in configs that belong to the positions of an axis
     attachments    initializers, regularizers and constraints, made to fit
+    narrowing      a convolution without its empty filters, where that pays
     layer_edits    cutting kernels without changing widths around them
     slim_weights   what stays of the weights of one layer
     slim_layer     the smaller twin of one layer: config and weights

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -29,7 +30,7 @@ LOWERERS = {
 }
 
 
-def lowerer(lowering, quantize=None):
+def lowerer_of(lowering, quantize=None):
     """The `Lowerer` that a user means, `None` for `"none"`.
 
     Args:
@@ -113,24 +114,45 @@ def lower(model, lowerer):
 
 
 def _checked(choices, kernels, lowerer):
-    """What a strategy has chosen, if it is a `Choice` for every kernel."""
-    wrong = [
-        x
-        for x in choices
-        if not isinstance(x, strategies.Choice)
-        or not isinstance(x.lowering, (methods.Lowering, type(None)))
-        or not (x.lowering is None or x.lowering.covers(x.kernel))
-    ]
-    if wrong or [c.kernel for c in choices] != kernels:
-        received = repr(wrong[0]) if wrong else f"{len(choices)} choices"
+    """A `Choice` for every kernel, of those that a strategy has made.
+
+    What it says nothing of stays as it is.
+    """
+    if not isinstance(choices, Iterable):
         raise TypeError(
-            f"{type(lowerer).__name__} has to choose for every layer, in "
-            "order. Expected a `Choice(sparse, lowering)` for each of "
-            f"{[sparse.key for sparse in kernels]}, with one of "
-            "`candidates(sparse)`, which leaves no live column out, or None. "
-            f"Received: {received[:200]}"
+            f"`{type(lowerer).__name__}.choose` has to return a list of "
+            f"`Choice`. Received: {choices!r}"
         )
-    return choices
+    layers = {id(sparse.layer): sparse for sparse in kernels}
+    found = {}
+    for choice in choices:
+        if (
+            not isinstance(choice, strategies.Choice)
+            or id(getattr(choice.kernel, "layer", None)) not in layers
+            or not isinstance(choice.lowering, (methods.Lowering, type(None)))
+            or (choice.lowering and not choice.lowering.covers(choice.kernel))
+        ):
+            raise TypeError(
+                f"`{type(lowerer).__name__}` has to choose among what there "
+                "is. Expected a `Choice(sparse, lowering)` for each of "
+                f"{[sparse.key for sparse in kernels]}, with one of "
+                "`candidates(sparse)`, which leaves no live column out, or "
+                f"None. Received: {_brief(choice)}"
+            )
+        found[id(choice.kernel.layer)] = choice
+    return [
+        found.get(number)
+        or strategies.Choice(sparse, None, reason="it was not chosen for")
+        for number, sparse in layers.items()
+    ]
+
+
+def _brief(choice):
+    """What a strategy has returned, without the numbers in a kernel."""
+    if isinstance(choice, strategies.Choice):
+        key = getattr(choice.kernel, "key", choice.kernel)
+        choice = f"Choice({key!r}, {choice.lowering!r})"
+    return str(choice)[:200]
 
 
 def _note_files(small, model, files):

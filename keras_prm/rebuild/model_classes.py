@@ -205,11 +205,11 @@ def _changing(value):
         values = [v for v in values if id(v) not in seen]
         seen.update(map(id, values))
         found.update((id(v), v) for v in values if isinstance(v, _CHANGING))
-        values = [part for v in values for part in _parts(v)]
+        values = [part for v in values for part in _held_values(v)]
     return found
 
 
-def _parts(value):
+def _held_values(value):
     """What an object holds; functions, classes and modules are shared."""
     if isinstance(value, dict):
         return [*value.values()]

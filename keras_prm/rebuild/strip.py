@@ -71,7 +71,7 @@ def strip(
     residual sum that others write to as well, go where this makes the model
     smaller and faster on LiteRT: a 1x1 convolution with a one-hot kernel,
     counted as stored, puts the other channels back in place. See
-    `layer_edits.NarrowingRule`.
+    `narrowing.NarrowingRule`.
 
     Zeros elsewhere in a kernel stay stored unless `lowering` says
     otherwise. The report counts them.
@@ -130,7 +130,7 @@ def strip(
     Reference:
         - [Ma et al., 2019](https://arxiv.org/abs/1905.00136), P-RM.
     """
-    lowerer = lower_columns.lowerer(lowering, quantize)
+    lowerer = lower_columns.lowerer_of(lowering, quantize)
     if lowerer is not None:
         lowerer.check()
     view = keras_graph.functional(model)

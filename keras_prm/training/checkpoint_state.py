@@ -275,7 +275,7 @@ def _differences(stored, received, separator="/"):
         if _without_layer(a, separator) != _without_layer(b, separator)
     ]
     if not differing:
-        differing = _moved_layer(rows)
+        differing = _first_moved_place(rows)
     found = [
         f"#{i}: expected {_in_words(rows[i][0])}, "
         f"received {_in_words(rows[i][1])}"
@@ -293,7 +293,7 @@ def _without_layer(signature, separator):
     return name.split(separator)[-1], list(shape), dtype
 
 
-def _moved_layer(rows):
+def _first_moved_place(rows):
     """The first variable of a layer that changed places; or an empty list."""
     owners = [[row[0].split("/")[-2:-1] for row in pair] for pair in rows]
     expected, received = (

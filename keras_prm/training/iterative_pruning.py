@@ -109,7 +109,7 @@ class IterativePruning(StructuredMask):
         model: keras.Model | None = None,
     ) -> None:
         check_is_plan(plan)
-        _check_ramp(ramp, every)
+        _check_schedule(ramp, every)
         super().__init__(model=model)
         self.plan = plan
         self.score = scores.l2_norm if score is None else score
@@ -200,7 +200,7 @@ class IterativePruning(StructuredMask):
             )
 
 
-def _check_ramp(ramp, every):
+def _check_schedule(ramp, every):
     if ramp is not None and not callable(ramp):
         raise TypeError(
             "Expected `ramp` to be a `LearningRateSchedule` of the number of "

@@ -21,6 +21,10 @@ from keras_prm.utils import variable_keys
 if TYPE_CHECKING:
     from typing import Any
 
+_STATISTICS = (
+    *("moving_mean", "moving_variance"),
+    *("moving_stddev", "renorm_mean", "renorm_stddev"),
+)
 _NOISE = ("rate", "stddev", "dropout", "recurrent_dropout")
 
 
@@ -34,9 +38,9 @@ def recalibrate(
 
     Pruning changes the activations that the moving means and variances
     describe. This replaces them by the average over the batches of `data`, or
-    over all calls where a layer is called several times, each as heavy as it
-    has rows, with dropout, noise and random augmentation switched off; inside
-    of other layers, too, such as `TimeDistributed`.
+    over all calls where a layer is called several times, each weighted by its
+    number of rows, with dropout, noise and random augmentation switched off;
+    inside of other layers, too, such as `TimeDistributed`.
     Weights do not change. Layers that would not update their statistics in
     training keep them: those that are frozen (`trainable=False`), called with
     `training=False` by the layer around them, or not reached.
@@ -55,10 +59,11 @@ def recalibrate(
         Number of batches that were used; those without a row are not.
 
     Raises:
-        TypeError: The model is subclassed, or `data` are no data.
-        ValueError: There is no batch in `data`, `batch_size` is below 1, or
-            the statistics come out NaN or infinite. The model is as before
-            then.
+        TypeError: The model is subclassed, or there are no arrays in `data`.
+        ValueError: There is no batch in `data`, they never end,
+            `batch_size` or `max_batches` is below 1, a layer is called
+            inside of what the backend compiles, or the statistics come out
+            NaN or infinite. The model is as before then.
 
     Warns:
         UserWarning: A layer of your own draws random numbers, and nothing
@@ -92,8 +97,8 @@ def recalibrate(
     run = _Pass(view, norms)
     with (
         _without_noise(parts.values()),
-        _replaced(norms, "momentum", lambda layer: 0.0),
-        _replaced(norms, "activity_regularizer", run.observer),
+        _temporarily(norms, "momentum", lambda layer: 0.0),
+        _temporarily(norms, "activity_regularizer", run.observer),
     ):
         for x in _input_batches(model, data, batch_size, max_batches):
             if keras.tree.flatten(x)[0].shape[0]:
@@ -110,16 +115,33 @@ def recalibrate(
 
 def _input_batches(model, data, batch_size, max_batches):
     """Yields inputs of the model, a batch at a time."""
+    if max_batches is None:
+        datasets.check_ends(data)
     arrays = datasets.whole(data, len(model.inputs))
-    if arrays is None:
-        source = datasets.batches(data, len(model.inputs))
-    else:
+    if arrays is not None:
+        _check_arrays(arrays)
         size = len(keras.tree.flatten(arrays)[0])
         source = (
             keras.tree.map_structure(lambda a: a[i : i + batch_size], arrays)
             for i in range(0, size, batch_size)
         )
-    yield from itertools.islice(source, max_batches)
+    elif validation.is_iterable(data):
+        source = datasets.batches(data, len(model.inputs))
+    else:
+        source = [data]
+    for x in itertools.islice(source, max_batches):
+        _check_arrays(x)
+        yield x
+
+
+def _check_arrays(data):
+    parts = keras.tree.flatten(data)
+    if not parts or not all(tuple(getattr(x, "shape", ())) for x in parts):
+        raise TypeError(
+            "Expected training inputs: an array, a dict or list of arrays as "
+            "the model takes them, or batches of these. "
+            f"Received: a {type(data).__name__}, {repr(data)[:100]}"
+        )
 
 
 class _Pass(keras.StatelessScope):
@@ -142,9 +164,7 @@ class _Pass(keras.StatelessScope):
         self._inputs = keras.Model(view.input, view.inputs, name=view.name)
         self._random = _random_layers(view, set(map(id, norms)))
         self._statistics = {
-            id(v): v
-            for layer in norms
-            for v in (layer.moving_mean, layer.moving_variance)
+            id(v): v for layer in norms for v in _statistics(layer)
         }
         self._latest = {}  # of the call that is going on
         self._batch_rows = 1
@@ -200,9 +220,10 @@ class _Pass(keras.StatelessScope):
         except Exception as error:
             raise ValueError(
                 f"Cannot measure the statistics of '{variable.path}': its "
-                "layer is called inside of a loop or a branch that the "
-                "backend compiles, where numbers are not known. Call it "
-                "outside, or run this under KERAS_BACKEND=tensorflow."
+                "layer is called inside of a function, a loop or a branch "
+                "that the backend compiles, where numbers are not known. "
+                "Call it outside of what is compiled. Received: "
+                f"{type(value).__name__}"
             ) from error
         self._weigh([variable], self._batch_rows)  # nobody has seen it
         self._latest[id(variable)] = array.astype("float64")
@@ -216,7 +237,7 @@ class _Pass(keras.StatelessScope):
 
         def observe(outputs):
             rows = (tuple(outputs.shape) or (1,))[0]
-            self._weigh((layer.moving_mean, layer.moving_variance), rows)
+            self._weigh(_statistics(layer), rows)
             return keras.ops.zeros(())
 
         return observe
@@ -247,6 +268,12 @@ class _Pass(keras.StatelessScope):
         )
         with keras_hooks.call_context(operation, training):
             return operation(*args, **kwargs)
+
+
+def _statistics(layer):
+    """The variables that a BatchNormalization measures; none if not built."""
+    found = [getattr(layer, name, None) for name in _STATISTICS]
+    return [variable for variable in found if variable is not None]
 
 
 def _tensor(array):
@@ -307,12 +334,12 @@ def _without_noise(layers):
     with contextlib.ExitStack() as stack:
         for name in _NOISE:
             noisy = [x for x in layers if _draws(x) and name in _rates(x)]
-            stack.enter_context(_replaced(noisy, name, lambda layer: 0.0))
+            stack.enter_context(_temporarily(noisy, name, lambda layer: 0.0))
         yield
 
 
 @contextlib.contextmanager
-def _replaced(layers, name, value):
+def _temporarily(layers, name, value):
     """For a while, an attribute of each layer is `value(layer)`."""
     before = [(layer, getattr(layer, name)) for layer in layers]
     try:

@@ -164,7 +164,6 @@ def process_environment(backend=None):
         "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)),
         "CUDA_VISIBLE_DEVICES": "-1",
         "JAX_PLATFORMS": "cpu",
-        "TF_CPP_MIN_LOG_LEVEL": "3",
     }
 
 

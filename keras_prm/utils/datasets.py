@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import types
 from functools import partial
-from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
 
 from keras_prm.utils import validation
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
 
 NUM_SAMPLES = 256
 _UNKNOWN_SIZE = 32
@@ -123,7 +119,7 @@ def batches(data, num_inputs):
     if arrays is not None:
         return [arrays]
     if isinstance(data, keras.utils.PyDataset):
-        data = map(data.__getitem__, range(len(data)))
+        data = _numbered(data)
     # PyTorch's loaders make lists of what others make tuples of.
     pairs = (tuple, list) if num_inputs == 1 else tuple
     return (x[0] if isinstance(x, pairs) and x else x for x in data)
@@ -131,6 +127,9 @@ def batches(data, num_inputs):
 
 def labeled_batches(data, size, refuse):
     """Yields `(x, y)` or `(x, y, sample_weight)`, a batch at a time.
+
+    Unlike `batches`, which is for inputs alone, it takes a list of arrays for
+    all samples, too, as there are labels in it.
 
     Args:
         data: An iterable of batches: a list, `tf.data.Dataset`,
@@ -140,48 +139,44 @@ def labeled_batches(data, size, refuse):
         refuse: A function from what was received, a str, to an exception.
 
     Yields:
-        tuples; without `None`s, which stand for no weights.
+        tuples of two or three, without weights that are `None`.
 
     Raises:
         ValueError: The data never end, or there is not one label for each
             sample.
-        TypeError: One cannot go through the data.
         Exception: What `refuse` returns, where they are of another form.
     """
+    check_ends(data)
     if _is_samples(data):
         found = _cut_batches(data, size, refuse)
     elif isinstance(data, keras.utils.PyDataset):
-        _check_ends(data, data.num_batches is None)
-        found = map(data.__getitem__, range(data.num_batches or 0))
+        found = _numbered(data)
     elif isinstance(data, dict):
         raise refuse(f"a dict of {list(data)}, without labels"[:200])
     elif _goes_through(data):
-        cardinality: Callable[[], Any] | None
-        cardinality = getattr(data, "cardinality", None)
-        _check_ends(data, callable(cardinality) and int(cardinality()) == -1)
         found = data
     else:
         text = " ".join(repr(data).split())
-        error = refuse(f"{text[:150]} (of type {type(data).__name__})")
-        raise error if validation.is_iterable(data) else TypeError(str(error))
+        raise refuse(f"{text[:150]} (of type {type(data).__name__})")
     for batch in found:
         kind = type(batch).__name__
         if not isinstance(batch, (tuple, list)):
             raise refuse(f"a batch of type {kind}")
-        batch = _without_none(batch)
+        batch = _without_weights_of_none(batch)
         if not 2 <= len(batch) <= 3:
             labels = ", without labels" if len(batch) < 2 else ""
             raise refuse(f"a {kind} of {len(batch)}{labels}")
-        if not all(map(np.ndim, keras.tree.flatten(batch[:2]))):
+        if not all(map(np.ndim, _arrays(batch[:2]))):
             raise refuse("single samples; call `data.batch(32)`")
         yield batch
 
 
 def _is_samples(data):
     """Whether data are all samples at once: no part of them is a batch."""
-    if isinstance(data, list):
-        return any(hasattr(x, "shape") for x in data)
-    return isinstance(data, tuple) and data and not isinstance(data[0], tuple)
+    if not isinstance(data, (list, tuple)):
+        return False
+    is_pair = isinstance(data, tuple) and data and type(data[0]) is not tuple
+    return is_pair or any(hasattr(x, "shape") for x in data)
 
 
 def _goes_through(data):
@@ -191,37 +186,62 @@ def _goes_through(data):
     )
 
 
-def _check_ends(data, is_endless):
-    """Refuses data that are known to go on forever."""
+def check_ends(data):
+    """Refuses data that are known to go on forever.
+
+    Raises:
+        ValueError: They do.
+    """
+    remedy, is_endless = "give it a `num_batches`", False
+    if isinstance(data, keras.utils.PyDataset):
+        is_endless = data.num_batches is None
+    elif hasattr(data, "cardinality"):  # of TensorFlow's
+        is_endless = int(data.cardinality()) == -1
+        remedy = "pass a part of it, such as `data.take(100)`"
     if is_endless:
         raise ValueError(
-            "The data never end. Pass a part of them, such as "
-            "`data.take(100)`, or leave out `repeat()`. "
-            f"Received: an endless {type(data).__name__}"
+            f"The data never end. Expected a {type(data).__name__} that does: "
+            f"{remedy}. Received: an endless one"
         )
 
 
+def _numbered(data):
+    """The batches of a `PyDataset`, in order."""
+    size = data.num_batches
+    return map(
+        data.__getitem__, itertools.count() if size is None else range(size)
+    )
+
+
 def _cut_batches(data, size, refuse):
-    data = _without_none(data)
-    if any(isinstance(x, (str, bytes)) for x in keras.tree.flatten(data)):
+    data = _without_weights_of_none(data)
+    if any(isinstance(x, (str, bytes)) for x in _arrays(data)):
         raise refuse("words; make arrays of them")
-    if not all(map(np.ndim, keras.tree.flatten(data))):
+    if not all(map(np.ndim, _arrays(data))):
         raise refuse("lists of numbers; make arrays of them")
     if not 2 <= len(data) <= 3:
         yield data  # to be refused
         return
-    rows = [len(x) for x in keras.tree.flatten(data)]
+    rows = [len(x) for x in _arrays(data)]
     if len(set(rows)) > 1:
         raise ValueError(
-            "The arrays differ in their number of samples. Pass one label "
-            f"for each sample. Received: {rows} samples"
+            "The arrays of inputs, labels and weights differ in their number "
+            f"of samples. Pass one label for each. Received: {rows} samples"
         )
     for start in range(0, rows[0], size):
-        yield keras.tree.map_structure(lambda x: x[start : start + size], data)
+        part = slice(start, start + size)
+        yield keras.tree.map_structure(
+            lambda x: None if x is None else x[part], data
+        )
 
 
-def _without_none(batch):
-    return tuple(x for x in batch if x is not None)
+def _arrays(batch):
+    """All that a batch is made of; `None` stands for labels not needed."""
+    return [x for x in keras.tree.flatten(batch) if x is not None]
+
+
+def _without_weights_of_none(batch):
+    return tuple(batch[:2] if len(batch) == 3 and batch[2] is None else batch)
 
 
 def as_arrays(

@@ -49,8 +49,8 @@ def model(view, inputs, call):
 
 
 def _as(x, new):
-    """`new` as an input wants it: of its rank, and if that is a smaller float
-    of its type.
+    """`new` in the rank that an input wants, and in its type where that is a
+    smaller float; its mask goes along.
     """
     found, dtype = new, keras.backend.standardize_dtype(new.dtype)
     rank = len(x.shape)

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING
 
 from keras import layers
 
 from keras_prm.utils import keras_graph
 from keras_prm.utils import keras_hooks
-
-if TYPE_CHECKING:
-    pass
 
 
 def parameters(operation):

@@ -21,10 +21,14 @@ if TYPE_CHECKING:
     from typing import TypeGuard
 
 
+def is_int(value: Any) -> TypeGuard[int]:
+    """Whether it is an int of Python's or NumPy's, and no bool."""
+    return isinstance(value, numbers.Integral) and not is_bool(value)
+
+
 def is_whole(value: Any, least: int = 1) -> TypeGuard[int]:
-    """Whether it is an int of Python's or NumPy's, no bool, and not below."""
-    is_int = isinstance(value, numbers.Integral) and not is_bool(value)
-    return is_int and int(value) >= least
+    """Whether it is an int, and not below."""
+    return is_int(value) and int(value) >= least
 
 
 def is_real(value: object) -> TypeGuard[float]:

@@ -103,7 +103,7 @@ def _batched_outputs(keras, model, arrays, batch_size):
         else:
             (batch,) = batch
         results = keras.tree.flatten(model(batch, training=False))
-        parts.append([_stored(keras, y)[:kept] for y in results])
+        parts.append([_as_array(keras, y)[:kept] for y in results])
     return [np.concatenate(ys) for ys in zip(*parts)]
 
 
@@ -115,7 +115,7 @@ def _input_tensor(keras, array, dtype):
     return keras.ops.convert_to_tensor(array, dtype)
 
 
-def _stored(keras, y):
+def _as_array(keras, y):
     """A result as an array that a file can hold."""
     if keras.backend.standardize_dtype(y.dtype) == "bfloat16":
         y = keras.ops.cast(y, "float32")

@@ -105,7 +105,7 @@ class Folder:
         )
         result = subprocess.run(
             [sys.executable, "-P", round_trip_worker.__file__, self._path],
-            env=backend.process_environment(),
+            env=backend.process_environment() | {"TF_CPP_MIN_LOG_LEVEL": "3"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -27,9 +27,14 @@ class WeightTest(parameterized.TestCase):
         return trace(model)
 
     @parameterized.named_parameters(
-        ("role", "vectr", lambda ids: [ids], "one of .*'vector'.*'vectr'"),
-        ("axes", "vector", lambda ids: [None, ids], r"shape \(4,\)"),
-        ("length", "vector", lambda ids: [ids[:3]], r"lengths \(3,\)"),
+        (
+            "role",
+            "vectr",
+            lambda ids: [ids],
+            "Choose one of .*'vector'.*'vectr'",
+        ),
+        ("axes", "vector", lambda ids: [None, ids], r"Expected lengths \(4,\)"),
+        ("length", "vector", lambda ids: [ids[:3]], r"Received: \(3,\)"),
     )
     def test_refused(self, role, of, message):
         def rule(call):
@@ -50,8 +55,13 @@ class WeightTest(parameterized.TestCase):
             x, out = call.inputs[0], call.outputs[0]
             with self.assertWarnsRegex(DeprecationWarning, "`graph` now"):
                 graph = call.trace
-            with self.assertWarnsRegex(DeprecationWarning, "`positionwise`"):
-                flow = graph.flow
+            for old, new in (
+                ("mix", "contraction"),
+                ("total", "reduce_sum"),
+                ("flow", "positionwise"),
+            ):
+                with self.assertWarnsRegex(DeprecationWarning, f"`{new}` now"):
+                    flow = getattr(graph, old)
             graph.weight(call.layer.factor, [graph.ids(x, 1)], "vector")
             every = np.arange(4)
             flow([(x, 1, every)], (out, 1, every), lambda x: x)

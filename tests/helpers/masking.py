@@ -8,6 +8,11 @@ from keras import layers
 from keras_prm.utils import variable_keys
 from tests.helpers import zoo
 
+ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
+# Elsewhere a few will do: graphs are no matter of the backend.
+FEW = ("lenet5", "residual", "grouped", "nested")
+MODELS = zoo.MODELS if ON_TENSORFLOW else FEW
+
 
 def snapshot(model):
     return [keras.ops.convert_to_numpy(v) for v in model.weights]

@@ -1,4 +1,4 @@
-"""What docstrings and comments name in backticks is there."""
+"""Classes, and what modules have, are there where docstrings name them."""
 
 import ast
 import builtins

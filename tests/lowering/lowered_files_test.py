@@ -97,34 +97,36 @@ class ArgumentTest(parameterized.TestCase):
         layer = layers.Conv2D(64, 3, padding="same")
         sparse = methods.SparseKernel(layer, "k", kernel, (16, 16))
         for mode in ("float32", "float16"):
-            lowerer = lower_columns.lowerer("model", mode)
+            lowerer = lower_columns.lowerer_of("model", mode)
             self.assertIsNotNone(lowerer.choose_one(sparse).lowering)
         for mode in ("dynamic_range", "int8"):
-            choice = lower_columns.lowerer("model", mode).choose_one(sparse)
+            choice = lower_columns.lowerer_of("model", mode).choose_one(sparse)
             self.assertIsNone(choice.lowering)
             self.assertIn("lowering='auto' measures", choice.reason)
 
     def test_auto_is_told(self):
-        self.assertEqual(lower_columns.lowerer("auto", "int8").quantize, "int8")
-        self.assertEqual(lower_columns.lowerer("auto").quantize, "float32")
+        self.assertEqual(
+            lower_columns.lowerer_of("auto", "int8").quantize, "int8"
+        )
+        self.assertEqual(lower_columns.lowerer_of("auto").quantize, "float32")
 
     @parameterized.parameters("INT8", "int4", 8, True, [["int8"]])
     def test_unknown_quantization(self, quantize):
         for name in ("none", "smallest", "auto"):
             with self.assertRaisesRegex(ValueError, "None or one of.*'int8'"):
-                lower_columns.lowerer(name, quantize)
+                lower_columns.lowerer_of(name, quantize)
 
     @parameterized.parameters(
         AutoLowering(quantize="int8"), lowering_models.Drawn()
     )
     def test_a_lowering_that_says_something_else(self, lowerer):
         with self.assertRaisesRegex(ValueError, "Pass quantize to the lower"):
-            lower_columns.lowerer(lowerer, "float16")
+            lower_columns.lowerer_of(lowerer, "float16")
 
     def test_a_lowering_that_says_the_same(self):
         lowerer = strategies.SmallestLowering("int8")
-        self.assertIs(lower_columns.lowerer(lowerer, "int8"), lowerer)
-        self.assertEqual(lower_columns.lowerer("smallest", "int8"), lowerer)
+        self.assertIs(lower_columns.lowerer_of(lowerer, "int8"), lowerer)
+        self.assertEqual(lower_columns.lowerer_of("smallest", "int8"), lowerer)
 
 
 if __name__ == "__main__":

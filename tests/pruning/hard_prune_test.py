@@ -16,16 +16,12 @@ from keras_prm.pruning.masks import Masks
 from keras_prm.pruning.masks import masks_of
 from keras_prm.rebuild.strip import strip
 from keras_prm.utils import variable_keys
+from tests.helpers import masking
 from tests.helpers import zoo
 from tests.helpers.masking import MasksTestCase
 from tests.helpers.masking import conv_data
 from tests.helpers.masking import conv_model
 from tests.helpers.masking import snapshot
-
-ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
-# Elsewhere a few will do: graphs are no matter of the backend.
-FEW = ("lenet5", "residual", "grouped", "nested")
-MODELS = zoo.MODELS if ON_TENSORFLOW else FEW
 
 
 class HardPruneTest(MasksTestCase):
@@ -55,7 +51,7 @@ class HardPruneTest(MasksTestCase):
         with self.assertRaisesRegex(TypeError, "pass `optimizer=False`"):
             hard_prune(model, plan, optimizer=keras.optimizers.SGD())
 
-    @parameterized.parameters(*MODELS)
+    @parameterized.parameters(*masking.MODELS)
     def test_zero_where_masked_and_nowhere_else(self, name):
         model = zoo.make(name)
         before = variable_keys.variables_by_key(model)
@@ -77,7 +73,7 @@ class HardPruneTest(MasksTestCase):
             )
         self.assertEqual(masks_of(model), masks)
 
-    @parameterized.parameters(*MODELS)
+    @parameterized.parameters(*masking.MODELS)
     def test_numbers_kept_are_the_plan_s(self, name):
         model = zoo.make(name)
         plan = SparsityPlan.uniform(model, filters=0.5, columns=0.3)

@@ -20,11 +20,6 @@ from tests.helpers.masking import MasksTestCase
 from tests.helpers.masking import conv_model
 from tests.helpers.masking import snapshot
 
-ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
-# Elsewhere a few will do: graphs are no matter of the backend.
-FEW = ("lenet5", "residual", "grouped", "nested")
-MODELS = zoo.MODELS if ON_TENSORFLOW else FEW
-
 
 class MasksTest(MasksTestCase):
     def test_masks_of_a_dense_model_are_none(self):

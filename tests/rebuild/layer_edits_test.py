@@ -13,6 +13,7 @@ from keras import layers
 
 from keras_prm.litert.export import export_litert
 from keras_prm.rebuild import layer_edits
+from keras_prm.rebuild import narrowing
 from keras_prm.rebuild.strip import strip
 from tests.helpers import zoo
 from tests.helpers.zeros import both_with_vectors
@@ -213,7 +214,7 @@ class SharedTest(parameterized.TestCase):
             np.testing.assert_allclose(want, have, atol=1e-5)
 
 
-ALWAYS = layer_edits.NarrowingRule(block=1, columns=0, macs=0, share=np.inf)
+ALWAYS = narrowing.NarrowingRule(block=1, columns=0, macs=0, share=np.inf)
 DEAD = np.arange(256) % 8 < 5  # 160 of 256
 LIVE = tuple(np.flatnonzero(~DEAD).tolist())
 
@@ -370,7 +371,7 @@ class StripTest(parameterized.TestCase):
         self.assertIn("writer__place", [layer.name for layer in small.layers])
 
     @parameterized.parameters(*WITH_FILTERS)
-    @mock.patch.object(layer_edits, "RULE", ALWAYS)
+    @mock.patch.object(narrowing, "RULE", ALWAYS)
     def test_is_exact_for_the_zoo(self, name):
         model = zoo.make(name)
         x, original = zoo.inputs_of(model), model.get_weights()
@@ -413,7 +414,7 @@ class LeftAloneTest(parameterized.TestCase):
         model = keras.Model(inputs, outputs)
         zoo.randomize(model)
         kill(model)
-        with mock.patch.object(layer_edits, "RULE", ALWAYS):
+        with mock.patch.object(narrowing, "RULE", ALWAYS):
             self.assert_left_alone(model)
 
     def test_groups(self):
@@ -423,7 +424,7 @@ class LeftAloneTest(parameterized.TestCase):
         model = keras.Model(inputs, layers.Conv2D(4, 1)(x))
         zoo.randomize(model)
         kill(model)
-        with mock.patch.object(layer_edits, "RULE", ALWAYS):
+        with mock.patch.object(narrowing, "RULE", ALWAYS):
             self.assert_left_alone(model)
 
 
@@ -439,19 +440,19 @@ class RuleTest(parameterized.TestCase):
         (9 * 512, 512, 328, 7 * 7, False),
     )
     def test_allows(self, columns, filters, live, positions, expected):
-        allowed = layer_edits.RULE.allows(columns, filters, live, positions)
+        allowed = narrowing.RULE.allows(columns, filters, live, positions)
         self.assertEqual(allowed, expected)
 
     def test_constants_have_to_agree(self):
         kernel = np.ones((1, 1, 2, 3)) * [1.0, 0.0, 0.0]
         nan = np.nan
-        with mock.patch.object(layer_edits, "RULE", ALWAYS):
+        with mock.patch.object(narrowing, "RULE", ALWAYS):
             for rows, expected in (
                 ([[nan, 1, 2], [nan, 1, 2]], [True, False, False]),
                 ([[nan, 1, 2], [nan, 1, 3]], None),
                 ([[nan, 1, nan], [nan, 1, nan]], None),
             ):
-                found = layer_edits.find_narrowing(kernel, np.array(rows), 1)
+                found = narrowing.find_narrowing(kernel, np.array(rows), 1)
                 live = None if found is None else found.filters.tolist()
                 self.assertEqual(live, expected)
 

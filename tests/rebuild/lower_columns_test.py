@@ -1,5 +1,6 @@
 """Leaving out empty columns: exact whichever way, and what is reported."""
 
+import dataclasses
 import itertools
 import tempfile
 
@@ -302,16 +303,39 @@ class StrategyTest(parameterized.TestCase):
             ),
             "no live column",
         ),
-        ("other", lambda sparse: Choice(None, None), "Received: . choices"),
+        ("other", lambda sparse: Choice(None, None), "Received: Choice"),
     )
     def test_no_choice(self, choose, received):
         strategy = Lowerer()
         strategy.choose_one = choose
         model = empty_columns(chain())
-        with self.assertRaisesRegex(
-            TypeError, "(?s)Lowerer has to.*" + received
-        ):
+        with self.assertRaisesRegex(TypeError, "Lowerer. has to.*" + received):
             strip(model, strategy)
+
+    def test_nothing_at_all(self):
+        strategy = Lowerer()
+        strategy.choose = lambda kernels: None
+        with self.assertRaisesRegex(TypeError, "return a list of `Choice`"):
+            strip(empty_columns(chain()), strategy)
+
+    def test_what_a_strategy_may_do(self):
+        """Choices in any order, made one by one, and for some layers only."""
+        strategy, model = Lowerer(), empty_columns(chain())
+
+        def choose(kernels):
+            for sparse in reversed(kernels[:2]):
+                lowering = candidates(sparse)[0]
+                window = [*lowering.window]
+                lowering = dataclasses.replace(lowering, window=window)
+                yield Choice(dataclasses.replace(sparse), lowering)
+
+        strategy.choose = choose
+        small, report = strip(model, strategy, return_report=True)
+        names = [row.name for row in report.lowered]
+        self.assertGreater(len(names), 2)
+        self.assertEqual(names.count("dense"), len(names) - 2)
+        x = np.random.default_rng(0).normal(size=(2, *model.input_shape[1:]))
+        self.assertLess(zeros.max_error(model, small, x), 1e-5)
 
     def test_a_class_in_place_of_an_object(self):
         with self.assertRaisesRegex(ValueError, "derives from .*Lowerer"):

@@ -9,7 +9,7 @@ from keras import layers
 from keras_prm.analysis.liveness import Liveness
 from keras_prm.analysis.trace import trace
 from keras_prm.rebuild.layer_edits import KernelBox
-from keras_prm.rebuild.layer_edits import Narrowing
+from keras_prm.rebuild.narrowing import Narrowing
 from keras_prm.rebuild.slim_weights import ModelArrays
 from keras_prm.rebuild.slim_weights import SlimWeights
 from tests.helpers import zoo

@@ -12,15 +12,11 @@ from keras_prm.training.mask_constraint import MaskConstraint
 from keras_prm.training.mask_constraint import enforced
 from keras_prm.training.mask_constraint import release_masks
 from tests.helpers import zoo
+from tests.helpers.masking import ON_TENSORFLOW
 from tests.helpers.masking import MasksTestCase
 from tests.helpers.masking import conv_data
 from tests.helpers.masking import conv_model
 from tests.helpers.masking import snapshot
-
-ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
-# Elsewhere a few will do: graphs are no matter of the backend.
-FEW = ("lenet5", "residual", "grouped", "nested")
-MODELS = zoo.MODELS if ON_TENSORFLOW else FEW
 
 
 class EnforcedTest(MasksTestCase):

@@ -405,6 +405,24 @@ class RecalibrateTest(parameterized.TestCase):
         for mean in found[1:]:
             np.testing.assert_array_equal(mean, found[0])
 
+    def test_a_layer_that_is_never_called(self):
+        layer = Looked()
+        layer.other = layers.BatchNormalization()
+        inputs = keras.Input((3,))
+        model = keras.Model(inputs, layer(keras.ops.zeros((5, 3)), inputs))
+        self.assertEqual(recalibrate(model, make_data()), 1)
+
+    def test_renorm(self):
+        """What the next update starts from is measured as well."""
+        inputs = keras.Input((3,))
+        layer = layers.BatchNormalization(renorm=True)
+        model = keras.Model(inputs, layer(inputs))
+        x = make_data()
+        recalibrate(model, x)
+        np.testing.assert_allclose(layer.moving_mean, x.mean(0), 1e-3)
+        found = np.asarray(layer.moving_stddev)
+        np.testing.assert_allclose(found, x.std(0), 1e-2)
+
     @parameterized.parameters(Looked, ByRow)
     def test_weight_of_a_call(self, kind):
         """The rows that the layer itself gets; the last batch has one."""
@@ -458,6 +476,34 @@ class RecalibrateTest(parameterized.TestCase):
         for old, new in zip(before, model.get_weights(), strict=True):
             np.testing.assert_array_equal(old, new)
         self.assert_settings_are_back(model)
+
+    @parameterized.parameters("abc", 5, ([[1.0, 2.0, 3.0]],))
+    def test_no_arrays(self, data):
+        with self.assertRaisesRegex(TypeError, "Expected training inputs"):
+            recalibrate(make_model(), data)
+
+    def test_what_is_compiled(self):
+        if not ON_TENSORFLOW:
+            self.skipTest("a function of TensorFlow's")
+        import tensorflow as tf
+
+        class Compiled(Looked):
+            def call(self, table, x, training=None):
+                return tf.function(super().call)(table, x, training=training)
+
+        inputs = keras.Input((3,))
+        table = keras.ops.zeros((5, 3))
+        model = keras.Model(inputs, Compiled()(table, inputs))
+        with self.assertRaisesRegex(ValueError, "outside of what is compiled"):
+            recalibrate(model, make_data())
+
+    def test_endless(self):
+        if not ON_TENSORFLOW:
+            self.skipTest("a data set of TensorFlow's")
+        data = dataset(make_data()).repeat()
+        with self.assertRaisesRegex(ValueError, "never end.*take"):
+            recalibrate(make_model(), data)
+        self.assertEqual(recalibrate(make_model(), data, max_batches=2), 2)
 
     def test_subclassed_model(self):
         class Subclassed(keras.Model):

@@ -31,6 +31,7 @@ class LabeledBatchesTest(parameterized.TestCase):
         ("tuple", lambda: (X, Y)),
         ("list", lambda: [X, Y]),
         ("no_weights", lambda: (X, Y, None)),
+        ("inputs", lambda: ((X,), Y)),
         ("batches", lambda: [(X[i:][:4], Y[i:][:4]) for i in (0, 4, 8)]),
         ("lists", lambda: ([X[i:][:4], Y[i:][:4], None] for i in (0, 4, 8))),
     )
@@ -38,7 +39,15 @@ class LabeledBatchesTest(parameterized.TestCase):
         found = self.batches(make())
         self.assertEqual([len(batch) for batch in found], [2, 2, 2])
         self.assertEqual([len(y) for _, y in found], [4, 4, 2])
-        np.testing.assert_array_equal(np.concatenate([x for x, _ in found]), X)
+        parts = [keras.tree.flatten(x)[0] for x, _ in found]
+        np.testing.assert_array_equal(np.concatenate(parts), X)
+
+    def test_labels_that_are_not_needed(self):
+        labels = {"a": Y, "b": None}
+        for data in ((X, labels), [(X, labels)], [[X, [Y, None]]]):
+            found = self.batches(data, size=100)
+            self.assertLen(found, 1)
+            self.assertEqual(len(found[0][1]), 2)
 
     @parameterized.named_parameters(
         ("no_labels", (X,), "a tuple of 1, without labels"),
@@ -53,7 +62,7 @@ class LabeledBatchesTest(parameterized.TestCase):
             self.batches(data)
 
     def test_nothing_to_go_through(self):
-        with self.assertRaisesRegex(TypeError, "3 .of type int"):
+        with self.assertRaisesRegex(RuntimeError, "3 .of type int"):
             self.batches(3)
 
     def test_one_label_for_each(self):
@@ -61,8 +70,16 @@ class LabeledBatchesTest(parameterized.TestCase):
             self.batches((X, Y[1:]))
 
     def test_endless(self):
-        with self.assertRaisesRegex(ValueError, "never end.*an endless"):
+        with self.assertRaisesRegex(ValueError, "never end.*`num_batches`"):
             self.batches(Endless())
+        found = datasets.batches(Endless(), 1)
+        self.assertLen([*itertools.islice(found, 3)], 3)
+
+    def test_labels_that_are_none(self):
+        """Of models whose losses are all added by layers; no weights."""
+        found = self.batches([(X, None), (X, None, Y), (X, Y, None)])
+        self.assertEqual([len(batch) for batch in found], [2, 3, 2])
+        self.assertIs(found[1][2], Y)
 
 
 class Batches(keras.utils.PyDataset):

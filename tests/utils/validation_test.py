@@ -60,6 +60,8 @@ class ValidationTest(parameterized.TestCase):
         with self.assertWarnsRegex(DeprecationWarning, "`time_budget` now"):
             lowering = keras_prm.AutoLowering(seconds=5)
         self.assertEqual(lowering.time_budget, 5)
+        with self.assertWarnsRegex(DeprecationWarning, "`time_budget` now"):
+            self.assertEqual(lowering.seconds, 5)
 
 
 if __name__ == "__main__":
