@@ -167,7 +167,8 @@ class DependencyGraph(GraphBuilder):
                     f"Cannot analyze the nested model '{path}': it is fed "
                     "tensors of another rank, which Keras makes fit, and "
                     "which shapes do not show. Put a `keras.layers.Reshape` "
-                    f"in front of it. Received: {', '.join(other)}"
+                    f"in front of it. Received: {', '.join(other)}; what "
+                    f"went wrong: {error}"
                 ) from error
         return [tensors[id(x)] for x in view.outputs]
 

@@ -115,9 +115,10 @@ def _checked_batches(model, data):
             "(x, y), or batches of them. Received: evaluation_data of type "
             f"{type(data).__name__}. Pass a tuple of arrays."
         )
-    for batch in datasets.labeled_batches(
-        data, datasets.NUM_SAMPLES, _no_labels
-    ):
+    name, size = "evaluation_data", datasets.NUM_SAMPLES
+    for batch in datasets.labeled_batches(data, size, name, _no_labels):
+        if batch[1] is None:
+            raise _no_labels("labels that are None")
         inputs = datasets.as_arrays(model, batch[0], "evaluation_data")
         y, *weight = (datasets.to_numpy(x) for x in batch[1:])
         lengths = {len(x) if x.ndim else None for x in (inputs[0], y, *weight)}

@@ -38,7 +38,7 @@ def gradient_batches(data, size=BATCH_SIZE, name="data", expected=""):
             f"Received: {name}={received}"
         )
 
-    found = list(datasets.labeled_batches(data, size, refuse))
+    found = list(datasets.labeled_batches(data, size, name, refuse))
     if not found:
         raise ValueError(
             f"There is no batch in `{name}`. Pass at least one batch (x, y); "
@@ -81,6 +81,11 @@ def per_batch(model, variables, data):
         )
     differentiate = _DIFFERENTIATE[backend]
     for batch in data:
+        if batch[1] is None and model.loss is not None:
+            raise ValueError(
+                f"The loss of the model '{model.name}' needs labels. Pass "
+                "batches (x, y). Received: labels that are None"
+            )
         batch = keras.tree.map_structure(_tensor, tuple(batch))
         found = differentiate(
             lambda values: _loss(model, variables, values, *batch),

@@ -233,6 +233,12 @@ def _parts(batches, share, size=None):
     for batch in batches:
         while batch[-1] is None:
             batch = batch[:-1]
+        if any(x is None for x in keras.tree.flatten(batch)):
+            raise TypeError(
+                "`test_step` takes no labels that are None among others. Pass "
+                "arrays in their place, of zeros for instance, for outputs "
+                "without a loss. Received: evaluate=data with None in it"
+            )
         batch = keras.tree.map_structure(datasets.to_numpy, tuple(batch))
         # Neighbors may be alike, or matched.
         order = rng.permutation(sample_means.num_rows(batch))

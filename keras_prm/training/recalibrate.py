@@ -94,14 +94,16 @@ def recalibrate(
         advice = "Pass None for all batches."
         validation.check_whole("max_batches", max_batches, "batches", advice)
     count = 0
+    renormed = [layer for layer in norms if getattr(layer, "renorm", False)]
     run = _Pass(view, norms)
     with (
         _without_noise(parts.values()),
         _temporarily(norms, "momentum", lambda layer: 0.0),
+        _temporarily(renormed, "renorm_momentum", lambda layer: 0.0),
         _temporarily(norms, "activity_regularizer", run.observer),
     ):
         for x in _input_batches(model, data, batch_size, max_batches):
-            if keras.tree.flatten(x)[0].shape[0]:
+            if _num_rows(x):
                 run(x)
                 count += 1
     if not count:
@@ -134,9 +136,18 @@ def _input_batches(model, data, batch_size, max_batches):
         yield x
 
 
+def _num_rows(data):
+    """The rows of arrays; `None` if there are no arrays.
+
+    Others among them, such as a number in a dict, are none of the model's.
+    """
+    arrays = keras.tree.flatten(data)
+    rows = [x.shape[0] for x in arrays if len(getattr(x, "shape", ()))]
+    return rows[0] if rows else None
+
+
 def _check_arrays(data):
-    parts = keras.tree.flatten(data)
-    if not parts or not all(tuple(getattr(x, "shape", ())) for x in parts):
+    if _num_rows(data) is None:
         raise TypeError(
             "Expected training inputs: an array, a dict or list of arrays as "
             "the model takes them, or batches of these. "
@@ -273,7 +284,7 @@ class _Pass(keras.StatelessScope):
 def _statistics(layer):
     """The variables that a BatchNormalization measures; none if not built."""
     found = [getattr(layer, name, None) for name in _STATISTICS]
-    return [variable for variable in found if variable is not None]
+    return [x for x in found if isinstance(x, keras.Variable)]
 
 
 def _tensor(array):

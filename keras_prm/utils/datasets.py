@@ -5,11 +5,16 @@ from __future__ import annotations
 import itertools
 import types
 from functools import partial
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
 
 from keras_prm.utils import validation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 NUM_SAMPLES = 256
 _UNKNOWN_SIZE = 32
@@ -125,7 +130,7 @@ def batches(data, num_inputs):
     return (x[0] if isinstance(x, pairs) and x else x for x in data)
 
 
-def labeled_batches(data, size, refuse):
+def labeled_batches(data, size, name, refuse):
     """Yields `(x, y)` or `(x, y, sample_weight)`, a batch at a time.
 
     Unlike `batches`, which is for inputs alone, it takes a list of arrays for
@@ -136,6 +141,7 @@ def labeled_batches(data, size, refuse):
             `keras.utils.PyDataset`, ...; or a tuple or list `(x, y)` or
             `(x, y, sample_weight)` of all samples.
         size: int, rows of the batches that all samples are cut into.
+        name: The argument that it comes from, for errors.
         refuse: A function from what was received, a str, to an exception.
 
     Yields:
@@ -148,7 +154,7 @@ def labeled_batches(data, size, refuse):
     """
     check_ends(data)
     if _is_samples(data):
-        found = _cut_batches(data, size, refuse)
+        found = _cut_batches(data, size, name, refuse)
     elif isinstance(data, keras.utils.PyDataset):
         found = _numbered(data)
     elif isinstance(data, dict):
@@ -166,16 +172,24 @@ def labeled_batches(data, size, refuse):
         if not 2 <= len(batch) <= 3:
             labels = ", without labels" if len(batch) < 2 else ""
             raise refuse(f"a {kind} of {len(batch)}{labels}")
-        if not all(map(np.ndim, _arrays(batch[:2]))):
+        x, y, *weights = batch
+        if y is None and weights:
+            raise refuse("weights of labels that are None")
+        if isinstance(y, list) and y and not any(map(np.ndim, _arrays(y))):
+            y = np.asarray(y)  # a list of numbers
+        if not any(map(np.ndim, _arrays(x))) or not all(
+            map(np.ndim, _arrays(y))
+        ):
             raise refuse("single samples; call `data.batch(32)`")
-        yield batch
+        yield x, y, *weights
 
 
 def _is_samples(data):
     """Whether data are all samples at once: no part of them is a batch."""
     if not isinstance(data, (list, tuple)):
         return False
-    is_pair = isinstance(data, tuple) and data and type(data[0]) is not tuple
+    is_pair = isinstance(data, tuple) and data
+    is_pair = is_pair and not isinstance(data[0], tuple)
     return is_pair or any(hasattr(x, "shape") for x in data)
 
 
@@ -195,14 +209,19 @@ def check_ends(data):
     remedy, is_endless = "give it a `num_batches`", False
     if isinstance(data, keras.utils.PyDataset):
         is_endless = data.num_batches is None
-    elif hasattr(data, "cardinality"):  # of TensorFlow's
-        is_endless = int(data.cardinality()) == -1
+    elif callable(cardinality := _cardinality(data)):
+        is_endless = int(cardinality()) == -1
         remedy = "pass a part of it, such as `data.take(100)`"
     if is_endless:
         raise ValueError(
             f"The data never end. Expected a {type(data).__name__} that does: "
             f"{remedy}. Received: an endless one"
         )
+
+
+def _cardinality(data) -> Callable[[], Any] | None:
+    """What a data set of TensorFlow's tells its size by."""
+    return getattr(data, "cardinality", None)
 
 
 def _numbered(data):
@@ -213,7 +232,7 @@ def _numbered(data):
     )
 
 
-def _cut_batches(data, size, refuse):
+def _cut_batches(data, size, name, refuse):
     data = _without_weights_of_none(data)
     if any(isinstance(x, (str, bytes)) for x in _arrays(data)):
         raise refuse("words; make arrays of them")
@@ -225,14 +244,19 @@ def _cut_batches(data, size, refuse):
     rows = [len(x) for x in _arrays(data)]
     if len(set(rows)) > 1:
         raise ValueError(
-            "The arrays of inputs, labels and weights differ in their number "
-            f"of samples. Pass one label for each. Received: {rows} samples"
+            f"The arrays in `{name}` differ in their number of samples. Pass "
+            f"one label for each sample. Received: {rows} samples"
         )
     for start in range(0, rows[0], size):
         part = slice(start, start + size)
-        yield keras.tree.map_structure(
-            lambda x: None if x is None else x[part], data
-        )
+        yield _each(lambda x: x[part], data)
+
+
+def _each(function, batch):
+    """What becomes of each array of a structure; `None` stays `None`."""
+    return keras.tree.map_structure(
+        lambda x: None if x is None else function(x), batch
+    )
 
 
 def _arrays(batch):

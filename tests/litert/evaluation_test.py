@@ -178,6 +178,7 @@ class EvaluationTest(parameterized.TestCase):
         ("array", [X], "Pass a tuple of arrays"),
         ("dict", [{"x": X}], "Pass a tuple of arrays"),
         ("one", (X,), "Pass a tuple of arrays"),
+        ("none", [(X, None)], "labels that are None. Pass a tuple"),
         ("rows", (X, np.ones(299, int)), "one label for each"),
         ("scalar", [(X, 1)], "one label for each"),
         ("shape", (X[:, :2], np.ones(300, int)), "evaluation_data.*Pass batc"),

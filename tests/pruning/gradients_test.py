@@ -181,6 +181,11 @@ class PerBatchTest(parameterized.TestCase):
         self.assertEqual(found.dtype, np.float32)
         np.testing.assert_allclose(found[:, 0], [4, 8], rtol=1e-2)
 
+    def test_labels_that_are_none(self):
+        model = linear()
+        with self.assertRaisesRegex(ValueError, "Pass batches .x, y."):
+            take(model, model.trainable_variables, [(np.ones((1, 2)), None)])
+
     def test_not_compiled(self):
         model = keras.Sequential([keras.Input((2,)), layers.Dense(1)])
         with self.assertRaisesRegex(ValueError, r"`model.compile\(optimizer"):

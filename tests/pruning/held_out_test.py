@@ -209,6 +209,11 @@ class DataScorerTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, "0 parts of 8 rows, which"):
             DataScorer(model, batches)
 
+    def test_labels_that_are_none(self):
+        x, y = data()
+        with self.assertRaisesRegex(TypeError, "Pass arrays in their place"):
+            DataScorer(classifier(), (x, [y, None]))
+
     def test_sample_weights(self):
         x, y = data()
         weight = np.random.default_rng(0).uniform(size=NUM).astype("float32")

@@ -422,6 +422,8 @@ class RecalibrateTest(parameterized.TestCase):
         np.testing.assert_allclose(layer.moving_mean, x.mean(0), 1e-3)
         found = np.asarray(layer.moving_stddev)
         np.testing.assert_allclose(found, x.std(0), 1e-2)
+        np.testing.assert_allclose(layer.renorm_mean, x.mean(0), 1e-3)
+        self.assertEqual(layer.renorm_momentum, 0.99)
 
     @parameterized.parameters(Looked, ByRow)
     def test_weight_of_a_call(self, kind):
@@ -481,6 +483,16 @@ class RecalibrateTest(parameterized.TestCase):
     def test_no_arrays(self, data):
         with self.assertRaisesRegex(TypeError, "Expected training inputs"):
             recalibrate(make_model(), data)
+
+    def test_entries_that_are_no_inputs(self):
+        """Keras takes of a dict what the model has; so does this."""
+        norm = layers.BatchNormalization()
+        inputs = keras.Input((3,), name="x")
+        model, x = keras.Model({"x": inputs}, norm(inputs)), make_data()
+        with self.assertWarnsRegex(UserWarning, "structure of `inputs`"):
+            count = recalibrate(model, [{"x": x, "z": np.int64(3)}])
+        self.assertEqual(count, 1)
+        np.testing.assert_allclose(norm.moving_mean, x.mean(0), 1e-4)
 
     def test_what_is_compiled(self):
         if not ON_TENSORFLOW:

@@ -1,5 +1,6 @@
 """Users' data: what they stand for."""
 
+import collections
 import itertools
 
 import keras
@@ -25,7 +26,7 @@ X, Y = np.arange(20.0).reshape(10, 2), np.arange(10)
 
 class LabeledBatchesTest(parameterized.TestCase):
     def batches(self, data, size=4):
-        return list(datasets.labeled_batches(data, size, RuntimeError))
+        return list(datasets.labeled_batches(data, size, "d", RuntimeError))
 
     @parameterized.named_parameters(
         ("tuple", lambda: (X, Y)),
@@ -66,7 +67,9 @@ class LabeledBatchesTest(parameterized.TestCase):
             self.batches(3)
 
     def test_one_label_for_each(self):
-        with self.assertRaisesRegex(ValueError, r"Received: \[10, 9\] samples"):
+        with self.assertRaisesRegex(
+            ValueError, r"`d` differ.*\[10, 9\] samples"
+        ):
             self.batches((X, Y[1:]))
 
     def test_endless(self):
@@ -77,9 +80,20 @@ class LabeledBatchesTest(parameterized.TestCase):
 
     def test_labels_that_are_none(self):
         """Of models whose losses are all added by layers; no weights."""
-        found = self.batches([(X, None), (X, None, Y), (X, Y, None)])
-        self.assertEqual([len(batch) for batch in found], [2, 3, 2])
-        self.assertIs(found[1][2], Y)
+        found = self.batches([(X, None), (X, Y, None), (X, Y.tolist())])
+        self.assertEqual([len(batch) for batch in found], [2, 2, 2])
+        self.assertIsNone(found[0][1])
+        np.testing.assert_array_equal(found[2][1], Y)
+        with self.assertRaisesRegex(RuntimeError, "weights of labels"):
+            self.batches([(X, None, Y)])
+
+    def test_what_else_is_called_cardinality(self):
+        class Cards(list):
+            cardinality = 52
+
+        self.assertLen(self.batches(Cards([(X, Y)])), 1)
+        pair = collections.namedtuple("Pair", "x y")
+        self.assertLen(self.batches((pair(X, Y), pair(X, Y))), 2)
 
 
 class Batches(keras.utils.PyDataset):
