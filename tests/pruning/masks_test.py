@@ -84,6 +84,10 @@ class MasksTest(MasksTestCase):
         self.assertEqual(two & one, both)
         self.assertEqual(both & both, both)
 
+    def test_json_of_something_else(self):
+        with self.assertRaisesRegex(ValueError, "what `Masks.save` wrote"):
+            Masks.from_json('{"a": 1}')
+
     def test_table(self):
         mask = KernelMask(np.array([True, False]), np.array([[True, False]]))
         self.assertRegex(str(Masks({"k": mask})), r"\n *1 +2 +1 +2  k$")

@@ -7,7 +7,6 @@ from absl.testing import parameterized
 
 from keras_prm.plans.plan import SparsityPlan
 from keras_prm.pruning.hard_prune import hard_prune
-from keras_prm.pruning.masks import Masks
 from keras_prm.training.mask_constraint import MaskConstraint
 from keras_prm.training.mask_constraint import enforced
 from keras_prm.training.mask_constraint import release_masks
@@ -94,12 +93,16 @@ class EnforcedTest(MasksTestCase):
                 zoo.randomize(self.model)
         self.assert_masked(self.model, self.masks)
 
-    def test_release_takes_off_all_and_leaves_what_was_there(self):
-        model = conv_model()
-        layer = model.get_layer("a")
-        own = keras.constraints.NonNeg()
-        layer.kernel.constraint = own
+    def with_a_constraint(self):
+        """A model whose kernel has a constraint of its own, and masks."""
+        model, own = conv_model(), keras.constraints.NonNeg()
+        model.get_layer("a").kernel.constraint = own
         masks = hard_prune(model, SparsityPlan.uniform(model, 0.5))
+        return model, masks, own
+
+    def test_release_takes_off_all_and_leaves_what_was_there(self):
+        model, masks, own = self.with_a_constraint()
+        layer = model.get_layer("a")
         for _ in range(2):
             enforced(model, masks).__enter__()
         release_masks(model)
@@ -107,16 +110,9 @@ class EnforcedTest(MasksTestCase):
         for variable in model.trainable_variables:
             self.assertNotIsInstance(variable.constraint, MaskConstraint)
 
-    def test_json_of_something_else(self):
-        with self.assertRaisesRegex(ValueError, "what `Masks.save` wrote"):
-            Masks.from_json('{"a": 1}')
-
     def test_blocks_may_end_in_any_order(self):
-        model = conv_model()
+        model, masks, own = self.with_a_constraint()
         layer = model.get_layer("a")
-        own = keras.constraints.NonNeg()
-        layer.kernel.constraint = own
-        masks = hard_prune(model, SparsityPlan.uniform(model, 0.5))
         first, second = enforced(model, masks), enforced(model, masks)
         first.__enter__()
         second.__enter__()
