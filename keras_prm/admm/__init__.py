@@ -5,6 +5,7 @@ In reading order:
 
     iteration          the update and its residuals, on plain tensors
     rho_schedules      `RhoStages`, `ResidualBalancing`: how the penalty grows
+    planned_rho        `rho="auto"`: as the residual is to fall
     optimizer_wrapper  an optimizer that hands on to another one, as in Keras
     optimizer          `ADMMWrapper`
     attachment         the wrapper that a model trains with, and its plan

@@ -29,6 +29,8 @@ from keras_prm.plans.records import KernelMask
 from keras_prm.plans.records import KernelPlan
 from keras_prm.utils import kernel_layout
 
+_TINY = 1e-30
+
 
 class State(NamedTuple):
     """What ADMM remembers between two updates.
@@ -73,7 +75,14 @@ def start(kernels, plan, rho, share=1.0) -> State:
 
 
 def update(
-    kernels, state: State, plan, rho, rescale, share=1.0, restart=False
+    kernels,
+    state: State,
+    plan,
+    rho,
+    rescale,
+    share=1.0,
+    restart=False,
+    dual_step=None,
 ) -> State:
     """One update of `z` and `u`, and the change to the next `rho`.
 
@@ -91,6 +100,8 @@ def update(
             `w` to `z`, `u` would only grow, and all starts afresh.
         share: How much of the plan is in force from now on, in [0, 1].
         restart: Whether to start afresh though `rho` may stay.
+        dual_step: The part of its step that `u` takes, in [0, 1], where `w`
+            has come only a part of its way; `None` is the whole step.
 
     Returns:
         The new `State`; the old one where a kernel is not finite.
@@ -115,6 +126,13 @@ def update(
         _reflect(a_, kernel_mask(kernel, channels, m), ratio)
         for kernel, a_, m in zip(plan.kernels, a, columns, strict=True)
     ]
+    if dual_step is not None:
+        targets = [
+            _short_of(t, w, kernel_mask(kernel, channels, m), ratio, dual_step)
+            for kernel, t, w, m in zip(
+                plan.kernels, targets, kernels, columns, strict=True
+            )
+        ]
     new = State(targets, channels, columns, rho, share, state.dual)
     new_z = sparse_parts(plan, new)
     new = new._replace(dual=state.rho * distances(new_z, z))
@@ -136,6 +154,12 @@ def balance(kernels, state: State, plan, rule) -> State:
     z = sparse_parts(plan, state)
     primal = ops.norm(distances(kernels, z))
     rho = rule.next(state.rho, primal, ops.norm(state.dual))
+    return with_rho(state, plan, rho)
+
+
+def with_rho(state: State, plan, rho) -> State:
+    """Another `rho`, with `u` rescaled so that `rho * u` does not jump."""
+    z = sparse_parts(plan, state)
     ratio = state.rho / rho
     # u = z - t, and t = z - u
     targets = [
@@ -157,6 +181,29 @@ def sparse_parts(plan, state: State):
 def _reflect(a, mask, ratio):
     """`t = m * a - (1 - m) * a`, with `u` rescaled by `ratio`."""
     return a * ops.cast(mask - ratio * (1.0 - mask), a.dtype)
+
+
+def _short_of(t, w, mask, ratio, dual_step):
+    """`t`, with `u` that has gone only a part of its last step, by `w`."""
+    missing = (1.0 - mask) * (ratio * (1.0 - dual_step))
+    return t + ops.cast(missing, t.dtype) * w
+
+
+def relative_residual(kernels, plan, state: State):
+    """How far `w` is from `z`, in proportion to `w`: float32 scalar.
+
+    The larger one of two: of all kernels together, and the root of the mean
+    square over kernels, so that none hides behind a large one.
+
+    Args:
+        kernels: List of tensors `w`, in the order of `plan.kernels`.
+        plan: The `SparsityPlan`.
+        state: The `State`.
+    """
+    away = ops.square(distances(kernels, sparse_parts(plan, state)))
+    size = ops.square(distances(kernels, [ops.zeros_like(w) for w in kernels]))
+    whole = ops.sum(away) / ops.maximum(ops.sum(size), _TINY)
+    return ops.sqrt(ops.maximum(whole, ops.mean(away / (size + _TINY))))
 
 
 def distances(tensors, others):

@@ -9,7 +9,9 @@ import numpy as np
 from keras import ops
 
 from keras_prm.admm import iteration
+from keras_prm.admm import planned_rho
 from keras_prm.admm.iteration import ADMMVariables
+from keras_prm.admm.optimizer_checks import USUAL_INTERVAL
 from keras_prm.admm.optimizer_checks import check_arguments
 from keras_prm.admm.optimizer_checks import check_attached
 from keras_prm.admm.optimizer_checks import check_finite
@@ -23,6 +25,7 @@ from keras_prm.admm.rho_schedules import ResidualBalancing
 from keras_prm.admm.rho_schedules import RhoStages
 from keras_prm.utils import backend
 from keras_prm.utils import keras_graph
+from keras_prm.utils import keras_hooks
 from keras_prm.utils import signatures
 from keras_prm.utils import validation
 
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     Schedule = keras.optimizers.schedules.LearningRateSchedule
-    Rho = float | Schedule | ResidualBalancing
+    Rho = float | str | Schedule | ResidualBalancing
 
     from keras_prm.plans.plan import SparsityPlan
     from keras_prm.plans.records import KernelMask
@@ -92,14 +95,18 @@ class ADMMWrapper(OptimizerWrapper):
             weight decay, clipping, EMA and gradient accumulation are set
             there.
         plan: The `SparsityPlan` of the model that will be trained.
-        rho: The penalty's weight: a float >= 0; a `LearningRateSchedule` of
-            the number of applied steps, such as `keras_prm.RhoStages`; or a
+        rho: The penalty's weight. `"auto"` finds it: the weights arrive at
+            their sparse copies within the steps that there are, whatever the
+            optimizer, the learning rate and the scale of the weights. Else
+            a float >= 0; a `LearningRateSchedule` of the number of applied
+            steps, such as `keras_prm.RhoStages`; or a
             `keras_prm.ResidualBalancing`. It changes at updates only. A
             float may be set anew between epochs: `optimizer.rho = 3e-2`,
             on the wrapper itself, holds from the next update on. Defaults
-            to `1e-2`.
-        update_every: Applied steps from one update to the next. Defaults to
-            100.
+            to `"auto"`.
+        update_every: Applied steps from one update to the next. `"auto"`
+            makes fifty updates in the steps of a plan, and one every 100
+            steps where `rho` is not `"auto"`. Defaults to `"auto"`.
         rho_change: What happens to `u` when `rho` changes. `"rescale"`
             multiplies it by the old `rho` over the new one; `"restart"`
             begins afresh from the projection of `w`. Defaults to
@@ -109,6 +116,9 @@ class ADMMWrapper(OptimizerWrapper):
             of the structures that each group and kernel is to lose, so many
             are removed from `z`. Read at each update; before the first one
             it is that of step 0. Defaults to `None`, the whole plan.
+        steps: How many applied steps ADMM has, for `rho="auto"` to plan
+            with. Defaults to `None`: `keras_prm.ADMMProgress` tells it when
+            `fit` begins; without that callback it plans for 1,000 steps.
         name: Name of the optimizer.
         **kwargs: Refused; they belong to the inner optimizer.
 
@@ -128,11 +138,12 @@ class ADMMWrapper(OptimizerWrapper):
         self,
         inner_optimizer: keras.optimizers.Optimizer | str,
         plan: SparsityPlan,
-        rho: Rho = 1e-2,
-        update_every: int = 100,
+        rho: Rho = "auto",
+        update_every: int | str = "auto",
         rho_change: str | None = None,
         ramp: keras.optimizers.schedules.LearningRateSchedule | None = None,
         name: str | None = None,
+        steps: int | None = None,
         **kwargs: Any,
     ) -> None:
         if isinstance(inner_optimizer, str):
@@ -142,9 +153,15 @@ class ADMMWrapper(OptimizerWrapper):
             staged = isinstance(rho, RhoStages)
             rho_change = "restart" if staged else "rescale"
         check_arguments(plan, rho, update_every, rho_change, ramp, kwargs)
+        planned_rho.check_steps(steps, rho)
         super().__init__(inner_optimizer, name=name)
         self.plan = plan
-        self.update_every = int(update_every)
+        self._interval = (
+            update_every if update_every == "auto" else int(update_every)
+        )
+        self.steps = steps
+        self._planned_steps = steps
+        self._residual_plan = None
         self.rho_change = rho_change
         self.ramp = ramp
         self._rho = rho
@@ -196,7 +213,11 @@ class ADMMWrapper(OptimizerWrapper):
             name="first_step",
         )
         kernels = [variables[k.index] for k in self.plan.kernels]
-        return ADMMVariables(self, self.plan, kernels, state)
+        found = ADMMVariables(self, self.plan, kernels, state)
+        if self._rho == "auto":
+            steps = self._planned_steps or planned_rho.UNKNOWN_STEPS
+            self._residual_plan = planned_rho.ResidualPlan(self, steps)
+        return found
 
     def planned_variables(self) -> list[keras.Variable]:
         """The kernels that the plan is about, in its order: variables."""
@@ -256,7 +277,49 @@ class ADMMWrapper(OptimizerWrapper):
         if self._rho_setting is not None:
             self._rho_setting.assign(rho)
 
+    @property
+    def update_every(self) -> int:
+        """Applied steps from one update to the next, an int."""
+        if self._interval != "auto":
+            return self._interval
+        if self._rho != "auto":
+            return USUAL_INTERVAL
+        if self._residual_plan is not None:
+            return int(ops.convert_to_numpy(self._residual_plan.interval()))
+        return planned_rho.update_interval(
+            self._planned_steps or planned_rho.UNKNOWN_STEPS
+        )
+
+    def expect_steps(self, steps: int) -> None:
+        """Tells how many applied steps are to come: what `"auto"` plans with.
+
+        `keras_prm.ADMMProgress` does so when `fit` begins; a training loop of
+        one's own may. The plan begins anew from where the weights stand, but
+        where it ends at that very step anyway, as after resuming. Does
+        nothing where `rho` is not `"auto"`, or `steps=` was given.
+
+        Args:
+            steps: The number of steps, at least 1.
+        """
+        if self._rho != "auto" or self.steps is not None:
+            return
+        validation.check_whole("steps", steps, "steps", "Pass at least 1.")
+        self._planned_steps = steps
+        if not self.built:
+            return
+        step = self.num_steps
+        if step + steps == self._residual_plan.end and self.num_updates:
+            return
+        self._residual_plan.begin(step, steps, self.relative_residual)
+        if not self.num_updates:
+            self._admm.rho.assign(planned_rho.first_rho(steps))
+
     def _next_rho(self):
+        if self._rho == "auto":
+            if self.built:
+                return ops.convert_to_tensor(self._admm.rho)
+            steps = self._planned_steps or planned_rho.UNKNOWN_STEPS
+            return planned_rho.first_rho(steps)
         if isinstance(self._rho, ResidualBalancing):
             return self._admm.rho if self.built else self._rho.initial
         if self._rho_setting is not None:
@@ -294,7 +357,9 @@ class ADMMWrapper(OptimizerWrapper):
         """Makes a step of the inner optimizer, and ADMM's update if it is due.
 
         Adds `rho * (w - z + u)` to the gradients of the planned kernels
-        first. Every `update_every` applied steps `z` and `u` follow.
+        first; with `rho="auto"` it moves the kernels by `rho` of the way to
+        `z - u` afterwards. Every `update_every` applied steps `z` and `u`
+        follow.
 
         Args:
             grads: List of gradients, one tensor per variable, of its shape;
@@ -313,37 +378,62 @@ class ADMMWrapper(OptimizerWrapper):
             self.build(variables)
         self._check_built()
         with backend.without_gradients():
-            grads = self._add_penalty(grads, variables)
+            targets = self._targets(grads, variables)
+            if self._rho != "auto":
+                grads = self._add_penalty(grads, variables, targets)
             # A copy, since the variable itself is about to count on.
             before = ops.copy(self.iterations)
             given = None if trainable_variables is None else variables
             self.inner_optimizer.apply(grads, given)
-            self._update_if_due(before)
+            # While gradients accumulate the step stands still.
+            stepped = ops.not_equal(self.iterations, before)
+            if self._rho == "auto":
+                self._pull(variables, targets, stepped)
+            self._update_if_due(stepped)
 
-    def _add_penalty(self, grads, variables):
-        """Adds `rho * (w - t)` to the gradients of the planned kernels."""
+    def _targets(self, grads, variables):
+        """The target `t` of each variable, `None` where nothing pulls it."""
         self._check_variables_are_known(variables)
+        indices = [kernel.index for kernel in self.plan.kernels]
+        targets = dict(zip(indices, self._admm.targets, strict=True))
+        return [
+            None
+            if grad is None
+            else targets.get(self._get_variable_index(variable))
+            for grad, variable in zip(grads, variables, strict=True)
+        ]
+
+    def _add_penalty(self, grads, variables, targets):
+        """Adds `rho * (w - t)` to the gradients of the planned kernels."""
         # The inner optimizer divides by the loss scale and sums over the
         # replicas; neither is meant for the penalty.
         weight = self._admm.rho * (self.loss_scale_factor or 1.0)
         weight = weight / backend.num_replicas()
-        indices = [kernel.index for kernel in self.plan.kernels]
-        targets = dict(zip(indices, self._admm.targets, strict=True))
-        penalized = []
-        for grad, w in zip(grads, variables, strict=True):
-            t = targets.get(self._get_variable_index(w))
-            if grad is not None and t is not None:
-                grad = backend.add_pull(grad, weight, w, t)
-            penalized.append(grad)
-        return penalized
+        return [
+            grad if t is None else backend.add_pull(grad, weight, w, t)
+            for grad, w, t in zip(grads, variables, targets, strict=True)
+        ]
 
-    def _update_if_due(self, before):
-        step = ops.convert_to_tensor(self.iterations)
-        # While gradients accumulate the step stands still.
-        due = ops.logical_and(
-            ops.not_equal(step, before),
-            ops.equal(self._num_steps() % self.update_every, 0),
-        )
+    def _pull(self, variables, targets, stepped):
+        """Moves the planned kernels by `rho` of their way to `t`."""
+        weight = self._admm.rho * ops.cast(stepped, "float32")
+        for w, t in zip(variables, targets, strict=True):
+            if t is not None:
+                backend.pull(weight, w, t)
+                if w.constraint is not None:
+                    w.assign(w.constraint(w))
+        # What `fit` may end with: they would come to `z` long after.
+        if self.inner_optimizer.use_ema:
+            averages = keras_hooks.averages_of(self.inner_optimizer)
+            for w, t in zip(variables, targets, strict=True):
+                if t is not None:
+                    index = self._get_variable_index(w)
+                    backend.pull(weight, averages[index], t)
+
+    def _update_if_due(self, stepped):
+        due = ops.logical_and(stepped, self._ends_interval())
+        if self._residual_plan is not None:
+            self._residual_plan.count(due)
         known = backend.known(due)
         if known is False:
             return
@@ -355,8 +445,24 @@ class ADMMWrapper(OptimizerWrapper):
             state = ops.cond(due, lambda: self._update(state), lambda: state)
         self._admm.assign(state)
 
+    def _ends_interval(self):
+        """Whether the step that was made is one with an update."""
+        step = self._num_steps()
+        if self._residual_plan is not None:
+            return self._residual_plan.is_due(step, self._steps_apart())
+        return ops.equal(step % self.update_every, 0)
+
+    def _steps_apart(self):
+        """`update_every`, which may be a tensor."""
+        if self._interval == "auto" and self._residual_plan is not None:
+            return self._residual_plan.interval()
+        return self.update_every
+
     def _update(self, state):
         kernels = self._kernels()
+        apart, part = self._steps_apart(), None
+        if self._residual_plan is not None:
+            part = planned_rho.dual_step(state.rho, apart)
         state = iteration.update(
             kernels,
             state,
@@ -365,7 +471,15 @@ class ADMMWrapper(OptimizerWrapper):
             rescale=self.rho_change == "rescale",
             share=self._next_share(),
             restart=self._begins_stage(),
+            dual_step=part,
         )
+        if self._residual_plan is not None:
+            rho = planned_rho.next_rho(
+                state.rho,
+                iteration.relative_residual(kernels, self.plan, state),
+                self._residual_plan.wanted(self._num_steps() + apart),
+            )
+            return iteration.with_rho(state, self.plan, rho)
         if isinstance(self._rho, ResidualBalancing):
             state = iteration.balance(kernels, state, self.plan, self._rho)
         return state
@@ -383,11 +497,17 @@ class ADMMWrapper(OptimizerWrapper):
         return float(ops.convert_to_numpy(self._admm.share))
 
     @property
+    def num_steps(self) -> int:
+        """How many steps were applied since the wrapper was built."""
+        # A variable on several devices has no `int`.
+        return int(ops.convert_to_numpy(self._num_steps()))
+
+    @property
     def num_updates(self) -> int:
         """How many updates of `z` and `u` there were."""
-        # A variable on several devices has no `int`.
-        steps = int(ops.convert_to_numpy(self._num_steps()))
-        return steps // self.update_every
+        if self._residual_plan is not None:
+            return self._residual_plan.num_updates
+        return self.num_steps // self.update_every
 
     @property
     def settled(self) -> bool:
@@ -418,6 +538,25 @@ class ADMMWrapper(OptimizerWrapper):
         self._check_built()
         return self._admm.residuals(self._kernels())
 
+    @property
+    def relative_residual(self) -> float:
+        """How far the kernels are from `z`, in proportion to them, a float.
+
+        `||w - z|| / ||w||` of all kernels together, or the root of its mean
+        square over kernels, whichever is larger. It goes to 0; below 0.02
+        ADMM has converged, and pruning costs next to nothing.
+        """
+        self._check_built()
+        found = iteration.relative_residual(
+            self._kernels(), self.plan, self._admm.read()
+        )
+        return float(ops.convert_to_numpy(found))
+
+    @property
+    def converged(self) -> bool:
+        """Whether the kernels have arrived at their sparse copies."""
+        return self.settled and self.relative_residual <= planned_rho.CONVERGED
+
     def _check_built(self):
         if not self.built:
             raise ValueError(
@@ -434,9 +573,10 @@ class ADMMWrapper(OptimizerWrapper):
             "inner_optimizer": serialize(self.inner_optimizer),
             "plan": serialize(self.plan),
             "rho": serialize(self.rho),
-            "update_every": self.update_every,
+            "update_every": self._interval,
             "rho_change": self.rho_change,
             "ramp": serialize(self.ramp),
+            "steps": self.steps,
         }
 
     def save_own_variables(self, store: Any) -> None:

@@ -19,6 +19,8 @@ from keras_prm.utils import signatures
 from keras_prm.utils import validation
 
 RHO_CHANGES = ("rescale", "restart")
+# Steps from one update to the next, where nothing is planned.
+USUAL_INTERVAL = 100
 # A step after the end of every schedule.
 LATE = 2**30
 INNER_ARGUMENTS = (
@@ -95,8 +97,9 @@ def check_arguments(plan, rho, update_every, rho_change, ramp, kwargs):
             f"{advice(plan)}"
         )
     _check_schedule(rho)
-    example = "Pass, for example, `update_every=100`."
-    validation.check_whole("update_every", update_every, "steps", example)
+    if update_every != "auto":
+        example = "Pass, for example, `update_every=100`, or 'auto'."
+        validation.check_whole("update_every", update_every, "steps", example)
     if rho_change not in RHO_CHANGES:
         raise ValueError(
             f"`rho_change` must be one of {RHO_CHANGES}. "
@@ -116,6 +119,8 @@ def _check_stages(rho, update_every):
     """A stage begins with the first update that falls into it."""
     if not isinstance(rho, RhoStages) or len(rho.values) == 1:
         return
+    if update_every == "auto":
+        update_every = USUAL_INTERVAL
     if rho.steps_per_stage < update_every:
         warnings.warn(
             "RhoStages skips stages: a stage begins with the first update "
@@ -129,7 +134,7 @@ def _check_stages(rho, update_every):
 
 def _check_schedule(rho):
     """`rho`, and where it is a schedule, what it begins with."""
-    if isinstance(rho, ResidualBalancing):
+    if isinstance(rho, ResidualBalancing) or rho == "auto":
         return
     if isinstance(rho, keras.optimizers.schedules.LearningRateSchedule):
         rho = _value(rho, 0)
@@ -183,7 +188,7 @@ def _check_kwargs(kwargs):
         raise TypeError(
             f"ADMMWrapper does not know the arguments {sorted(kwargs)}. "
             "Expected `plan`, `rho`, `update_every`, `rho_change`, `ramp`, "
-            "`name`. "
+            "`name`, `steps`. "
             "Remove them or correct their spelling."
         )
 

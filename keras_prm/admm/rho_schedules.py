@@ -188,7 +188,7 @@ def check_rho(rho):
     validation.check_real(
         "rho",
         rho,
-        "a float, a LearningRateSchedule or a ResidualBalancing",
+        "'auto', a float, a LearningRateSchedule or a ResidualBalancing",
         "Pass, for example, `rho=1e-2`.",
     )
     if not 0 <= rho < math.inf:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from keras_prm.pruning import scores
 
 # Above it what the weights and ADMM's copies of them differ in is too much.
-MOST_RESIDUAL = 0.1
+MOST_RESIDUAL = 0.05
 
 
 def hard_prune(
@@ -98,7 +98,7 @@ def hard_prune(
     Warns:
         UserWarning: The wrapper is for another plan, has made no update yet
             or is within its ramp; the weights are far from what it found,
-            with a relative primal residual above 0.1; a kernel that
+            with a relative primal residual above 0.05; a kernel that
             trains is zero throughout; kernels were frozen after planning; or
             the plan removes nothing.
 
@@ -262,7 +262,7 @@ def _check_agreement(wrapper, plan, weights, masks):
         "`EarlyStopping(restore_best_weights=True)`. Its choice takes away "
         f"{_share_lost(arrays, masks):.0%} of the weights' norm, one made for "
         f"the weights as they are {_share_lost(arrays, nearest):.0%}. Train "
-        "on, with a larger `rho` or more updates, without going back to "
+        "on, for more steps or with `rho='auto'`, without going back to "
         "earlier weights; or choose anew by the weights: this call prunes in "
         "place, so put those of before back, by a `model.set_weights(before)` "
         "of what `model.get_weights()` returned, or from the model's file, "

@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_prm.admm.attachment import build_if_given_weights
 from keras_prm.admm.attachment import check_trains
+from keras_prm.admm.planned_rho import CONVERGED
 from keras_prm.plans.plan_fit import plan_fits
 from keras_prm.training import trainers
 from keras_prm.utils import console
@@ -18,6 +19,10 @@ from keras_prm.utils import validation
 
 if TYPE_CHECKING:
     from typing import Any
+
+
+# A residual from which it is not far to `CONVERGED`.
+_NEAR = 0.1
 
 
 class ADMMProgress(keras.callbacks.Callback):
@@ -28,7 +33,8 @@ class ADMMProgress(keras.callbacks.Callback):
 
     * `primal_residual`: ‖W − Z‖ / ‖W‖ over all planned kernels. It goes to 0
       as the weights reach the set; while it is above about 0.1, pruning
-      will hurt: raise `rho`, or train longer. It may rise at first.
+      will hurt: train longer, or, with a `rho` of your own, raise it. It may
+      rise at first.
     * `dual_residual`: rho ‖Z' − Z‖ of the last update, which goes to 0 as
       the set's nearest point stands still.
 
@@ -37,6 +43,10 @@ class ADMMProgress(keras.callbacks.Callback):
     `"dual_residual/conv1/kernel"`. The primal ones are relative to the
     kernel's own norm, so that layers compare.
 
+    Tells a wrapper with `rho="auto"` how many steps this `fit` has, which is
+    what it plans with, and says so where training ends before ADMM has
+    converged.
+
     Needs a model compiled with `ADMMWrapper`, be it inside of a
     `LossScaleOptimizer` or a `MultiOptimizer`, or a
     `keras.distillation.Distiller` compiled so, or one that holds the wrapper
@@ -44,8 +54,9 @@ class ADMMProgress(keras.callbacks.Callback):
     training that was too short for a single update.
 
     Args:
-        verbose: 1 prints one line after each epoch, with the kernel that is
-            farthest from the set. Defaults to 0.
+        verbose: 1 prints one line after each epoch, with a word on how far
+            ADMM is and the kernel that is farthest from the set. Defaults
+            to 0.
         tolerance: Training stops after the first epoch that ends with
             `primal_residual` below it, and says so: a float in (0, 1), or
             `None` to train all epochs. It waits for one update of `Z` in
@@ -94,6 +105,7 @@ class ADMMProgress(keras.callbacks.Callback):
         self.history = []
         self._lines = []
         self._updates = 0
+        self._begin = None
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._lines = []
@@ -101,6 +113,7 @@ class ADMMProgress(keras.callbacks.Callback):
         variables = self.model.trainable_variables
         build_if_given_weights(self.model.optimizer, variables)
         self._updates = wrapper.num_updates
+        self._begin = None
         check_trains(wrapper, self.network or self.model)
 
     def on_epoch_begin(
@@ -109,6 +122,7 @@ class ADMMProgress(keras.callbacks.Callback):
         logs: dict[str, Any] | None = None,
     ) -> None:
         self._print()
+        self._tell_steps(epoch)
 
     def on_epoch_end(
         self,
@@ -136,8 +150,11 @@ class ADMMProgress(keras.callbacks.Callback):
             )
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        self._print()
         wrapper = self._wrapper()
+        planned = wrapper.rho == "auto" and wrapper.num_updates
+        if planned and not wrapper.converged:
+            self._lines.append(_what_is_left(wrapper))
+        self._print()
         if not wrapper.num_updates:
             warnings.warn(
                 "ADMM was never updated: the first update comes after "
@@ -145,6 +162,30 @@ class ADMMProgress(keras.callbacks.Callback):
                 "ADMMWrapper a smaller `update_every`.",
                 stacklevel=2,
             )
+
+    def _tell_steps(self, epoch):
+        """Tells the wrapper how many steps are to come, once that is known.
+
+        Where Keras does not know the steps of an epoch, that is after one.
+        """
+        if self._begin is True:
+            return
+        wrapper = self._wrapper()
+        applied = wrapper.num_steps
+        steps = self.params.get("steps")
+        if steps is not None:
+            inner = wrapper.inner_optimizer
+            steps = steps // (inner.gradient_accumulation_steps or 1)
+        elif self._begin is not None:
+            first, before = self._begin
+            steps = (applied - before) // (epoch - first)
+        else:
+            self._begin = epoch, applied
+            return
+        self._begin = True
+        steps *= self.params["epochs"] - epoch
+        if steps > 0:
+            wrapper.expect_steps(steps)
 
     def _wrapper(self):
         wrapper = trainers.wrapper_of(self.model, self.network, plan_fits)
@@ -231,8 +272,33 @@ def residual_line(wrapper, found):
         f"ADMM: primal {found['primal_residual']:.3g}, "
         f"dual {found['dual_residual']:.3g}, "
         f"rho {wrapper.current_rho:.3g}; "
-        f"farthest: {key} {relative[key]:.3g}"
+        f"farthest: {key} {relative[key]:.3g}; {_judgement(wrapper)}"
     )
+
+
+def _judgement(wrapper):
+    """How far ADMM is, in a word or two."""
+    if not wrapper.num_updates:
+        return "no update yet"
+    if not wrapper.settled:
+        return f"at {wrapper.current_share:.0%} of the plan"
+    if wrapper.converged:
+        return "converged"
+    near = wrapper.relative_residual <= _NEAR
+    return "nearly converged" if near else "not converged"
+
+
+def _what_is_left(wrapper):
+    """The line where training ends before ADMM has converged."""
+    if not wrapper.settled:
+        found = f"its ramp has come to {wrapper.current_share:.0%} of the plan"
+    else:
+        found = (
+            "the weights are a relative "
+            f"{wrapper.relative_residual:.2g} from what it prunes to, and "
+            f"pruning costs next to nothing below {CONVERGED:g}"
+        )
+    return f"ADMM has not converged: {found}. Train for more steps first."
 
 
 def _variable_norm(variable):

@@ -119,6 +119,21 @@ def add_pull(gradient, weight, w, t):
     return ops.add(gradient, ops.cast(weight, w.dtype) * ops.subtract(w, t))
 
 
+def pull(weight, w, t):
+    """Moves `w` by `weight` of its way to `t`, in place.
+
+    Args:
+        weight: Scalar tensor in [0, 1].
+        w: Variable.
+        t: Variable of its shape.
+    """
+    if keras.backend.backend() == "torch":
+        # Without memory for what stands between, as in `add_pull`.
+        w.value.lerp_(t.value.to(w.value.dtype), weight.to(w.value.dtype))
+        return
+    w.assign_sub(ops.cast(weight, w.dtype) * ops.subtract(w, t))
+
+
 def compiled(function):
     """`function`, of tensors, in one piece where pieces are compiled singly.
 

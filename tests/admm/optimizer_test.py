@@ -176,11 +176,12 @@ class IterationTest(parameterized.TestCase):
         kernels = [v.shape for v in own if v.name.endswith("target")]
         self.assertEqual(kernels, [(40, 60), (60, 30)])
         # Columns of both kernels, classes of the first, two residuals, and
-        # six numbers: rho as set and in force, the share, where the steps
-        # begin, Keras' own two.
+        # nine numbers: rho in force, the share, where the steps begin, Keras'
+        # own two, and of the plan for rho where it begins and ends, the
+        # residual it begins with, and the updates so far.
         others = sum(np.prod(v.shape, dtype=int) for v in own)
         others -= 40 * 60 + 60 * 30
-        self.assertEqual(others, (40 + 60) + 60 + 2 + 6)
+        self.assertEqual(others, (40 + 60) + 60 + 2 + 9)
 
     def test_unplanned_and_missing_gradients(self):
         model = build()

@@ -264,7 +264,7 @@ class VerboseTest(parameterized.TestCase):
         self.assertEqual(
             lines[5],
             f"ADMM: primal {total:.3g}, dual {dual:.3g}, rho 0.1; "
-            f"farthest: {key} {each[key]:.3g}",
+            f"farthest: {key} {each[key]:.3g}; not converged",
         )
         self.assertStartsWith(lines[2], "ADMM: primal ")
 
@@ -292,7 +292,8 @@ class VerboseTest(parameterized.TestCase):
         with mock.patch.object(ADMMWrapper, "current_rho", 1e-5):
             self.assertEqual(
                 residual_line(wrapper, found),
-                "ADMM: primal nan, dual 0.1, rho 1e-05; farthest: b/kernel nan",
+                "ADMM: primal nan, dual 0.1, rho 1e-05; "
+                "farthest: b/kernel nan; no update yet",
             )
 
     @parameterized.parameters(2, -1, "auto", None)
