@@ -24,6 +24,7 @@ from keras_prm.pruning.hard_prune import hard_prune
 from keras_prm.pruning.masks import Masks
 from keras_prm.pruning.masks import masks_of
 from keras_prm.pruning.purify import purify
+from keras_prm.pruning.recalibrate import recalibrate
 from keras_prm.pruning.thresholds import Thresholds
 from keras_prm.rebuild.strip import strip
 from keras_prm.reports.benchmark import BenchmarkReport
@@ -42,7 +43,6 @@ from keras_prm.training.iterative_pruning import IterativePruning
 from keras_prm.training.mask_constraint import enforced
 from keras_prm.training.mask_constraint import release_masks
 from keras_prm.training.progress import ADMMProgress
-from keras_prm.training.recalibrate import recalibrate
 from keras_prm.training.structured_mask import StructuredMask
 from keras_prm.training.tensorboard import SparsityTensorBoard
 from keras_prm.verification.verify import verify

@@ -310,8 +310,9 @@ class ADMMWrapper(OptimizerWrapper):
         step = self.num_steps
         if step + steps == self._residual_plan.end and self.num_updates:
             return
-        self._residual_plan.begin(step, steps, self.relative_residual)
-        if not self.num_updates:
+        num_updates, residual = self.num_updates, self.relative_residual
+        self._residual_plan.begin(step, steps, residual, num_updates)
+        if not num_updates:
             self._admm.rho.assign(planned_rho.first_rho(steps))
 
     def _next_rho(self):
@@ -432,8 +433,6 @@ class ADMMWrapper(OptimizerWrapper):
 
     def _update_if_due(self, stepped):
         due = ops.logical_and(stepped, self._ends_interval())
-        if self._residual_plan is not None:
-            self._residual_plan.count(due)
         known = backend.known(due)
         if known is False:
             return
@@ -506,7 +505,9 @@ class ADMMWrapper(OptimizerWrapper):
     def num_updates(self) -> int:
         """How many updates of `z` and `u` there were."""
         if self._residual_plan is not None:
-            return self._residual_plan.num_updates
+            return self._residual_plan.num_updates(
+                self.num_steps, self.update_every
+            )
         return self.num_steps // self.update_every
 
     @property

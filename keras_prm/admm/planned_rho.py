@@ -98,20 +98,23 @@ class ResidualPlan:
         self._start = variable(0, "int", "plan_start")
         self._end = variable(steps, "int", "plan_end")
         self._first = variable(1.0, "float32", "plan_residual")
-        self._num_updates = variable(0, "int", "num_updates")
+        self._updates_before = variable(0, "int", "updates_before")
 
-    @property
-    def num_updates(self) -> int:
-        """How many updates there were."""
-        return int(ops.convert_to_numpy(self._num_updates))
+    def num_updates(self, step: int, interval: int) -> int:
+        """How many updates there were, of this plan and of those before."""
+        before, start = map(_number, (self._updates_before, self._start))
+        return before + (step - start) // interval
 
     @property
     def end(self) -> int:
         """The step at which it ends, counted as steps are given to it."""
-        return int(ops.convert_to_numpy(self._end))
+        return _number(self._end)
 
-    def begin(self, step: int, steps: int, residual: float) -> None:
+    def begin(
+        self, step: int, steps: int, residual: float, num_updates: int
+    ) -> None:
         """Plans anew: so many steps from this one, at this residual."""
+        self._updates_before.assign(num_updates)
         self._start.assign(step)
         self._end.assign(step + steps)
         self._first.assign(residual)
@@ -125,11 +128,6 @@ class ResidualPlan:
         """Whether a step, counted from 1, ends with an update."""
         return ops.equal(ops.subtract(step, self._start) % interval, 0)
 
-    def count(self, due):
-        """Counts an update where one was due, a boolean scalar."""
-        due = ops.cast(due, self._num_updates.dtype)
-        self._num_updates.assign(ops.add(self._num_updates, due))
-
     def wanted(self, step):
         """The relative residual that is wanted at a step, float32 scalar."""
         steps = ops.cast(ops.subtract(self._end, self._start), "float32")
@@ -137,6 +135,11 @@ class ResidualPlan:
         part = ops.clip(past / ops.maximum((1 - HOLD) * steps, 1.0), 0.0, 1.0)
         first = ops.maximum(self._first, GOAL)
         return first * ops.power(GOAL / first, part)
+
+
+def _number(variable):
+    # A variable on several devices has no `int`.
+    return int(ops.convert_to_numpy(variable))
 
 
 def check_steps(steps: Any, rho: Any) -> None:

@@ -10,5 +10,6 @@ In reading order:
     plan_fit         whether a plan is of a model, and its names there
     plan_checks      what a plan may ask of which layers
     column_patterns  where the columns that stay may lie
+    round_widths     what stays so that layers have round widths
     projections      the nearest kernels that a plan allows
 """

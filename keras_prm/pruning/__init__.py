@@ -8,9 +8,9 @@ In reading order:
     gradients      the gradients of a model's loss, a batch at a time
     score_kernels  asking a score about the kernels of a model
     selection      which filters and columns stay, by a score
+    recalibrate    `recalibrate`: BatchNormalization's statistics anew
     hard_prune     `hard_prune`
     thresholds     `Thresholds`: what purification calls small
-    round_widths   what stays so that layers have round widths
     purify_sweeps  the sweeps of purification over the kernels
     sample_means   which metrics are means over samples
     drops          scores that a model is held to, and how far they fall

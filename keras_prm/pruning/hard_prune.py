@@ -18,12 +18,16 @@ from keras_prm.plans.plan_fit import check_is_plan
 from keras_prm.plans.plan_fit import fitted_plan
 from keras_prm.plans.plan_forms import advice
 from keras_prm.plans.records import KernelMask
+from keras_prm.pruning import gradients
+from keras_prm.pruning import recalibrate
 from keras_prm.pruning import selection
 from keras_prm.pruning.masks import Masks
 from keras_prm.pruning.masks import apply_masks
 from keras_prm.pruning.masks import dead_vectors
+from keras_prm.pruning.masks import fitting
 from keras_prm.pruning.masks import pruned
 from keras_prm.utils import backend
+from keras_prm.utils import console
 from keras_prm.utils import signatures
 from keras_prm.utils import variable_keys
 
@@ -35,7 +39,12 @@ if TYPE_CHECKING:
     from keras_prm.pruning import scores
 
 # Above it what the weights and ADMM's copies of them differ in is too much.
-MOST_RESIDUAL = 0.05
+MOST_RESIDUAL = 0.1
+_STATISTICS_STAY = (
+    "hard_prune: BatchNormalization's statistics are still those of the "
+    "network before. Training on renews them; else pass `data=`, training "
+    "batches, or call `keras_prm.recalibrate(model, data)`."
+)
 
 
 def hard_prune(
@@ -73,11 +82,16 @@ def hard_prune(
             of the same network.
         score: A function of `keras_prm.scores`, or one of your own; `None`
             leaves the choice to ADMM or to the nearest kernel.
-        data: Batches `(x, y)` or `(x, y, sample_weight)` for a score that
-            reads gradients (`taylor`): any iterable of them, of which all
-            are taken and held in memory, so pass `train.take(50)` of a
-            large one; or a tuple of the arrays of all samples. The model
-            has to be compiled with its loss.
+        data: Batches `(x, y)` or `(x, y, sample_weight)` of training data:
+            any iterable of them, or a tuple of the arrays of all samples;
+            without a score `x` alone will do. BatchNormalization's statistics
+            are measured anew on it after pruning, by `recalibrate`: those
+            that are there belong to the network before. A score that reads
+            gradients (`taylor`) takes them on it, with the loss of
+            `model.compile`; with a score all batches are held in memory, so
+            pass `train.take(50)` of a large data set. Defaults to `None`:
+            the statistics stay, and a printed line says so; training on
+            renews them as well.
         optimizer: The `ADMMWrapper` that trained the model, where the model
             is not compiled with it, as in distillation. Defaults to
             `model.optimizer`. `False` leaves the choice to the weights as
@@ -98,7 +112,7 @@ def hard_prune(
     Warns:
         UserWarning: The wrapper is for another plan, has made no update yet
             or is within its ramp; the weights are far from what it found,
-            with a relative primal residual above 0.05; a kernel that
+            with a relative primal residual above 0.1; a kernel that
             trains is zero throughout; kernels were frozen after planning; or
             the plan removes nothing.
 
@@ -115,7 +129,10 @@ def hard_prune(
     """
     check_is_plan(plan)
     graph = trace(model)
-    masks = masks_for(model, plan, score, data, optimizer, graph)
+    if score is not None and data is not None:
+        data = gradients.gradient_batches(data)  # an iterator is read once
+    read = None if score is None else data
+    masks = masks_for(model, plan, score, read, optimizer, graph)
     if not plan.kernels:
         warnings.warn(
             f"The plan removes nothing, and nothing was pruned. {advice(plan)}",
@@ -124,8 +141,27 @@ def hard_prune(
     warn_of_frozen(model, masks.kernels, stacklevel=2)
     if keep_zeros:
         masks = masks & _zeros_before(model, graph)
-    apply_masks(model, masks)
+    norms = recalibrate.measured_layers(model)
+    if norms and data is not None:
+        _prune_and_recalibrate(model, masks, data)
+    else:
+        changes = apply_masks(model, masks)
+        if norms and changes:
+            console.print_message(_STATISTICS_STAY)
     return masks
+
+
+def _prune_and_recalibrate(model, masks, data):
+    """Both or neither: whatever is wrong with the data shows in the second."""
+    variables = [variable for variable, _ in fitting(model, masks)]
+    before = [keras.ops.convert_to_numpy(v) for v in variables]
+    apply_masks(model, masks)
+    try:
+        recalibrate.recalibrate(model, data)
+    except BaseException:
+        for variable, array in zip(variables, before, strict=True):
+            variable.assign(array)
+        raise
 
 
 def masks_for(model, plan, score=None, data=None, optimizer=None, graph=None):
@@ -138,12 +174,6 @@ def masks_for(model, plan, score=None, data=None, optimizer=None, graph=None):
     plan = fitted_plan(model, plan, graph)
     weights = {w.key: w for w in graph.weights.values()}
     variable_keys.finite_arrays(model)
-    if score is None and data is not None:
-        raise ValueError(
-            "`data` are for a score that reads gradients, and there is no "
-            "score. Pass `score=keras_prm.scores.taylor`, or no `data`. "
-            "Received: score=None"
-        )
     if score is None:
         wrapper, place = _wrapper(model, optimizer)
         masks = _support(wrapper, place, plan, weights)

@@ -376,14 +376,20 @@ def _live_channels(mask, size, by_inputs):
 def apply_masks(model, masks):
     """Sets everything that is masked to zero. Works in place.
 
+    Returns:
+        Whether anything was not zero before.
+
     Raises:
         ValueError: The masks do not fit the model; nothing is changed then.
     """
+    changes = False
     for variable, factors in fitting(model, masks):
-        array = keras.ops.convert_to_numpy(variable)
+        before = array = keras.ops.convert_to_numpy(variable)
         for factor in factors:
             array = np.where(factor, array, np.zeros((), array.dtype))
+        changes = changes or not np.array_equal(array, before)
         variable.assign(array)
+    return changes
 
 
 def masks_fit(model, masks):

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from keras_prm.analysis.liveness import Liveness
-from keras_prm.pruning.round_widths import RoundWidths
+from keras_prm.plans.round_widths import RoundWidths
 from keras_prm.pruning.thresholds import medians
 from keras_prm.pruning.thresholds import num_live
 from keras_prm.pruning.thresholds import small_channels

@@ -12,7 +12,6 @@ In reading order:
     training_settings  what a script may change between its runs
     checkpoint_state   all that a training goes on from
     checkpoint         `AtomicCheckpoint`
-    recalibrate        `recalibrate`: BatchNormalization's statistics anew
     optimizer_slots    which variables of an optimizer belong to which weight
     carry_optimizer    `carry_optimizer`: training on after `strip`
 """

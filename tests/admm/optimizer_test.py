@@ -178,7 +178,7 @@ class IterationTest(parameterized.TestCase):
         # Columns of both kernels, classes of the first, two residuals, and
         # nine numbers: rho in force, the share, where the steps begin, Keras'
         # own two, and of the plan for rho where it begins and ends, the
-        # residual it begins with, and the updates so far.
+        # residual it begins with, and the updates before it.
         others = sum(np.prod(v.shape, dtype=int) for v in own)
         others -= 40 * 60 + 60 * 30
         self.assertEqual(others, (40 + 60) + 60 + 2 + 9)

@@ -91,7 +91,7 @@ class RuleTest(parameterized.TestCase):
     def test_the_plan_falls_to_the_goal_and_stays(self):
         optimizer = keras.optimizers.SGD()
         plan = planned_rho.ResidualPlan(optimizer, 100)
-        plan.begin(10, 100, 0.8)
+        plan.begin(10, 100, 0.8, 0)
         wanted = [float(plan.wanted(step)) for step in (10, 50, 90, 500)]
         middle = (0.8 * planned_rho.GOAL) ** 0.5
         np.testing.assert_allclose(

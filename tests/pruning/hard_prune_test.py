@@ -1,5 +1,7 @@
 """Pruning at once, by a plan and a score."""
 
+import contextlib
+import io
 import warnings
 
 import keras
@@ -11,9 +13,11 @@ from keras import layers
 from keras_prm.admm.optimizer import ADMMWrapper
 from keras_prm.analysis.trace import trace
 from keras_prm.plans.plan import SparsityPlan
+from keras_prm.pruning import scores
 from keras_prm.pruning.hard_prune import hard_prune
 from keras_prm.pruning.masks import Masks
 from keras_prm.pruning.masks import masks_of
+from keras_prm.pruning.recalibrate import recalibrate
 from keras_prm.rebuild.strip import strip
 from keras_prm.utils import variable_keys
 from tests.helpers import masking
@@ -355,6 +359,87 @@ class HardPruneTest(MasksTestCase):
     def test_something_else_than_a_plan(self):
         with self.assertRaisesRegex(TypeError, r"SparsityPlan.uniform\(model"):
             hard_prune(conv_model(), {"a": 0.5})
+
+
+def normed():
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6,))
+    x = layers.Dense(8, name="first")(inputs)
+    x = layers.ReLU()(layers.BatchNormalization(name="norm")(x))
+    return keras.Model(inputs, layers.Dense(3, name="last")(x))
+
+
+def normed_data():
+    rng = np.random.default_rng(0)
+    return rng.normal(2.0, 3.0, (64, 6)).astype("float32"), np.arange(64) % 3
+
+
+class StatisticsTest(parameterized.TestCase):
+    def statistics(self, model):
+        norm = model.get_layer("norm")
+        return [
+            *map(
+                keras.ops.convert_to_numpy,
+                (norm.moving_mean, norm.moving_variance),
+            )
+        ]
+
+    @parameterized.parameters("arrays", "batches", "inputs")
+    def test_data_renew_them(self, form):
+        model, again = normed(), normed()
+        plan = SparsityPlan.uniform(model, filters=0.5)
+        x, y = normed_data()
+        data = {
+            "arrays": (x, y),
+            "batches": [(x[:32], y[:32]), (x[32:], y[32:])],
+            "inputs": x,
+        }[form]
+        hard_prune(model, plan, data=data)
+        hard_prune(again, plan)
+        before = self.statistics(again)
+        recalibrate(again, x)
+        for found, old, new in zip(
+            self.statistics(model), before, self.statistics(again), strict=True
+        ):
+            np.testing.assert_allclose(found, new, rtol=1e-5)
+            self.assertGreater(np.abs(found - old).max(), 0.1)
+
+    def test_with_a_score_that_reads_gradients(self):
+        model = normed()
+        model.compile(
+            "sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        )
+        before = self.statistics(model)
+        x, y = normed_data()
+        batches = iter([(x, y)])  # which can be read only once
+        plan = SparsityPlan.uniform(model, filters=0.5)
+        hard_prune(model, plan, score=scores.taylor, data=batches)
+        after = self.statistics(model)
+        self.assertGreater(np.abs(after[0] - before[0]).max(), 0.1)
+
+    def test_says_that_they_stay(self):
+        plan = SparsityPlan.uniform(normed(), filters=0.5)
+        for data, word in ((None, "those of the network before"), ("x", "")):
+            model, stream = normed(), io.StringIO()
+            with contextlib.redirect_stdout(stream):
+                hard_prune(model, plan, data=data and normed_data()[0])
+            self.assertIn(word, stream.getvalue())
+            self.assertEqual(bool(word), bool(stream.getvalue()))
+
+    def test_bad_data_change_nothing(self):
+        x, _ = normed_data()
+        for data, error in (
+            ([], "no batch"),
+            (np.full_like(x, np.nan), "NaN"),
+            (np.zeros((4, 9), "float32"), ""),
+        ):
+            model = normed()
+            plan = SparsityPlan.uniform(model, filters=0.5)
+            before = model.get_weights()
+            with self.assertRaisesRegex(Exception, error):
+                hard_prune(model, plan, data=data)
+            for old, new in zip(before, model.get_weights(), strict=True):
+                np.testing.assert_array_equal(old, new)
 
 
 class ZooCoversMasksTest(parameterized.TestCase):

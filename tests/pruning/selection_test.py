@@ -398,9 +398,14 @@ class ErrorsTest(RankingTestCase):
     def test_gradients_without_data(self):
         self.refuse(ValueError, "Pass `data`, an iterable of", scores.taylor)
 
-    def test_data_without_a_score(self):
-        data = [(np.ones((1, 2)), np.ones((1, 2)))]
-        self.refuse(ValueError, "or no `data`", None, data)
+    def test_data_without_a_score_are_for_statistics(self):
+        """Of which there are none here."""
+        model, plan = chain([[3, 5, 4.5], [3, 0.5, 2.5]])
+        other, _ = chain([[3, 5, 4.5], [3, 0.5, 2.5]])
+        hard_prune(model, plan, data=[(np.ones((1, 2)), np.ones((1, 2)))])
+        hard_prune(other, plan)
+        for one, two in zip(arrays(model), arrays(other), strict=True):
+            np.testing.assert_array_equal(one, two)
 
     def test_no_batches(self):
         self.refuse(ValueError, "at least one batch", scores.taylor, [])

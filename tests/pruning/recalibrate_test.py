@@ -6,7 +6,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 from keras import layers
 
-from keras_prm.training.recalibrate import recalibrate
+from keras_prm.pruning.recalibrate import recalibrate
 from tests.helpers import zoo
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"

@@ -77,17 +77,8 @@ def recalibrate(
     ```
     """
     view = keras_graph.functional(model)
-    parts = {
-        id(part): part
-        for _, layer in variable_keys.layer_paths(model)
-        for part in keras_hooks.sublayers(layer)
-    }
-    norms = [
-        layer
-        for layer in parts.values()
-        if isinstance(layer, keras.layers.BatchNormalization)
-        and layer.trainable
-    ]
+    parts = _parts(model)
+    norms = measured_layers(model)
     advice = "Pass, for example, `batch_size=128`."
     validation.check_whole("batch_size", batch_size, "samples", advice)
     if max_batches is not None:
@@ -113,6 +104,25 @@ def recalibrate(
         )
     run.assign()
     return count
+
+
+def measured_layers(model):
+    """The BatchNormalization layers that would update their statistics."""
+    return [
+        layer
+        for layer in _parts(model).values()
+        if isinstance(layer, keras.layers.BatchNormalization)
+        and layer.trainable
+    ]
+
+
+def _parts(model):
+    """All layers inside of a model, by their `id`."""
+    return {
+        id(part): part
+        for _, layer in variable_keys.layer_paths(model)
+        for part in keras_hooks.sublayers(layer)
+    }
 
 
 def _input_batches(model, data, batch_size, max_batches):
