@@ -156,9 +156,8 @@ class ADMMWrapper(OptimizerWrapper):
         planned_rho.check_steps(steps, rho)
         super().__init__(inner_optimizer, name=name)
         self.plan = plan
-        self._interval = (
-            update_every if update_every == "auto" else int(update_every)
-        )
+        # The number, or None where it is found.
+        self._interval = None if update_every == "auto" else int(update_every)
         self.steps = steps
         self._planned_steps = steps
         self._residual_plan = None
@@ -280,7 +279,7 @@ class ADMMWrapper(OptimizerWrapper):
     @property
     def update_every(self) -> int:
         """Applied steps from one update to the next, an int."""
-        if self._interval != "auto":
+        if self._interval is not None:
             return self._interval
         if self._rho != "auto":
             return USUAL_INTERVAL
@@ -453,7 +452,7 @@ class ADMMWrapper(OptimizerWrapper):
 
     def _steps_apart(self):
         """`update_every`, which may be a tensor."""
-        if self._interval == "auto" and self._residual_plan is not None:
+        if self._interval is None and self._residual_plan is not None:
             return self._residual_plan.interval()
         return self.update_every
 
@@ -574,7 +573,7 @@ class ADMMWrapper(OptimizerWrapper):
             "inner_optimizer": serialize(self.inner_optimizer),
             "plan": serialize(self.plan),
             "rho": serialize(self.rho),
-            "update_every": self._interval,
+            "update_every": self._interval or "auto",
             "rho_change": self.rho_change,
             "ramp": serialize(self.ramp),
             "steps": self.steps,

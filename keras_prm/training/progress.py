@@ -105,7 +105,8 @@ class ADMMProgress(keras.callbacks.Callback):
         self.history = []
         self._lines = []
         self._updates = 0
-        self._begin = None
+        self._begin: tuple[int, int] | None = None
+        self._told = False
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._lines = []
@@ -113,7 +114,7 @@ class ADMMProgress(keras.callbacks.Callback):
         variables = self.model.trainable_variables
         build_if_given_weights(self.model.optimizer, variables)
         self._updates = wrapper.num_updates
-        self._begin = None
+        self._begin, self._told = None, False
         check_trains(wrapper, self.network or self.model)
 
     def on_epoch_begin(
@@ -168,7 +169,7 @@ class ADMMProgress(keras.callbacks.Callback):
 
         Where Keras does not know the steps of an epoch, that is after one.
         """
-        if self._begin is True:
+        if self._told:
             return
         wrapper = self._wrapper()
         applied = wrapper.num_steps
@@ -182,7 +183,7 @@ class ADMMProgress(keras.callbacks.Callback):
         else:
             self._begin = epoch, applied
             return
-        self._begin = True
+        self._told = True
         steps *= self.params["epochs"] - epoch
         if steps > 0:
             wrapper.expect_steps(steps)

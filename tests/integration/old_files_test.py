@@ -66,7 +66,7 @@ class OldFilesTest(parameterized.TestCase):
         model = network()
         plan = keras_prm.SparsityPlan.load(FILES / "plan.json")
         adam = keras.optimizers.Adam(0.01)
-        wrapper = keras_prm.ADMMWrapper(adam, plan, update_every=2)
+        wrapper = keras_prm.ADMMWrapper(adam, plan, 1e-2, update_every=2)
         model.compile(wrapper, "mse")
         x, y = data()
         options = {"batch_size": 8, "shuffle": False, "verbose": 0}

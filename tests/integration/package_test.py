@@ -29,7 +29,7 @@ plan = keras_prm.SparsityPlan.uniform(model, filters=0.5, columns=0.3)
 wrapper = keras_prm.ADMMWrapper("adam", plan, update_every=4)
 model.compile(wrapper, "mse")
 model.fit(x, y, batch_size=16, epochs=2, verbose=0)
-masks = keras_prm.hard_prune(model, plan)
+masks = keras_prm.hard_prune(model, plan, data=x)
 model.compile("adam", "mse")
 held = [keras_prm.StructuredMask(masks)]
 model.fit(x, y, batch_size=16, epochs=2, verbose=0, callbacks=held)
