@@ -10,6 +10,7 @@ import keras
 
 from keras_prm.analysis.trace import trace
 from keras_prm.analysis.trace import warn_of_quantized
+from keras_prm.analysis.width_costs import width_costs
 from keras_prm.plans import kept_numbers
 from keras_prm.plans import plan_builder
 from keras_prm.plans import plan_checks
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from collections.abc import Sequence
     from typing import Any
+
+    from keras_prm.analysis.width_costs import WidthCosts
 
 
 @keras.saving.register_keras_serializable(package="keras_prm")
@@ -77,12 +80,14 @@ class SparsityPlan:
         variables: Iterable[tuple[str, Sequence[int]]],
         skipped: Iterable[tuple[str, str, int]] = (),
         weights: Iterable[Signature] = (),
+        width_costs: WidthCosts | None = None,
     ) -> None:
         self.kernels = tuple(kernels)
         self.groups = tuple(groups)
         self.variables = tuple((n, tuple(s)) for n, s in variables)
         self.skipped = tuple((a, b, size) for a, b, size in skipped)
         self.weights = tuple(weights)
+        self.width_costs = width_costs
 
     @classmethod
     def uniform(
@@ -256,10 +261,26 @@ class SparsityPlan:
         if strict:
             plan_checks.check_reach(model, graph, wanted)
             plan_checks.check_pattern_layers(graph, wanted)
+        return cls._of(model, graph, wanted, groups, numbers, skipped)
+
+    @classmethod
+    def _of(cls, model, graph, wanted, groups, numbers, skipped):
+        """The plan of groups with their numbers of classes to keep.
+
+        Args:
+            model: The model.
+            graph: Its `DependencyGraph`.
+            wanted: dict from layer path to its targets, of columns.
+            groups: What `plan_builder.filter_groups` returned, in full.
+            numbers: The second part of that.
+            skipped: The third.
+        """
         kernels = plan_builder.kernels(model, graph, wanted, numbers)
         variables = [(v.name, v.shape) for v in model.trainable_variables]
         weights = signatures.signatures(model)
-        return cls(kernels, groups, variables, skipped, weights)
+        members = plan_builder.members(groups, numbers)
+        costs = width_costs(model, graph, members, kernels)
+        return cls(kernels, groups, variables, skipped, weights, costs)
 
     @property
     def num_classes(self) -> int:
@@ -309,7 +330,10 @@ class SparsityPlan:
             dataclasses.replace(kernel, columns=kernel.columns * share)
             for kernel in self.kernels
         ]
-        rest = self.variables, self.skipped, self.weights
+        costs = self.width_costs
+        if costs is not None:
+            costs = costs.with_columns([k.columns for k in kernels])
+        rest = self.variables, self.skipped, self.weights, costs
         return SparsityPlan(kernels, groups, *rest)
 
     def get_config(self) -> dict[str, Any]:

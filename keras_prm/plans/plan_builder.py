@@ -66,6 +66,17 @@ def filter_groups(model, graph, wanted, round_to, strict):
     return found, numbers, skipped
 
 
+def members(groups, numbers):
+    """The classes of the graph that each group holds, int arrays.
+
+    Args:
+        groups: What `filter_groups` returned.
+        numbers: The second part of that.
+    """
+    classes = np.array([*numbers], int)
+    return [classes[g.start : g.start + g.size] for g in groups]
+
+
 def _excluded(asked, strict):
     """The layers that keep theirs from falling, where that is no mistake."""
     if strict:

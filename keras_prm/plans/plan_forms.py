@@ -9,6 +9,7 @@ import math
 import pathlib
 from typing import TYPE_CHECKING
 
+from keras_prm.analysis.width_costs import WidthCosts
 from keras_prm.plans.column_patterns import check_patterns
 from keras_prm.plans.records import ChannelGroup
 from keras_prm.plans.records import KernelPlan
@@ -41,7 +42,9 @@ _NO_PATTERN = ("column_pattern", "free")
 
 def to_config(plan):
     """A plan as dicts, lists, strings and numbers."""
+    costs = plan.width_costs
     return {
+        "costs": None if costs is None else costs.to_config(),
         "kernels": [dataclasses.asdict(k) for k in plan.kernels],
         "groups": [dataclasses.asdict(g) for g in plan.groups],
         "variables": [[n, list(s)] for n, s in plan.variables],
@@ -61,7 +64,9 @@ def plan_from_config(config):
     groups = [ChannelGroup(**group) for group in config["groups"]]
     skipped, weights = config.get("skipped", ()), config.get("weights", ())
     weights = [Signature.from_list(row) for row in weights]
-    return kernels, groups, config["variables"], skipped, weights
+    costs = config.get("costs")  # plans of earlier versions have none
+    costs = costs and WidthCosts.from_config(costs)
+    return kernels, groups, config["variables"], skipped, weights, costs
 
 
 def _with_tuples(config: dict[str, Any]) -> dict[str, Any]:
@@ -94,7 +99,8 @@ def with_other_names(plan, names):
         )
         for group in plan.groups
     ]
-    return type(plan)(kernels, groups, plan.variables, plan.skipped)
+    rest = plan.variables, plan.skipped, (), plan.width_costs
+    return type(plan)(kernels, groups, *rest)
 
 
 def read_plan(path):
