@@ -32,6 +32,7 @@ from keras_prm.reports.certificate import Certificate
 from keras_prm.reports.costs import Costs
 from keras_prm.reports.explanation import Explanation
 from keras_prm.reports.export import ExportReport
+from keras_prm.reports.plan_costs import PlanCosts
 from keras_prm.reports.purification import PurificationReport
 from keras_prm.reports.strip import StripReport
 from keras_prm.rules.base import Rule
@@ -64,6 +65,7 @@ __all__ = [
     "KernelMask",
     "LiteRTModel",
     "Masks",
+    "PlanCosts",
     "PurificationReport",
     "ResidualBalancing",
     "RhoStages",

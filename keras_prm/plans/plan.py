@@ -15,6 +15,7 @@ from keras_prm.plans import kept_numbers
 from keras_prm.plans import plan_builder
 from keras_prm.plans import plan_checks
 from keras_prm.plans.plan_forms import digest
+from keras_prm.plans.plan_forms import plan_costs
 from keras_prm.plans.plan_forms import plan_from_config
 from keras_prm.plans.plan_forms import plan_table
 from keras_prm.plans.plan_forms import read_plan
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from keras_prm.analysis.width_costs import WidthCosts
+    from keras_prm.reports.plan_costs import PlanCosts
 
 
 @keras.saving.register_keras_serializable(package="keras_prm")
@@ -61,6 +63,8 @@ class SparsityPlan:
             was made for: what finds its kernels again in another build of
             the same network. Empty in a plan of an earlier version, which
             goes by names.
+        width_costs: `WidthCosts`, the costs of the model by what each group
+            keeps; `None` in a plan of an earlier version.
 
     Example:
 
@@ -286,6 +290,25 @@ class SparsityPlan:
     def num_classes(self) -> int:
         """Number of channel classes in all groups together."""
         return sum(group.size for group in self.groups)
+
+    def costs(self) -> PlanCosts:
+        """What the model will be once it is pruned and stripped.
+
+        Known before any training, and without rebuilding: `print` shows it,
+        `to_dict` and `draw` are its other forms.
+
+        Raises:
+            ValueError: The plan was saved by an earlier version, which did
+                not tell.
+        """
+        if self.width_costs is None:
+            raise ValueError(
+                "The plan does not say what widths cost, as it was made by "
+                "hand or by an earlier version. Make it anew, by "
+                "`SparsityPlan.uniform(model, ...)` or `explicit`. "
+                "Received: width_costs=None"
+            )
+        return plan_costs(self)
 
     def digest(self) -> bytes:
         """A fingerprint of what is asked of which kernel, 32 bytes.

@@ -14,6 +14,7 @@ from keras_prm.plans.column_patterns import check_patterns
 from keras_prm.plans.records import ChannelGroup
 from keras_prm.plans.records import KernelPlan
 from keras_prm.reports import tables
+from keras_prm.reports.plan_costs import PlanCosts
 from keras_prm.utils import validation
 from keras_prm.utils.signatures import Signature
 
@@ -139,6 +140,15 @@ def digest(plan):
         for entry in config["kernels"] + config["groups"]
     ]
     return hashlib.sha256(json.dumps(parts).encode()).digest()
+
+
+def plan_costs(plan):
+    """What a plan leaves of its model: a `PlanCosts`."""
+    costs = plan.width_costs
+    found = costs.whole(), costs.at([group.keep for group in plan.groups])
+    dense, pruned = (x | {"float32_bytes": 4 * x["parameters"]} for x in found)
+    groups = tuple((g.name, g.keep, g.size) for g in plan.groups)
+    return PlanCosts(dense, pruned, groups, costs.exact, costs.macs_note)
 
 
 def plan_table(plan):
