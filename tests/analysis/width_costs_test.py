@@ -59,8 +59,11 @@ class WidthCostsTest(parameterized.TestCase):
         if not plan.groups:
             return
         said = costs.at([group.keep for group in plan.groups])
-        self.assertTrue(costs.exact)
         found = stripped(model, plan)
+        if not costs.exact:  # it matters which filters stay
+            self.assertIn(name, ("gathered_columns", "slices"))
+            self.assertLess(abs(said["parameters"] / found.parameters - 1), 0.1)
+            return
         self.assertEqual(said["parameters"], found.parameters)
         self.assertEqual(said["macs"], found.macs)
         self.assertEqual(said["conv_weights"], found.conv_parameters)
