@@ -10,6 +10,7 @@ from keras_prm.admm.rho_schedules import ResidualBalancing
 from keras_prm.admm.rho_schedules import RhoStages
 from keras_prm.analysis.costs import costs
 from keras_prm.analysis.explain import explain
+from keras_prm.budgets.budget import Budget
 from keras_prm.inlining.as_functional import as_functional
 from keras_prm.litert.benchmark import benchmark
 from keras_prm.litert.export import export_litert
@@ -56,6 +57,7 @@ __all__ = [
     "AutoLowering",
     "BenchmarkReport",
     "BenchmarkRow",
+    "Budget",
     "Certificate",
     "Costs",
     "Explanation",

@@ -30,12 +30,14 @@ from keras_prm.utils.signatures import Signature
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Callable
     from collections.abc import Iterable
     from collections.abc import Mapping
     from collections.abc import Sequence
     from typing import Any
 
     from keras_prm.analysis.width_costs import WidthCosts
+    from keras_prm.budgets.budget import Budget
     from keras_prm.reports.plan_costs import PlanCosts
 
 
@@ -244,6 +246,79 @@ class SparsityPlan:
         return cls._explicit(model, graph, targets)
 
     @classmethod
+    def for_budget(
+        cls,
+        model: keras.Model,
+        budget: Budget,
+        allocation: str | Callable[..., Any] = "uniform",
+        score: Callable[..., Any] | None = None,
+        data: Any = None,
+        loss: Any = None,
+        evaluate: Callable[..., Any] | None = None,
+        columns: float = 0.0,
+        round_to: int = 8,
+        exclude: Iterable[str] = (),
+        floor: float = 0.02,
+    ) -> SparsityPlan:
+        """A plan that meets a budget: within all its bounds, and close to one.
+
+        It never exceeds a bound, and uses the one that binds to at least
+        97 %, as far as widths allow that. `plan.costs()` says what will be
+        left.
+
+        Args:
+            model: A built functional or Sequential model; it is only read.
+            budget: A `keras_prm.Budget`.
+            allocation: Who keeps how much. `"uniform"`, the default: the same
+                share of the filters of every group. Or a function from an
+                `AllocationProblem` to how many channels each group keeps, an
+                int array.
+            score: For allocations that rank filters, see `keras_prm.scores`.
+            data: For allocations that read gradients, batches.
+            loss: The same, the loss.
+            evaluate: For allocations that measure: `evaluate(model)`, the
+                higher the better.
+            columns: Fraction of the columns to remove as well, as in
+                `uniform`. The budget is met once `strip` leaves them out, as
+                with `lowering="fewest_parameters"`.
+            round_to: Widths are multiples of this; of a half, a quarter and
+                so on of it where a group would have fewer than four widths
+                to choose from.
+            exclude: As in `uniform`.
+            floor: What each group keeps at least: a share of its filters,
+                or, from 1 on, their number.
+
+        Raises:
+            TypeError: `budget` is no `Budget`, or the model is subclassed.
+            ValueError: The budget cannot be met, and then the error says
+                what the least is; MACs are asked for and unknown; or another
+                argument is wrong.
+
+        Example:
+
+        ```python
+        budget = keras_prm.Budget(macs=0.5)
+        plan = keras_prm.SparsityPlan.for_budget(model, budget)
+        print(plan.costs())
+        ```
+        """
+        make = getattr(budget, "plan", None)
+        if not callable(make) or isinstance(budget, type):
+            raise TypeError(
+                "Expected `budget` to be a `keras_prm.Budget`, such as "
+                "`keras_prm.Budget(macs=0.5)`. Received: "
+                f"budget={budget!r} (of type {type(budget).__name__})"
+            )
+        options: dict[str, Any] = {
+            "columns": columns,
+            "round_to": round_to,
+            "exclude": exclude,
+            "floor": floor,
+        }
+        evidence = score, data, loss, evaluate
+        return make(model, allocation, *evidence, **options)
+
+    @classmethod
     def _explicit(cls, model, graph, layers, round_to=1):
         paths = plan_checks.kernel_paths(graph)
         plan_checks.check_names(layers, paths, "layers")
@@ -358,6 +433,44 @@ class SparsityPlan:
             costs = costs.with_columns([k.columns for k in kernels])
         rest = self.variables, self.skipped, self.weights, costs
         return SparsityPlan(kernels, groups, *rest)
+
+    def with_kept(self, kept: Sequence[int]) -> SparsityPlan:
+        """The plan with other numbers of filters to keep.
+
+        Args:
+            kept: One whole number per group, from 1 to its size.
+
+        Raises:
+            ValueError: There are not as many, or one is out of range.
+        """
+        sizes = [group.size for group in self.groups]
+        kept = list(kept)
+        if len(kept) != len(sizes) or not all(
+            validation.is_whole(number) and number <= size
+            for number, size in zip(kept, sizes)
+        ):
+            raise ValueError(
+                "Expected one whole number per group, from 1 to how many "
+                f"channels it has: at most {sizes}. Received: kept={kept}"
+            )
+        groups = [
+            dataclasses.replace(group, keep=int(number), note="")
+            for group, number in zip(self.groups, kept)
+        ]
+        return self._with(groups)
+
+    def with_notes(self, notes: Sequence[str]) -> SparsityPlan:
+        """The plan with other words on why groups are left alone.
+
+        Args:
+            notes: One per group, `""` where there is nothing to say.
+        """
+        pairs = zip(self.groups, notes, strict=True)
+        return self._with([dataclasses.replace(g, note=n) for g, n in pairs])
+
+    def _with(self, groups):
+        rest = self.variables, self.skipped, self.weights, self.width_costs
+        return SparsityPlan(self.kernels, groups, *rest)
 
     def get_config(self) -> dict[str, Any]:
         """The plan as plain values, which `from_config` and JSON take."""

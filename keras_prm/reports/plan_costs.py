@@ -52,23 +52,23 @@ class PlanCosts(Report):
 
     def __str__(self):
         shares = self.shares
+        names = [n.replace("_", " ").replace("macs", "MACs") for n in _ROWS]
         cells = [
             (
-                name.replace("_", " ").replace("macs", "MACs"),
                 tables.number(before, "?"),
                 tables.number(after, "?"),
                 "?" if shares[name] is None else f"{shares[name]:.1%}",
             )
             for name, before, after in self._rows()
         ]
-        head = ("", "dense", "pruned", "share")
-        lines = tables.padded([head, *cells])
+        head = ("dense", "pruned", "share")
+        lines = tables.aligned([head, *cells], ["", *names])
         notes = []
         if not self.is_exact:
             notes.append("Filters of a group differ: their mean is counted.")
         if self.macs_note:
             notes.append(f"MACs are unknown: {self.macs_note}.")
-        return "\n".join(["  ".join(line) for line in lines] + notes)
+        return "\n".join(lines + notes)
 
     def draw(self, filepath: str | os.PathLike[str]) -> None:
         """Draws what is left of each cost, and of each group of filters.
