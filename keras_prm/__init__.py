@@ -10,6 +10,7 @@ from keras_prm.admm.rho_schedules import ResidualBalancing
 from keras_prm.admm.rho_schedules import RhoStages
 from keras_prm.analysis.costs import costs
 from keras_prm.analysis.explain import explain
+from keras_prm.budgets.budget import Budget
 from keras_prm.inlining.as_functional import as_functional
 from keras_prm.litert.benchmark import benchmark
 from keras_prm.litert.export import export_litert
@@ -33,6 +34,7 @@ from keras_prm.reports.certificate import Certificate
 from keras_prm.reports.costs import Costs
 from keras_prm.reports.explanation import Explanation
 from keras_prm.reports.export import ExportReport
+from keras_prm.reports.plan_costs import PlanCosts
 from keras_prm.reports.purification import PurificationReport
 from keras_prm.reports.strip import StripReport
 from keras_prm.rules.base import Rule
@@ -55,6 +57,7 @@ __all__ = [
     "AutoLowering",
     "BenchmarkReport",
     "BenchmarkRow",
+    "Budget",
     "Certificate",
     "Costs",
     "Explanation",
@@ -64,6 +67,7 @@ __all__ = [
     "KernelMask",
     "LiteRTModel",
     "Masks",
+    "PlanCosts",
     "PurificationReport",
     "ResidualBalancing",
     "RhoStages",

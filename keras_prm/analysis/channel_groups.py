@@ -63,10 +63,10 @@ class ClassTable:
 
     def __init__(self, graph):
         self.graph = graph
-        boxes = {i: _weight_box(graph, w) for i, w in graph.weights.items()}
+        boxes = {i: weight_box(graph, w) for i, w in graph.weights.items()}
         self.weights = list(boxes.values())
         self.products = [
-            _product_box(graph, product, boxes[id(kernel)])
+            product_box(graph, product, boxes[id(kernel)])
             for product in graph.products
             for kernel in product.kernels
         ]
@@ -178,13 +178,14 @@ def _tracked(graph, ids):
     return {a: graph.classes[i] for a, i in enumerate(ids) if i is not None}
 
 
-def _weight_box(graph, weight):
+def weight_box(graph, weight):
+    """The `Box` of a weight, which counts its entries."""
     shape = tuple(weight.variable.shape)
     return Box(shape, _tracked(graph, weight.ids), math.prod(shape))
 
 
-def _product_box(graph, product, kernel):
-    """A kernel times the positions that it is applied at.
+def product_box(graph, product, kernel):
+    """The `Box` of a kernel times the positions that it is applied at.
 
     Positions may be channels too, of an axis that the layer carries on.
     """

@@ -48,14 +48,7 @@ def costs(model: keras.Model) -> Costs:
         ValueError: The model is not built.
     """
     graph = trace(model)
-    convolutions = {
-        id(weight): weight
-        for _, leaf in variable_keys.layer_paths(model)
-        for layer in keras_hooks.sublayers(leaf)
-        if isinstance(layer, _CONVOLUTIONS)
-        for weight in layer.weights
-        if weight.name.endswith("kernel")
-    }.values()
+    convolutions = convolution_kernels(model)
     return Costs(
         sum(map(_nonzero, convolutions)),
         sum(map(_nonzero, model.weights)),
@@ -65,6 +58,19 @@ def costs(model: keras.Model) -> Costs:
         graph.macs_note,
         sum(_nonzero(w) for w in model.weights if len(w.shape) > 1),
     )
+
+
+def convolution_kernels(model):
+    """The kernels that the paper counts, a list of `keras.Variable`."""
+    found = {
+        id(weight): weight
+        for _, leaf in variable_keys.layer_paths(model)
+        for layer in keras_hooks.sublayers(leaf)
+        if isinstance(layer, _CONVOLUTIONS)
+        for weight in layer.weights
+        if weight.name.endswith("kernel")
+    }
+    return list(found.values())
 
 
 def saved_bytes(model):

@@ -12,6 +12,7 @@ from keras_prm.analysis.costs import costs
 from keras_prm.analysis.costs import saved_bytes
 from keras_prm.litert.export import export_litert
 from keras_prm.litert.timing import latency
+from keras_prm.reports import pictures
 from keras_prm.reports import tables
 from keras_prm.reports.costs import Costs
 
@@ -148,7 +149,7 @@ def picture(path, model, history):
     Raises:
         ImportError: matplotlib is not installed.
     """
-    figure_class = _figure_class()
+    figure_class = pictures.figure_class()
     kernels = _kernels(model)
     figure = figure_class(figsize=(11, 2.2 * len(kernels)), layout="tight")
     grid = figure.add_gridspec(len(kernels), 2, width_ratios=[2, 1])
@@ -182,17 +183,6 @@ def _kernels(model):
         for v in model.trainable_variables
         if len(v.shape) > 1
     ]
-
-
-def _figure_class():
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "Drawing needs matplotlib. Install it with "
-            "`pip install matplotlib`."
-        ) from error
-    return Figure
 
 
 def _rounded_ratio(before, after):

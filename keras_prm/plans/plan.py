@@ -10,10 +10,12 @@ import keras
 
 from keras_prm.analysis.trace import trace
 from keras_prm.analysis.trace import warn_of_quantized
+from keras_prm.analysis.width_costs import width_costs
 from keras_prm.plans import kept_numbers
 from keras_prm.plans import plan_builder
 from keras_prm.plans import plan_checks
 from keras_prm.plans.plan_forms import digest
+from keras_prm.plans.plan_forms import plan_costs
 from keras_prm.plans.plan_forms import plan_from_config
 from keras_prm.plans.plan_forms import plan_table
 from keras_prm.plans.plan_forms import read_plan
@@ -28,10 +30,15 @@ from keras_prm.utils.signatures import Signature
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Callable
     from collections.abc import Iterable
     from collections.abc import Mapping
     from collections.abc import Sequence
     from typing import Any
+
+    from keras_prm.analysis.width_costs import WidthCosts
+    from keras_prm.budgets.budget import Budget
+    from keras_prm.reports.plan_costs import PlanCosts
 
 
 @keras.saving.register_keras_serializable(package="keras_prm")
@@ -58,6 +65,8 @@ class SparsityPlan:
             was made for: what finds its kernels again in another build of
             the same network. Empty in a plan of an earlier version, which
             goes by names.
+        width_costs: `WidthCosts`, the costs of the model by what each group
+            keeps; `None` in a plan of an earlier version.
 
     Example:
 
@@ -77,12 +86,14 @@ class SparsityPlan:
         variables: Iterable[tuple[str, Sequence[int]]],
         skipped: Iterable[tuple[str, str, int]] = (),
         weights: Iterable[Signature] = (),
+        width_costs: WidthCosts | None = None,
     ) -> None:
         self.kernels = tuple(kernels)
         self.groups = tuple(groups)
         self.variables = tuple((n, tuple(s)) for n, s in variables)
         self.skipped = tuple((a, b, size) for a, b, size in skipped)
         self.weights = tuple(weights)
+        self.width_costs = width_costs
 
     @classmethod
     def uniform(
@@ -235,6 +246,79 @@ class SparsityPlan:
         return cls._explicit(model, graph, targets)
 
     @classmethod
+    def for_budget(
+        cls,
+        model: keras.Model,
+        budget: Budget,
+        allocation: str | Callable[..., Any] = "uniform",
+        score: Callable[..., Any] | None = None,
+        data: Any = None,
+        loss: Any = None,
+        evaluate: Callable[..., Any] | None = None,
+        columns: float = 0.0,
+        round_to: int = 8,
+        exclude: Iterable[str] = (),
+        floor: float = 0.02,
+    ) -> SparsityPlan:
+        """A plan that meets a budget: within all its bounds, and close to one.
+
+        It never exceeds a bound, and uses the one that binds to at least
+        97 %, as far as widths allow that. `plan.costs()` says what will be
+        left.
+
+        Args:
+            model: A built functional or Sequential model; it is only read.
+            budget: A `keras_prm.Budget`.
+            allocation: Who keeps how much. `"uniform"`, the default: the same
+                share of the filters of every group. Or a function from an
+                `AllocationProblem` to how many channels each group keeps, an
+                int array.
+            score: For allocations that rank filters, see `keras_prm.scores`.
+            data: For allocations that read gradients, batches.
+            loss: The same, the loss.
+            evaluate: For allocations that measure: `evaluate(model)`, the
+                higher the better.
+            columns: Fraction of the columns to remove as well, as in
+                `uniform`. The budget is met once `strip` leaves them out, as
+                with `lowering="fewest_parameters"`.
+            round_to: Widths are multiples of this; of a half, a quarter and
+                so on of it where a group would have fewer than four widths
+                to choose from.
+            exclude: As in `uniform`.
+            floor: What each group keeps at least: a share of its filters,
+                or, from 1 on, their number.
+
+        Raises:
+            TypeError: `budget` is no `Budget`, or the model is subclassed.
+            ValueError: The budget cannot be met, and then the error says
+                what the least is; MACs are asked for and unknown; or another
+                argument is wrong.
+
+        Example:
+
+        ```python
+        budget = keras_prm.Budget(macs=0.5)
+        plan = keras_prm.SparsityPlan.for_budget(model, budget)
+        print(plan.costs())
+        ```
+        """
+        make = getattr(budget, "plan", None)
+        if not callable(make) or isinstance(budget, type):
+            raise TypeError(
+                "Expected `budget` to be a `keras_prm.Budget`, such as "
+                "`keras_prm.Budget(macs=0.5)`. Received: "
+                f"budget={budget!r} (of type {type(budget).__name__})"
+            )
+        options: dict[str, Any] = {
+            "columns": columns,
+            "round_to": round_to,
+            "exclude": exclude,
+            "floor": floor,
+        }
+        evidence = score, data, loss, evaluate
+        return make(model, allocation, *evidence, **options)
+
+    @classmethod
     def _explicit(cls, model, graph, layers, round_to=1):
         paths = plan_checks.kernel_paths(graph)
         plan_checks.check_names(layers, paths, "layers")
@@ -256,15 +340,50 @@ class SparsityPlan:
         if strict:
             plan_checks.check_reach(model, graph, wanted)
             plan_checks.check_pattern_layers(graph, wanted)
+        return cls._of(model, graph, wanted, groups, numbers, skipped)
+
+    @classmethod
+    def _of(cls, model, graph, wanted, groups, numbers, skipped):
+        """The plan of groups with their numbers of classes to keep.
+
+        Args:
+            model: The model.
+            graph: Its `DependencyGraph`.
+            wanted: dict from layer path to its targets, of columns.
+            groups: What `plan_builder.filter_groups` returned, in full.
+            numbers: The second part of that.
+            skipped: The third.
+        """
         kernels = plan_builder.kernels(model, graph, wanted, numbers)
         variables = [(v.name, v.shape) for v in model.trainable_variables]
         weights = signatures.signatures(model)
-        return cls(kernels, groups, variables, skipped, weights)
+        members = plan_builder.members(groups, numbers)
+        costs = width_costs(model, graph, members, kernels)
+        return cls(kernels, groups, variables, skipped, weights, costs)
 
     @property
     def num_classes(self) -> int:
         """Number of channel classes in all groups together."""
         return sum(group.size for group in self.groups)
+
+    def costs(self) -> PlanCosts:
+        """What the model will be once it is pruned and stripped.
+
+        Known before any training, and without rebuilding: `print` shows it,
+        `to_dict` and `draw` are its other forms.
+
+        Raises:
+            ValueError: The plan was saved by an earlier version, which did
+                not tell.
+        """
+        if self.width_costs is None:
+            raise ValueError(
+                "The plan does not say what widths cost, as it was made by "
+                "hand or by an earlier version. Make it anew, by "
+                "`SparsityPlan.uniform(model, ...)` or `explicit`. "
+                "Received: width_costs=None"
+            )
+        return plan_costs(self)
 
     def digest(self) -> bytes:
         """A fingerprint of what is asked of which kernel, 32 bytes.
@@ -309,8 +428,49 @@ class SparsityPlan:
             dataclasses.replace(kernel, columns=kernel.columns * share)
             for kernel in self.kernels
         ]
-        rest = self.variables, self.skipped, self.weights
+        costs = self.width_costs
+        if costs is not None:
+            costs = costs.with_columns([k.columns for k in kernels])
+        rest = self.variables, self.skipped, self.weights, costs
         return SparsityPlan(kernels, groups, *rest)
+
+    def with_kept(self, kept: Sequence[int]) -> SparsityPlan:
+        """The plan with other numbers of filters to keep.
+
+        Args:
+            kept: One whole number per group, from 1 to its size.
+
+        Raises:
+            ValueError: There are not as many, or one is out of range.
+        """
+        sizes = [group.size for group in self.groups]
+        kept = list(kept)
+        if len(kept) != len(sizes) or not all(
+            validation.is_whole(number) and number <= size
+            for number, size in zip(kept, sizes)
+        ):
+            raise ValueError(
+                "Expected one whole number per group, from 1 to how many "
+                f"channels it has: at most {sizes}. Received: kept={kept}"
+            )
+        groups = [
+            dataclasses.replace(group, keep=int(number), note="")
+            for group, number in zip(self.groups, kept)
+        ]
+        return self._with(groups)
+
+    def with_notes(self, notes: Sequence[str]) -> SparsityPlan:
+        """The plan with other words on why groups are left alone.
+
+        Args:
+            notes: One per group, `""` where there is nothing to say.
+        """
+        pairs = zip(self.groups, notes, strict=True)
+        return self._with([dataclasses.replace(g, note=n) for g, n in pairs])
+
+    def _with(self, groups):
+        rest = self.variables, self.skipped, self.weights, self.width_costs
+        return SparsityPlan(self.kernels, groups, *rest)
 
     def get_config(self) -> dict[str, Any]:
         """The plan as plain values, which `from_config` and JSON take."""

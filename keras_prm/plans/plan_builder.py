@@ -66,6 +66,17 @@ def filter_groups(model, graph, wanted, round_to, strict):
     return found, numbers, skipped
 
 
+def members(groups, numbers):
+    """The classes of the graph that each group holds, int arrays.
+
+    Args:
+        groups: What `filter_groups` returned.
+        numbers: The second part of that.
+    """
+    classes = np.array([*numbers], int)
+    return [classes[g.start : g.start + g.size] for g in groups]
+
+
 def _excluded(asked, strict):
     """The layers that keep theirs from falling, where that is no mistake."""
     if strict:
@@ -114,19 +125,39 @@ def rounded(graph, weights, free, keep, round_to, gone=()):
     Returns:
         int, `len(free)` where nothing less is round.
     """
-    size, widths = len(free), []
+    size, sides = len(free), widths(graph, weights, free, gone)
+    if sides is None:
+        return min(size, -(-keep // round_to) * round_to)
+    for number in range(keep, size):
+        if all((own + each * number) % round_to == 0 for own, each in sides):
+            return number
+    return size
+
+
+def widths(graph, weights, free, gone=()):
+    """How wide the layers of a group are, by the classes that it keeps.
+
+    Args:
+        graph: The `DependencyGraph`.
+        weights: The kernels of a group.
+        free: The classes of the group that may go.
+        gone: Classes that take no place, since they went before.
+
+    Returns:
+        list of `(own, each)` per kernel, filters that stay in any case and
+        those of one class; `None` where not all layers have all classes, or
+        not equally many filters of each.
+    """
+    found = []
     for weight in weights:
         classes = graph.classes[np.unique(weight.out_ids)]
         classes = classes[~np.isin(classes, list(gone))]
-        found, counts = np.unique(classes, return_counts=True)
-        counts = counts[np.isin(found, free)]
-        if len(counts) < size or len(set(counts.tolist())) > 1:
-            return min(size, -(-keep // round_to) * round_to)
-        widths.append((len(classes) - counts.sum(), counts[0]))
-    for number in range(keep, size):
-        if all((own + each * number) % round_to == 0 for own, each in widths):
-            return number
-    return size
+        names, counts = np.unique(classes, return_counts=True)
+        counts = counts[np.isin(names, free)]
+        if len(counts) < len(free) or len(set(counts.tolist())) > 1:
+            return None
+        found.append((len(classes) - counts.sum(), counts[0]))
+    return found
 
 
 def _classes(graph, weights):

@@ -9,10 +9,12 @@ import math
 import pathlib
 from typing import TYPE_CHECKING
 
+from keras_prm.analysis.width_costs import WidthCosts
 from keras_prm.plans.column_patterns import check_patterns
 from keras_prm.plans.records import ChannelGroup
 from keras_prm.plans.records import KernelPlan
 from keras_prm.reports import tables
+from keras_prm.reports.plan_costs import PlanCosts
 from keras_prm.utils import validation
 from keras_prm.utils.signatures import Signature
 
@@ -41,7 +43,9 @@ _NO_PATTERN = ("column_pattern", "free")
 
 def to_config(plan):
     """A plan as dicts, lists, strings and numbers."""
+    costs = plan.width_costs
     return {
+        "costs": None if costs is None else costs.to_config(),
         "kernels": [dataclasses.asdict(k) for k in plan.kernels],
         "groups": [dataclasses.asdict(g) for g in plan.groups],
         "variables": [[n, list(s)] for n, s in plan.variables],
@@ -61,7 +65,9 @@ def plan_from_config(config):
     groups = [ChannelGroup(**group) for group in config["groups"]]
     skipped, weights = config.get("skipped", ()), config.get("weights", ())
     weights = [Signature.from_list(row) for row in weights]
-    return kernels, groups, config["variables"], skipped, weights
+    costs = config.get("costs")  # plans of earlier versions have none
+    costs = costs and WidthCosts.from_config(costs)
+    return kernels, groups, config["variables"], skipped, weights, costs
 
 
 def _with_tuples(config: dict[str, Any]) -> dict[str, Any]:
@@ -94,7 +100,8 @@ def with_other_names(plan, names):
         )
         for group in plan.groups
     ]
-    return type(plan)(kernels, groups, plan.variables, plan.skipped)
+    rest = plan.variables, plan.skipped, (), plan.width_costs
+    return type(plan)(kernels, groups, *rest)
 
 
 def read_plan(path):
@@ -133,6 +140,15 @@ def digest(plan):
         for entry in config["kernels"] + config["groups"]
     ]
     return hashlib.sha256(json.dumps(parts).encode()).digest()
+
+
+def plan_costs(plan):
+    """What a plan leaves of its model: a `PlanCosts`."""
+    costs = plan.width_costs
+    found = costs.whole(), costs.at([group.keep for group in plan.groups])
+    dense, pruned = (x | {"float32_bytes": 4 * x["parameters"]} for x in found)
+    groups = tuple((g.name, g.keep, g.size) for g in plan.groups)
+    return PlanCosts(dense, pruned, groups, costs.exact, costs.macs_note)
 
 
 def plan_table(plan):

@@ -1,0 +1,9 @@
+"""Plans that meet a budget.
+
+In reading order:
+
+    budget       `Budget`: what a model may cost
+    problem      what an allocation decides: widths, bounds, floors
+    allocations  who keeps how much: functions from a problem to numbers
+    planning     from a budget to a plan
+"""

@@ -1,0 +1,193 @@
+"""From a budget to a plan that meets it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from keras_prm.analysis.trace import trace
+from keras_prm.analysis.width_costs import NAMES
+from keras_prm.budgets.allocations import ALLOCATIONS
+from keras_prm.budgets.allocations import USES
+from keras_prm.budgets.problem import AllocationProblem
+from keras_prm.budgets.problem import group_levels
+from keras_prm.plans import plan_checks
+from keras_prm.plans.plan import SparsityPlan
+from keras_prm.utils import validation
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+# One in fifty: what the sparsest layer of the sparsest recipe keeps, the
+# first dense one of LeNet-5 with 235 times fewer weights.
+FLOOR = 0.02
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How a plan is made, see `SparsityPlan.for_budget`."""
+
+    columns: float = 0.0
+    round_to: int = 8
+    exclude: Iterable[str] = ()
+    floor: float = FLOOR
+
+
+def plan_for(model, budget, allocation, evidence, options):
+    """The plan that meets a budget.
+
+    Args:
+        model: The model; it is only read.
+        budget: The `Budget`.
+        allocation: A name in `ALLOCATIONS`, or a function like those.
+        evidence: `Evidence`.
+        options: `Options`.
+    """
+    allocate = _allocation(allocation, evidence)
+    plan_checks.check_round_to(options.round_to)
+    _check_floor(options.floor)
+    measured = [name for name in budget.bounds() if name not in NAMES]
+    if measured:
+        raise NotImplementedError(f"Not measured yet: {measured}")
+    problem = _problem(model, budget, evidence, options)
+    return solved(problem, allocate)
+
+
+def solved(problem, allocate):
+    """The plan of what an allocation decides, checked.
+
+    Args:
+        problem: The `AllocationProblem`.
+        allocate: The allocation, a function.
+    """
+    _check_can_be_met(problem)
+    kept = _checked(problem, allocate(problem), allocate)
+    plan = problem.plan.with_kept(kept.tolist())
+    stuck = problem.costs.stuck == 1
+    notes = [
+        "`strip` could not take its channels out"
+        if is_stuck and group.size > 1
+        else group.note
+        for group, is_stuck in zip(plan.groups, stuck)
+    ]
+    return plan.with_notes(notes)
+
+
+def _allocation(allocation, evidence):
+    if callable(allocation):
+        return allocation
+    if not isinstance(allocation, str) or allocation not in ALLOCATIONS:
+        raise ValueError(
+            f"There is no such allocation. Expected one of {[*ALLOCATIONS]}, "
+            "or a function from an `AllocationProblem` to the number of "
+            f"channels that each group keeps. Received: "
+            f"allocation={allocation!r}"
+        )
+    idle = [name for name in evidence.given() if name not in USES[allocation]]
+    if idle:
+        raise ValueError(
+            f"The allocation '{allocation}' does not look at {idle}. Leave "
+            "them out, or choose another allocation. "
+            f"Received: allocation={allocation!r} with {idle}"
+        )
+    return ALLOCATIONS[allocation]
+
+
+def _check_floor(floor):
+    share = validation.is_real(floor) and 0 < floor < 1
+    if not share and not validation.is_count(floor):
+        raise ValueError(
+            "Expected `floor` to be what each group of filters keeps at "
+            "least: a share in (0, 1), or a whole number. "
+            f"Received: floor={floor!r}"
+        )
+
+
+def _problem(model, budget, evidence, options):
+    plan = SparsityPlan.uniform(
+        model, 0.5, options.columns, exclude=options.exclude
+    )
+    plan = plan.with_kept([group.size for group in plan.groups])
+    costs = plan.width_costs
+    levels = group_levels(
+        trace(model), plan, int(options.round_to), options.floor
+    )
+    bounds = _bounds(model, budget, costs)
+    return AllocationProblem(model, plan, costs, bounds, levels, evidence)
+
+
+def _bounds(model, budget, costs):
+    """What each cost may be at most, a float array; infinite if not asked."""
+    given = budget.bounds()
+    if "macs" in given and costs.macs_note:
+        sizes = {x.name: tuple(x.shape) for x in model.inputs}
+        raise ValueError(
+            f"MACs are unknown, since {costs.macs_note}. Give `keras.Input` "
+            "a shape without None, such as (224, 224, 3), and build the model "
+            "for that size; or bound `parameters`. "
+            f"Received: macs={given['macs']!r} of a model with inputs {sizes}"
+        )
+    bounds = np.full(len(NAMES), np.inf)
+    for i, name in enumerate(NAMES):
+        if name in given:
+            value = float(given[name])
+            bounds[i] = value * costs.dense[i] if value <= 1 else value
+    return bounds
+
+
+def _check_can_be_met(problem):
+    """Raises if the budget is below what all floors together cost."""
+    least = problem.costs.evaluate(problem.floors.astype(float))
+    bad = {
+        name: (least[i], problem.bounds[i], problem.costs.dense[i])
+        for i, name in enumerate(NAMES)
+        if least[i] > problem.bounds[i]
+    }
+    if bad:
+        found = ", ".join(
+            f"{name} of at most {bound:,.0f} ({bound / dense:.2%} of the dense "
+            f"model), where the least that can be is {low:,.0f} "
+            f"({low / dense:.2%})"
+            for name, (low, bound, dense) in bad.items()
+        )
+        raise ValueError(
+            f"The budget cannot be met: {found}. So much is left with every "
+            "group of filters at its floor; the rest is pinned, excluded or "
+            "not trainable, and `print(SparsityPlan.uniform(model, "
+            "filters=0.5))` says why. Ask for more, lower `floor` or "
+            "`round_to`, exclude less, or remove `columns` as well. "
+            f"Received: a budget that {[*bad]} exceed"
+        )
+
+
+def _checked(problem, kept, allocate):
+    """What an allocation returned, as an int array; raises if it is none."""
+    name = getattr(allocate, "__name__", repr(allocate))
+    found = np.asarray(kept)
+    if found.shape != problem.sizes.shape or found.dtype.kind not in "iu":
+        raise ValueError(
+            f"The allocation '{name}' has to return whole numbers, one per "
+            f"group: shape {problem.sizes.shape}. Received: shape "
+            f"{found.shape} of {found.dtype}"
+        )
+    low, high = problem.floors, problem.sizes
+    if (found < low).any() or (found > high).any():
+        bad = [
+            (group.name, int(number))
+            for group, number, least in zip(problem.plan.groups, found, low)
+            if not least <= number <= group.size
+        ]
+        raise ValueError(
+            f"The allocation '{name}' has to keep numbers between the floors "
+            f"and the sizes of the groups. Received: {bad}"
+        )
+    if not problem.fits(found):
+        usage = dict(zip(NAMES, np.round(problem.usage(found), 4).tolist()))
+        raise ValueError(
+            f"The allocation '{name}' exceeds the budget. Expected numbers "
+            "for which `problem.fits(kept)` is True. Received: shares of the "
+            f"bounds {usage}"
+        )
+    return found
