@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_prm.analysis.trace import trace
 from keras_prm.analysis.width_costs import NAMES
+from keras_prm.budgets import measured
 from keras_prm.budgets.allocations import ALLOCATIONS
 from keras_prm.budgets.allocations import USES
 from keras_prm.budgets.problem import AllocationProblem
@@ -48,10 +49,11 @@ def plan_for(model, budget, allocation, evidence, options):
     allocate = _allocation(allocation, evidence)
     plan_checks.check_round_to(options.round_to)
     _check_floor(options.floor)
-    measured = [name for name in budget.bounds() if name not in NAMES]
-    if measured:
-        raise NotImplementedError(f"Not measured yet: {measured}")
     problem = _problem(model, budget, evidence, options)
+    if any(name not in NAMES for name in budget.bounds()):
+        return measured.search(
+            problem, budget, lambda problem: solved(problem, allocate)
+        )
     return solved(problem, allocate)
 
 
@@ -121,20 +123,34 @@ def _problem(model, budget, evidence, options):
 def _bounds(model, budget, costs):
     """What each cost may be at most, a float array; infinite if not asked."""
     given = budget.bounds()
-    if "macs" in given and costs.macs_note:
-        sizes = {x.name: tuple(x.shape) for x in model.inputs}
-        raise ValueError(
-            f"MACs are unknown, since {costs.macs_note}. Give `keras.Input` "
-            "a shape without None, such as (224, 224, 3), and build the model "
-            "for that size; or bound `parameters`. "
-            f"Received: macs={given['macs']!r} of a model with inputs {sizes}"
-        )
+    _check_sizes(model, given, costs.macs_note)
     bounds = np.full(len(NAMES), np.inf)
     for i, name in enumerate(NAMES):
         if name in given:
             value = float(given[name])
             bounds[i] = value * costs.dense[i] if value <= 1 else value
     return bounds
+
+
+def _check_sizes(model, given, note):
+    """Raises where what is asked for depends on a size that is not known."""
+    sizes = {x.name: tuple(x.shape) for x in model.inputs}
+    is_free = any(None in shape[1:] for shape in sizes.values())
+    names = [
+        name
+        for name in given
+        if (name == "macs" and note)
+        or (name in ("latency", "latency_ms") and is_free)
+    ]
+    if names:
+        why = note or "the model takes inputs of any size"
+        raise ValueError(
+            f"What is bounded cannot be known, since {why}. Give "
+            "`keras.Input` a shape without None, such as (224, 224, 3), and "
+            "build the model for that size; or bound `parameters`. "
+            f"Received: { ({name: given[name] for name in names}) } of a "
+            f"model with inputs {sizes}"
+        )
 
 
 def _check_can_be_met(problem):

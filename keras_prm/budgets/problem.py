@@ -126,29 +126,36 @@ def group_levels(graph, plan, round_to, floor):
         round_to: int.
         floor: A share below 1, or a number of classes.
     """
-    weights = {w.key: w for w in graph.weights.values()}
-    found = []
+    kernels, found = _kernels(graph, plan), []
     for group, stuck in zip(plan.groups, plan.width_costs.stuck, strict=True):
         least = floor if floor >= 1 else math.ceil(floor * group.size - 1e-9)
         least = min(max(1, int(least)), group.size)
         if stuck == 1:
             least = group.size
-        numbers = _round_numbers(graph, plan, group, weights, round_to)
+        own = [row for row in kernels if _holds(group, row[1])]
+        numbers = _round_numbers(graph, group, own, round_to)
         found.append(numbers[np.searchsorted(numbers, least) :])
     return tuple(found)
 
 
-def _round_numbers(graph, plan, group, weights, round_to):
-    classes, kernels = {}, []
-    for kernel in plan.kernels:
-        numbers = np.array(kernel.out_classes)
-        own = (numbers >= group.start) & (numbers < group.start + group.size)
-        if own.any():
-            weight = weights[kernel.key]
-            kernels.append(weight)
-            named = graph.classes[weight.out_ids[own]].tolist()
-            classes.update(zip(named, numbers[own].tolist()))
-    widths = plan_builder.widths(graph, kernels, [*classes])
+def _kernels(graph, plan):
+    """The weights with filters that the plan numbers, and these numbers."""
+    weights = {w.key: w for w in graph.weights.values()}
+    found = [(weights[k.key], np.array(k.out_classes)) for k in plan.kernels]
+    return [row for row in found if row[1].max(initial=-1) >= 0]
+
+
+def _holds(group, numbers):
+    """Whether a kernel's filters are of a group; all are of one at most."""
+    return group.start <= numbers.max() < group.start + group.size
+
+
+def _round_numbers(graph, group, kernels, round_to):
+    classes = np.concatenate(
+        [graph.classes[w.out_ids[numbers >= 0]] for w, numbers in kernels]
+    )
+    weights = [weight for weight, _ in kernels]
+    widths = plan_builder.widths(graph, weights, np.unique(classes))
     while True:
         numbers = np.arange(1, group.size + 1)
         is_round = numbers % round_to == 0

@@ -14,6 +14,7 @@ from keras_prm.analysis.width_costs import width_costs
 from keras_prm.plans import kept_numbers
 from keras_prm.plans import plan_builder
 from keras_prm.plans import plan_checks
+from keras_prm.plans.plan_forms import asked_of
 from keras_prm.plans.plan_forms import digest
 from keras_prm.plans.plan_forms import plan_costs
 from keras_prm.plans.plan_forms import plan_from_config
@@ -67,6 +68,8 @@ class SparsityPlan:
             goes by names.
         width_costs: `WidthCosts`, the costs of the model by what each group
             keeps; `None` in a plan of an earlier version.
+        measured: dict with what was measured of the small model's file, where
+            a budget asked for it, see `PlanCosts`.
 
     Example:
 
@@ -87,6 +90,7 @@ class SparsityPlan:
         skipped: Iterable[tuple[str, str, int]] = (),
         weights: Iterable[Signature] = (),
         width_costs: WidthCosts | None = None,
+        measured: Mapping[str, Any] | None = None,
     ) -> None:
         self.kernels = tuple(kernels)
         self.groups = tuple(groups)
@@ -94,6 +98,7 @@ class SparsityPlan:
         self.skipped = tuple((a, b, size) for a, b, size in skipped)
         self.weights = tuple(weights)
         self.width_costs = width_costs
+        self.measured = dict(measured or {})
 
     @classmethod
     def uniform(
@@ -466,11 +471,16 @@ class SparsityPlan:
             notes: One per group, `""` where there is nothing to say.
         """
         pairs = zip(self.groups, notes, strict=True)
-        return self._with([dataclasses.replace(g, note=n) for g, n in pairs])
+        groups = [dataclasses.replace(g, note=n) for g, n in pairs]
+        return self._with(groups, self.measured)
 
-    def _with(self, groups):
+    def with_measured(self, measured: Mapping[str, Any]) -> SparsityPlan:
+        """The plan with what was measured of it, see `PlanCosts`."""
+        return self._with(self.groups, measured)
+
+    def _with(self, groups, measured=None):
         rest = self.variables, self.skipped, self.weights, self.width_costs
-        return SparsityPlan(self.kernels, groups, *rest)
+        return SparsityPlan(self.kernels, groups, *rest, measured)
 
     def get_config(self) -> dict[str, Any]:
         """The plan as plain values, which `from_config` and JSON take."""
@@ -521,9 +531,8 @@ class SparsityPlan:
         )
 
     def __eq__(self, other):
-        return (
-            isinstance(other, SparsityPlan)
-            and self.get_config() == other.get_config()
+        return isinstance(other, SparsityPlan) and asked_of(self) == asked_of(
+            other
         )
 
     def __hash__(self):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from keras_prm.analysis.trace import trace
 from keras_prm.plans.plan_forms import with_other_names
 from keras_prm.utils import signatures
@@ -76,6 +78,22 @@ def fitted_plan(model, plan, graph=None):
             f"in the model: {bad}"
         )
     return plan
+
+
+def class_numbers(graph, plan):
+    """The number in a plan of each class of a graph, -1 for none.
+
+    Args:
+        graph: The `DependencyGraph` of the model.
+        plan: A `SparsityPlan` with its keys, see `fitted_plan`.
+    """
+    weights = {w.key: w for w in graph.weights.values()}
+    found = np.full(graph.num_classes, -1)
+    for kernel in plan.kernels:
+        ids, numbers = weights[kernel.key].out_ids, kernel.out_classes
+        if ids is not None:
+            found[graph.classes[ids]] = numbers
+    return found
 
 
 def _differently_tied(plan, graph, weights):

@@ -44,8 +44,15 @@ _NO_PATTERN = ("column_pattern", "free")
 def to_config(plan):
     """A plan as dicts, lists, strings and numbers."""
     costs = plan.width_costs
+    told = {} if costs is None else {"costs": costs.to_config()}
+    if plan.measured:
+        told["measured"] = dict(plan.measured)
+    return asked_of(plan) | told
+
+
+def asked_of(plan):
+    """The part of a plan's config that says what is asked of which model."""
     return {
-        "costs": None if costs is None else costs.to_config(),
         "kernels": [dataclasses.asdict(k) for k in plan.kernels],
         "groups": [dataclasses.asdict(g) for g in plan.groups],
         "variables": [[n, list(s)] for n, s in plan.variables],
@@ -67,7 +74,8 @@ def plan_from_config(config):
     weights = [Signature.from_list(row) for row in weights]
     costs = config.get("costs")  # plans of earlier versions have none
     costs = costs and WidthCosts.from_config(costs)
-    return kernels, groups, config["variables"], skipped, weights, costs
+    rest = skipped, weights, costs, config.get("measured")
+    return kernels, groups, config["variables"], *rest
 
 
 def _with_tuples(config: dict[str, Any]) -> dict[str, Any]:
@@ -100,7 +108,7 @@ def with_other_names(plan, names):
         )
         for group in plan.groups
     ]
-    rest = plan.variables, plan.skipped, (), plan.width_costs
+    rest = plan.variables, plan.skipped, (), plan.width_costs, plan.measured
     return type(plan)(kernels, groups, *rest)
 
 
@@ -130,7 +138,7 @@ def digest(plan):
 
     Names are left out: those that Keras makes up go on counting.
     """
-    config = to_config(plan)
+    config = asked_of(plan)
     parts = [
         [
             value
@@ -148,7 +156,8 @@ def plan_costs(plan):
     found = costs.whole(), costs.at([group.keep for group in plan.groups])
     dense, pruned = (x | {"float32_bytes": 4 * x["parameters"]} for x in found)
     groups = tuple((g.name, g.keep, g.size) for g in plan.groups)
-    return PlanCosts(dense, pruned, groups, costs.exact, costs.macs_note)
+    rest = costs.exact, costs.macs_note, dict(plan.measured)
+    return PlanCosts(dense, pruned, groups, *rest)
 
 
 def plan_table(plan):

@@ -11,6 +11,7 @@ from keras_prm.reports.base import Report
 
 if TYPE_CHECKING:
     import os
+    from typing import Any
 
 _ROWS = ("parameters", "macs", "conv_weights", "float32_bytes")
 
@@ -31,6 +32,10 @@ class PlanCosts(Report):
         is_exact: Whether it does not matter which filters stay. If not, what
             each is worth counts as their mean.
         macs_note: Why MACs are unknown, `""` if they are not.
+        measured: dict with what was measured of the exported files, where a
+            budget asked for it: `"quantize"`, `"file_bytes"` and
+            `"latency_ms"`, the latter two as `[dense, pruned]`, and
+            `"latency"`, the share. Empty where nothing was.
     """
 
     dense: dict[str, int | None]
@@ -38,6 +43,7 @@ class PlanCosts(Report):
     groups: tuple[tuple[str, int, int], ...]
     is_exact: bool = True
     macs_note: str = ""
+    measured: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def shares(self) -> dict[str, float | None]:
@@ -61,6 +67,10 @@ class PlanCosts(Report):
             )
             for name, before, after in self._rows()
         ]
+        for name in ("file_bytes", "latency_ms"):
+            if name in self.measured:
+                names.append(f"{name.replace('_', ' ')} (measured)")
+                cells.append(_measured_cells(*self.measured[name]))
         head = ("dense", "pruned", "share")
         lines = tables.aligned([head, *cells], ["", *names])
         notes = []
@@ -100,6 +110,12 @@ class PlanCosts(Report):
         axes.set_yticks(places, names, fontsize=7)
         axes.invert_yaxis()
         axes.set_xlim(0, 1)
+
+
+def _measured_cells(before, after):
+    both = before, after
+    texts = [f"{x:,}" if isinstance(x, int) else f"{x:.4g}" for x in both]
+    return (*texts, f"{after / before:.1%}")
 
 
 def _short(name):

@@ -1,0 +1,236 @@
+"""Budgets of bytes and latency: a model of the costs, then measurements.
+
+What a file costs is predicted from what `WidthCosts` counts: bytes from
+parameters, latency from MACs (from parameters where MACs are unknown). The
+prediction, a share of the dense model's, becomes one more analytic bound, an
+allocation is made for it, its small model is exported and measured, and what
+was measured corrects the prediction: linear between the nearest measured
+points on both sides of the bound. So a few candidates do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import time
+from typing import TYPE_CHECKING
+
+from keras_prm.analysis.width_costs import NAMES
+from keras_prm.budgets.candidates import Candidates
+
+if TYPE_CHECKING:
+    from keras_prm.budgets.candidates import Measured
+
+MOST_CANDIDATES = 8
+MOST_SECONDS = 100.0
+
+# How much of a bound is to be used: latency is noisy, and steps in widths.
+_ENOUGH = {"file_bytes": 0.97, "latency": 0.95}
+
+_BYTES_PER_WEIGHT = {"float16": 2, "dynamic_range": 1, "int8": 1}
+
+
+@dataclasses.dataclass(eq=False)
+class Dial:
+    """The prediction of one measured cost, as a share of the dense model's.
+
+    Args:
+        name: `"file_bytes"` or `"latency"`.
+        bound: The share that it may be at most.
+        cost: The number of what it is predicted from, in `NAMES`.
+        low: `(analytic share, measured share)` of the largest candidate that
+            is within the bound; at first a prediction for a model of nothing.
+        high: The same of the smallest that is not; at first the dense model.
+    """
+
+    name: str
+    bound: float
+    cost: int
+    low: tuple[float, float]
+    high: tuple[float, float] = (1.0, 1.0)
+
+    @property
+    def enough(self) -> float:
+        """The share from which on the bound is used."""
+        return self.bound * _ENOUGH[self.name]
+
+    def predicted(self) -> float:
+        """The analytic share at which the measured one is to be expected."""
+        if self.bound >= 1:
+            return 1.0
+        goal = self.bound - 0.4 * (self.bound - self.enough)
+        (x, y), (x_high, y_high) = self.low, self.high
+        part = (goal - y) / max(y_high - y, 1e-9)
+        return x + min(max(part, 0.02), 0.98) * (x_high - x)
+
+    def learn(self, analytic: float, measured: float) -> None:
+        """Takes note of a candidate."""
+        if measured <= self.bound:
+            if analytic >= self.low[0]:
+                self.low = analytic, measured
+        elif analytic <= self.high[0]:
+            self.high = analytic, measured
+            if self.low[0] >= analytic or self.low[1] >= self.bound:
+                self.low = 0.0, 0.0  # what was predicted was too bold
+
+
+def search(problem, budget, solve):
+    """The plan that meets a budget with bounds on what is measured.
+
+    Args:
+        problem: The `AllocationProblem`, with the analytic bounds.
+        budget: The `Budget`.
+        solve: `solve(problem)` returns the plan of an allocation.
+
+    Returns:
+        A `SparsityPlan` that says what was measured of it.
+
+    Raises:
+        ImportError: Latency is asked for, and LiteRT is not installed.
+        ValueError: The budget cannot be met.
+    """
+    is_timed = bool({"latency", "latency_ms"} & {*budget.bounds()})
+    with tempfile.TemporaryDirectory() as folder:
+        candidates = Candidates(
+            problem.model, folder, budget.quantize, is_timed
+        )
+        dials = _dials(problem, budget, candidates.dense)
+        found = _Search(problem, candidates, dials, solve).run()
+        return found.with_measured(
+            _record(budget, candidates.dense, candidates.measure(found))
+        )
+
+
+def _record(budget, dense, small):
+    """What was measured, as plain values."""
+    found = {
+        "quantize": budget.quantize or "float32",
+        "file_bytes": [dense.file_bytes, small.file_bytes],
+    }
+    if dense.latency_ms is not None:
+        found["latency_ms"] = [dense.latency_ms, small.latency_ms]
+        found["latency"] = small.latency
+    return found
+
+
+def _dials(problem, budget, dense):
+    given, costs, dials = budget.bounds(), problem.costs, []
+    if "file_bytes" in given:
+        bound = given["file_bytes"]
+        bound = bound if bound <= 1 else bound / dense.file_bytes
+        each = _BYTES_PER_WEIGHT.get(budget.quantize or "", 4)
+        rest = 1 - each * float(costs.dense[0]) / dense.file_bytes
+        start = (0.0, min(max(rest, 0.0), 0.9 * bound))
+        dials.append(Dial("file_bytes", bound, 0, start))
+    bound = given.get("latency")
+    if "latency_ms" in given:
+        bound = given["latency_ms"] / dense.latency_ms
+    if bound is not None:
+        cost = 0 if costs.macs_note else NAMES.index("macs")
+        dials.append(Dial("latency", min(bound, 1.0), cost, (0.0, 0.0)))
+    return dials
+
+
+class _Search:
+    """One search; see `search`."""
+
+    def __init__(self, problem, candidates, dials, solve):
+        self._problem = problem
+        self._candidates = candidates
+        self._dials = dials
+        self._solve = solve
+        self._best = None
+
+    def run(self):
+        """Tries candidates until one is within all bounds, and close."""
+        start, longest, before = time.perf_counter(), 0.0, None
+        while self._candidates.num_made < MOST_CANDIDATES:
+            began = time.perf_counter()
+            if began - start + longest > MOST_SECONDS and self._best:
+                break
+            plan = self._solve(self._bounded())
+            kept = [group.keep for group in plan.groups]
+            if kept == before or self._try(plan, kept):
+                break
+            before = kept
+            longest = max(longest, time.perf_counter() - began)
+        if self._best is None:
+            self._try_floors()
+        return self._best[1]
+
+    def _bounded(self):
+        """The problem with a bound for each prediction."""
+        bounds, costs = self._problem.bounds.copy(), self._problem.costs
+        floors = costs.evaluate(self._problem.floors.astype(float))
+        for dial in self._dials:
+            value = dial.predicted() * costs.dense[dial.cost]
+            least = floors[dial.cost]
+            bounds[dial.cost] = min(bounds[dial.cost], max(value, least))
+        return dataclasses.replace(self._problem, bounds=bounds)
+
+    def _try(self, plan, kept):
+        """Measures a candidate; returns whether it will do."""
+        costs = self._problem.costs
+        found = self._measured(plan)
+        analytic = costs.evaluate(kept) / costs.dense
+        for dial in self._dials:
+            dial.learn(float(analytic[dial.cost]), found[dial.name])
+        if any(found[dial.name] > dial.bound for dial in self._dials):
+            return False
+        size = float(analytic.sum())
+        if self._best is None or size > self._best[0]:
+            self._best = size, plan
+        usage = float(self._problem.usage(kept).max())
+        return usage >= 0.97 or any(
+            found[dial.name] >= dial.enough for dial in self._dials
+        )
+
+    def _measured(self, plan):
+        """Shares by name; what seems to be within is timed once more."""
+        found = self._shares(self._candidates.measure(plan))
+        if all(found[dial.name] <= dial.bound for dial in self._dials):
+            found = self._shares(self._candidates.measure(plan, again=True))
+        return found
+
+    def _shares(self, measured: Measured):
+        dense = self._candidates.dense
+        return {
+            "file_bytes": measured.file_bytes / dense.file_bytes,
+            "latency": measured.latency,
+        }
+
+    def _try_floors(self):
+        """Takes the plan of all floors, or raises: it is the least."""
+        floors = self._problem.floors
+        plan = self._solve(
+            dataclasses.replace(
+                self._problem,
+                bounds=self._problem.costs.evaluate(floors.astype(float)),
+            )
+        )
+        if self._problem.fits(floors):
+            self._try(plan, [group.keep for group in plan.groups])
+        if self._best is None:
+            self._refuse(self._shares(self._candidates.measure(plan)))
+
+    def _refuse(self, least):
+        dense = self._candidates.dense
+        bad = {
+            dial.name: (dial.bound, least[dial.name])
+            for dial in self._dials
+            if least[dial.name] > dial.bound
+        }
+        found = ", ".join(
+            f"{name} of at most {bound:.2%} of the dense model, where the "
+            f"least that was measured is {share:.2%}"
+            for name, (bound, share) in bad.items()
+        )
+        whole = f"{dense.file_bytes:,} bytes"
+        if dense.latency_ms is not None:
+            whole += f" and {dense.latency_ms:.3g} ms"
+        raise ValueError(
+            f"The budget cannot be met: {found or 'no candidate is within it'}."
+            " So much is left with every group of filters at its floor. Ask "
+            "for more, lower `floor` or `round_to`, exclude less, or quantize "
+            f"the file. Received: a dense model of {whole}"
+        )
