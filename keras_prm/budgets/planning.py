@@ -46,7 +46,8 @@ def plan_for(model, budget, allocation, evidence, options):
         evidence: `Evidence`.
         options: `Options`.
     """
-    allocate = _allocation(allocation, evidence)
+    learned = allocation == "learned"
+    allocate = _allocation("uniform" if learned else allocation, evidence)
     plan_checks.check_round_to(options.round_to)
     _check_floor(options.floor)
     problem = _problem(model, budget, evidence, options)
@@ -54,7 +55,8 @@ def plan_for(model, budget, allocation, evidence, options):
         return measured.search(
             problem, budget, lambda problem: solved(problem, allocate)
         )
-    return solved(problem, allocate)
+    plan = solved(problem, allocate)
+    return plan.with_shared(problem.shared()) if learned else plan
 
 
 def solved(problem, allocate):

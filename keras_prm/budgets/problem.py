@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from keras_prm.plans import plan_builder
+from keras_prm.plans.shared_budget import SharedBudget
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,6 +105,15 @@ class AllocationProblem:
             goes_up = kept[group] > low + (1 - up) * (high - low) + 1e-9
             found[group] = high if goes_up else low
         return found
+
+    def shared(self) -> SharedBudget:
+        """The bounds and levels, for what chooses among channels itself."""
+        bounds = {
+            i: float(bound)
+            for i, bound in enumerate(self.bounds)
+            if math.isfinite(bound)
+        }
+        return SharedBudget(bounds, self.levels)
 
     def next_level(self, group: int, number: int) -> int | None:
         """The next level of a group above a number; `None` at the top."""

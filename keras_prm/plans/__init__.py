@@ -11,5 +11,6 @@ In reading order:
     plan_checks      what a plan may ask of which layers
     column_patterns  where the columns that stay may lie
     round_widths     what stays so that layers have round widths
+    shared_budget    a budget that groups of channels share
     projections      the nearest kernels that a plan allows
 """

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from keras_prm.analysis.width_costs import WidthCosts
     from keras_prm.budgets.budget import Budget
+    from keras_prm.plans.shared_budget import SharedBudget
     from keras_prm.reports.plan_costs import PlanCosts
 
 
@@ -70,6 +71,8 @@ class SparsityPlan:
             keeps; `None` in a plan of an earlier version.
         measured: dict with what was measured of the small model's file, where
             a budget asked for it, see `PlanCosts`.
+        shared: `SharedBudget` where ADMM is to find out how many channels
+            each group keeps; `None` where the groups say it.
 
     Example:
 
@@ -91,6 +94,7 @@ class SparsityPlan:
         weights: Iterable[Signature] = (),
         width_costs: WidthCosts | None = None,
         measured: Mapping[str, Any] | None = None,
+        shared: SharedBudget | None = None,
     ) -> None:
         self.kernels = tuple(kernels)
         self.groups = tuple(groups)
@@ -99,6 +103,7 @@ class SparsityPlan:
         self.weights = tuple(weights)
         self.width_costs = width_costs
         self.measured = dict(measured or {})
+        self.shared = shared
 
     @classmethod
     def uniform(
@@ -472,15 +477,19 @@ class SparsityPlan:
         """
         pairs = zip(self.groups, notes, strict=True)
         groups = [dataclasses.replace(g, note=n) for g, n in pairs]
-        return self._with(groups, self.measured)
+        return self._with(groups, self.measured, self.shared)
 
     def with_measured(self, measured: Mapping[str, Any]) -> SparsityPlan:
         """The plan with what was measured of it, see `PlanCosts`."""
-        return self._with(self.groups, measured)
+        return self._with(self.groups, measured, self.shared)
 
-    def _with(self, groups, measured=None):
+    def with_shared(self, shared: SharedBudget | None) -> SparsityPlan:
+        """The plan whose groups share a budget; `None` fixes their numbers."""
+        return self._with(self.groups, self.measured, shared)
+
+    def _with(self, groups, measured=None, shared=None):
         rest = self.variables, self.skipped, self.weights, self.width_costs
-        return SparsityPlan(self.kernels, groups, *rest, measured)
+        return SparsityPlan(self.kernels, groups, *rest, measured, shared)
 
     def get_config(self) -> dict[str, Any]:
         """The plan as plain values, which `from_config` and JSON take."""

@@ -13,6 +13,7 @@ from keras_prm.analysis.width_costs import WidthCosts
 from keras_prm.plans.column_patterns import check_patterns
 from keras_prm.plans.records import ChannelGroup
 from keras_prm.plans.records import KernelPlan
+from keras_prm.plans.shared_budget import SharedBudget
 from keras_prm.reports import tables
 from keras_prm.reports.plan_costs import PlanCosts
 from keras_prm.utils import validation
@@ -47,6 +48,8 @@ def to_config(plan):
     told = {} if costs is None else {"costs": costs.to_config()}
     if plan.measured:
         told["measured"] = dict(plan.measured)
+    if plan.shared is not None:
+        told["shared"] = plan.shared.to_config()
     return asked_of(plan) | told
 
 
@@ -74,7 +77,9 @@ def plan_from_config(config):
     weights = [Signature.from_list(row) for row in weights]
     costs = config.get("costs")  # plans of earlier versions have none
     costs = costs and WidthCosts.from_config(costs)
-    rest = skipped, weights, costs, config.get("measured")
+    shared = config.get("shared")
+    shared = shared and SharedBudget.from_config(shared)
+    rest = skipped, weights, costs, config.get("measured"), shared
     return kernels, groups, config["variables"], *rest
 
 
@@ -109,7 +114,7 @@ def with_other_names(plan, names):
         for group in plan.groups
     ]
     rest = plan.variables, plan.skipped, (), plan.width_costs, plan.measured
-    return type(plan)(kernels, groups, *rest)
+    return type(plan)(kernels, groups, *rest, plan.shared)
 
 
 def read_plan(path):
@@ -147,6 +152,8 @@ def digest(plan):
         ]
         for entry in config["kernels"] + config["groups"]
     ]
+    if plan.shared is not None:
+        parts.append(plan.shared.to_config())
     return hashlib.sha256(json.dumps(parts).encode()).digest()
 
 

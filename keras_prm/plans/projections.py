@@ -141,7 +141,9 @@ def project_plan(kernels, plan, share=1.0):
     ]
     # What can be decided while tracing: which sides compete at all.
     prunes_columns = any(kernel.columns > 0 for kernel in plan.kernels)
-    prunes_channels = any(group.keep < group.size for group in plan.groups)
+    prunes_channels = plan.shared is not None or any(
+        group.keep < group.size for group in plan.groups
+    )
     return alternate(
         energies,
         lambda *support: _pick_channels(energies, plan, share, *support),
@@ -181,6 +183,8 @@ def _pick_channels(energies, plan, share, channels, columns):
             energy = energy * kernel_filters(kernel, channels)
             sums = filter_energies(column_energies(energy))
             scores = scores + _class_sums(sums, kernel.in_classes, plan)
+    if plan.shared is not None:
+        return plan.shared.pick(scores[: plan.num_classes], plan, share)
     picked = [
         largest(
             scores[g.start : g.start + g.size],
