@@ -21,7 +21,7 @@ from keras_prm.budgets.candidates import Candidates
 if TYPE_CHECKING:
     from keras_prm.budgets.candidates import Measured
 
-MOST_CANDIDATES = 8
+MOST_CANDIDATES, MOST_ROUNDS = 8, 16
 MOST_SECONDS = 100.0
 
 # How much of a bound is to be used: latency is noisy, and steps in widths.
@@ -108,7 +108,8 @@ def _record(budget, dense, small):
         "file_bytes": [dense.file_bytes, small.file_bytes],
     }
     if dense.latency_ms is not None:
-        found["latency_ms"] = [dense.latency_ms, small.latency_ms]
+        whole = small.latency_ms / small.latency  # timed in turn with it
+        found["latency_ms"] = [whole, small.latency_ms]
         found["latency"] = small.latency
     return found
 
@@ -140,41 +141,48 @@ class _Search:
         self._dials = dials
         self._solve = solve
         self._best = None
+        self._last = None
 
     def run(self):
         """Tries candidates until one is within all bounds, and close."""
-        start, longest, before = time.perf_counter(), 0.0, None
-        while self._candidates.num_made < MOST_CANDIDATES:
+        start, longest = time.perf_counter(), 0.0
+        for _ in range(MOST_ROUNDS):
             began = time.perf_counter()
-            if began - start + longest > MOST_SECONDS and self._best:
+            if self._candidates.num_made == MOST_CANDIDATES or (
+                self._best and began - start + longest > MOST_SECONDS
+            ):
                 break
-            plan = self._solve(self._bounded())
-            kept = [group.keep for group in plan.groups]
-            if kept == before or self._try(plan, kept):
+            asked = [dial.predicted() for dial in self._dials]
+            plan = self._solve(self._bounded(asked))
+            if self._try(plan, asked):
                 break
-            before = kept
             longest = max(longest, time.perf_counter() - began)
         if self._best is None:
             self._try_floors()
         return self._best[1]
 
-    def _bounded(self):
-        """The problem with a bound for each prediction."""
+    def _bounded(self, asked):
+        """The problem with the analytic shares that are asked for as bounds."""
         bounds, costs = self._problem.bounds.copy(), self._problem.costs
         floors = costs.evaluate(self._problem.floors.astype(float))
-        for dial in self._dials:
-            value = dial.predicted() * costs.dense[dial.cost]
+        for dial, share in zip(self._dials, asked, strict=True):
+            value = share * costs.dense[dial.cost]
             least = floors[dial.cost]
             bounds[dial.cost] = min(bounds[dial.cost], max(value, least))
         return dataclasses.replace(self._problem, bounds=bounds)
 
-    def _try(self, plan, kept):
-        """Measures a candidate; returns whether it will do."""
-        costs = self._problem.costs
-        found = self._measured(plan)
+    def _try(self, plan, asked):
+        """Measures a candidate; returns whether it will do.
+
+        One that is known is what comes of all that was asked for up to now.
+        """
+        costs, kept = self._problem.costs, [g.keep for g in plan.groups]
+        is_known, self._last = kept == self._last, kept
+        found = self._measured(plan, is_known)
         analytic = costs.evaluate(kept) / costs.dense
-        for dial in self._dials:
-            dial.learn(float(analytic[dial.cost]), found[dial.name])
+        for dial, share in zip(self._dials, asked, strict=True):
+            reached = share if is_known else float(analytic[dial.cost])
+            dial.learn(reached, found[dial.name])
         if any(found[dial.name] > dial.bound for dial in self._dials):
             return False
         size = float(analytic.sum())
@@ -185,10 +193,11 @@ class _Search:
             found[dial.name] >= dial.enough for dial in self._dials
         )
 
-    def _measured(self, plan):
+    def _measured(self, plan, is_known):
         """Shares by name; what seems to be within is timed once more."""
         found = self._shares(self._candidates.measure(plan))
-        if all(found[dial.name] <= dial.bound for dial in self._dials):
+        is_within = all(found[dial.name] <= dial.bound for dial in self._dials)
+        if is_within and not is_known:
             found = self._shares(self._candidates.measure(plan, again=True))
         return found
 
@@ -209,7 +218,7 @@ class _Search:
             )
         )
         if self._problem.fits(floors):
-            self._try(plan, [group.keep for group in plan.groups])
+            self._try(plan, [0.0] * len(self._dials))
         if self._best is None:
             self._refuse(self._shares(self._candidates.measure(plan)))
 
