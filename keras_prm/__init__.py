@@ -45,6 +45,7 @@ from keras_prm.training.iterative_pruning import IterativePruning
 from keras_prm.training.mask_constraint import enforced
 from keras_prm.training.mask_constraint import release_masks
 from keras_prm.training.progress import ADMMProgress
+from keras_prm.training.retrain_schedule import retrain_schedule
 from keras_prm.training.structured_mask import StructuredMask
 from keras_prm.training.tensorboard import SparsityTensorBoard
 from keras_prm.verification.verify import verify
@@ -92,6 +93,7 @@ __all__ = [
     "recalibrate",
     "register_rule",
     "release_masks",
+    "retrain_schedule",
     "scores",
     "strip",
     "verify",

@@ -5,6 +5,7 @@ In reading order:
     trainers           which network is meant, where a model trains others
     mask_constraint    keeping masked weights at zero inside of the step
     structured_mask    `StructuredMask`
+    retrain_schedule   `retrain_schedule`: the learning rate after pruning
     iterative_pruning  `IterativePruning`
     progress           `ADMMProgress`
     tensorboard        `SparsityTensorBoard`

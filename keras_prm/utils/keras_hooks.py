@@ -94,3 +94,8 @@ def check_known(optimizer, variables):
 def averages_of(optimizer):
     """Its exponential moving averages (EMA) of the variables it trains."""
     return optimizer._model_variables_moving_average
+
+
+def rate_of(optimizer):
+    """Its learning rate as it was set: a variable, or the schedule itself."""
+    return optimizer._learning_rate

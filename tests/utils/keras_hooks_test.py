@@ -88,6 +88,13 @@ class HooksTest(absltest.TestCase):
         with self.assertRaises(ValueError):
             keras_hooks.check_known(optimizer, [keras.Variable(1.0)])
 
+    def test_learning_rates(self):
+        schedule = keras.optimizers.schedules.CosineDecay(0.1, 10)
+        rate = keras_hooks.rate_of(keras.optimizers.Adam(schedule))
+        self.assertIs(rate, schedule)
+        rate = keras_hooks.rate_of(keras.optimizers.Adam(0.25))
+        self.assertEqual(float(rate), 0.25)
+
     def test_nothing_else_is_read(self):
         """Overrides aside, which Keras calls and which are no reads."""
         found, own = set(), {"_replace"}  # a named tuple's
