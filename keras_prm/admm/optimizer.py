@@ -307,7 +307,7 @@ class ADMMWrapper(OptimizerWrapper):
         if not self.built:
             return
         step = self.num_steps
-        if step + steps == self._residual_plan.end and self.num_updates:
+        if step + steps == self._residual_plan.end:
             return
         num_updates, residual = self.num_updates, self.relative_residual
         self._residual_plan.begin(step, steps, residual, num_updates)

@@ -13,6 +13,7 @@ from keras_prm.admm.optimizer import ADMMWrapper
 from keras_prm.plans.plan import SparsityPlan
 from keras_prm.plans.projections import project_plan
 from keras_prm.pruning.hard_prune import hard_prune
+from keras_prm.training.checkpoint import AtomicCheckpoint
 from keras_prm.training.progress import ADMMProgress
 from tests.helpers.training import functional
 from tests.helpers.training import gradients
@@ -308,6 +309,46 @@ class StepsTest(parameterized.TestCase):
             model.fit(x, y, 16, 6, verbose=0)
             self.assertEqual(model.optimizer.num_updates, 53)
             ends.append(values(model.optimizer.variables))
+        for one, other in zip(*ends, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+    @parameterized.parameters(1, 3)
+    def test_killed_and_run_again_it_ends_as_it_would_have(self, killed_in):
+        class Killed(Exception):
+            pass
+
+        def kill(epoch, logs):
+            if epoch == killed_in:
+                raise Killed
+
+        ends = []
+        for kills in (False, True):
+            with tempfile.TemporaryDirectory() as folder:
+                path = os.path.join(folder, "admm.ckpt")
+                for again in (True, False) if kills else (False,):
+                    model = network()
+                    plan = SparsityPlan.uniform(model, filters=0.5)
+                    keras.utils.set_random_seed(5)
+                    callbacks = [ADMMProgress(), AtomicCheckpoint(path)]
+                    if again:
+                        callbacks.append(
+                            keras.callbacks.LambdaCallback(on_epoch_begin=kill)
+                        )
+                    model.compile(ADMMWrapper("adam", plan), "mse")
+                    x, _ = problem()
+                    try:
+                        model.fit(
+                            x,
+                            x[:, :4],
+                            batch_size=16,
+                            epochs=5,
+                            shuffle=False,
+                            verbose=0,
+                            callbacks=callbacks,
+                        )
+                    except Killed:
+                        pass
+            ends.append(values(model.variables + model.optimizer.variables))
         for one, other in zip(*ends, strict=True):
             np.testing.assert_array_equal(one, other)
 

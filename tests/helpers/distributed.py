@@ -117,12 +117,12 @@ class Run:
         self.residuals = wrapper_of(self.model).residuals()
 
 
-def start(scope, inner=None, scaled=False):
+def start(scope, inner=None, scaled=False, rho=0.3):
     """A model compiled for ADMM in the scope of an engine."""
     with scope:
         model = make_model()
         plan = SparsityPlan.uniform(model, filters=0.5, columns=0.3)
-        optimizer = ADMMWrapper(inner or sgd(), plan, rho=0.3, update_every=2)
+        optimizer = ADMMWrapper(inner or sgd(), plan, rho=rho, update_every=2)
         if scaled:
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer, 8.0)
         model.compile(optimizer, "mse")
