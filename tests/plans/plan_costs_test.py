@@ -101,7 +101,7 @@ class PlanCostsTest(parameterized.TestCase):
             [True, 1, 1],
         ):
             with self.assertRaisesRegex(ValueError, "one whole number per"):
-                lenet5().with_kept([first, 1, 1])
+                lenet5().with_kept(kept)
         with self.assertRaisesRegex(ValueError, "one whole number per"):
             lenet5().with_kept([20, 25])
         noted = plan.with_notes(["why", "", ""])
