@@ -102,7 +102,7 @@ class WidthCosts:
             rest = math.prod(factors[:i] + factors[i + 1 :])
             if len(factors) == 1:
                 rest = numpy.ones_like(factors[0])
-            weighted = rest[..., None, :] * coefficients
+            weighted = numpy.multiply(rest[..., None, :], coefficients)
             total = total + numpy.matmul(weighted, _constant(slopes, numpy))
         return total
 
@@ -133,7 +133,7 @@ class WidthCosts:
         """The widths that each term multiplies, by their place in it."""
         per_class = _constant(self.per_class.T, numpy)
         fixed = _constant(self.fixed, numpy)
-        widths = numpy.matmul(kept, per_class) + fixed
+        widths = numpy.add(numpy.matmul(kept, per_class), fixed)
         return [
             numpy.take(widths, column.astype("int32"), axis=-1)
             for column in self.factors.T

@@ -72,8 +72,9 @@ class Candidates:
         self._arrays = {}
         self._found = {}
         self._inputs = random_inputs.random(self._view)
+        self._batch_size = None
         self.num_made = 0
-        self._dense_path = self._exported(self._view, "dense")
+        self._dense_path = self._exported_dense()
         self._opened = LiteRTModel(self._dense_path) if is_timed else None
         seconds = self._timed([self._opened])[0] if is_timed else None
         self._runs = self._num_runs(seconds)
@@ -90,6 +91,8 @@ class Candidates:
                 to take the mean.
         """
         kept = tuple(group.keep for group in plan.groups)
+        if kept == tuple(group.size for group in plan.groups):
+            return self.dense
         if kept not in self._found:
             path = self._exported(self._small(plan), str(self.num_made))
             self.num_made += 1
@@ -117,6 +120,14 @@ class Candidates:
         runs = _SECONDS / 2 / max(seconds or 1.0, 1e-6)
         return min(max(math.ceil(runs), _LEAST_RUNS), _MOST_RUNS)
 
+    def _exported_dense(self):
+        """The file of the model; of recurrent ones, for one row at a time."""
+        try:
+            return self._exported(self._view, "dense")
+        except ValueError:  # no builtin loops over a free number of rows
+            self._batch_size = 1
+            return self._exported(self._view, "dense")
+
     def _exported(self, model, name):
         """The file of a model, unchecked: it is only measured."""
         path = self._folder / f"{name}.tflite"
@@ -125,7 +136,14 @@ class Candidates:
             data = data[0]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a file nobody keeps
-            export_litert(model, path, self._quantize, data, check=False)
+            export_litert(
+                model,
+                path,
+                self._quantize,
+                data,
+                batch_size=self._batch_size,
+                check=False,
+            )
         return path
 
     def _small(self, plan):

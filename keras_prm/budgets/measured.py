@@ -15,6 +15,8 @@ import tempfile
 import time
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from keras_prm.analysis.width_costs import NAMES
 from keras_prm.budgets.candidates import Candidates
 
@@ -179,7 +181,7 @@ class _Search:
         costs, kept = self._problem.costs, [g.keep for g in plan.groups]
         is_known, self._last = kept == self._last, kept
         found = self._measured(plan, is_known)
-        analytic = costs.evaluate(kept) / costs.dense
+        analytic = costs.evaluate(kept) / np.maximum(costs.dense, 1)
         for dial, share in zip(self._dials, asked, strict=True):
             reached = share if is_known else float(analytic[dial.cost])
             dial.learn(reached, found[dial.name])

@@ -83,7 +83,9 @@ class AllocationProblem:
 
     def usage(self, kept: Any) -> np.ndarray:
         """The costs of numbers to keep, in proportion to the bounds."""
-        return self.costs.evaluate(np.asarray(kept, float)) / self.bounds
+        costs = self.costs.evaluate(np.asarray(kept, float))
+        nothing = np.zeros_like(costs)  # of a cost that there is not
+        return np.divide(costs, self.bounds, out=nothing, where=costs > 0)
 
     def fits(self, kept: Any) -> bool:
         """Whether no bound is exceeded."""

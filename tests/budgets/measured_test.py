@@ -158,6 +158,25 @@ class FileTest(parameterized.TestCase):
         self.assertLessEqual(plan.measured["latency"], 0.9)
         self.assertLess(plan.costs().shares["macs"], 1.0)
 
+    @parameterized.parameters(
+        {"latency": 1.0}, {"latency_ms": 1e6}, {"file_bytes": 1.0}
+    )
+    def test_what_does_not_bind_prunes_nothing(self, **bounds):
+        """However timing scatters: the whole model is what it is."""
+        plan = SparsityPlan.for_budget(network(), Budget(**bounds))
+        self.assertEqual([g.keep for g in plan.groups], [32, 64])
+
+    def test_recurrent_layers(self):
+        """Which convert for one row at a time alone."""
+        inputs = keras.Input((5, 4))
+        x = layers.GRU(32, name="gru")(inputs)
+        model = keras.Model(inputs, layers.Dense(3, name="out")(x))
+        budget = Budget(file_bytes=0.9)
+        plan = SparsityPlan.for_budget(model, budget, round_to=1)
+        before, after = plan.measured["file_bytes"]
+        self.assertLessEqual(after, 0.9 * before)
+        self.assertLess(plan.groups[0].keep, 32)
+
     def test_a_candidate_is_what_strip_leaves(self):
         model = zoo.make("residual")
         plan = SparsityPlan.uniform(model, filters=0.5)

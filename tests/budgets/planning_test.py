@@ -124,6 +124,16 @@ class ForBudgetTest(parameterized.TestCase):
             .digest(),
         )
 
+    def test_a_cost_that_there_is_not(self):
+        inputs = keras.Input((6,))
+        x = layers.Dense(32, name="a")(inputs)
+        model = keras.Model(inputs, layers.Dense(2, name="out")(x))
+        budget = Budget(conv_weights=0.5, macs=0.5)
+        plan = SparsityPlan.for_budget(model, budget, round_to=1)
+        self.assertEqual([g.keep for g in plan.groups], [16])
+        plan = SparsityPlan.for_budget(model, Budget(conv_weights=0.5))
+        self.assertEqual([g.keep for g in plan.groups], [32])
+
     def test_columns_share_the_budget(self):
         budget = Budget(parameters=0.4)
         plan = SparsityPlan.for_budget(wide(), budget, columns=0.5)
