@@ -284,8 +284,10 @@ class SparsityPlan:
             evaluate: For allocations that measure: `evaluate(model)`, the
                 higher the better.
             columns: Fraction of the columns to remove as well, as in
-                `uniform`. The budget is met once `strip` leaves them out, as
-                with `lowering="fewest_parameters"`.
+                `uniform`. They count as left out, as `strip` does with
+                `lowering="fewest_parameters"`, and by their share: the few
+                columns by which kernels are rounded, and the indices of those
+                that stay, are not in it. Files are measured with them.
             round_to: Widths are multiples of this; of a half, a quarter and
                 so on of it where a group would have fewer than four widths
                 to choose from.
