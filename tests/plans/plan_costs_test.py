@@ -95,7 +95,7 @@ class PlanCostsTest(parameterized.TestCase):
         self.assertEqual(plan.kernels, lenet5().kernels)
         for first in (0, 21, 1.5, True):
             with self.assertRaisesRegex(ValueError, "one whole number per"):
-                lenet5().with_kept(kept)
+                lenet5().with_kept([first, 1, 1])
         with self.assertRaisesRegex(ValueError, "one whole number per"):
             lenet5().with_kept([20, 25])
         noted = plan.with_notes(["why", "", ""])
