@@ -309,8 +309,8 @@ class SparsityPlan:
         print(plan.costs())
         ```
         """
-        make = getattr(budget, "plan", None)
-        if not callable(make) or isinstance(budget, type):
+        make: Any = getattr(budget, "plan", None)
+        if isinstance(budget, type) or not callable(make):
             raise TypeError(
                 "Expected `budget` to be a `keras_prm.Budget`, such as "
                 "`keras_prm.Budget(macs=0.5)`. Received: "
@@ -323,7 +323,10 @@ class SparsityPlan:
             "floor": floor,
         }
         evidence = score, data, loss, evaluate
-        return make(model, allocation, *evidence, **options)
+        found: SparsityPlan = budget.plan(
+            model, allocation, *evidence, **options
+        )
+        return found
 
     @classmethod
     def _explicit(cls, model, graph, layers, round_to=1):
