@@ -99,9 +99,9 @@ class WidthCosts:
         coefficients = _constant(self.coefficients, numpy)
         total: Any = 0.0
         for i, slopes in enumerate(self._slopes):
-            rest = math.prod(factors[:i] + factors[i + 1 :])
-            if len(factors) == 1:
-                rest = numpy.ones_like(factors[0])
+            rest: Any = numpy.ones_like(factors[i])
+            if len(factors) > 1:
+                rest = math.prod(factors[:i] + factors[i + 1 :])
             weighted = numpy.multiply(rest[..., None, :], coefficients)
             total = total + numpy.matmul(weighted, _constant(slopes, numpy))
         return total
@@ -126,8 +126,11 @@ class WidthCosts:
         return self._named(self.dense)
 
     def _named(self, values):
-        found = dict(zip(NAMES, map(int, np.rint(values).tolist())))
-        return found | {"macs": None} if self.macs_note else found
+        counts = map(int, np.rint(values).tolist())
+        found: dict[str, int | None] = dict(zip(NAMES, counts))
+        if self.macs_note:
+            found["macs"] = None
+        return found
 
     def _factors(self, kept, numpy):
         """The widths that each term multiplies, by their place in it."""

@@ -57,7 +57,7 @@ def _spread(problem, kept):
     return shares[free].max() / shares[free].min() if free.any() else 1.0
 
 
-def filled(problem, kept, limit=1):
+def filled(problem, kept, limit: int | None = 1):
     """Numbers to keep, raised where the budget allows more.
 
     The group of the lowest share rises first.

@@ -73,14 +73,14 @@ class Candidates:
         self._found = {}
         self._inputs = random_inputs.random(self._view)
         self._batch_size = None
+        self._runs = _LEAST_RUNS
         self.num_made = 0
-        self._dense_path = self._exported_dense()
-        self._opened = LiteRTModel(self._dense_path) if is_timed else None
+        path = self._exported_dense()
+        self._opened = LiteRTModel(path) if is_timed else None
         seconds = self._timed([self._opened])[0] if is_timed else None
         self._runs = self._num_runs(seconds)
-        size = self._dense_path.stat().st_size
-        shares = (1000 * seconds, 1.0) if seconds else (None, None)
-        self.dense = Measured(size, *shares)
+        times = (1000 * seconds, 1.0) if seconds else (None, None)
+        self.dense = Measured(path.stat().st_size, *times)
 
     def measure(self, plan, again=False):
         """What the small model of a plan costs; measured once.
@@ -110,11 +110,10 @@ class Candidates:
         return Measured(size, 1000 * small, small / dense)
 
     def _timed(self, files):
-        runs = getattr(self, "_runs", _LEAST_RUNS)
         row = [x[:1] for x in self._inputs]
         names = [keras_graph.input_layer(x).name for x in self._view.inputs]
         sample = row[0] if len(row) == 1 else dict(zip(names, row))
-        return latency(files, sample, runs=runs, warmup=2)
+        return latency(files, sample, runs=self._runs, warmup=2)
 
     def _num_runs(self, seconds):
         runs = _SECONDS / 2 / max(seconds or 1.0, 1e-6)

@@ -21,6 +21,8 @@ from keras_prm.analysis.width_costs import NAMES
 from keras_prm.budgets.candidates import Candidates
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from keras_prm.budgets.candidates import Measured
 
 MOST_CANDIDATES, MOST_ROUNDS = 8, 16
@@ -142,7 +144,7 @@ class _Search:
         self._candidates = candidates
         self._dials = dials
         self._solve = solve
-        self._best = None
+        self._best: Any = None
         self._last = None
 
     def run(self):
@@ -159,9 +161,8 @@ class _Search:
             if self._try(plan, asked):
                 break
             longest = max(longest, time.perf_counter() - began)
-        if self._best is None:
-            self._try_floors()
-        return self._best[1]
+        best: Any = self._best or self._of_floors()
+        return best[1]
 
     def _bounded(self, asked):
         """The problem with the analytic shares that are asked for as bounds."""
@@ -210,7 +211,7 @@ class _Search:
             "latency": measured.latency,
         }
 
-    def _try_floors(self):
+    def _of_floors(self):
         """Takes the plan of all floors, or raises: it is the least."""
         floors = self._problem.floors
         plan = self._solve(
@@ -223,6 +224,7 @@ class _Search:
             self._try(plan, [0.0] * len(self._dials))
         if self._best is None:
             self._refuse(self._shares(self._candidates.measure(plan)))
+        return self._best
 
     def _refuse(self, least):
         dense = self._candidates.dense

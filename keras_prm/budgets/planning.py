@@ -20,6 +20,7 @@ from keras_prm.utils import validation
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Any
 
 # One in fifty: what the sparsest layer of the sparsest recipe keeps, the
 # first dense one of LeNet-5 with 235 times fewer weights.
@@ -114,7 +115,7 @@ def _problem(model, budget, evidence, options):
         model, 0.5, options.columns, exclude=options.exclude
     )
     plan = plan.with_kept([group.size for group in plan.groups])
-    costs = plan.width_costs
+    costs: Any = plan.width_costs
     levels = group_levels(
         trace(model), plan, int(options.round_to), options.floor
     )

@@ -289,8 +289,10 @@ class SparsityPlan:
             evaluate: For allocations that measure: `evaluate(model)`, the
                 higher the better.
             columns: Fraction of the columns to remove as well, as in
-                `uniform`. The budget is met once `strip` leaves them out, as
-                with `lowering="fewest_parameters"`.
+                `uniform`. They count as left out, as `strip` does with
+                `lowering="fewest_parameters"`, and by their share: the few
+                columns by which kernels are rounded, and the indices of those
+                that stay, are not in it. Files are measured with them.
             round_to: Widths are multiples of this; of a half, a quarter and
                 so on of it where a group would have fewer than four widths
                 to choose from.
@@ -312,8 +314,8 @@ class SparsityPlan:
         print(plan.costs())
         ```
         """
-        make = getattr(budget, "plan", None)
-        if not callable(make) or isinstance(budget, type):
+        make: Any = getattr(budget, "plan", None)
+        if isinstance(budget, type) or not callable(make):
             raise TypeError(
                 "Expected `budget` to be a `keras_prm.Budget`, such as "
                 "`keras_prm.Budget(macs=0.5)`. Received: "
@@ -326,7 +328,10 @@ class SparsityPlan:
             "floor": floor,
         }
         evidence = score, data, loss, evaluate
-        return make(model, allocation, *evidence, **options)
+        found: SparsityPlan = budget.plan(
+            model, allocation, *evidence, **options
+        )
+        return found
 
     @classmethod
     def _explicit(cls, model, graph, layers, round_to=1):

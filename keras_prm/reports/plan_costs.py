@@ -115,7 +115,7 @@ class PlanCosts(Report):
 def _measured_cells(before, after):
     both = before, after
     texts = [f"{x:,}" if isinstance(x, int) else f"{x:.4g}" for x in both]
-    return (*texts, f"{after / before:.1%}")
+    return texts[0], texts[1], f"{after / before:.1%}"
 
 
 def _short(name):

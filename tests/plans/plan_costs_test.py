@@ -93,15 +93,9 @@ class PlanCostsTest(parameterized.TestCase):
         plan = lenet5().with_kept([20, 25, 500])
         self.assertEqual([g.keep for g in plan.groups], [20, 25, 500])
         self.assertEqual(plan.kernels, lenet5().kernels)
-        for kept in (
-            [20, 25],
-            [0, 1, 1],
-            [21, 1, 1],
-            [1.5, 1, 1],
-            [True, 1, 1],
-        ):
+        for first in (0, 21, 1.5, True):
             with self.assertRaisesRegex(ValueError, "one whole number per"):
-                lenet5().with_kept(kept)
+                lenet5().with_kept([first, 1, 1])
         with self.assertRaisesRegex(ValueError, "one whole number per"):
             lenet5().with_kept([20, 25])
         noted = plan.with_notes(["why", "", ""])
