@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 # One in fifty: what the sparsest layer of the sparsest recipe keeps, the
 # first dense one of LeNet-5 with 235 times fewer weights.
 FLOOR = 0.02
+# Begins as uniform, and leaves the rest to ADMM.
+LEARNED = "learned"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +49,10 @@ def plan_for(model, budget, allocation, evidence, options):
         evidence: `Evidence`.
         options: `Options`.
     """
-    learned = allocation == "learned"
+    learned = isinstance(allocation, str) and allocation == LEARNED
     allocate = _allocation("uniform" if learned else allocation, evidence)
+    if learned:
+        _check_is_counted(budget)
     plan_checks.check_round_to(options.round_to)
     _check_floor(options.floor)
     problem = _problem(model, budget, evidence, options)
@@ -58,6 +62,18 @@ def plan_for(model, budget, allocation, evidence, options):
         )
     plan = solved(problem, allocate)
     return plan.with_shared(problem.shared()) if learned else plan
+
+
+def _check_is_counted(budget):
+    """ADMM knows of widths, and not what a file or a device makes of them."""
+    bad = {n: x for n, x in budget.bounds().items() if n not in NAMES}
+    if bad:
+        raise ValueError(
+            f"ADMM can share out {[*NAMES]} while it trains, and nothing that "
+            "has to be measured. Give one of these, such as "
+            "`keras_prm.Budget(macs=0.5)`, or take another allocation. "
+            f"Received: allocation='{LEARNED}' with {bad}"
+        )
 
 
 def solved(problem, allocate):
@@ -85,7 +101,8 @@ def _allocation(allocation, evidence):
         return allocation
     if not isinstance(allocation, str) or allocation not in ALLOCATIONS:
         raise ValueError(
-            f"There is no such allocation. Expected one of {[*ALLOCATIONS]}, "
+            "There is no such allocation. Expected one of "
+            f"{[*ALLOCATIONS, LEARNED]}, "
             "or a function from an `AllocationProblem` to the number of "
             f"channels that each group keeps. Received: "
             f"allocation={allocation!r}"

@@ -280,7 +280,9 @@ class SparsityPlan:
             model: A built functional or Sequential model; it is only read.
             budget: A `keras_prm.Budget`.
             allocation: Who keeps how much. `"uniform"`, the default: the same
-                share of the filters of every group. Or a function from an
+                share of the filters of every group. `"learned"`: ADMM chooses
+                the widths at each update, see `shared_budget`; before that
+                they are the uniform ones. Or a function from an
                 `AllocationProblem` to how many channels each group keeps, an
                 int array.
             score: For allocations that rank filters, see `keras_prm.scores`.

@@ -175,6 +175,8 @@ def plan_table(plan):
     ]
     rows += [("all", size, f"{at}: {why}") for at, why, size in plan.skipped]
     lines = _table(("filters kept", "of", "layers"), rows)
+    if plan.shared is not None:
+        lines.append("to begin with; ADMM chooses them within the budget")
     rows = [
         (
             f"{k.columns:.0%}",

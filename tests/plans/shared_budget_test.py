@@ -118,6 +118,15 @@ class SharedBudgetTest(parameterized.TestCase):
         self.assertNotEqual(fixed.digest(), plan.digest())
         self.assertIsInstance(again.shared, SharedBudget)
 
+    def test_says_that_widths_are_open(self):
+        plan = learned(network(), macs=0.3)
+        self.assertIn("ADMM chooses them", str(plan))
+        self.assertNotIn("ADMM chooses", str(plan.with_shared(None)))
+
+    def test_what_has_to_be_measured_is_refused(self):
+        with self.assertRaisesRegex(ValueError, "take another allocation"):
+            learned(network(), latency=0.5)
+
 
 class TrainingTest(parameterized.TestCase):
     def test_admm_chooses_and_strip_meets_the_budget(self):
