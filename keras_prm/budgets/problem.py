@@ -158,7 +158,9 @@ def _round_numbers(graph, own, others, round_to):
         and weight.out_ids is not None
         and own[graph.classes[weight.out_ids]].any()
     ]
-    free, gone = np.flatnonzero(own), np.flatnonzero(others)
+    classes = [graph.classes[weight.out_ids] for weight in kernels]
+    classes = np.unique(np.concatenate(classes))
+    free, gone = np.flatnonzero(own), classes[others[classes]]
     widths = plan_builder.widths(graph, kernels, free, gone)
     while True:
         numbers = np.arange(1, len(free) + 1)

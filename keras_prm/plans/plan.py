@@ -170,9 +170,7 @@ class SparsityPlan:
             columns: As in `uniform`.
             exclude: As in `uniform`.
         """
-        plan = cls._uniform(model, 0.5, columns, 1, exclude, "free")
-        if not plan.width_costs.exact:
-            plan = cls._uniform(model, 0.5, columns, 1, exclude, "free", True)
+        plan = cls._uniform(model, 0.5, columns, 1, exclude, "free", True)
         return plan.with_kept([group.size for group in plan.groups])
 
     @classmethod

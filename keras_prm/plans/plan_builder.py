@@ -177,10 +177,10 @@ def widths(graph, weights, free, gone=()):
         those of one class; `None` where not all layers have all classes, or
         not equally many filters of each.
     """
-    found = []
+    found, gone = [], np.array([*gone], int)
     for weight in weights:
         classes = graph.classes[np.unique(weight.out_ids)]
-        classes = classes[~np.isin(classes, list(gone))]
+        classes = classes[~np.isin(classes, gone)]
         names, counts = np.unique(classes, return_counts=True)
         counts = counts[np.isin(names, free)]
         if len(counts) < len(free) or len(set(counts.tolist())) > 1:
