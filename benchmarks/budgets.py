@@ -73,6 +73,7 @@ def measure(name, size, seed, timed):
         row["budgets"][kind] = found
         row["groups"] = len(plan.groups)
     if timed:
+        model.set_weights(weights)  # candidates are made of them
         plan, found = planned(model, {"latency": LATENCY})
         found["said"] = plan.measured["latency"] / LATENCY
         small = stripped(model, plan, weights)

@@ -21,7 +21,7 @@ from keras_prm.equivalence import random_inputs
 from keras_prm.litert import runtime
 from keras_prm.litert.export import export_litert
 from keras_prm.litert.model import LiteRTModel
-from keras_prm.litert.timing import latency
+from keras_prm.litert.timing import rounds
 from keras_prm.plans.plan_fit import class_numbers
 from keras_prm.pruning.masks import dead_vectors
 from keras_prm.rebuild import slim_model
@@ -77,7 +77,9 @@ class Candidates:
         self.num_made = 0
         path = self._exported_dense()
         self._opened = LiteRTModel(path) if is_timed else None
-        seconds = self._timed([self._opened])[0] if is_timed else None
+        seconds = None
+        if is_timed:
+            seconds = float(np.median(self._timed([self._opened])))
         self._runs = self._num_runs(seconds)
         times = (1000 * seconds, 1.0) if seconds else (None, None)
         self.dense = Measured(path.stat().st_size, *times)
@@ -106,14 +108,19 @@ class Candidates:
         size = path.stat().st_size
         if self._opened is None:
             return Measured(size)
-        dense, small = self._timed([self._opened, LiteRTModel(path)])
-        return Measured(size, 1000 * small, small / dense)
+        seconds = self._timed([self._opened, LiteRTModel(path)])
+        # Within a round both met the same load of the machine.
+        share = float(np.median(seconds[:, 1] / seconds[:, 0]))
+        return Measured(size, 1000 * float(np.median(seconds[:, 1])), share)
 
     def _timed(self, files):
+        """Seconds of each of the files in each round, in turn."""
         row = [x[:1] for x in self._inputs]
         names = [keras_graph.input_layer(x).name for x in self._view.inputs]
         sample = row[0] if len(row) == 1 else dict(zip(names, row))
-        return latency(files, sample, runs=self._runs, warmup=2)
+        for file in files:
+            file.load(sample)
+        return rounds([file.invoke for file in files], self._runs, warmup=2)
 
     def _num_runs(self, seconds):
         runs = _SECONDS / 2 / max(seconds or 1.0, 1e-6)

@@ -128,10 +128,7 @@ def _check_floor(floor):
 
 
 def _problem(model, budget, evidence, options):
-    plan = SparsityPlan.uniform(
-        model, 0.5, options.columns, exclude=options.exclude
-    )
-    plan = plan.with_kept([group.size for group in plan.groups])
+    plan = SparsityPlan.whole(model, options.columns, options.exclude)
     costs: Any = plan.width_costs
     levels = group_levels(
         trace(model), plan, int(options.round_to), options.floor

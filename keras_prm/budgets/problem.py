@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from keras_prm.plans import plan_builder
+from keras_prm.plans.plan_fit import class_numbers
 from keras_prm.plans.shared_budget import SharedBudget
 
 if TYPE_CHECKING:
@@ -138,43 +139,45 @@ def group_levels(graph, plan, round_to, floor):
         round_to: int.
         floor: A share below 1, or a number of classes.
     """
-    kernels, found = _kernels(graph, plan), []
+    numbers, found = class_numbers(graph, plan), []
     for group, stuck in zip(plan.groups, plan.width_costs.stuck, strict=True):
         least = floor if floor >= 1 else math.ceil(floor * group.size - 1e-9)
         least = min(max(1, int(least)), group.size)
         if stuck == 1:
             least = group.size
-        own = [row for row in kernels if _holds(group, row[1])]
-        numbers = _round_numbers(graph, group, own, round_to)
-        found.append(numbers[np.searchsorted(numbers, least) :])
+        own = (numbers >= group.start) & (numbers < group.start + group.size)
+        others = (numbers >= 0) & ~own
+        round_numbers = _round_numbers(graph, own, others, round_to)
+        found.append(round_numbers[np.searchsorted(round_numbers, least) :])
     return tuple(found)
 
 
-def _kernels(graph, plan):
-    """The weights with filters that the plan numbers, and these numbers."""
-    weights = {w.key: w for w in graph.weights.values()}
-    found = [(weights[k.key], np.array(k.out_classes)) for k in plan.kernels]
-    return [row for row in found if row[1].max(initial=-1) >= 0]
+def _round_numbers(graph, own, others, round_to):
+    """The numbers of a group's classes for which its part of widths is round.
 
-
-def _holds(group, numbers):
-    """Whether a kernel's filters are of a group; all are of one at most."""
-    return group.start <= numbers.max() < group.start + group.size
-
-
-def _round_numbers(graph, group, kernels, round_to):
-    classes = np.concatenate(
-        [graph.classes[w.out_ids[numbers >= 0]] for w, numbers in kernels]
-    )
-    weights = [weight for weight, _ in kernels]
-    widths = plan_builder.widths(graph, weights, np.unique(classes))
+    Args:
+        graph: The `DependencyGraph`.
+        own: bool array, the classes of the graph that are in the group.
+        others: The same of all other groups.
+        round_to: int.
+    """
+    kernels = [
+        weight
+        for weight in graph.weights.values()
+        if weight.role == "kernel"
+        and weight.out_ids is not None
+        and own[graph.classes[weight.out_ids]].any()
+    ]
+    classes = [graph.classes[weight.out_ids] for weight in kernels]
+    classes = np.unique(np.concatenate(classes))
+    free, gone = np.flatnonzero(own), classes[others[classes]]
+    widths = plan_builder.widths(graph, kernels, free, gone)
     while True:
-        numbers = np.arange(1, group.size + 1)
+        numbers = np.arange(1, len(free) + 1)
         is_round = numbers % round_to == 0
         if widths is not None:
-            is_round[:] = True
-            for own, each in widths:
-                is_round &= (own + each * numbers) % round_to == 0
+            sums = [start + each * numbers for start, each in widths]
+            is_round = (np.array(sums) % round_to == 0).all(axis=0)
         is_round[-1] = True
         if round_to == 1 or is_round.sum() >= _LEAST_LEVELS:
             return numbers[is_round]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import keras
 
+from keras_prm.analysis.channel_groups import ClassTable
 from keras_prm.analysis.trace import trace
 from keras_prm.analysis.trace import warn_of_quantized
 from keras_prm.analysis.width_costs import width_costs
@@ -150,6 +151,37 @@ class SparsityPlan:
         Warns:
             UserWarning: Layers are quantized, which no plan reaches.
         """
+        return cls._uniform(
+            model, filters, columns, round_to, exclude, column_pattern
+        )
+
+    @classmethod
+    def whole(
+        cls,
+        model: keras.Model,
+        columns: float = 0.0,
+        exclude: Iterable[str] = (),
+    ) -> SparsityPlan:
+        """A plan that keeps all filters, for `with_kept` to start from.
+
+        Its groups are those of `uniform`, but where the channels of a group
+        are not all worth the same, as when some of a residual stream go on
+        to a later stage. There those that are alike form a group of their
+        own, so that numbers to keep say what the model will cost; see
+        `WidthCosts.exact`.
+
+        Args:
+            model: A built functional or Sequential model.
+            columns: As in `uniform`.
+            exclude: As in `uniform`.
+        """
+        plan = cls._uniform(model, 0.5, columns, 1, exclude, "free", True)
+        return plan.with_kept([group.size for group in plan.groups])
+
+    @classmethod
+    def _uniform(
+        cls, model, filters, columns, round_to, exclude, pattern, alike=False
+    ):
         graph = trace(model)
         paths = plan_checks.kernel_paths(graph)
         plan_checks.check_names(exclude, paths, "exclude")
@@ -158,13 +190,14 @@ class SparsityPlan:
         plan_checks.check_fractions(targets)
         if filters or columns:
             what = "SparsityPlan.uniform leaves layers out"
-            warn_of_quantized(graph, what, stacklevel=2)
+            warn_of_quantized(graph, what, stacklevel=3)
         nothing = dict.fromkeys(targets, 0.0)
-        targets["column_pattern"] = column_pattern
+        targets["column_pattern"] = pattern
         wanted = {
             path: nothing if path in excluded else targets for path in paths
         }
-        return cls._build(model, graph, wanted, round_to, strict=False)
+        labels = ClassTable(graph).labels if alike else None
+        return cls._build(model, graph, wanted, round_to, False, labels)
 
     @classmethod
     def explicit(
@@ -347,10 +380,10 @@ class SparsityPlan:
         return cls._build(model, graph, wanted, round_to, strict=True)
 
     @classmethod
-    def _build(cls, model, graph, wanted, round_to, strict):
+    def _build(cls, model, graph, wanted, round_to, strict, labels=None):
         plan_checks.check_targets(wanted, round_to)
         groups, numbers, skipped = plan_builder.filter_groups(
-            model, graph, wanted, round_to, strict
+            model, graph, wanted, round_to, strict, labels
         )
         if not strict:
             skipped += plan_builder.unreached(graph)

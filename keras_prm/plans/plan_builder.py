@@ -13,8 +13,11 @@ from keras_prm.plans.records import ChannelGroup
 from keras_prm.plans.records import KernelPlan
 from keras_prm.utils import keras_hooks
 
+# Fewer channels that are alike make no group of their own.
+_LEAST_ALIKE = 8
 
-def filter_groups(model, graph, wanted, round_to, strict):
+
+def filter_groups(model, graph, wanted, round_to, strict, labels=None):
     """The groups of filters that compete, with their targets.
 
     Args:
@@ -24,6 +27,9 @@ def filter_groups(model, graph, wanted, round_to, strict):
         round_to: Multiple that the kept number is rounded up to.
         strict: Whether filters that are asked for and cannot be removed are
             an error rather than a row in `skipped`.
+        labels: int array, what is alike of the graph's classes, so that
+            channels of a group are; `None` where all compete whose filters
+            are tied.
 
     Returns:
         `(groups, numbers, skipped)`: list of `ChannelGroup`; dict from a
@@ -51,11 +57,13 @@ def filter_groups(model, graph, wanted, round_to, strict):
         counts = collections.Counter(reasons.values())
         skipped += [(name, why, number) for why, number in counts.items()]
         free = [number for number in classes if number not in reasons]
-        if free:
-            group = _group(graph, weights, free, targets.pop(), round_to)
-            found.append(ChannelGroup(name, len(numbers), len(free), *group))
-            numbers.update({c: len(numbers) + i for i, c in enumerate(free)})
-        else:
+        target = targets.pop()
+        for part in _alike(free, labels):
+            group = _group(graph, weights, part, target, round_to)
+            own = _makers(graph, weights, part) if part != free else name
+            found.append(ChannelGroup(own, len(numbers), len(part), *group))
+            numbers.update({c: len(numbers) + i for i, c in enumerate(part)})
+        if not free:
             refused.update(dict.fromkeys(asked, next(iter(counts))))
     if refused and strict:
         raise ValueError(
@@ -64,6 +72,27 @@ def filter_groups(model, graph, wanted, round_to, strict):
             f"Received filters for: {refused}"
         )
     return found, numbers, skipped
+
+
+def _alike(free, labels):
+    """Classes, those apart that differ; together where these are few."""
+    if not free or labels is None:
+        return [free] if free else []
+    found = {}
+    for number in free:
+        found.setdefault(labels[number], []).append(number)
+    few = min(map(len, found.values())) < _LEAST_ALIKE
+    return [free] if few else [*found.values()]
+
+
+def _makers(graph, weights, classes):
+    """The layers that have filters of some classes, joined by `+`."""
+    paths = {
+        weight.key.rpartition("/")[0]
+        for weight in weights
+        if np.isin(graph.classes[weight.out_ids], classes).any()
+    }
+    return "+".join(sorted(paths))
 
 
 def members(groups, numbers):
@@ -148,10 +177,10 @@ def widths(graph, weights, free, gone=()):
         those of one class; `None` where not all layers have all classes, or
         not equally many filters of each.
     """
-    found = []
+    found, gone = [], np.array([*gone], int)
     for weight in weights:
         classes = graph.classes[np.unique(weight.out_ids)]
-        classes = classes[~np.isin(classes, list(gone))]
+        classes = classes[~np.isin(classes, gone)]
         names, counts = np.unique(classes, return_counts=True)
         counts = counts[np.isin(names, free)]
         if len(counts) < len(free) or len(set(counts.tolist())) > 1:

@@ -134,6 +134,37 @@ class ForBudgetTest(parameterized.TestCase):
         plan = SparsityPlan.for_budget(model, Budget(conv_weights=0.5))
         self.assertEqual([g.keep for g in plan.groups], [32])
 
+    def test_channels_that_differ_are_told_apart(self):
+        """Of the stream of `a` half goes on beside `b`, as a stream of 32."""
+        inputs = keras.Input((16, 16, 3))
+        x = layers.Conv2D(16, 3, padding="same", name="a")(inputs)
+        for name in ("a1", "a2"):
+            y = layers.Conv2D(16, 3, padding="same", name=name)(x)
+            x = layers.Add()([x, layers.ReLU()(y)])
+        y = layers.Conv2D(16, 3, strides=2, padding="same", name="b")(x)
+        x = layers.Concatenate()([layers.MaxPooling2D()(x), y])
+        y = layers.Conv2D(32, 3, padding="same", name="b1")(x)
+        x = layers.GlobalAveragePooling2D()(layers.Add()([x, y]))
+        model = keras.Model(inputs, layers.Dense(4, name="out")(x))
+        zoo.randomize(model)
+        for bounds in ({"macs": 0.5}, {"parameters": 0.3}):
+            model = keras.models.clone_model(model)
+            zoo.randomize(model)
+            budget = Budget(**bounds)
+            plan = SparsityPlan.for_budget(model, budget, round_to=1)
+            self.assertEqual(
+                [(g.name, g.size) for g in plan.groups],
+                [("b+b1", 16), ("a+a1+a2+b1", 16)],
+            )
+            self.assertTrue(plan.width_costs.exact)
+            found = stripped(model, plan)
+            for name in ("macs", "parameters"):
+                said = plan.costs().pruned[name]
+                self.assertEqual(said, getattr(found, name))
+        uniform_plan = SparsityPlan.uniform(model, filters=0.5)
+        self.assertLen(uniform_plan.groups, 1)
+        self.assertFalse(uniform_plan.width_costs.exact)
+
     def test_columns_share_the_budget(self):
         budget = Budget(parameters=0.4)
         plan = SparsityPlan.for_budget(wide(), budget, columns=0.5)
