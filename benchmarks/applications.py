@@ -166,8 +166,15 @@ def _cells(row):
     ]
 
 
-def main(argv):
-    del argv
+def run(measure_one, is_done, summary, table):
+    """Measures all models that are asked for, and goes on where it stopped.
+
+    Args:
+        measure_one: Returns the row of a model, by its name.
+        is_done: Whether a row of before stands.
+        summary: What is printed of a row.
+        table: What `--table` is written with, of all rows.
+    """
     path = pathlib.Path(FLAGS.rows)
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = read_rows(path)
@@ -177,7 +184,7 @@ def main(argv):
             continue
         place = f"[{time.strftime('%H:%M:%S')}, {number} of {len(names)}]"
         print(f"{place} {name}", flush=True)
-        rows[name] = isolated(name, FLAGS.size, FLAGS.seed, FLAGS.saved)
+        rows[name] = measure_one(name)
         print(f"  {summary(rows[name])}", flush=True)
         with path.open("a") as file:
             print(json.dumps(rows[name]), file=file)
@@ -186,6 +193,15 @@ def main(argv):
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(table(rows))
     sys.exit(not all(rows[name].get("passed") for name in names))
+
+
+def main(argv):
+    del argv
+
+    def measure_one(name):
+        return isolated(name, FLAGS.size, FLAGS.seed, FLAGS.saved)
+
+    run(measure_one, is_done, summary, table)
 
 
 if __name__ == "__main__":

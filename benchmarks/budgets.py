@@ -11,14 +11,11 @@ a run that was stopped goes on.
 """
 
 import concurrent.futures
-import json
 import multiprocessing
 import os
 import pathlib
 import resource
-import sys
 import tempfile
-import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -183,22 +180,11 @@ def table(rows):
 
 def main(argv):
     del argv
-    path = pathlib.Path(FLAGS.rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows = applications.read_rows(path)
-    names = FLAGS.models or list(application_models.constructors())
-    for number, name in enumerate(names, start=1):
-        if is_done(rows.get(name, {})) and not FLAGS.again:
-            continue
-        place = f"[{time.strftime('%H:%M:%S')}, {number} of {len(names)}]"
-        print(f"{place} {name}", flush=True)
-        rows[name] = isolated(name, FLAGS.size, FLAGS.seed, FLAGS.latency)
-        print(f"  {summary(rows[name])}", flush=True)
-        with path.open("a") as file:
-            print(json.dumps(rows[name]), file=file)
-    if FLAGS.table:
-        pathlib.Path(FLAGS.table).write_text(table(rows))
-    sys.exit(not all(rows[name].get("passed") for name in names))
+
+    def measure_one(name):
+        return isolated(name, FLAGS.size, FLAGS.seed, FLAGS.latency)
+
+    applications.run(measure_one, is_done, summary, table)
 
 
 if __name__ == "__main__":

@@ -53,8 +53,9 @@ class WidthCosts:
         column_rows: int array, one entry per kernel of the plan: the width
             that stands for the share of its columns that stays; -1 for none.
         exact: Whether the classes of each group are alike, so that it does
-            not matter which of them stay. Where they are not, each counts as
-            their mean.
+            not matter which of them stay. Where they are not, what goes with
+            each of them at least is counted, so that no cost is higher than
+            is said.
         stuck: float array `(groups,)`, the share of the classes of a group
             that `strip` cannot take out though their filters went.
         macs_note: Why MACs are unknown, and count as 0; `""` if they are not.
@@ -274,18 +275,22 @@ class _Terms:
         groups, slopes = self._groups[classes], []
         fixed = float((~self._fates.goes[classes[groups < 0]]).sum())
         for group in np.unique(groups[groups >= 0]).tolist():
-            self._check_alike(classes[groups == group], group)
-            each = int((groups == group).sum()) / int(self._sizes[group])
+            size, each = int(self._sizes[group]), self._least(classes, group)
             stuck = float(self._fates.stuck[group])
-            fixed += each * stuck * int(self._sizes[group])
+            # What not every class has a position for stays in any case.
+            fixed += int((groups == group).sum()) - each * size
+            fixed += each * stuck * size
             stays = 1 - float(self._fates.unread[group]) - stuck
             slopes.append((group, each * stays))
         return fixed, tuple(slopes)
 
-    def _check_alike(self, classes, group):
-        found, counts = np.unique(classes, return_counts=True)
+    def _least(self, classes, group):
+        """How many positions of an axis go at least with a class of a group."""
+        own = classes[self._groups[classes] == group]
+        found, counts = np.unique(own, return_counts=True)
         is_whole = len(found) == self._sizes[group]
         self._exact &= bool(is_whole and (counts == counts[0]).all())
+        return int(counts.min()) if is_whole else 0
 
     def record(self, dense, column_rows, macs_note):
         """The `WidthCosts` of what was added."""

@@ -8,13 +8,10 @@ from typing import TYPE_CHECKING
 
 from keras_prm.analysis.width_costs import NAMES
 from keras_prm.budgets import planning
-from keras_prm.budgets import problem
 from keras_prm.equivalence import tolerances
 from keras_prm.utils import validation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from collections.abc import Iterable
     from typing import Any
 
     import keras
@@ -118,27 +115,14 @@ class Budget:
                 f"Received: {said}"
             )
 
-    def plan(
-        self,
-        model: keras.Model,
-        allocation: str | Callable[..., Any] = "uniform",
-        score: Callable[..., Any] | None = None,
-        data: Any = None,
-        loss: Any = None,
-        evaluate: Callable[..., Any] | None = None,
-        columns: float = 0.0,
-        round_to: int = 8,
-        exclude: Iterable[str] = (),
-        floor: float = planning.FLOOR,
-    ) -> SparsityPlan:
-        """The plan that meets it; see `SparsityPlan.for_budget`."""
-        return planning.plan_for(
-            model,
-            self,
-            allocation,
-            problem.Evidence(score, data, loss, evaluate),
-            planning.Options(columns, round_to, exclude, floor),
-        )
+    def plan(self, model: keras.Model, **options: Any) -> SparsityPlan:
+        """The plan that meets it.
+
+        Args:
+            model: The model.
+            **options: As `SparsityPlan.for_budget` takes them, all of them.
+        """
+        return planning.plan_for(model, self, **options)
 
 
 def _check_numbers(bounds):

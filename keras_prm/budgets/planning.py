@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,15 +10,16 @@ from keras_prm.analysis.trace import trace
 from keras_prm.analysis.width_costs import NAMES
 from keras_prm.budgets import measured
 from keras_prm.budgets.allocations import ALLOCATIONS
+from keras_prm.budgets.allocations import ENOUGH
 from keras_prm.budgets.allocations import USES
 from keras_prm.budgets.problem import AllocationProblem
+from keras_prm.budgets.problem import Evidence
 from keras_prm.budgets.problem import group_levels
 from keras_prm.plans import plan_checks
 from keras_prm.plans.plan import SparsityPlan
 from keras_prm.utils import validation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from typing import Any
 
 # One in fifty: what the sparsest layer of the sparsest recipe keeps, the
@@ -29,39 +29,72 @@ FLOOR = 0.02
 LEARNED = "learned"
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """How a plan is made, see `SparsityPlan.for_budget`."""
-
-    columns: float = 0.0
-    round_to: int = 8
-    exclude: Iterable[str] = ()
-    floor: float = FLOOR
-
-
-def plan_for(model, budget, allocation, evidence, options):
+def plan_for(
+    model, budget, allocation, columns, round_to, exclude, floor, **evidence
+):
     """The plan that meets a budget.
 
     Args:
         model: The model; it is only read.
         budget: The `Budget`.
-        allocation: A name in `ALLOCATIONS`, or a function like those.
-        evidence: `Evidence`.
-        options: `Options`.
+        allocation: A name in `ALLOCATIONS`, `LEARNED`, or a function like
+            those that are named.
+        columns: As of `SparsityPlan.for_budget`.
+        round_to: The same.
+        exclude: The same.
+        floor: The same.
+        **evidence: The fields of `Evidence`.
     """
     learned = isinstance(allocation, str) and allocation == LEARNED
-    allocate = _allocation("uniform" if learned else allocation, evidence)
+    looks_at = Evidence(**evidence)
+    allocate = _allocation("uniform" if learned else allocation, looks_at)
     if learned:
         _check_is_counted(budget)
-    plan_checks.check_round_to(options.round_to)
-    _check_floor(options.floor)
-    problem = _problem(model, budget, evidence, options)
+    plan_checks.check_round_to(round_to)
+    _check_floor(floor)
+    whole = SparsityPlan.whole(model, columns, exclude)
+    costs: Any = whole.width_costs
+    bounds = _bounds(model, budget, costs)
+    graph = trace(model)
+
+    def problem_of(round_to):
+        levels = group_levels(graph, whole, round_to, floor)
+        return AllocationProblem(model, whole, costs, bounds, levels, looks_at)
+
     if any(name not in NAMES for name in budget.bounds()):
         return measured.search(
-            problem, budget, lambda problem: solved(problem, allocate)
+            problem_of(int(round_to)),
+            budget,
+            lambda problem: solved(problem, allocate),
         )
-    plan = solved(problem, allocate)
+    # What somebody else's allocation leaves unused, it may mean to.
+    enough = 0.0 if callable(allocation) else ENOUGH
+    plan, problem = _used_up(problem_of, int(round_to), allocate, enough)
     return plan.with_shared(problem.shared()) if learned else plan
+
+
+def _used_up(problem_of, round_to, allocate, enough):
+    """The plan of widths as round as the budget lets them be.
+
+    Args:
+        problem_of: The `AllocationProblem` of a `round_to`.
+        round_to: The one that is asked for.
+        allocate: The allocation, a function.
+        enough: What the bound that binds is to be used to.
+
+    Returns:
+        `(plan, problem)`.
+    """
+    while True:
+        problem = problem_of(round_to)
+        if round_to == 1 or problem.fits(problem.floors):
+            plan = solved(problem, allocate)
+            kept = [group.keep for group in plan.groups]
+            is_whole = kept == list(problem.sizes)
+            usage = problem.usage(kept).max()
+            if round_to == 1 or is_whole or usage >= enough:
+                return plan, problem
+        round_to //= 2
 
 
 def _check_is_counted(budget):
@@ -125,16 +158,6 @@ def _check_floor(floor):
             "least: a share in (0, 1), or a whole number. "
             f"Received: floor={floor!r}"
         )
-
-
-def _problem(model, budget, evidence, options):
-    plan = SparsityPlan.whole(model, options.columns, options.exclude)
-    costs: Any = plan.width_costs
-    levels = group_levels(
-        trace(model), plan, int(options.round_to), options.floor
-    )
-    bounds = _bounds(model, budget, costs)
-    return AllocationProblem(model, plan, costs, bounds, levels, evidence)
 
 
 def _bounds(model, budget, costs):

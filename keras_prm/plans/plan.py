@@ -330,7 +330,8 @@ class SparsityPlan:
                 that stay, are not in it. Files are measured with them.
             round_to: Widths are multiples of this; of a half, a quarter and
                 so on of it where a group would have fewer than four widths
-                to choose from.
+                to choose from, and of all groups where the budget could not
+                be met, or not used to 97 %, with what is counted.
             exclude: As in `uniform`.
             floor: What each group keeps at least: a share of its filters,
                 or, from 1 on, their number.
@@ -356,15 +357,17 @@ class SparsityPlan:
                 "`keras_prm.Budget(macs=0.5)`. Received: "
                 f"budget={budget!r} (of type {type(budget).__name__})"
             )
-        options: dict[str, Any] = {
-            "columns": columns,
-            "round_to": round_to,
-            "exclude": exclude,
-            "floor": floor,
-        }
-        evidence = score, data, loss, evaluate
         found: SparsityPlan = budget.plan(
-            model, allocation, *evidence, **options
+            model,
+            allocation=allocation,
+            score=score,
+            data=data,
+            loss=loss,
+            evaluate=evaluate,
+            columns=columns,
+            round_to=round_to,
+            exclude=exclude,
+            floor=floor,
         )
         return found
 
@@ -447,8 +450,9 @@ class SparsityPlan:
 
         What iterative pruning asks for on its way. Of the filters that a
         group loses, `share` go, rounded down; of the fraction of columns
-        that a kernel loses, `share`. A larger share never removes fewer, and
-        1 is the plan itself. Widths are multiples of `round_to` only there.
+        that a kernel loses, `share`; of what a shared budget takes, `share`.
+        A larger share never removes fewer, and 1 is the plan itself. Widths
+        are multiples of `round_to` only there.
 
         Args:
             share: Share of each target, in [0, 1].
@@ -478,11 +482,13 @@ class SparsityPlan:
             dataclasses.replace(kernel, columns=kernel.columns * share)
             for kernel in self.kernels
         ]
-        costs = self.width_costs
+        costs, shared = self.width_costs, self.shared
+        if shared is not None:
+            shared = shared.at_share(share, costs)
         if costs is not None:
             costs = costs.with_columns([k.columns for k in kernels])
         rest = self.variables, self.skipped, self.weights, costs
-        return SparsityPlan(kernels, groups, *rest)
+        return SparsityPlan(kernels, groups, *rest, shared=shared)
 
     def with_kept(self, kept: Sequence[int]) -> SparsityPlan:
         """The plan with other numbers of filters to keep.

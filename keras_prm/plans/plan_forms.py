@@ -48,14 +48,14 @@ def to_config(plan):
     told = {} if costs is None else {"costs": costs.to_config()}
     if plan.measured:
         told["measured"] = dict(plan.measured)
-    if plan.shared is not None:
-        told["shared"] = plan.shared.to_config()
     return asked_of(plan) | told
 
 
 def asked_of(plan):
     """The part of a plan's config that says what is asked of which model."""
+    shared = plan.shared
     return {
+        **({} if shared is None else {"shared": shared.to_config()}),
         "kernels": [dataclasses.asdict(k) for k in plan.kernels],
         "groups": [dataclasses.asdict(g) for g in plan.groups],
         "variables": [[n, list(s)] for n, s in plan.variables],
@@ -152,8 +152,8 @@ def digest(plan):
         ]
         for entry in config["kernels"] + config["groups"]
     ]
-    if plan.shared is not None:
-        parts.append(plan.shared.to_config())
+    if "shared" in config:
+        parts.append(config["shared"])
     return hashlib.sha256(json.dumps(parts).encode()).digest()
 
 

@@ -104,6 +104,14 @@ class SharedBudget:
             ops.convert_to_tensor(offsets.astype("int32")),
         )
 
+    def at_share(self, share: float, costs: WidthCosts) -> SharedBudget:
+        """The budget that takes a share of what this one takes away."""
+        bounds = {
+            i: float((1 - share) * costs.dense[i] + share * bound)
+            for i, bound in self.bounds.items()
+        }
+        return dataclasses.replace(self, bounds=bounds)
+
     def to_config(self) -> dict[str, Any]:
         """It as lists and numbers, for JSON."""
         bounds = [[int(i), float(bound)] for i, bound in self.bounds.items()]

@@ -29,8 +29,8 @@ class PlanCosts(Report):
             columns, without these: what a `strip` that leaves them out
             stores, indices aside.
         groups: tuple of `(layers, kept, size)` per group of filters.
-        is_exact: Whether it does not matter which filters stay. If not, what
-            each is worth counts as their mean.
+        is_exact: Whether it does not matter which filters stay. If not, it
+            may be less than is said.
         macs_note: Why MACs are unknown, `""` if they are not.
         measured: dict with what was measured of the exported files, where a
             budget asked for it: `"quantize"`, `"file_bytes"` and
@@ -75,7 +75,9 @@ class PlanCosts(Report):
         lines = tables.aligned([head, *cells], ["", *names])
         notes = []
         if not self.is_exact:
-            notes.append("Filters of a group differ: their mean is counted.")
+            notes.append(
+                "Filters of a group differ: it may be less than is said."
+            )
         if self.macs_note:
             notes.append(f"MACs are unknown: {self.macs_note}.")
         return "\n".join(lines + notes)

@@ -100,6 +100,13 @@ class SharedBudgetTest(parameterized.TestCase):
         for number, levels in zip(kept, plan.shared.levels):
             self.assertIn(number, levels)
 
+    def test_a_share_of_the_plan(self):
+        model = network()
+        plan = learned(model, macs=0.3)
+        self.assertEqual(plan.at_share(1.0), plan)
+        half = project(plan.at_share(0.5), model)
+        self.assertEqual(half, project(plan, model, share=0.5))
+
     def test_a_kernel_of_zeros(self):
         model = network()
         plan = learned(model, macs=0.3)
@@ -116,6 +123,7 @@ class SharedBudgetTest(parameterized.TestCase):
         self.assertEqual(again.digest(), plan.digest())
         fixed = plan.with_shared(None)
         self.assertNotEqual(fixed.digest(), plan.digest())
+        self.assertNotEqual(fixed, plan)
         self.assertIsInstance(again.shared, SharedBudget)
 
     def test_says_that_widths_are_open(self):
