@@ -6,6 +6,7 @@ In reading order:
     plan             `SparsityPlan`
     kept_numbers     from numbers that stay to fractions
     plan_forms       its config, its file, its digest, its text
+    plan_makers      from what is asked of layers to a plan
     plan_builder     from fractions per layer to groups of channels and kernels
     plan_fit         whether a plan is of a model, and its names there
     plan_checks      what a plan may ask of which layers

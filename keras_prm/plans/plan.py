@@ -8,13 +8,8 @@ from typing import TYPE_CHECKING
 
 import keras
 
-from keras_prm.analysis.channel_groups import ClassTable
 from keras_prm.analysis.trace import trace
-from keras_prm.analysis.trace import warn_of_quantized
-from keras_prm.analysis.width_costs import width_costs
-from keras_prm.plans import kept_numbers
-from keras_prm.plans import plan_builder
-from keras_prm.plans import plan_checks
+from keras_prm.plans import plan_makers
 from keras_prm.plans.plan_forms import asked_of
 from keras_prm.plans.plan_forms import digest
 from keras_prm.plans.plan_forms import plan_costs
@@ -26,7 +21,6 @@ from keras_prm.plans.projections import removed_count
 from keras_prm.plans.records import ChannelGroup
 from keras_prm.plans.records import KernelPlan
 from keras_prm.utils import atomic_files
-from keras_prm.utils import signatures
 from keras_prm.utils import validation
 from keras_prm.utils.signatures import Signature
 
@@ -151,8 +145,8 @@ class SparsityPlan:
         Warns:
             UserWarning: Layers are quantized, which no plan reaches.
         """
-        return cls._uniform(
-            model, filters, columns, round_to, exclude, column_pattern
+        return plan_makers.uniform(
+            cls, model, filters, columns, round_to, exclude, column_pattern
         )
 
     @classmethod
@@ -175,29 +169,10 @@ class SparsityPlan:
             columns: As in `uniform`.
             exclude: As in `uniform`.
         """
-        plan = cls._uniform(model, 0.5, columns, 1, exclude, "free", True)
+        plan = plan_makers.uniform(
+            cls, model, 0.5, columns, 1, exclude, "free", alike=True
+        )
         return plan.with_kept([group.size for group in plan.groups])
-
-    @classmethod
-    def _uniform(
-        cls, model, filters, columns, round_to, exclude, pattern, alike=False
-    ):
-        graph = trace(model)
-        paths = plan_checks.kernel_paths(graph)
-        plan_checks.check_names(exclude, paths, "exclude")
-        excluded = plan_checks.matching(exclude, paths)
-        targets: dict[str, Any] = {"filters": filters, "columns": columns}
-        plan_checks.check_fractions(targets)
-        if filters or columns:
-            what = "SparsityPlan.uniform leaves layers out"
-            warn_of_quantized(graph, what, stacklevel=3)
-        nothing = dict.fromkeys(targets, 0.0)
-        targets["column_pattern"] = pattern
-        wanted = {
-            path: nothing if path in excluded else targets for path in paths
-        }
-        labels = ClassTable(graph).labels if alike else None
-        return cls._build(model, graph, wanted, round_to, False, labels)
 
     @classmethod
     def explicit(
@@ -232,7 +207,7 @@ class SparsityPlan:
                 '{"conv1": {"filters": 0.5}}. For the same targets '
                 f"everywhere, use `uniform`. Received: layers={layers!r}"
             )
-        return cls._explicit(model, trace(model), layers, round_to)
+        return plan_makers.explicit(cls, model, trace(model), layers, round_to)
 
     @classmethod
     def keep(
@@ -274,19 +249,7 @@ class SparsityPlan:
         )
         ```
         """
-        graph = trace(model)
-        kernels = plan_checks.kernel_paths(graph)
-        whole = graph if network is None else trace(network)
-        kept = kept_numbers.matched(
-            layers, kernels, plan_checks.kernel_paths(whole)
-        )
-        targets = dict.fromkeys(kept, {})
-        targets |= kept_numbers.filter_targets(kept, graph, kernels)
-        columns = kept_numbers.column_targets(
-            kept, cls._explicit(model, graph, targets), kernels, column_pattern
-        )
-        targets |= {path: targets[path] | columns[path] for path in columns}
-        return cls._explicit(model, graph, targets)
+        return plan_makers.keep(cls, model, layers, column_pattern, network)
 
     @classmethod
     def for_budget(
@@ -370,49 +333,6 @@ class SparsityPlan:
             floor=floor,
         )
         return found
-
-    @classmethod
-    def _explicit(cls, model, graph, layers, round_to=1):
-        paths = plan_checks.kernel_paths(graph)
-        plan_checks.check_names(layers, paths, "layers")
-        wanted = {
-            path: targets
-            for name, targets in layers.items()
-            for path in plan_checks.matching([name], paths)
-        }
-        return cls._build(model, graph, wanted, round_to, strict=True)
-
-    @classmethod
-    def _build(cls, model, graph, wanted, round_to, strict, labels=None):
-        plan_checks.check_targets(wanted, round_to)
-        groups, numbers, skipped = plan_builder.filter_groups(
-            model, graph, wanted, round_to, strict, labels
-        )
-        if not strict:
-            skipped += plan_builder.unreached(graph)
-        if strict:
-            plan_checks.check_reach(model, graph, wanted)
-            plan_checks.check_pattern_layers(graph, wanted)
-        return cls._of(model, graph, wanted, groups, numbers, skipped)
-
-    @classmethod
-    def _of(cls, model, graph, wanted, groups, numbers, skipped):
-        """The plan of groups with their numbers of classes to keep.
-
-        Args:
-            model: The model.
-            graph: Its `DependencyGraph`.
-            wanted: dict from layer path to its targets, of columns.
-            groups: What `plan_builder.filter_groups` returned, in full.
-            numbers: The second part of that.
-            skipped: The third.
-        """
-        kernels = plan_builder.kernels(model, graph, wanted, numbers)
-        variables = [(v.name, v.shape) for v in model.trainable_variables]
-        weights = signatures.signatures(model)
-        members = plan_builder.members(groups, numbers)
-        costs = width_costs(model, graph, members, kernels)
-        return cls(kernels, groups, variables, skipped, weights, costs)
 
     @property
     def num_classes(self) -> int:
