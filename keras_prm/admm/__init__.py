@@ -7,6 +7,7 @@ In reading order:
     rho_schedules      `RhoStages`, `ResidualBalancing`: how the penalty grows
     planned_rho        `rho="auto"`: as the residual is to fall
     optimizer_wrapper  an optimizer that hands on to another one, as in Keras
+    optimizer_state    what ADMM has come to, to be read
     optimizer          `ADMMWrapper`
     attachment         the wrapper that a model trains with, and its plan
     optimizer_checks   what `ADMMWrapper` refuses

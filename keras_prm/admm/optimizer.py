@@ -20,7 +20,7 @@ from keras_prm.admm.optimizer_checks import check_same_kind
 from keras_prm.admm.optimizer_checks import check_same_variables
 from keras_prm.admm.optimizer_checks import check_saved_plan
 from keras_prm.admm.optimizer_checks import check_variables
-from keras_prm.admm.optimizer_wrapper import OptimizerWrapper
+from keras_prm.admm.optimizer_state import ReadableADMM
 from keras_prm.admm.rho_schedules import ResidualBalancing
 from keras_prm.admm.rho_schedules import RhoStages
 from keras_prm.utils import backend
@@ -37,14 +37,13 @@ if TYPE_CHECKING:
     Rho = float | str | Schedule | ResidualBalancing
 
     from keras_prm.plans.plan import SparsityPlan
-    from keras_prm.plans.records import KernelMask
 
 # Keras shows the begin of the config where it does not know the class.
 NEEDS = "`import keras_prm` before loading"
 
 
 @keras.saving.register_keras_serializable(package="keras_prm")
-class ADMMWrapper(OptimizerWrapper):
+class ADMMWrapper(ReadableADMM):
     """Trains towards structured sparsity with ADMM.
 
     The inner optimizer minimizes the loss plus a quadratic penalty that
@@ -218,16 +217,6 @@ class ADMMWrapper(OptimizerWrapper):
             self._residual_plan = planned_rho.ResidualPlan(self, steps)
         return found
 
-    def planned_variables(self) -> list[keras.Variable]:
-        """The kernels that the plan is about, in its order: variables."""
-        self._check_built()
-        return [self._trainable_variables[k.index] for k in self.plan.kernels]
-
-    def kernels(self) -> dict[str, keras.Variable]:
-        """The variables it trains: dict from kernel key to variable."""
-        keys = [kernel.key for kernel in self.plan.kernels]
-        return dict(zip(keys, self.planned_variables(), strict=True))
-
     def check_attached(self, model: keras.Model) -> None:
         """Raises if the plan names other kernels of a model than it trains.
 
@@ -255,9 +244,6 @@ class ADMMWrapper(OptimizerWrapper):
             trained = [variables[kernel.index] for kernel in kernels]
             known = {row.key: row.source() for row in own}
             check_attached(trained, keys, known)
-
-    def _kernels(self):
-        return [ops.convert_to_tensor(v) for v in self.planned_variables()]
 
     @property
     def rho(
@@ -341,13 +327,6 @@ class ADMMWrapper(OptimizerWrapper):
         step = self._num_steps()
         before = stages.stage(step - self.update_every)
         return ops.not_equal(stages.stage(step), before)
-
-    def _num_steps(self):
-        """Applied steps since the wrapper was built."""
-        if self._first_step is None:
-            return 0
-        step = ops.convert_to_tensor(self.iterations)
-        return step - ops.cast(self._first_step, step.dtype)
 
     def apply(
         self,
@@ -481,89 +460,6 @@ class ADMMWrapper(OptimizerWrapper):
         if isinstance(self._rho, ResidualBalancing):
             state = iteration.balance(kernels, state, self.plan, self._rho)
         return state
-
-    @property
-    def current_rho(self) -> float:
-        """The penalty's weight since the last update, a float."""
-        self._check_built()
-        return float(ops.convert_to_numpy(self._admm.rho))
-
-    @property
-    def current_share(self) -> float:
-        """The share of the plan that `z` keeps to, a float in [0, 1]."""
-        self._check_built()
-        return float(ops.convert_to_numpy(self._admm.share))
-
-    @property
-    def num_steps(self) -> int:
-        """How many steps were applied since the wrapper was built."""
-        # A variable on several devices has no `int`.
-        return int(ops.convert_to_numpy(self._num_steps()))
-
-    @property
-    def num_updates(self) -> int:
-        """How many updates of `z` and `u` there were."""
-        if self._residual_plan is not None:
-            return self._residual_plan.num_updates(
-                self.num_steps, self.update_every
-            )
-        return self.num_steps // self.update_every
-
-    @property
-    def settled(self) -> bool:
-        """Whether `z` is the whole plan's, after at least one update."""
-        if not self.built or not self.num_updates:
-            return False
-        return self.current_share > 1 - 1e-6
-
-    @property
-    def channels(self) -> np.ndarray:
-        """Which channel classes `z` keeps: bool array `(num_classes,)`."""
-        self._check_built()
-        return ops.convert_to_numpy(self._admm.channels) > 0
-
-    def masks(self) -> dict[str, KernelMask]:
-        """The support of `z`: dict from kernel key to `KernelMask`."""
-        self._check_built()
-        return self._admm.masks()
-
-    def residuals(self) -> dict[str, dict[str, float]]:
-        """How far ADMM is from agreement, for each kernel.
-
-        Returns:
-            dict from kernel key to `{"primal": ||w - z||, "dual": rho *
-            ||z - previous z||}`, floats: `primal` of the weights as they are
-            now, `dual` as of the last update. Both shrink to 0.
-        """
-        self._check_built()
-        return self._admm.residuals(self._kernels())
-
-    @property
-    def relative_residual(self) -> float:
-        """How far the kernels are from `z`, in proportion to them, a float.
-
-        `||w - z|| / ||w||` of all kernels together, or the root of its mean
-        square over kernels, whichever is larger. It goes to 0; below 0.02
-        ADMM has converged, and pruning costs next to nothing.
-        """
-        self._check_built()
-        found = iteration.relative_residual(
-            self._kernels(), self.plan, self._admm.read()
-        )
-        return float(ops.convert_to_numpy(found))
-
-    @property
-    def converged(self) -> bool:
-        """Whether the kernels have arrived at their sparse copies."""
-        return self.settled and self.relative_residual <= planned_rho.CONVERGED
-
-    def _check_built(self):
-        if not self.built:
-            raise ValueError(
-                f"Optimizer {self.name!r} holds no masks yet: it is not "
-                "built. Train the model for a step, or call "
-                "`optimizer.build(model.trainable_variables)`, first."
-            )
 
     def get_config(self) -> dict[str, Any]:
         serialize = keras.saving.serialize_keras_object

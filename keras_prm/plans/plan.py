@@ -403,9 +403,9 @@ class SparsityPlan:
             for kernel in self.kernels
         ]
         costs, shared = self.width_costs, self.shared
-        if shared is not None:
-            shared = shared.at_share(share, costs)
         if costs is not None:
+            if shared is not None:
+                shared = shared.at_share(share, costs)
             costs = costs.with_columns([k.columns for k in kernels])
         rest = self.variables, self.skipped, self.weights, costs
         return SparsityPlan(kernels, groups, *rest, shared=shared)
