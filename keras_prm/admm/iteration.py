@@ -193,7 +193,8 @@ def relative_residual(kernels, plan, state: State):
     """How far `w` is from `z`, in proportion to `w`: float32 scalar.
 
     The larger one of two: of all kernels together, and the root of the mean
-    square over kernels, so that none hides behind a large one.
+    square over the kernels that lose something, so that none of these hides
+    behind a large one, or behind many that stay as they are.
 
     Args:
         kernels: List of tensors `w`, in the order of `plan.kernels`.
@@ -203,7 +204,14 @@ def relative_residual(kernels, plan, state: State):
     away = ops.square(distances(kernels, sparse_parts(plan, state)))
     size = ops.square(distances(kernels, [ops.zeros_like(w) for w in kernels]))
     whole = ops.sum(away) / ops.maximum(ops.sum(size), _TINY)
-    return ops.sqrt(ops.maximum(whole, ops.mean(away / (size + _TINY))))
+    loses = [
+        1.0 - ops.min(kernel_filters(kernel, state.channels)) * ops.min(columns)
+        for kernel, columns in zip(plan.kernels, state.columns, strict=True)
+    ]
+    loses = ops.stack(loses)
+    mean = ops.sum(loses * away / (size + _TINY))
+    mean = mean / ops.maximum(ops.sum(loses), 1.0)
+    return ops.sqrt(ops.maximum(whole, mean))
 
 
 def distances(tensors, others):

@@ -356,7 +356,7 @@ class ADMMWrapper(ReadableADMM):
         if not self.built and variables:
             self.build(variables)
         self._check_built()
-        with backend.without_gradients():
+        with backend.without_gradients(), backend.after(list(grads)):
             targets = self._targets(grads, variables)
             if self._rho != "auto":
                 grads = self._add_penalty(grads, variables, targets)

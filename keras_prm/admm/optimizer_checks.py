@@ -167,6 +167,13 @@ def _value(schedule, step):
 
 def check_same_kind(old, rho):
     """A new `rho` must be a number, and so must the old one."""
+    if isinstance(old, str):
+        raise TypeError(
+            "`rho` cannot be set: the optimizer was made with rho='auto', "
+            "which finds it. Make the optimizer with a float, "
+            "`ADMMWrapper(optimizer, plan, rho=1e-2)`, to set it yourself. "
+            f"Received: rho={rho!r}"
+        )
     if not validation.is_real(old):
         raise TypeError(
             "`rho` cannot be set: the optimizer was made with a "

@@ -31,6 +31,7 @@ class ReadableADMM(OptimizerWrapper):
     update_every: Any
     _admm: iteration.ADMMVariables
     _first_step: keras.Variable | None
+    _planned_steps: int | None
     _residual_plan: planned_rho.ResidualPlan | None
 
     def planned_variables(self) -> list[keras.Variable]:
@@ -64,6 +65,14 @@ class ReadableADMM(OptimizerWrapper):
         """The share of the plan that `z` keeps to, a float in [0, 1]."""
         self._check_built()
         return float(ops.convert_to_numpy(self._admm.share))
+
+    @property
+    def lacks_steps(self) -> bool:
+        """Whether `"auto"` plans without knowing how many steps there are."""
+        plan = self._residual_plan
+        if plan is None or self._planned_steps is not None:
+            return False
+        return not plan.is_told  # before it was saved
 
     @property
     def num_steps(self) -> int:
@@ -114,8 +123,9 @@ class ReadableADMM(OptimizerWrapper):
         """How far the kernels are from `z`, in proportion to them, a float.
 
         `||w - z|| / ||w||` of all kernels together, or the root of its mean
-        square over kernels, whichever is larger. It goes to 0; below 0.02
-        ADMM has converged, and pruning costs next to nothing.
+        square over the kernels that lose something, whichever is larger. It
+        goes to 0; below 0.02 ADMM has converged, and pruning costs next to
+        nothing.
         """
         self._check_built()
         found = iteration.relative_residual(

@@ -110,6 +110,12 @@ class ResidualPlan:
         """The step at which it ends, counted as steps are given to it."""
         return _number(self._end)
 
+    @property
+    def is_told(self) -> bool:
+        """Whether anybody has said how many steps there are."""
+        ends = _number(self._start), self.end
+        return ends != (0, UNKNOWN_STEPS)
+
     def begin(
         self, step: int, steps: int, residual: float, num_updates: int
     ) -> None:

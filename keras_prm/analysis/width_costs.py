@@ -20,7 +20,6 @@ without a lowering stores removed columns as zeros, and computes with them.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from typing import TYPE_CHECKING
 
@@ -84,28 +83,7 @@ class WidthCosts:
             `(..., costs)`.
         """
         product = math.prod(self._factors(kept, numpy))
-        return numpy.matmul(product, _constant(self.coefficients.T, numpy))
-
-    def marginals(self, kept: Any, numpy: Any = np) -> Any:
-        """What one more class costs: the derivatives of all costs.
-
-        Args:
-            kept: As of `evaluate`.
-            numpy: As of `evaluate`.
-
-        Returns:
-            `(..., costs, groups)`.
-        """
-        factors = self._factors(kept, numpy)
-        coefficients = _constant(self.coefficients, numpy)
-        total: Any = 0.0
-        for i, slopes in enumerate(self._slopes):
-            rest: Any = numpy.ones_like(factors[i])
-            if len(factors) > 1:
-                rest = math.prod(factors[:i] + factors[i + 1 :])
-            weighted = numpy.multiply(rest[..., None, :], coefficients)
-            total = total + numpy.matmul(weighted, _constant(slopes, numpy))
-        return total
+        return _product(product, self.coefficients, numpy)
 
     def with_columns(self, removed: Any) -> WidthCosts:
         """The same, where each kernel loses another fraction of its columns.
@@ -142,11 +120,6 @@ class WidthCosts:
             numpy.take(widths, column.astype("int32"), axis=-1)
             for column in self.factors.T
         ]
-
-    @functools.cached_property
-    def _slopes(self):
-        """Positions per class of each factor of each term."""
-        return [self.per_class[column] for column in self.factors.T]
 
     def to_config(self) -> dict[str, Any]:
         """It as lists and numbers, for JSON."""
@@ -186,6 +159,18 @@ _ARRAYS = {
     "column_rows": int,
     "stuck": float,
 }
+
+
+def _product(vectors, matrix, numpy):
+    """`vectors @ matrix.T`.
+
+    Of tensors as sums of products: what devices call a product of float32
+    may be one of 10 bits.
+    """
+    if numpy is np:
+        return np.matmul(vectors, matrix.T)
+    terms = vectors[..., None, :] * _constant(matrix, numpy)
+    return numpy.sum(terms, axis=-1)
 
 
 def _constant(array, numpy):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -47,7 +48,7 @@ def plan_for(
     """
     learned = isinstance(allocation, str) and allocation == LEARNED
     looks_at = Evidence(**evidence)
-    allocate = _allocation("uniform" if learned else allocation, looks_at)
+    allocate = _allocation(allocation, looks_at)
     if learned:
         _check_is_counted(budget)
     plan_checks.check_round_to(round_to)
@@ -70,7 +71,20 @@ def plan_for(
     # What somebody else's allocation leaves unused, it may mean to.
     enough = 0.0 if callable(allocation) else ENOUGH
     plan, problem = _used_up(problem_of, int(round_to), allocate, enough)
+    _warn_of_whole(plan, budget, costs)
     return plan.with_shared(problem.shared()) if learned else plan
+
+
+def _warn_of_whole(plan, budget, costs):
+    if plan.groups and all(g.keep == g.size for g in plan.groups):
+        given = budget.bounds()
+        dense = {n: x for n, x in costs.whole().items() if n in given}
+        warnings.warn(
+            "The plan removes nothing: the model is within the budget as it "
+            f"is. Ask for less to prune it. Received: {given}, of a model of "
+            f"{dense}",
+            stacklevel=5,
+        )
 
 
 def _used_up(problem_of, round_to, allocate, enough):
@@ -132,22 +146,24 @@ def solved(problem, allocate):
 def _allocation(allocation, evidence):
     if callable(allocation):
         return allocation
-    if not isinstance(allocation, str) or allocation not in ALLOCATIONS:
+    known = {**ALLOCATIONS, LEARNED: ALLOCATIONS["uniform"]}
+    if not isinstance(allocation, str) or allocation not in known:
         raise ValueError(
             "There is no such allocation. Expected one of "
-            f"{[*ALLOCATIONS, LEARNED]}, "
+            f"{[*known]}, "
             "or a function from an `AllocationProblem` to the number of "
             f"channels that each group keeps. Received: "
             f"allocation={allocation!r}"
         )
-    idle = [name for name in evidence.given() if name not in USES[allocation]]
+    uses = USES.get(allocation, ())
+    idle = [name for name in evidence.given() if name not in uses]
     if idle:
         raise ValueError(
             f"The allocation '{allocation}' does not look at {idle}. Leave "
             "them out, or choose another allocation. "
             f"Received: allocation={allocation!r} with {idle}"
         )
-    return ALLOCATIONS[allocation]
+    return known[allocation]
 
 
 def _check_floor(floor):

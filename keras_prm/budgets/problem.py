@@ -109,14 +109,17 @@ class AllocationProblem:
             found[group] = high if goes_up else low
         return found
 
-    def shared(self) -> SharedBudget:
-        """The bounds and levels, for what chooses among channels itself."""
+    def shared(self) -> SharedBudget | None:
+        """The bounds and levels, for what chooses among channels itself.
+
+        `None` where the model is within the bounds as it is.
+        """
         bounds = {
             i: float(bound)
             for i, bound in enumerate(self.bounds)
-            if math.isfinite(bound)
+            if bound < self.costs.dense[i]
         }
-        return SharedBudget(bounds, self.levels)
+        return SharedBudget(bounds, self.levels) if bounds else None
 
     def next_level(self, group: int, number: int) -> int | None:
         """The next level of a group above a number; `None` at the top."""

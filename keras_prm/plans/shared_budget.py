@@ -17,6 +17,7 @@ import numpy as np
 from keras import ops
 
 from keras_prm.plans.column_patterns import largest
+from keras_prm.utils import backend
 
 if TYPE_CHECKING:
     from typing import Any
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from keras_prm.analysis.width_costs import WidthCosts
 
 _NUM_HALVINGS = 24
+# So many groups, those that are nearest to it, may take a step more.
+_MOST_STEPS = 64
 # Costs are computed in float32.
 _MARGIN = 1e-5
 
@@ -55,32 +58,29 @@ class SharedBudget:
             0/1 float32 `(num_classes,)`.
         """
         parts = [scores[g.start : g.start + g.size] for g in plan.groups]
-        before = ops.concatenate([_held_by_better(part) for part in parts])
-        owners = np.repeat(np.arange(len(parts)), [g.size for g in plan.groups])
-        owners = ops.convert_to_tensor(owners.astype("int32"))
-        costs = plan.width_costs
-        limits = self._limits(costs, share)
-        tables, offsets = self._tables([g.size for g in plan.groups])
+        before = [_held_by_better(part) for part in parts]
+        sizes = [group.size for group in plan.groups]
+        steps = _Steps(self.levels, sizes)
+        limits = self._limits(plan.width_costs, share)
 
-        def kept(held):
-            needed = ops.cast(before < held, "int32")
-            needed = ops.segment_sum(needed, owners, num_segments=len(parts))
-            return ops.take(tables, needed + offsets)
+        def fits(numbers):
+            found = plan.width_costs.evaluate(ops.cast(numbers, "float32"), ops)
+            found = ops.take(found, np.array([*self.bounds], "int32"))
+            return ops.all(found <= limits)
 
         def halved(_, ends):
             low, high = ends
             middle = (low + high) / 2
-            found = costs.evaluate(ops.cast(kept(middle), "float32"), ops)
-            found = ops.take(found, np.array([*self.bounds], "int32"))
-            fits = ops.all(found <= limits)
+            is_within = fits(steps.down(_num_needed(before, middle)))
             return (
-                ops.where(fits, middle, low),
-                ops.where(fits, high, middle),
+                ops.where(is_within, middle, low),
+                ops.where(is_within, high, middle),
             )
 
         ends = (ops.zeros(()), ops.convert_to_tensor(1.0 + 2e-6))
-        held, _ = ops.fori_loop(0, _NUM_HALVINGS, halved, ends)
-        numbers = kept(held)
+        ends = backend.repeat(_NUM_HALVINGS, halved, ends, [scores])
+        numbers = steps.down(_num_needed(before, ends[0]))
+        numbers = _filled(numbers, before, steps, fits, scores)
         picked = [largest(p, numbers[i]) for i, p in enumerate(parts)]
         return ops.concatenate(picked)
 
@@ -91,18 +91,6 @@ class SharedBudget:
         # Rounding must not exceed the budget, nor take from a whole model.
         margin = _MARGIN * (1.0 - 2.0 * share)
         return (dense + share * (bounds - dense)) * (1.0 + margin)
-
-    def _tables(self, sizes):
-        """The level at or below each number, and where each group's begin."""
-        tables = []
-        for levels, size in zip(self.levels, sizes, strict=True):
-            place = np.searchsorted(levels, np.arange(size + 1), side="right")
-            tables.append(levels[np.maximum(place - 1, 0)])
-        offsets = np.cumsum([0] + [size + 1 for size in sizes[:-1]])
-        return (
-            ops.convert_to_tensor(np.concatenate(tables).astype("int32")),
-            ops.convert_to_tensor(offsets.astype("int32")),
-        )
 
     def at_share(self, share: float, costs: WidthCosts) -> SharedBudget:
         """The budget that takes a share of what this one takes away."""
@@ -131,3 +119,58 @@ def _held_by_better(scores):
     total = ops.sum(ranked)
     shares = ranked / ops.where(total > 0, total, 1.0)
     return ops.cumsum(shares) - shares
+
+
+def _num_needed(before, held):
+    """The fewest channels of each group that hold a share, `(groups,)`."""
+    return ops.stack([ops.sum(ops.cast(b < held, "int32")) for b in before])
+
+
+def _filled(numbers, before, steps, fits, scores):
+    """Spends what is left, one step up for each group where it still fits.
+
+    Those go first whose next channel would have been next. A large step of
+    one group must not keep what is left from all the others.
+    """
+    nexts = [
+        ops.take(ops.append(b, 2.0), numbers[i]) for i, b in enumerate(before)
+    ]
+    order = ops.argsort(ops.stack(nexts))
+    places = ops.arange(len(before))
+
+    def raised(i, numbers):
+        is_next = ops.equal(places, order[i])
+        larger = ops.where(is_next, steps.up(numbers), numbers)
+        return ops.where(fits(larger), larger, numbers)
+
+    num = min(len(before), _MOST_STEPS)
+    return backend.repeat(num, raised, numbers, [scores])
+
+
+class _Steps:
+    """From numbers of channels to those that a group may keep.
+
+    Args:
+        levels: As of `SharedBudget`.
+        sizes: list with the number of channels of each group.
+    """
+
+    def __init__(self, levels, sizes):
+        down, up = [], []
+        for own, size in zip(levels, sizes, strict=True):
+            numbers = np.arange(size + 1)
+            places = np.searchsorted(own, numbers, side="right")
+            down.append(own[np.maximum(places - 1, 0)])
+            up.append(own[np.minimum(places, len(own) - 1)])
+        starts = np.cumsum([0] + [size + 1 for size in sizes[:-1]])
+        self._starts = starts.astype("int32")
+        self._down = np.concatenate(down).astype("int32")
+        self._up = np.concatenate(up).astype("int32")
+
+    def down(self, numbers):
+        """The level at or below each number, int32 `(groups,)`."""
+        return ops.take(self._down, numbers + self._starts)
+
+    def up(self, numbers):
+        """The level above each number, int32 `(groups,)`."""
+        return ops.take(self._up, numbers + self._starts)

@@ -291,8 +291,8 @@ def _check_agreement(wrapper, plan, weights, masks):
         "the weights it ended with, as after `load_weights` or "
         "`EarlyStopping(restore_best_weights=True)`. Its choice takes away "
         f"{_share_lost(arrays, masks):.0%} of the weights' norm, one made for "
-        f"the weights as they are {_share_lost(arrays, nearest):.0%}. Train "
-        "on, for more steps or with `rho='auto'`, without going back to "
+        f"the weights as they are {_share_lost(arrays, nearest):.0%}. "
+        f"{_remedy(wrapper)}, without going back to "
         "earlier weights; or choose anew by the weights: this call prunes in "
         "place, so put those of before back, by a `model.set_weights(before)` "
         "of what `model.get_weights()` returned, or from the model's file, "
@@ -301,6 +301,19 @@ def _check_agreement(wrapper, plan, weights, masks):
         f"{ ({key: float(f'{relative[key]:.2g}') for key in worst}) }",
         stacklevel=5,
     )
+
+
+def _remedy(wrapper):
+    """What to do about weights that are far from what ADMM prunes to."""
+    if wrapper.lacks_steps:
+        return (
+            "ADMM did not know how many steps it had: train on with "
+            "`callbacks=[keras_prm.ADMMProgress()]`, or make the wrapper with "
+            "`steps=`"
+        )
+    if wrapper.rho == "auto":
+        return "Train on, for more steps"
+    return "Train on, for more steps or with rho='auto'"
 
 
 def _share_lost(arrays, masks):

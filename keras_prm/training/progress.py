@@ -159,8 +159,9 @@ class ADMMProgress(keras.callbacks.Callback):
         if not wrapper.num_updates:
             warnings.warn(
                 "ADMM was never updated: the first update comes after "
-                f"{wrapper.update_every} steps. Train longer, or give "
-                "ADMMWrapper a smaller `update_every`.",
+                f"{wrapper.update_every} applied steps, and there were "
+                f"{wrapper.num_steps}. Train longer, or give ADMMWrapper a "
+                "smaller `update_every`.",
                 stacklevel=2,
             )
 
@@ -172,21 +173,19 @@ class ADMMProgress(keras.callbacks.Callback):
         if self._told:
             return
         wrapper = self._wrapper()
-        applied = wrapper.num_steps
-        steps = self.params.get("steps")
+        applied, steps = wrapper.num_steps, self.params.get("steps")
+        left = self.params["epochs"] - epoch
         if steps is not None:
             inner = wrapper.inner_optimizer
-            steps = steps // (inner.gradient_accumulation_steps or 1)
+            steps = steps * left // (inner.gradient_accumulation_steps or 1)
         elif self._begin is not None:
             first, before = self._begin
-            steps = (applied - before) // (epoch - first)
+            steps = (applied - before) * left // (epoch - first)
         else:
             self._begin = epoch, applied
             return
         self._told = True
-        steps *= self.params["epochs"] - epoch
-        if steps > 0:
-            wrapper.expect_steps(steps)
+        wrapper.expect_steps(max(1, steps))
 
     def _wrapper(self):
         wrapper = trainers.wrapper_of(self.model, self.network, plan_fits)

@@ -36,7 +36,9 @@ def retrain_schedule(
         optimizer: The optimizer that the dense model was trained with, or an
             `ADMMWrapper` around it; or its highest learning rate, a float;
             or a `LearningRateSchedule`. Of a schedule the highest rate counts
-            over the steps that were made, or, before any, over `steps`.
+            over the steps that were made, or, before any, over `steps`. A
+            rate that a callback sets, such as `ReduceLROnPlateau`, leaves no
+            trace in the optimizer: pass the highest one as a number then.
         steps: How many steps the retraining has: epochs times the steps of
             each.
         share: The part of the highest rate to begin with, in (0, 1].

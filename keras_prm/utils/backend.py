@@ -28,6 +28,25 @@ def outside_of_graphs():
     return tf.init_scope()
 
 
+def after(tensors):
+    """A context in which nothing happens unless tensors have been computed.
+
+    Where TensorFlow's data run out in the middle of a compiled step, what
+    does not need them happens all the same: a step that was none counts.
+
+    Args:
+        tensors: list of tensors, with `None` among them.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return contextlib.nullcontext()
+    import tensorflow as tf
+
+    found = [getattr(x, "values", x) for x in tensors if x is not None]
+    if tf.executing_eagerly() or not found:
+        return contextlib.nullcontext()
+    return tf.control_dependencies(found[:1])
+
+
 def without_gradients():
     """A context in which PyTorch records nothing for differentiation."""
     if keras.backend.backend() != "torch":

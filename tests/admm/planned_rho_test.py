@@ -1,6 +1,10 @@
+import contextlib
+import io
 import itertools
 import os
 import tempfile
+import unittest
+import warnings
 
 import keras
 import numpy as np
@@ -15,6 +19,7 @@ from keras_prm.plans.projections import project_plan
 from keras_prm.pruning.hard_prune import hard_prune
 from keras_prm.training.checkpoint import AtomicCheckpoint
 from keras_prm.training.progress import ADMMProgress
+from tests.helpers.training import ON_TENSORFLOW
 from tests.helpers.training import functional
 from tests.helpers.training import gradients
 from tests.helpers.training import make_plan
@@ -213,6 +218,28 @@ class AutoRhoTest(parameterized.TestCase):
         kernel = keras.ops.convert_to_numpy(model.get_layer("second").kernel)
         self.assertGreaterEqual(kernel.min(), 0.0)
 
+    def test_what_loses_nothing_hides_nothing(self):
+        keras.utils.set_random_seed(0)
+        inputs = x = keras.Input((12,))
+        for number in range(12):  # none of which can lose a channel
+            x = x + layers.Dense(12, name=f"stays{number}")(x)
+        x = layers.Dense(24, name="loses")(x)
+        model = keras.Model(inputs, layers.Dense(4)(x))
+        plan = SparsityPlan.uniform(model, 0.5, round_to=12)
+        optimizer = ADMMWrapper("adam", plan)
+        optimizer.build(model.trainable_variables)
+        kernels = optimizer.kernels()
+        found = optimizer.residuals()
+        away = [
+            found[key]["primal"]
+            / np.linalg.norm(keras.ops.convert_to_numpy(kernels[key]))
+            for key in found
+            if found[key]["primal"]
+        ]
+        self.assertLen(away, 2)  # the one that loses, and its reader
+        expected = np.sqrt(np.mean(np.square(away)))
+        self.assertGreaterEqual(optimizer.relative_residual, expected - 1e-4)
+
     def test_a_ramp_is_waited_for(self):
         model = network()
         plan = SparsityPlan.uniform(model, filters=0.5)
@@ -258,6 +285,54 @@ class StepsTest(parameterized.TestCase):
         self.assertEqual(optimizer.update_every, 9 * 16 // 50)
         self.assertTrue(optimizer.converged)
 
+    @unittest.skipUnless(ON_TENSORFLOW, "data sets of TensorFlow")
+    def test_data_that_run_out_make_no_step(self):
+        """Of unknown length, of which TensorFlow begins a step too many."""
+        import tensorflow as tf
+
+        x, y = problem(80)
+        for rho in ("auto", 0.1):
+            data = tf.data.Dataset.from_tensor_slices((x, y)).batch(16)
+            data = data.filter(lambda a, b: True)
+            model = network()
+            plan = SparsityPlan.uniform(model, filters=0.5)
+            optimizer = ADMMWrapper("adam", plan, rho, update_every=6)
+            loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+            model.compile(optimizer, loss)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of data that run out
+                model.fit(
+                    data, epochs=12, verbose=0, callbacks=[ADMMProgress()]
+                )
+            self.assertEqual(optimizer.num_steps, 60)
+            duals = [r["dual"] for r in optimizer.residuals().values()]
+            self.assertGreater(min(duals), 0.0)
+
+    def test_fewer_steps_than_are_accumulated_in_an_epoch(self):
+        model = network()
+        plan = SparsityPlan.uniform(model, filters=0.5)
+        sgd = keras.optimizers.SGD(0.1, gradient_accumulation_steps=20)
+        optimizer = ADMMWrapper(sgd, plan)
+        fit(model, optimizer, 20)  # of 16 batches, 16 steps in all
+        self.assertFalse(optimizer.lacks_steps)
+        self.assertGreaterEqual(optimizer.num_updates, 15)
+
+    def test_says_where_nobody_told_how_many_steps_there_are(self):
+        model = network()
+        plan = SparsityPlan.uniform(model, filters=0.5)
+        optimizer = ADMMWrapper("adam", plan)
+        fit(model, optimizer, 4, [])
+        self.assertTrue(optimizer.lacks_steps)
+        with self.assertWarnsRegex(UserWarning, "ADMMProgress.*`steps=`"):
+            hard_prune(model, plan)
+
+    def test_a_number_cannot_follow(self):
+        optimizer = ADMMWrapper(
+            "adam", SparsityPlan.uniform(network(), filters=0.5)
+        )
+        with self.assertRaisesRegex(TypeError, "rho='auto', which finds it"):
+            optimizer.rho = 0.1
+
     def test_steps_of_ones_own_stand(self):
         model = network()
         plan = SparsityPlan.uniform(model, filters=0.5)
@@ -298,15 +373,14 @@ class StepsTest(parameterized.TestCase):
             model = network()
             plan = SparsityPlan.uniform(model, filters=0.5)
             optimizer = ADMMWrapper("adam", plan, steps=160)
+            x, y = problem()
             fit(model, optimizer, 4, [])
             if stop:
                 with tempfile.TemporaryDirectory() as folder:
                     path = os.path.join(folder, "model.keras")
                     model.save(path)
                     model = keras.models.load_model(path)
-            keras.utils.set_random_seed(5)
-            x, y = problem()
-            model.fit(x, y, 16, 6, verbose=0)
+            model.fit(x, y, 16, 6, shuffle=False, verbose=0)
             self.assertEqual(model.optimizer.num_updates, 53)
             ends.append(values(model.optimizer.variables))
         for one, other in zip(*ends, strict=True):
@@ -355,7 +429,11 @@ class StepsTest(parameterized.TestCase):
     def test_says_where_it_has_not_converged(self):
         model = network()
         plan = SparsityPlan.uniform(model, filters=0.5)
-        fit(model, ADMMWrapper("adam", plan, steps=1000), 2)
+        with contextlib.redirect_stdout(io.StringIO()) as text:
+            fit(model, ADMMWrapper("adam", plan, steps=1000), 2)
+        self.assertRegex(
+            text.getvalue(), "not converged.*relative 0.*Train for more steps"
+        )
         with self.assertWarnsRegex(UserWarning, "for more steps"):
             hard_prune(model, plan)
 
