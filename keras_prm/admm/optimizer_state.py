@@ -102,6 +102,20 @@ class ReadableADMM(OptimizerWrapper):
         self._check_built()
         return ops.convert_to_numpy(self._admm.channels) > 0
 
+    def chosen_plan(self) -> SparsityPlan:
+        """The plan with the widths that `z` has now, as a fixed one.
+
+        Of a plan of `allocation="learned"` it says what ADMM has found:
+        `print(optimizer.chosen_plan().costs())`. `hard_prune` is given the
+        plan that the wrapper was made with all the same.
+        """
+        channels = self.channels
+        kept = [
+            int(channels[group.start : group.start + group.size].sum())
+            for group in self.plan.groups
+        ]
+        return self.plan.with_kept(kept)
+
     def masks(self) -> dict[str, KernelMask]:
         """The support of `z`: dict from kernel key to `KernelMask`."""
         self._check_built()

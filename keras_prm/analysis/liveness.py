@@ -210,12 +210,13 @@ class KeepEverything:
     Args:
         graph: A finished `DependencyGraph`.
         may_edit: Whether kernels may be cut where no width changes.
+        arrays: As of `Liveness`.
     """
 
-    def __init__(self, graph, may_edit=True):
+    def __init__(self, graph, may_edit=True, arrays=None):
         self.graph = graph
         self.may_edit = may_edit
-        self._arrays = {}
+        self._arrays = dict(arrays or {})
 
     def keep(self, ids):
         """Keeps all of them: a bool array of `ids`' length."""

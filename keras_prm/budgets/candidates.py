@@ -1,8 +1,9 @@
 """Candidates: the small models of plans, exported and measured.
 
-The user's model is only read. What a candidate is, is what `strip` would make
-of the model with the filters of a plan at zero; which filters these are does
-not matter for its size and speed, and the last ones of each group are taken.
+The user's model is only read, and need not be trained. What a candidate is, is
+what `strip` would make of the model with the filters of a plan at zero; which
+filters these are does not matter for its size and speed, and the last ones of
+each group are taken. Columns that a plan removes are stored as zeros.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import warnings
 
 import numpy as np
 
+from keras_prm.analysis.liveness import KeepEverything
 from keras_prm.analysis.liveness import Liveness
 from keras_prm.analysis.trace import trace
 from keras_prm.equivalence import model_state
@@ -69,7 +71,7 @@ class Candidates:
         self._graph = trace(self._view)
         self._folder = pathlib.Path(folder)
         self._quantize = quantize
-        self._arrays = {}
+        self._arrays = _trained_arrays(self._graph)
         self._found = {}
         self._inputs = random_inputs.random(self._view)
         self._batch_size = None
@@ -128,11 +130,12 @@ class Candidates:
 
     def _exported_dense(self):
         """The file of the model; of recurrent ones, for one row at a time."""
+        model = self._rebuilt(KeepEverything(self._graph, False, self._arrays))
         try:
-            return self._exported(self._view, "dense")
+            return self._exported(model, "dense")
         except ValueError:  # no builtin loops over a free number of rows
             self._batch_size = 1
-            return self._exported(self._view, "dense")
+            return self._exported(model, "dense")
 
     def _exported(self, model, name):
         """The file of a model, unchecked: it is only measured."""
@@ -153,9 +156,11 @@ class Candidates:
         return path
 
     def _small(self, plan):
+        return self._rebuilt(Liveness(self._graph, self._masked(plan)))
+
+    def _rebuilt(self, live):
         with model_state.random_numbers_kept(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            live = Liveness(self._graph, self._masked(plan))
             rebuilder = slim_model.ModelRebuilder(live)
             return rebuilder.model(self._view, is_root=True)
 
@@ -170,7 +175,7 @@ class Candidates:
         touched = {kernel.key for kernel in plan.kernels}
         vectors = dead_vectors(self._graph, dead)
         for number, weight in self._graph.weights.items():
-            array = self._array(number, weight)
+            array = self._arrays[number]
             if weight.key in vectors:
                 array = np.where(vectors[weight.key], array, 0)
             elif weight.key in touched:
@@ -178,11 +183,22 @@ class Candidates:
             found[number] = array
         return found
 
-    def _array(self, number, weight):
-        if number not in self._arrays:
-            array = variable_keys.array_of(weight.variable)
-            self._arrays[number] = array
-        return self._arrays[number]
+
+def _trained_arrays(graph):
+    """The weights, dict from `id(variable)`, those that are fresh as if not.
+
+    Vectors that are alike throughout, as initializers make them, would stand
+    in a file but once, and the file of the trained model be larger.
+    """
+    rng, found = np.random.default_rng(0), {}
+    for number, weight in graph.weights.items():
+        array = variable_keys.array_of(weight.variable)
+        if weight.role != "kernel" and array.size > 1:
+            if (array == array.flat[0]).all():
+                values = rng.uniform(0.5, 1.5, array.shape)
+                array = values.astype(array.dtype)
+        found[number] = array
+    return found
 
 
 def _mean(one, other):

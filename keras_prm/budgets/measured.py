@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from keras_prm.budgets.candidates import Measured
 
-MOST_CANDIDATES, MOST_ROUNDS = 8, 16
+MOST_CANDIDATES, MOST_ROUNDS = 12, 24
 MOST_SECONDS = 100.0
 
 # How much of a bound is to be used: latency is noisy, and steps in widths.
@@ -99,7 +99,7 @@ def search(problem, budget, solve):
             problem.model, folder, budget.quantize, is_timed
         )
         dials = _dials(problem, budget, candidates.dense)
-        found = _Search(problem, candidates, dials, solve).run()
+        found = _Search(problem, budget, candidates, dials, solve).run()
         return found.with_measured(
             _record(budget, candidates.dense, candidates.measure(found))
         )
@@ -139,13 +139,14 @@ def _dials(problem, budget, dense):
 class _Search:
     """One search; see `search`."""
 
-    def __init__(self, problem, candidates, dials, solve):
+    def __init__(self, problem, budget, candidates, dials, solve):
         self._problem = problem
+        self._budget = budget
         self._candidates = candidates
         self._dials = dials
         self._solve = solve
         self._best: Any = None
-        self._last = None
+        self._seen = set()
 
     def run(self):
         """Tries candidates until one is within all bounds, and close."""
@@ -158,6 +159,9 @@ class _Search:
                 break
             asked = [dial.predicted() for dial in self._dials]
             plan = self._solve(self._bounded(asked))
+            # No allocation lies between: widen the best one, group by group.
+            if self._is_seen(plan) and self._best:
+                plan = self._widened() or plan
             if self._try(plan, asked):
                 break
             longest = max(longest, time.perf_counter() - began)
@@ -180,7 +184,8 @@ class _Search:
         One that is known is what comes of all that was asked for up to now.
         """
         costs, kept = self._problem.costs, [g.keep for g in plan.groups]
-        is_known, self._last = kept == self._last, kept
+        is_known = self._is_seen(plan)
+        self._seen.add(tuple(kept))
         found = self._measured(plan, is_known)
         analytic = costs.evaluate(kept) / np.maximum(costs.dense, 1)
         for dial, share in zip(self._dials, asked, strict=True):
@@ -195,6 +200,25 @@ class _Search:
         return usage >= 0.97 or any(
             found[dial.name] >= dial.enough for dial in self._dials
         )
+
+    def _is_seen(self, plan):
+        return tuple(group.keep for group in plan.groups) in self._seen
+
+    def _widened(self):
+        """The best plan with one group a step wider, that was not tried yet.
+
+        The group of the lowest share is first. `None` where all were.
+        """
+        best = self._best[1]
+        kept = np.array([group.keep for group in best.groups])
+        for group in np.argsort(kept / self._problem.sizes, kind="stable"):
+            number = self._problem.next_level(group, kept[group])
+            wider = kept.copy()
+            wider[group] = number or kept[group]
+            plan = best.with_kept(wider.tolist())
+            if number and self._problem.fits(wider) and not self._is_seen(plan):
+                return plan
+        return None
 
     def _measured(self, plan, is_known):
         """Shares by name; what seems to be within is timed once more."""
@@ -228,22 +252,19 @@ class _Search:
 
     def _refuse(self, least):
         dense = self._candidates.dense
-        bad = {
-            dial.name: (dial.bound, least[dial.name])
+        over = [
+            f"{dial.name} of {least[dial.name]:.2%} of the dense model is the "
+            f"least that was measured, and at most {dial.bound:.2%} asked for"
             for dial in self._dials
             if least[dial.name] > dial.bound
-        }
-        found = ", ".join(
-            f"{name} of at most {bound:.2%} of the dense model, where the "
-            f"least that was measured is {share:.2%}"
-            for name, (bound, share) in bad.items()
-        )
+        ]
         whole = f"{dense.file_bytes:,} bytes"
         if dense.latency_ms is not None:
             whole += f" and {dense.latency_ms:.3g} ms"
+        quantizing = "" if self._budget.quantize else ", or quantize the file"
         raise ValueError(
-            f"The budget cannot be met: {found or 'no candidate is within it'}."
+            f"The budget cannot be met: {'; '.join(over) or 'none is within'}."
             " So much is left with every group of filters at its floor. Ask "
-            "for more, lower `floor` or `round_to`, exclude less, or quantize "
-            f"the file. Received: a dense model of {whole}"
+            f"for more, lower `floor` or `round_to`, exclude less{quantizing}. "
+            f"Received: {self._budget.bounds()}, of a dense model of {whole}"
         )

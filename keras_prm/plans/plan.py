@@ -268,9 +268,10 @@ class SparsityPlan:
     ) -> SparsityPlan:
         """A plan that meets a budget: within all its bounds, and close to one.
 
-        It never exceeds a bound, and uses the one that binds to at least
-        97 %, as far as widths allow that. `plan.costs()` says what will be
-        left.
+        It never exceeds a bound of what is counted, and uses the one that
+        binds to at least 97 %, as far as widths allow that; bytes and latency
+        are measured on a few candidates, latency to 95 %. The model need not
+        be trained. `plan.costs()` says what will be left.
 
         Args:
             model: A built functional or Sequential model; it is only read.
@@ -281,16 +282,18 @@ class SparsityPlan:
                 they are the uniform ones. Or a function from an
                 `AllocationProblem` to how many channels each group keeps, an
                 int array.
-            score: For allocations that rank filters, see `keras_prm.scores`.
-            data: For allocations that read gradients, batches.
+            score: For an allocation of your own that ranks filters, see
+                `keras_prm.scores`; in `problem.evidence`.
+            data: The same for one that reads gradients, batches.
             loss: The same, the loss.
-            evaluate: For allocations that measure: `evaluate(model)`, the
+            evaluate: The same for one that measures: `evaluate(model)`, the
                 higher the better.
             columns: Fraction of the columns to remove as well, as in
                 `uniform`. They count as left out, as `strip` does with
                 `lowering="fewest_parameters"`, and by their share: the few
                 columns by which kernels are rounded, and the indices of those
-                that stay, are not in it. Files are measured with them.
+                that stay, are not in it. A plain `strip` stores them as
+                zeros, and so do the files that are measured.
             round_to: Widths are multiples of this; of a half, a quarter and
                 so on of it where a group would have fewer than four widths
                 to choose from, and of all groups where the budget could not

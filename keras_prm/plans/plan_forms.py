@@ -164,7 +164,8 @@ def plan_costs(plan):
     dense, pruned = (x | {"float32_bytes": 4 * x["parameters"]} for x in found)
     groups = tuple((g.name, g.keep, g.size) for g in plan.groups)
     rest = costs.exact, costs.macs_note, dict(plan.measured)
-    return PlanCosts(dense, pruned, groups, *rest)
+    is_fixed = plan.shared is None
+    return PlanCosts(dense, pruned, groups, *rest, is_fixed)
 
 
 def plan_table(plan):

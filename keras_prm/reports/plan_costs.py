@@ -36,6 +36,8 @@ class PlanCosts(Report):
             budget asked for it: `"quantize"`, `"file_bytes"` and
             `"latency_ms"`, the latter two as `[dense, pruned]`, and
             `"latency"`, the share. Empty where nothing was.
+        is_fixed: Whether the widths are. If not, ADMM chooses others within
+            the budget, and these are what it begins with.
     """
 
     dense: dict[str, int | None]
@@ -44,6 +46,7 @@ class PlanCosts(Report):
     is_exact: bool = True
     macs_note: str = ""
     measured: dict[str, Any] = dataclasses.field(default_factory=dict)
+    is_fixed: bool = True
 
     @property
     def shares(self) -> dict[str, float | None]:
@@ -69,11 +72,14 @@ class PlanCosts(Report):
         ]
         for name in ("file_bytes", "latency_ms"):
             if name in self.measured:
-                names.append(f"{name.replace('_', ' ')} (measured)")
+                how = f"measured, {self.measured['quantize']}"
+                names.append(f"{name.replace('_', ' ')} ({how})")
                 cells.append(_measured_cells(*self.measured[name]))
         head = ("dense", "pruned", "share")
         lines = tables.aligned([head, *cells], ["", *names])
         notes = []
+        if not self.is_fixed:
+            notes.append("ADMM chooses other widths within the budget.")
         if not self.is_exact:
             notes.append(
                 "Filters of a group differ: it may be less than is said."

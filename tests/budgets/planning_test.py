@@ -102,7 +102,9 @@ class ForBudgetTest(parameterized.TestCase):
             self.assertEqual(group.keep % step, 0)
 
     def test_all_of_it(self):
-        plan = SparsityPlan.for_budget(wide(), Budget(macs=1.0))
+        with self.assertWarnsRegex(UserWarning, "Ask for less") as caught:
+            plan = SparsityPlan.for_budget(wide(), Budget(macs=1.0))
+        self.assertEqual(caught.filename, __file__)
         self.assertEqual([g.keep for g in plan.groups], [64, 16, 128])
         self.assertEqual(plan.costs().shares["macs"], 1.0)
 
@@ -131,7 +133,8 @@ class ForBudgetTest(parameterized.TestCase):
         budget = Budget(conv_weights=0.5, macs=0.5)
         plan = SparsityPlan.for_budget(model, budget, round_to=1)
         self.assertEqual([g.keep for g in plan.groups], [16])
-        plan = SparsityPlan.for_budget(model, Budget(conv_weights=0.5))
+        with self.assertWarnsRegex(UserWarning, "'conv_weights': 0}"):
+            plan = SparsityPlan.for_budget(model, Budget(conv_weights=0.5))
         self.assertEqual([g.keep for g in plan.groups], [32])
 
     def test_channels_that_differ_are_told_apart(self):

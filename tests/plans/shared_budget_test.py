@@ -154,8 +154,13 @@ class TrainingTest(parameterized.TestCase):
         model.compile(optimizer, "mse")
         model.fit(*data(), 16, 15, verbose=0)
         self.assertTrue(optimizer.converged)
+        self.assertIn("ADMM chooses", str(plan.costs()))
+        chosen = optimizer.chosen_plan()
+        self.assertNotIn("ADMM chooses", str(chosen.costs()))
         hard_prune(model, plan)
-        used = costs(strip(model)).macs / dense
+        small = costs(strip(model))
+        self.assertEqual(chosen.costs().pruned["macs"], small.macs)
+        used = small.macs / dense
         self.assertBetween(used, 0.97 * 0.3, 0.3)
 
     def test_saved_in_the_middle_it_goes_on_as_it_would_have(self):
